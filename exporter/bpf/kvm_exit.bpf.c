@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * Count every KVM exit by vCPU thread and reason, and how long it took until
+ * the vCPU ran its guest again. No event leaves the kernel: user space maps
+ * the arrays below and reads them when it is asked.
+ *
+ * A vCPU is one thread and its tracepoints fire in that thread, so whatever
+ * belongs to a vCPU has a single writer: no atomics, no per-CPU copies.
+ *
+ * The loader defines: NR_SLOTS, NR_CELLS; SPACE_* (exporter/reasons/spaces.py);
+ * FRONT_ARM64, or FRONT_X86 with the offsets of the fields of kvm:kvm_exit;
+ * CLOCK_IN_CONTEXT when recorded events are replayed with their own time.
+ */
+
+#ifndef __always_inline
+#define __always_inline	inline __attribute__((always_inline))
+#endif
+
+#define NO_VCPU_ID	(~0U)
+
+/*
+ * Histogram buckets: the powers 2^(k/4) of a second, upper bound inclusive.
+ * Bucket 0 holds what is at most 2^-23 s (119 ns), bucket i up to
+ * 2^((i - 92) / 4) s, bucket 140 up to 2^12 s, bucket 141 all the rest.
+ */
+#define NR_BUCKETS	142
+#define MIN_BUCKET_NS	119ULL			/* floor(2^-23 s) */
+#define MAX_BUCKET_NS	4096000000000ULL	/* 2^12 s */
+
+/*
+ * A second is 10^9 = 5^9 * 2^9 ns, so in ns every boundary is 5^9 * 2^(-q/4)
+ * times a power of two. These are the four of an octave, scaled so that a
+ * value whose highest set bit is bit 62 can be compared with them:
+ * floor(5^9 * 2^42 * 2^(-q/4)). Floor is exact, for the value is an integer.
+ */
+#define BOUND_Q3	5107605667107197932ULL
+#define BOUND_Q2	6074000999952099384ULL
+#define BOUND_Q1	7223245205676679009ULL
+#define BOUND_Q0	8589934592000000000ULL
+
+#define NR_HEADS	64	/* chains of cells in a slot; arm64's 64 ECs get one each */
+#define MAX_CHAIN	8
+
+enum vcpu_state {
+	STATE_FRESH,		/* neither an exit nor an entry was seen yet */
+	STATE_GUEST,
+	STATE_HOST,
+};
+
+/* One reason of one vCPU. Number 0 is never handed out: it means "none". */
+struct cell {
+	u64 exits;
+	u64 code;
+	u32 space;		/* what the code is a code of: SPACE_* */
+	u32 next;		/* the next cell of the chain */
+	u64 sum_ns;		/* of the intervals counted in buckets */
+	u64 buckets[NR_BUCKETS];
+	u64 pad[6];		/* to whole cache lines: neighbours belong to other vCPUs */
+};
+
+/* One vCPU thread. The first cache line is all that an exit and an entry touch. */
+struct slot {
+	u32 owner;		/* tid while the thread lives, else 0 */
+	u32 state;
+	u64 since_ns;		/* of the last exit or entry, CLOCK_MONOTONIC */
+	u64 guest_ns;		/* completed intervals from entry to exit */
+	u32 exit_cell;		/* of the exit in flight */
+	u32 user_cell;		/* of its first trip to the VMM, 0: none yet */
+	u32 vcpu_id;		/* the kernel's, or NO_VCPU_ID */
+	u32 tid;		/* stays when the thread has died, as all below */
+	u32 tgid;
+	u32 pad0;
+	u64 born_ns;
+	u64 died_ns;		/* 0 while the thread lives */
+	char comm[16];		/* at the first event */
+	u32 heads[NR_HEADS];	/* chains of cells, by hash of the code */
+	u64 pad[6];
+};
+
+/* Events that are in no cell. They are rare and belong to no vCPU: atomic adds. */
+struct counters {
+	u64 dropped_no_slot;
+	u64 dropped_no_cell;
+	u64 dropped_chain_full;
+	u64 dropped_userspace_no_slot;
+	u64 dropped_userspace_no_cell;
+	u64 dropped_userspace_chain_full;
+	u64 unmatched_exit;		/* an exit of a vCPU that was out already */
+	u64 unmatched_entry;		/* an entry of a vCPU that was in already */
+	u64 unmatched_userspace_exit;	/* no exit was in flight */
+};
+
+BPF_F_TABLE("array", u32, struct slot, slots, NR_SLOTS + 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct cell, cells, NR_CELLS + 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct counters, counters, 1, BPF_F_MMAPABLE);
+BPF_TABLE("hash", u32, u32, tid_slot, NR_SLOTS);
+BPF_TABLE("percpu_array", u32, u32, cpu_slot, 1);
+/* User space fills these at the start, and again with what the dead leave behind. */
+BPF_QUEUE(free_slots, u32, NR_SLOTS);
+BPF_QUEUE(free_cells, u32, NR_CELLS);
+
+#ifdef CLOCK_IN_CONTEXT
+/* The twelfth and last u64 of a raw tracepoint context: no tracepoint has so many. */
+#define NOW(ctx)	(((u64 *)(ctx))[11])
+#else
+#define NOW(ctx)	bpf_ktime_get_ns()
+#endif
+
+static __always_inline struct counters *the_counters(void)
+{
+	u32 zero = 0;
+
+	return counters.lookup(&zero);
+}
+
+#define COUNT(event) do {						\
+	struct counters *__c = the_counters();				\
+									\
+	if (__c)							\
+		__sync_fetch_and_add(&__c->event, 1);			\
+} while (0)
+
+static __always_inline u32 bucket_of(u64 ns)
+{
+	u64 x = ns;
+	u32 log2 = 0;
+
+	if (ns <= MIN_BUCKET_NS)
+		return 0;
+	if (ns > MAX_BUCKET_NS)
+		return NR_BUCKETS - 1;
+
+	/* ns < 2^42 from here on */
+	if (x >> 32) { x >>= 32; log2 += 32; }
+	if (x >> 16) { x >>= 16; log2 += 16; }
+	if (x >> 8)  { x >>= 8;  log2 += 8; }
+	if (x >> 4)  { x >>= 4;  log2 += 4; }
+	if (x >> 2)  { x >>= 2;  log2 += 2; }
+	log2 += x >> 1;
+
+	x = ns << (62 - log2);
+	/* 120 ns is bucket 1: highest bit 6, above all four bounds of its octave */
+	return 4 * log2 - 27 + (x > BOUND_Q3) + (x > BOUND_Q2) +
+	       (x > BOUND_Q1) + (x > BOUND_Q0);
+}
+
+static __always_inline void observe(struct cell *c, u64 ns)
+{
+	u32 i = bucket_of(ns);
+
+	/* For the verifier, which cannot follow the arithmetic. */
+	asm volatile("" : "+r"(i));
+	if (i < NR_BUCKETS) {
+		c->buckets[i]++;
+		c->sum_ns += ns;
+	}
+}
+
+/* A first event of this thread: take a slot. Returns its number, 0 if there is none. */
+static __always_inline u32 adopt_thread(u64 id, u64 now)
+{
+	u32 tid = id, n = 0;
+	struct slot *s;
+
+	if (free_slots.pop(&n))
+		return 0;
+	s = slots.lookup(&n);
+	if (!s)
+		return 0;
+	s->tid = tid;
+	s->tgid = id >> 32;
+	s->vcpu_id = NO_VCPU_ID;
+	s->born_ns = now;
+	bpf_get_current_comm(&s->comm, sizeof(s->comm));
+	/* A reader takes a slot with an owner for complete. */
+	asm volatile("" ::: "memory");
+	s->owner = tid;
+	if (tid_slot.update(&tid, &n)) {
+		s->owner = 0;
+		s->tid = 0;
+		free_slots.push(&n, 0);
+		return 0;
+	}
+	return n;
+}
+
+static __always_inline struct slot *current_slot(u64 now)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, zero = 0, n;
+	u32 *cached, *known;
+	struct slot *s;
+
+	/*
+	 * The slot of the vCPU that last ran on this CPU. The owner decides: a
+	 * slot that changed hands since can cost a look-up, never a wrong count.
+	 */
+	cached = cpu_slot.lookup(&zero);
+	if (!cached)
+		return NULL;
+	n = *cached;
+	s = slots.lookup(&n);
+	if (s && s->owner == tid)
+		return s;
+
+	known = tid_slot.lookup(&tid);
+	n = known ? *known : adopt_thread(id, now);
+	if (!n)
+		return NULL;
+	*cached = n;
+	return slots.lookup(&n);
+}
+
+/*
+ * The cell of a reason of this vCPU: found in its chain, or taken from the pool
+ * and put at the chain's head. Returns NULL, and *full says why, if it is neither.
+ */
+static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
+					    u32 *number, bool *full)
+{
+	u32 h = (code ^ (code >> 8) ^ (space << 4)) & (NR_HEADS - 1);
+	u32 first = s->heads[h], n = first;
+	struct cell *c;
+
+	*full = false;
+#pragma unroll
+	for (int i = 0; i < MAX_CHAIN; i++) {
+		if (!n)
+			break;
+		c = cells.lookup(&n);
+		if (!c)
+			return NULL;
+		if (c->code == code && c->space == space) {
+			*number = n;
+			return c;
+		}
+		n = c->next;
+	}
+	if (n) {
+		*full = true;
+		return NULL;
+	}
+	if (free_cells.pop(&n))
+		return NULL;
+	c = cells.lookup(&n);
+	if (!c)
+		return NULL;
+	c->code = code;
+	c->space = space;
+	c->next = first;
+	/* A reader follows the chain from its head. */
+	asm volatile("" ::: "memory");
+	s->heads[h] = n;
+	*number = n;
+	return c;
+}
+
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+{
+	struct slot *s = current_slot(now);
+	struct cell *c;
+	u32 n = 0;
+	bool full;
+
+	if (!s) {
+		COUNT(dropped_no_slot);
+		return 0;
+	}
+	if (s->state == STATE_GUEST) {
+		if (now > s->since_ns)
+			s->guest_ns += now - s->since_ns;
+	} else if (s->state == STATE_HOST) {
+		COUNT(unmatched_exit);
+	}
+	if (vcpu_id != NO_VCPU_ID)
+		s->vcpu_id = vcpu_id;
+
+	c = cell_of(s, space, code, &n, &full);
+	s->state = STATE_HOST;
+	s->exit_cell = n;
+	s->user_cell = 0;
+	s->since_ns = now;
+	if (c)
+		c->exits++;
+	else if (full)
+		COUNT(dropped_chain_full);
+	else
+		COUNT(dropped_no_cell);
+	return 0;
+}
+
+static __always_inline int on_entry(u64 now)
+{
+	struct slot *s = current_slot(now);
+	struct cell *c;
+	u64 ns;
+	u32 n;
+
+	if (!s)
+		return 0;	/* its exits are counted as dropped */
+	if (s->state == STATE_HOST) {
+		ns = now > s->since_ns ? now - s->since_ns : 0;
+		n = s->exit_cell;
+		if (n) {
+			c = cells.lookup(&n);
+			if (c)
+				observe(c, ns);
+		}
+		n = s->user_cell;
+		if (n) {
+			c = cells.lookup(&n);
+			if (c)
+				observe(c, ns);
+		}
+	} else if (s->state == STATE_GUEST) {
+		COUNT(unmatched_entry);
+	}
+	s->state = STATE_GUEST;
+	s->since_ns = now;
+	return 0;
+}
+
+/*
+ * KVM_RUN returns to the VMM. Several of these can lie between an exit and its
+ * entry (KVM_RUN interrupted by a signal before it enters): each is counted, the
+ * interval belongs to the first, for that is why the exit left the kernel.
+ */
+static __always_inline int on_userspace_exit(u32 reason, int errno, u64 now)
+{
+	u32 space = SPACE_USERSPACE, code = reason, n = 0;
+	struct slot *s = current_slot(now);
+	struct cell *c;
+	bool full;
+
+	if (!s) {
+		COUNT(dropped_userspace_no_slot);
+		return 0;
+	}
+	if (errno < 0) {	/* the reason is left from an earlier KVM_RUN */
+		space = SPACE_USERSPACE_ERRNO;
+		code = -errno;
+	}
+	c = cell_of(s, space, code, &n, &full);
+	if (c)
+		c->exits++;
+	else if (full)
+		COUNT(dropped_userspace_chain_full);
+	else
+		COUNT(dropped_userspace_no_cell);
+
+	if (s->state != STATE_HOST)
+		COUNT(unmatched_userspace_exit);
+	else if (!s->user_cell)
+		s->user_cell = n;
+	return 0;
+}
+
+#ifdef FRONT_ARM64
+/*
+ * TP_PROTO(int ret, unsigned int esr_ec, unsigned long vcpu_pc),
+ * arch/arm64/kvm/trace_arm.h. esr_ec means something for traps only, the
+ * kernel reports 0 with every other ret. Bit 31 says that an SError is pending
+ * besides (ARM_EXIT_WITH_SERROR_BIT, arch/arm64/include/asm/kvm_asm.h).
+ */
+#define ARM_EXIT_CODE(ret)	((u32)(ret) & 0x7fffffffU)
+#define ARM_EXCEPTION_TRAP	2
+
+int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 now = NOW(ctx);
+	u32 space = SPACE_ARM64_RET, code = ARM_EXIT_CODE(ctx->args[0]);
+
+	if (code == ARM_EXCEPTION_TRAP) {
+		space = SPACE_ARM64_TRAP;
+		code = ctx->args[1];
+	}
+	return on_exit(space, code, NO_VCPU_ID, now);
+}
+#endif
+
+#ifdef FRONT_X86
+/*
+ * The raw tracepoint passes a struct kvm_vcpu, whose layout is no interface (and
+ * since 5.17 no reason beside it). The classic one carries the decoded reason;
+ * its record is what ctx points at.
+ */
+#define FIELD(type, offset)	(*(volatile type *)((char *)ctx + (offset)))
+
+int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 now = NOW(ctx);
+	u32 vcpu_id = NO_VCPU_ID;
+
+#ifdef VCPU_ID_OFFSET
+	vcpu_id = FIELD(u32, VCPU_ID_OFFSET);
+#endif
+	return on_exit(FIELD(u32, ISA_OFFSET), FIELD(u32, EXIT_REASON_OFFSET),
+		       vcpu_id, now);
+}
+#endif
+
+int kvm_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_entry(NOW(ctx));
+}
+
+/* TP_PROTO(__u32 reason, int errno), include/trace/events/kvm.h */
+int kvm_userspace_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_userspace_exit(ctx->args[0], ctx->args[1], NOW(ctx));
+}
+
+/* In the dying thread, so that the slot still has but one writer. */
+int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	u32 *n = tid_slot.lookup(&tid);
+	struct slot *s;
+
+	if (!n)
+		return 0;
+	s = slots.lookup(n);
+	if (s) {
+		s->died_ns = NOW(ctx);
+		asm volatile("" ::: "memory");
+		s->owner = 0;
+	}
+	tid_slot.delete(&tid);
+	return 0;
+}

@@ -1,0 +1,115 @@
+"""The bpf(2) commands the daemon needs once the loader, and bcc with it, has gone.
+
+Numbers and structures are those of include/uapi/linux/bpf.h. Every function raises OSError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from typing import NamedTuple
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
+_PROG_TEST_RUN = 10
+_OBJ_GET_INFO_BY_FD = 15
+_ENABLE_STATS = 32
+
+# offsetof(struct bpf_prog_info, run_time_ns), and the size up to recursion_misses
+_RUN_TIME_OFFSET = 192
+_PROG_INFO_SIZE = 216
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    number = _SYS_BPF[platform.machine()]
+    result = int(
+        _libc.syscall(
+            ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes))
+        )
+    )
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+class RunStats(NamedTuple):
+    """What the kernel says of a loaded program; the first two only while kernel.bpf_stats_enabled is 1."""
+
+    seconds: float
+    runs: int
+    misses: int
+    """Events skipped because the program was running on that CPU already; 0 before Linux 5.12."""
+
+
+def program_stats(program: int) -> RunStats:
+    """Read bpf_prog_info of the program descriptor. An older kernel leaves the fields it lacks at 0."""
+    info = ctypes.create_string_buffer(_PROG_INFO_SIZE)
+    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
+    run_time_ns, runs, misses = struct.unpack_from("=3Q", info, _RUN_TIME_OFFSET)
+    return RunStats(run_time_ns / 1e9, runs, misses)
+
+
+def queue_push(queue: int, value: int) -> None:
+    """Append a 32-bit number to a queue map. E2BIG when it is full."""
+    leaf = ctypes.c_uint32(value)
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", queue, 0, ctypes.addressof(leaf), 0))
+
+
+def hash_lookup(table: int, key: int) -> int | None:
+    """Look a 32-bit key up in a hash of 32-bit values; None where it has none."""
+    name, leaf = ctypes.c_uint32(key), ctypes.c_uint32()
+    try:
+        _bpf(
+            _MAP_LOOKUP_ELEM,
+            struct.pack("=IxxxxQQQ", table, ctypes.addressof(name), ctypes.addressof(leaf), 0),
+        )
+    except FileNotFoundError:
+        return None
+    return leaf.value
+
+
+def hash_delete(table: int, key: int) -> None:
+    """Remove a 32-bit key; FileNotFoundError where there is none."""
+    name = ctypes.c_uint32(key)
+    _bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQ", table, ctypes.addressof(name)))
+
+
+def enable_stats() -> int:
+    """Measure all BPF programs' run time while the returned descriptor is open (Linux 5.8, CAP_SYS_ADMIN)."""
+    return _bpf(_ENABLE_STATS, struct.pack("=I", 0))
+
+
+class TestRun:
+    """A raw tracepoint program called by hand in the calling thread (BPF_PROG_TEST_RUN, Linux 5.10).
+
+    The context is the tracepoint's twelve arguments, or the record of a classic tracepoint: at most 96 bytes.
+    The attribute block is built once, since a replay makes hundreds of thousands of calls. Not thread-safe.
+    """
+
+    CONTEXT_SIZE = 96
+    __test__ = False  # the name is the kernel's, not pytest's
+
+    def __init__(self, program: int) -> None:
+        self._context = ctypes.create_string_buffer(self.CONTEXT_SIZE)
+        # The kernel writes the return value into the block, hence not bytes.
+        self._attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "=IIIIQQIIIIQQ",
+                *(program, 0, 0, 0, 0, 0, 0, 0),
+                *(self.CONTEXT_SIZE, 0, ctypes.addressof(self._context), 0),
+            )
+        )
+
+    def __call__(self, context: bytes) -> int:
+        """Run the program once; returns its return value. ValueError when the context is too long."""
+        if len(context) > self.CONTEXT_SIZE:
+            raise ValueError(f"a context of {len(context)} bytes, at most {self.CONTEXT_SIZE} are passed")
+        self._context.raw = context.ljust(self.CONTEXT_SIZE, b"\0")
+        _bpf(_PROG_TEST_RUN, self._attributes)
+        return int(struct.unpack_from("=I", self._attributes, 4)[0])
