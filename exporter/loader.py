@@ -153,18 +153,28 @@ def load(request: Request) -> Loaded:
     )
 
 
+_BUILTIN = "set kernel_headers: builtin in the configuration"
+
+# What bcc and clang print, what it means to an operator, and the remedy. {} is the matched text.
+_SAID = (
+    (re.compile(r"^could not open bpf map: (\S+), error: (.*)$", re.M), "the kernel refused the BPF map {}: {}", ""),
+    (re.compile(r"^chdir\((.*)\): (.*)$", re.M), "no kernel headers in {}: {}", _BUILTIN),
+    (re.compile(r"^.*:\d+:\d+: (?:fatal )?error: (.*)$", re.M), "cannot compile the BPF program: {}", _BUILTIN),
+    # The verifier's verdict is the line before its statistics.
+    (re.compile(r"^(.*)\nprocessed \d+ insns", re.M), "the verifier refused the BPF program: {}", ""),
+)
+
+
 def _explain(error: str, output: str, answer: Mapping[str, Any]) -> LoadError:
     """Turn what the child, clang and the verifier said into one line."""
-    compiler = re.search(r"^.*\berror: .*$", output, re.MULTILINE)
-    if compiler:
-        return LoadError(f"{error}: {compiler[0].strip()}", "try kernel_headers: builtin in config.yaml")
+    for pattern, what, remedy in _SAID:
+        match = pattern.search(output)
+        if match:
+            return LoadError(what.format(*match.groups()), remedy)
     code = answer.get("errno", 0)
-    if code in (errno.EPERM, errno.ENOMEM):
-        return LoadError(f"{error}: {os.strerror(code)}", answer.get("remedy", ""))
-    # The verifier's verdict is the line before its statistics.
-    log = [line.strip() for line in output.splitlines() if line.strip()]
-    verdict = next((b for b, a in zip(log, log[1:]) if a.startswith("processed ")), log[-1] if log else "")
-    return LoadError(f"{error}: {verdict}" if verdict and not code == 0 else error, answer.get("remedy", ""))
+    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+    reason = os.strerror(code) if code else last
+    return LoadError(f"{error}: {reason}" if reason else error, answer.get("remedy", ""))
 
 
 # The rest runs in the child.
@@ -208,7 +218,7 @@ def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
     try:
         return bcc.BPF(text=source, cflags=flags)
     except Exception as error:
-        raise _ChildError(f"cannot compile the BPF program ({error})", ctypes.get_errno()) from error
+        raise _ChildError("cannot compile the BPF program") from error
 
 
 def _load(bcc: Any, bpf: Any, name: str, kind: int) -> int:
@@ -231,7 +241,7 @@ def _attach(bpf: Any, name: str, kind: int, raw: int) -> int:
         bpf.attach_tracepoint(tp=tracepoint, fn_name=name)
         return int(bpf.tracepoint_fds[tracepoint.encode()])
     except Exception as error:
-        raise _ChildError(f"cannot attach to {category}:{name} ({error})") from error
+        raise _ChildError(f"cannot attach to {category}:{name}") from error
 
 
 def _layout(table: Any) -> tuple[int, int, dict[str, Field]]:

@@ -13,27 +13,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from exporter.loader import Field, Layout
+from exporter.records import Cell
 
 _TRIES = 8
 """Of reading a cell or slot that changes under the reader's hands; a try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-class Cell(NamedTuple):
-    """One reason of one vCPU: exits seen, and the completed intervals in buckets."""
-
-    space: int
-    code: int
-    exits: int
-    sum_ns: int
-    buckets: bytes
-    """u64 counts in native byte order; the bounds are those of kvm_exit.bpf.c."""
-
-    def counts(self) -> tuple[int, ...]:
-        """The buckets as numbers; their sum is the number of completed intervals, at most `exits`."""
-        return struct.unpack(f"{len(self.buckets) // 8}Q", self.buckets)
 
 
 class Slot(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from exporter.families import Family, Histogram
 from exporter.reasons import Reason, Space
-from exporter.snapshot import Cell, VcpuRecord
+from exporter.records import Cell, VcpuRecord
 from exporter.vms import Vcpu, Vm
 
 _VCPU = ("pid", "tid", "vm", "vcpu")

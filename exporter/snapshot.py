@@ -6,57 +6,13 @@ Each collect() copies the dead out, gives their slot and cells back to the kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from exporter.bpf import syscall
 from exporter.loader import Loaded
-from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cell, Cells, Counters, Slot, Slots
-
-
-class ThreadKey(NamedTuple):
-    """One thread of one process, told from any later one with the same numbers by its first event."""
-
-    pid: int
-    tid: int
-    born_ns: int
-
-
-class ExitInProgress(NamedTuple):
-    """The exit a vCPU is in now."""
-
-    space: int
-    code: int
-    age_ns: int
-
-
-@dataclass(frozen=True)
-class VcpuRecord:
-    """One vCPU thread: totals since its first event."""
-
-    key: ThreadKey
-    comm: bytes
-    vcpu_id: int | None
-    guest_ns: int
-    cells: Sequence[Cell]
-    in_progress: ExitInProgress | None
-    alive: bool
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything one collection saw."""
-
-    vcpus: Sequence[VcpuRecord]
-    counters: Mapping[str, int]
-    runs: Mapping[str, syscall.RunStats]
-    slots: int
-    slots_in_use: int
-    cells: int
-    cells_in_use: int
-    vanished: Sequence[ThreadKey] = ()
-    """Threads whose records have lingered long enough; no later snapshot has them."""
+from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Slot, Slots
+from exporter.records import ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
 
 @dataclass
@@ -158,14 +114,15 @@ class Collector:
         syscall.queue_push(self._loaded.maps["free_slots"], number)
 
     def _expire(self, now: int, alive: set[tuple[int, int]]) -> list[ThreadKey]:
-        """Forget what has lingered, except where the same process has reused the tid.
+        """Forget what has lingered, but threads of one process that had the same tid only all together.
 
-        Both threads then share their labels and are served as one sum, which must not fall.
+        They share their labels and are served as one sum, which must not fall.
         """
+        wanted = alive | {(r.record.key.pid, r.record.key.tid) for r in self._retired if r.expires_ns > now}
         kept, vanished = [], []
         for retired in self._retired:
             key = retired.record.key
-            if retired.expires_ns > now or (key.pid, key.tid) in alive:
+            if (key.pid, key.tid) in wanted:
                 kept.append(retired)
             else:
                 vanished.append(key)

@@ -226,7 +226,7 @@ static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
 #pragma unroll
 	for (int i = 0; i < MAX_CHAIN; i++) {
 		if (!n)
-			break;
+			goto take;
 		c = cells.lookup(&n);
 		if (!c)
 			return NULL;
@@ -236,10 +236,10 @@ static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
 		}
 		n = c->next;
 	}
-	if (n) {
-		*full = true;
-		return NULL;
-	}
+	*full = true;
+	return NULL;
+
+take:
 	if (free_cells.pop(&n))
 		return NULL;
 	c = cells.lookup(&n);

@@ -1,0 +1,69 @@
+"""What one collection sees, as plain values: made by snapshot.py, read by all that comes after it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from exporter.bpf.syscall import RunStats
+
+
+class Cell(NamedTuple):
+    """One reason of one vCPU: exits seen, and the completed intervals in buckets."""
+
+    space: int
+    code: int
+    exits: int
+    sum_ns: int
+    buckets: bytes
+    """u64 counts in native byte order; the bounds are those of kvm_exit.bpf.c."""
+
+    def counts(self) -> tuple[int, ...]:
+        """The buckets as numbers; their sum is the number of completed intervals, at most `exits`."""
+        return struct.unpack(f"{len(self.buckets) // 8}Q", self.buckets)
+
+
+class ThreadKey(NamedTuple):
+    """One thread of one process, told from any later one with the same numbers by its first event."""
+
+    pid: int
+    tid: int
+    born_ns: int
+
+
+class ExitInProgress(NamedTuple):
+    """The exit a vCPU is in now."""
+
+    space: int
+    code: int
+    age_ns: int
+
+
+@dataclass(frozen=True)
+class VcpuRecord:
+    """One vCPU thread: totals since its first event."""
+
+    key: ThreadKey
+    comm: bytes
+    vcpu_id: int | None
+    guest_ns: int
+    cells: Sequence[Cell]
+    in_progress: ExitInProgress | None
+    alive: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything one collection saw."""
+
+    vcpus: Sequence[VcpuRecord]
+    counters: Mapping[str, int]
+    runs: Mapping[str, RunStats]
+    slots: int
+    slots_in_use: int
+    cells: int
+    cells_in_use: int
+    vanished: Sequence[ThreadKey] = ()
+    """Threads whose records have lingered long enough; no later snapshot has them."""

@@ -1,0 +1,62 @@
+"""The kernel suite runs the real programs on the running kernel; where that is impossible it skips, and says so.
+
+With KERNEL_SUITE=required (as the Makefile sets it in CI) a missing thing is a failure instead.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from exporter import loader
+from tests.kernel.machine import Machine
+
+
+def _missing() -> str:
+    if os.geteuid() != 0:
+        return "not root: BPF programs cannot be loaded"
+    importable = subprocess.run([sys.executable, "-c", "import bcc"], capture_output=True, check=False)
+    if importable.returncode:
+        return f"{sys.executable} has no module bcc"
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = _missing()
+    if not reason:
+        return
+    if os.environ.get("KERNEL_SUITE") == "required":
+        raise pytest.UsageError(f"the kernel suite is required here, but: {reason}")
+    for item in items:
+        if "/kernel/" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=f"kernel suite: {reason}"))
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Callable[..., Machine]]:
+    """Load programs: machine(front, **request options). They are freed after the module's tests."""
+    with ExitStack() as stack:
+
+        def load(front: str = "arm64", **options: object) -> Machine:
+            made = Machine(front, **options)
+            stack.callback(made.close)
+            return made
+
+        yield load
+
+
+@pytest.fixture
+def loaded_now() -> Iterator[Callable[..., loader.Loaded]]:
+    with ExitStack() as stack:
+
+        def load(request: loader.Request) -> loader.Loaded:
+            loaded = loader.load(request)
+            stack.callback(loaded.close)
+            return loaded
+
+        yield load

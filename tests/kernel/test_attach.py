@@ -1,0 +1,163 @@
+"""Attached to this kernel's real tracepoints, and what happens where that cannot be."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporter import loader
+from exporter.bpf import syscall
+from exporter.preflight import find_tracefs
+from exporter.reasons import Space, TracepointFormat, parse_format
+from exporter.replay.vm import name_thread
+from exporter.snapshot import Collector
+from tests.kernel.machine import exits
+
+# include/uapi/linux/kvm.h
+KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
+
+Load = Callable[[loader.Request], loader.Loaded]
+
+
+@pytest.fixture(scope="module")
+def kvm_exit() -> TracepointFormat:
+    tracefs = find_tracefs(Path("/sys"))
+    assert tracefs, "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing"
+    return parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())
+
+
+def _run_interrupted(times: int) -> None:
+    """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
+    name_thread("CPU 3/KVM")
+    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 3)
+    size = fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)
+    with mmap.mmap(vcpu, size) as run:
+        run[1] = 1  # struct kvm_run, immediate_exit
+        for _ in range(times):
+            with pytest.raises(InterruptedError):
+                fcntl.ioctl(vcpu, KVM_RUN, 0)
+    for fd in (vcpu, vm, kvm):
+        os.close(fd)
+
+
+def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+    """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
+    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64))
+    assert loaded.attachments.keys() == set(loader.PROGRAMS)
+    collector = Collector(loaded, lambda: 0, 10**18)
+    thread = threading.Thread(target=_run_interrupted, args=(1009,))
+    thread.start()
+    thread.join()
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        pass
+    snapshot = collector.collect()
+    (record,) = (record for record in snapshot.vcpus if record.key.tid == thread.native_id)
+    assert record.key.pid == os.getpid()
+    assert record.comm == b"CPU 3/KVM"
+    assert not record.alive
+    assert exits(record) == {(Space.USERSPACE_ERRNO, errno.EINTR): 1009}
+    assert snapshot.counters["unmatched_userspace_exit"] == 1009
+    collector.close()
+
+
+def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+    before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
+    thread = threading.Thread(target=_run_interrupted, args=(503,))
+    thread.start()
+    thread.join()
+    after = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
+    assert after.runs - before.runs == 503
+    assert after.seconds > before.seconds
+    assert after.misses == 0
+
+
+def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+    program = os.dup(loaded.programs["kvm_userspace_exit"])
+    stats = os.dup(loaded.attachments["stats"])
+    loaded.close()
+    try:
+        before = syscall.program_stats(program).runs
+        thread = threading.Thread(target=_run_interrupted, args=(101,))
+        thread.start()
+        thread.join()
+        assert syscall.program_stats(program).runs == before
+    finally:
+        os.close(program)
+        os.close(stats)
+
+
+def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
+    loaded_now(loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False))
+    maps = Path("/proc/self/maps").read_text()
+    assert "LLVM" not in maps
+    assert "libbcc" not in maps
+
+
+def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
+    with pytest.raises(loader.LoadError) as caught:
+        loaded_now(loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;"))
+    assert "\n" not in str(caught.value)
+    assert caught.value.what == "cannot compile the BPF program: expected expression"
+
+
+def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
+    source = "\nint probe(u64 *ctx) { return *(u64 *)ctx[0]; }\n"
+    with pytest.raises(loader.LoadError) as caught:
+        loaded_now(
+            loader.Request(
+                front="arm64",
+                defines={},
+                slots=4,
+                cells=4,
+                attach=False,
+                extra_source=source,
+                extra_programs=("probe",),
+            )
+        )
+    assert "\n" not in str(caught.value)
+    assert caught.value.what == "the verifier refused the BPF program: R1 invalid mem access 'scalar'"
+
+
+def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
+    with pytest.raises(loader.LoadError) as caught:
+        loaded_now(
+            loader.Request(
+                front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path)
+            )
+        )
+    assert "\n" not in str(caught.value)
+    assert "include/linux/kconfig.h" in caught.value.what
+    assert caught.value.remedy == "set kernel_headers: builtin in the configuration"
+
+
+def test_no_privilege_is_one_line() -> None:
+    """In a child that has given up root, the loader says what was refused."""
+    import subprocess
+    import sys
+
+    code = (
+        "import os; from exporter import loader\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: loader.load(loader.Request(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
+        "except loader.LoadError as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.stderr == ""
+    assert said.stdout == "the kernel refused the BPF map free_cells: Operation not permitted\n"
+
+
+def test_unknown_architecture_is_refused() -> None:
+    riscv = "name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: \"x\"\n"
+    with pytest.raises(loader.LoadError, match="neither arm64's nor x86's"):
+        loader.request_for(parse_format(riscv), slots=1, cells=1)

@@ -1,0 +1,174 @@
+"""Every exit in its cell, every interval in its bucket: known primes, exact equality."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from exporter.reasons import Space
+from tests.kernel.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
+
+Load = Callable[..., Machine]
+
+WFX, HVC64, SYS64, IABT, DABT = 0x01, 0x16, 0x18, 0x20, 0x24
+IRQ = (Space.ARM64_RET, 0)
+
+
+def test_primes_on_many_threads(machine: Load) -> None:
+    """23 threads, each with its own primes of five reasons, interleaved at random and run at the same time."""
+    primes = [101, 211, 307, 401, 503, 601, 701, 809, 907, 1009]
+    under_test = machine()
+    want: dict[int, dict[tuple[int, int], list[int]]] = {}
+    guest: dict[int, int] = {}
+    vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(23)]
+    for number, vcpu in enumerate(vcpus):
+        chance = random.Random(number)
+        events = [
+            reason
+            for index, reason in enumerate((trap(WFX), trap(HVC64), trap(SYS64), trap(DABT), IRQ))
+            for _ in range(primes[(number + index) % len(primes)])
+        ]
+        chance.shuffle(events)
+        intervals = [(reason, chance.randrange(1, 10 ** chance.randrange(2, 13)), chance.randrange(1, 10**6))
+                     for reason in events]  # fmt: skip
+        want[vcpu.tid] = defaultdict(list)
+        for reason, out_ns, _ in intervals:
+            want[vcpu.tid][reason].append(out_ns)
+        guest[vcpu.tid] = sum(in_ns for _, _, in_ns in intervals)
+        vcpu.begin(_play(vcpu, intervals))
+    for vcpu in vcpus:
+        vcpu.finish()
+
+    snapshot = under_test.collect()
+    assert {record.key.tid for record in snapshot.vcpus} == want.keys()
+    for record in snapshot.vcpus:
+        expected = want[record.key.tid]
+        assert record.key.pid == os.getpid()
+        assert exits(record) == {reason: len(times) for reason, times in expected.items()}
+        assert durations(record) == {
+            reason: (histogram(times), sum(times)) for reason, times in expected.items()
+        }
+        assert record.guest_ns == guest[record.key.tid]
+    assert sorted(record.comm for record in snapshot.vcpus) == sorted(
+        f"CPU {number}/KVM".encode() for number in range(23)
+    )
+    assert set(snapshot.counters.values()) == {0}
+    assert snapshot.slots_in_use == 23
+    assert snapshot.cells_in_use == 23 * 5
+
+
+def _play(vcpu: Vcpu, intervals: list[tuple[tuple[int, int], int, int]]) -> Callable[[], None]:
+    def play() -> None:
+        now = 1_000_000
+        vcpu.entry(now)
+        for (space, code), out_ns, in_ns in intervals:
+            now += in_ns
+            if space == Space.ARM64_TRAP:
+                vcpu.arm_exit(now, TRAP, code)
+            else:
+                vcpu.arm_exit(now, code)
+            now += out_ns
+            vcpu.entry(now)
+
+    return play
+
+
+def test_many_threads_on_one_cpu(machine: Load) -> None:
+    """The per-CPU cache changes hands at every event, and never leads to another thread's slot."""
+    under_test = machine()
+    cpu = min(os.sched_getaffinity(0))
+    vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(13)]
+    for vcpu in vcpus:
+        vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
+    for step in range(211):
+        for number, vcpu in enumerate(vcpus):
+            vcpu.call(lambda vcpu=vcpu, at=step * 1000, ec=number: (vcpu.arm_exit(at, TRAP, ec), vcpu.entry(at + 500)))
+    for number, vcpu in enumerate(vcpus):
+        record = under_test.record(vcpu)
+        assert exits(record) == {trap(number): 211}
+        assert durations(record) == {trap(number): (histogram([500] * 211), 211 * 500)}
+        assert record.guest_ns == 210 * 500
+
+
+def test_arm64_return_codes(machine: Load) -> None:
+    """ret is decoded before esr_ec, and the pending-SError bit (31) is no part of it."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for times, ret, esr_ec in (
+            (3, 0, 0),  # IRQ
+            (5, 1, 0),  # SERROR
+            (7, TRAP, 0),  # a trap with EC 0
+            (11, TRAP, 0x3F),  # an EC nobody has named
+            (13, 3, 0),  # IL
+            (17, 0xBADCA11, 0),  # HYP_GONE
+            (19, 0x80000002, SYS64),  # a trap, SError pending
+            (23, 0x80000000, 0),  # an IRQ, SError pending
+            (29, 0xFFFFFFFF80000002, WFX),  # the same int, sign-extended
+            (31, 77, WFX),  # a return code of the future: esr_ec says nothing
+        ):
+            for _ in range(times):
+                vcpu.arm_exit(1000, ret, esr_ec)
+                vcpu.entry(1001)
+
+    vcpu.call(play)
+    assert exits(under_test.record(vcpu)) == {
+        (Space.ARM64_RET, 0): 3 + 23,
+        (Space.ARM64_RET, 1): 5,
+        (Space.ARM64_RET, 3): 13,
+        (Space.ARM64_RET, 0xBADCA11): 17,
+        (Space.ARM64_RET, 77): 31,
+        trap(0): 7,
+        trap(0x3F): 11,
+        trap(SYS64): 19,
+        trap(WFX): 29,
+    }
+
+
+def test_x86_reasons(machine: Load) -> None:
+    """VMX and SVM codes by `isa`, flag bits and -1 kept, vcpu_id taken over."""
+    under_test = machine("x86")
+    codes = Counter(
+        {
+            (Space.VMX, 48): 101,
+            (Space.VMX, 33): 3,
+            (Space.VMX, 0x80000000 | 33): 5,  # FAILED_VMENTRY
+            (Space.VMX, 85): 7,
+            (Space.SVM, 0x7B): 103,
+            (Space.SVM, 0x400): 11,
+            (Space.SVM, 0x80000001): 13,
+            (Space.SVM, 0xFFFFFFFF): 17,  # -1, invalid_guest_state
+            (3, 5): 19,  # an isa of the future
+        }
+    )
+    vcpu = under_test.vcpu("qemu-system-x86")
+
+    def play() -> None:
+        for (isa, reason), times in codes.items():
+            for _ in range(times):
+                vcpu.x86_exit(2000, isa, reason, vcpu_id=5)
+                vcpu.entry(2300)
+
+    vcpu.call(play)
+    record = under_test.record(vcpu)
+    assert exits(record) == codes
+    assert record.vcpu_id == 5
+    assert record.guest_ns == 0  # time went backwards between an entry and its exit: nothing is made of that
+    assert {sum_ns // times for (_, sum_ns), times in zip(durations(record).values(), exits(record).values())} == {300}
+
+
+def test_every_exit_class_of_arm64_has_its_own_cell(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for esr_ec in range(64):
+            for _ in range(esr_ec + 1):
+                vcpu.arm_exit(5, TRAP, esr_ec)
+                vcpu.entry(6)
+
+    vcpu.call(play)
+    assert exits(under_test.record(vcpu)) == {trap(esr_ec): esr_ec + 1 for esr_ec in range(64)}

@@ -1,0 +1,203 @@
+"""Threads that end: last values served, slots and cells given back, tids reused, pools used up."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+from collections.abc import Callable
+
+from exporter import loader
+from exporter.bpf import syscall
+from exporter.metrics import vcpu_families
+from exporter.reasons import Reasons
+from exporter.snapshot import Collector
+from exporter.vms import Vcpu as Identity
+from exporter.vms import Vm
+from tests.kernel.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
+
+Load = Callable[..., Machine]
+
+HVC64, SYS64 = 0x16, 0x18
+
+
+def _rounds(vcpu: Vcpu, times: int, esr_ec: int, start: int = 1000) -> Callable[[], None]:
+    def play() -> None:
+        for number in range(times):
+            vcpu.arm_exit(start + 100 * number, TRAP, esr_ec)
+            vcpu.entry(start + 100 * number + 50)
+
+    return play
+
+
+def test_last_values_linger_then_go(machine: Load) -> None:
+    under_test = machine(linger_ns=1000)
+    vcpu = under_test.vcpu("CPU 7/KVM")
+    vcpu.call(_rounds(vcpu, 101, HVC64))
+    vcpu.call(lambda: vcpu.dies(20_000))
+    under_test.now = 20_000
+    record = under_test.record(vcpu)
+    assert not record.alive
+    assert record.comm == b"CPU 7/KVM"
+    assert exits(record) == {trap(HVC64): 101}
+    assert durations(record) == {trap(HVC64): (histogram([50] * 101), 101 * 50)}
+    assert record.guest_ns == 100 * 50  # what it was in the guest when it died is nobody's
+    assert record.in_progress is None
+    snapshot = under_test.collect()
+    assert (snapshot.slots_in_use, snapshot.cells_in_use) == (0, 0)
+
+    under_test.now = 20_999
+    assert under_test.record(vcpu) == record
+    under_test.now = 21_000
+    snapshot = under_test.collect()
+    assert snapshot.vcpus == []
+    assert snapshot.vanished == [record.key]
+    assert under_test.collect().vanished == []
+
+
+def test_reused_tid_in_the_same_process(machine: Load) -> None:
+    """Two lives of one (pid, tid): two records, one series, and the sum outlives the linger of the first."""
+    under_test = machine(linger_ns=1000)
+    vcpu = under_test.vcpu()
+    vcpu.call(_rounds(vcpu, 101, HVC64))
+    vcpu.call(lambda: vcpu.dies(50_000))
+    vcpu.call(_rounds(vcpu, 31, HVC64, start=60_000))
+    vcpu.call(_rounds(vcpu, 17, SYS64, start=70_000))
+
+    def served() -> dict[str, int]:
+        vm = Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu")
+        families = vcpu_families(under_test.records(vcpu), lambda _: Identity(vm, "0"), Reasons().lookup)
+        (family,) = (family for family in families if family.name == "kvm_exits_total")
+        found = {labels[4]: value for labels, value in family.samples}
+        assert len(found) == len(family.samples)
+        return found  # type: ignore[return-value]
+
+    for now in (80_000, 81_000, 10**9):
+        under_test.now = now
+        assert len(under_test.records(vcpu)) == 2
+        assert served() == {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
+    vcpu.call(lambda: vcpu.dies(10**9))
+    assert served() == {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
+    under_test.now = 10**9 + 1000
+    assert under_test.records(vcpu) == []
+
+
+def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
+    """A dead thread's slot is handed to another while a CPU's cache still points at it."""
+    under_test = machine(slots=1)
+    cpu = min(os.sched_getaffinity(0))
+    first, second = under_test.vcpu(), under_test.vcpu()
+    for vcpu in (first, second):
+        vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
+    first.call(_rounds(first, 7, HVC64))
+    first.call(lambda: first.dies(9_000))
+    first.call(_rounds(first, 11, HVC64))  # a new thread with its tid finds no slot: the old is not recycled yet
+    assert exits(under_test.record(first)) == {trap(HVC64): 7}
+    second.call(_rounds(second, 13, SYS64))
+    first.call(_rounds(first, 5, HVC64))
+    assert exits(under_test.record(second)) == {trap(SYS64): 13}
+    assert exits(under_test.record(first)) == {trap(HVC64): 7}
+    assert under_test.collect().counters["dropped_no_slot"] == 11 + 5
+
+
+def test_slots_run_out_and_come_back(machine: Load) -> None:
+    under_test = machine(slots=3)
+    vcpus = [under_test.vcpu() for _ in range(5)]
+    for vcpu in vcpus:
+        vcpu.call(_rounds(vcpu, 29, HVC64))
+    vcpus[3].call(lambda: vcpus[3].userspace_exit(5, 6))
+    snapshot = under_test.collect()
+    assert {record.key.tid for record in snapshot.vcpus} == {vcpu.tid for vcpu in vcpus[:3]}
+    assert snapshot.slots == snapshot.slots_in_use == 3
+    assert {name: value for name, value in snapshot.counters.items() if value} == {
+        "dropped_no_slot": 2 * 29,
+        "dropped_userspace_no_slot": 1,
+    }
+    for vcpu in vcpus[:2]:
+        vcpu.call(lambda vcpu=vcpu: vcpu.dies(10_000))
+    under_test.collect()
+    for vcpu in vcpus[3:]:
+        vcpu.call(_rounds(vcpu, 31, SYS64))
+        assert exits(under_test.record(vcpu)) == {trap(SYS64): 31}
+    assert exits(under_test.record(vcpus[0])) == {trap(HVC64): 29}
+    assert under_test.collect().counters["dropped_no_slot"] == 2 * 29
+
+
+def test_cells_run_out_and_come_back(machine: Load) -> None:
+    under_test = machine(cells=5)
+    vcpu, other = under_test.vcpu(), under_test.vcpu()
+    for esr_ec in range(8):
+        vcpu.call(_rounds(vcpu, 10 + esr_ec, esr_ec))
+    vcpu.call(lambda: (vcpu.arm_exit(1, TRAP, 63), vcpu.userspace_exit(2, 6), vcpu.entry(3)))
+    record = under_test.record(vcpu)
+    assert exits(record) == {trap(esr_ec): 10 + esr_ec for esr_ec in range(5)}
+    snapshot = under_test.collect()
+    assert snapshot.cells == snapshot.cells_in_use == 5
+    assert {name: value for name, value in snapshot.counters.items() if value} == {
+        "dropped_no_cell": 15 + 16 + 17 + 1,
+        "dropped_userspace_no_cell": 1,
+    }
+    vcpu.call(lambda: vcpu.dies(10_000))
+    assert exits(under_test.record(vcpu)) == {trap(esr_ec): 10 + esr_ec for esr_ec in range(5)}
+    other.call(_rounds(other, 37, 9))
+    assert exits(under_test.record(other)) == {trap(9): 37}
+    assert durations(under_test.record(other)) == {trap(9): (histogram([50] * 37), 37 * 50)}
+
+
+def test_full_chain_is_counted(machine: Load) -> None:
+    """Nine codes with one hash: the ninth has no place, and says so."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    codes = [1 + number * 0x10000 for number in range(9)]
+    for code in codes:
+        vcpu.call(_rounds(vcpu, 13, code))
+    assert exits(under_test.record(vcpu)) == {trap(code): 13 for code in codes[:8]}
+    counters = under_test.collect().counters
+    assert {name: value for name, value in counters.items() if value} == {"dropped_chain_full": 13}
+
+
+def test_real_thread_death(loaded_now: Callable[..., loader.Loaded]) -> None:
+    """With the program attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
+    loaded = loaded_now(loader.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
+    attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
+    collector = Collector(loaded, lambda: 0, 10**18)
+    total = 0
+
+    def vcpu() -> None:
+        leave = syscall.TestRun(loaded.programs["kvm_exit"])
+        enter = syscall.TestRun(loaded.programs["kvm_entry"])
+        for _ in range(3):
+            leave(struct.pack("=QQ", TRAP, HVC64))
+            enter(b"")
+
+    try:
+        for batch in [7] * 144 + [1]:
+            threads = [threading.Thread(target=vcpu) for _ in range(batch)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+                _wait_until_gone(thread.native_id)
+            total += batch
+            snapshot = collector.collect()
+            assert (snapshot.slots_in_use, snapshot.cells_in_use) == (0, 0)
+        assert total == 1009
+        assert len(snapshot.vcpus) == 1009
+        assert [exits(record) for record in snapshot.vcpus] == [{trap(HVC64): 3}] * 1009
+        assert [sum(record.cells[0].counts()) for record in snapshot.vcpus] == [3] * 1009
+        assert set(snapshot.counters.values()) == {0}
+    finally:
+        collector.close()
+        os.close(attached)
+
+
+def _open_raw_tracepoint(name: bytes, program: int) -> int:
+    text = ctypes.create_string_buffer(name)
+    return syscall._bpf(17, struct.pack("=QI", ctypes.addressof(text), program))  # BPF_RAW_TRACEPOINT_OPEN
+
+
+def _wait_until_gone(tid: int | None) -> None:
+    """join() returns while the thread is still on its way through do_exit()."""
+    while os.path.exists(f"/proc/self/task/{tid}"):  # noqa: PTH110 - in a busy loop
+        pass

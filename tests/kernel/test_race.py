@@ -1,0 +1,53 @@
+"""A reader that races the writer, and two readers that race each other."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+
+from exporter import loader
+from exporter.snapshot import Collector
+
+_HAMMER = """
+import struct, sys
+from exporter.bpf.syscall import TestRun
+leave, enter = TestRun(int(sys.argv[1])), TestRun(int(sys.argv[2]))
+context = struct.pack("=QQ", 2, 0x16)
+for _ in range(300007):
+    leave(context)
+    enter(context)
+"""
+
+
+def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., loader.Loaded]) -> None:
+    """At any moment: no interval without its exit, at most one exit without its interval, nothing runs backwards."""
+    loaded = loaded_now(loader.Request(front="arm64", defines={}, slots=2, cells=4, attach=False))
+    collector = Collector(loaded, lambda: 0, 10**18)
+    programs = [loaded.programs["kvm_exit"], loaded.programs["kvm_entry"]]
+    hammer = subprocess.Popen([sys.executable, "-c", _HAMMER, *map(str, programs)], pass_fds=programs)
+    readings = []
+    while hammer.poll() is None:
+        for record in collector.collect().vcpus:
+            (cell,) = record.cells
+            readings.append((cell.exits, sum(cell.counts()), cell.sum_ns))
+    assert hammer.returncode == 0
+    assert len(readings) > 1000, "the reader hardly ever met the writer"
+    assert {seen - completed for seen, completed, _ in readings} <= {0, 1}
+    assert all(earlier <= later for a, b in zip(readings, readings[1:]) for earlier, later in zip(a, b))
+    (record,) = collector.collect().vcpus
+    assert (record.cells[0].exits, sum(record.cells[0].counts())) == (300007, 300007)
+    collector.close()
+
+
+def test_layout_is_what_bcc_says(loaded_now: Callable[..., loader.Loaded]) -> None:
+    """Whole cache lines, so that no two vCPUs share one; and the numbers the code counts on."""
+    layouts = loaded_now(loader.Request(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
+    assert layouts["slots"].size % 64 == 0
+    assert layouts["cells"].size % 64 == 0
+    assert (layouts["slots"].entries, layouts["cells"].entries) == (4, 6)
+    assert layouts["cells"].fields["buckets"].count == 142
+    assert struct.calcsize("=Q") == layouts["cells"].fields["buckets"].size
+    assert layouts["slots"].fields["exit_cell"].offset < 64
+    assert layouts["slots"].fields["user_cell"].offset < 64

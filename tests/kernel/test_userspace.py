@@ -1,0 +1,119 @@
+"""Exits that go out to the VMM: counted by KVM_EXIT_* reason, their interval under the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exporter.reasons import Space
+from tests.kernel.machine import TRAP, Machine, durations, exits, histogram, trap
+
+Load = Callable[..., Machine]
+
+DABT = 0x24
+MMIO, IO, INTR, SYSTEM_EVENT = 6, 2, 10, 24
+EINTR, EFAULT = 4, 14
+
+
+def test_attribution(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        # QEMU's first KVM_RUN is interrupted before it enters: no exit was there. Real hosts show this.
+        vcpu.userspace_exit(10, INTR, -EINTR)
+        now = 1000
+        vcpu.entry(now)
+        for number in range(101):  # to the VMM and straight back
+            vcpu.arm_exit(now + 10, TRAP, DABT)
+            vcpu.userspace_exit(now + 500, MMIO)
+            now += 10 + 2000 + number
+            vcpu.entry(now)
+        for _ in range(53):  # handled in the kernel
+            vcpu.arm_exit(now + 10, TRAP, DABT)
+            now += 10 + 300
+            vcpu.entry(now)
+        for _ in range(7):  # to the VMM, and KVM_RUN interrupted twice on its way back
+            vcpu.arm_exit(now + 10, TRAP, DABT)
+            vcpu.userspace_exit(now + 500, IO)
+            vcpu.userspace_exit(now + 600, IO, -EINTR)
+            vcpu.userspace_exit(now + 700, IO, -EINTR)
+            now += 10 + 100_000
+            vcpu.entry(now)
+        vcpu.arm_exit(now + 10, TRAP, DABT)  # and one that ends the VM
+        vcpu.userspace_exit(now + 500, SYSTEM_EVENT)
+        vcpu.userspace_exit(now + 500, SYSTEM_EVENT, -EFAULT)
+
+    before = under_test.collect().counters["unmatched_userspace_exit"]
+    vcpu.call(play)
+    under_test.now = 10**9
+    record = under_test.record(vcpu)
+    mmio, io, restart = (Space.USERSPACE, MMIO), (Space.USERSPACE, IO), (Space.USERSPACE_ERRNO, EINTR)
+    event, fault = (Space.USERSPACE, SYSTEM_EVENT), (Space.USERSPACE_ERRNO, EFAULT)
+    assert exits(record) == {trap(DABT): 101 + 53 + 7 + 1, mmio: 101, io: 7, restart: 1 + 14, event: 1, fault: 1}
+    out = [2000 + number for number in range(101)]
+    none = histogram([])
+    assert durations(record) == {
+        trap(DABT): (histogram([*out, *[300] * 53, *[100_000] * 7]), sum(out) + 300 * 53 + 100_000 * 7),
+        mmio: (histogram(out), sum(out)),
+        io: (histogram([100_000] * 7), 700_000),
+        restart: (none, 0),  # the intervals were KVM_EXIT_IO's
+        event: (none, 0),
+        fault: (none, 0),
+    }
+    assert under_test.collect().counters["unmatched_userspace_exit"] - before == 1
+
+
+def test_unmatched_events_are_counted_and_leave_no_interval(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        vcpu.arm_exit(100, 0)  # attached in mid-guest: nothing wrong
+        for _ in range(3):
+            vcpu.arm_exit(200, 0)
+        vcpu.entry(1_200)
+        for _ in range(5):
+            vcpu.entry(2_000)
+        vcpu.arm_exit(2_700, 0)
+        vcpu.entry(2_800)
+        for _ in range(7):
+            vcpu.userspace_exit(2_900, MMIO)
+
+    vcpu.call(play)
+    under_test.now = 2_800
+    record = under_test.record(vcpu)
+    assert exits(record)[(Space.ARM64_RET, 0)] == 5
+    assert durations(record)[(Space.ARM64_RET, 0)] == (histogram([1000, 100]), 1100)
+    assert exits(record)[(Space.USERSPACE, MMIO)] == 7
+    assert record.guest_ns == 700
+    counters = under_test.collect().counters
+    assert {name: value for name, value in counters.items() if value} == {
+        "unmatched_exit": 3,
+        "unmatched_entry": 5,
+        "unmatched_userspace_exit": 7,
+    }
+
+
+def test_exit_and_guest_time_in_progress(machine: Load) -> None:
+    """While a vCPU is out, its exit has an age; while it is in, its guest time grows with the clock."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    vcpu.call(lambda: (vcpu.entry(1_000), vcpu.arm_exit(5_000, TRAP, DABT)))
+    under_test.now = 5_000 + 7_000_000
+    record = under_test.record(vcpu)
+    assert record.in_progress
+    assert (record.in_progress.space, record.in_progress.code) == trap(DABT)
+    assert record.in_progress.age_ns == 7_000_000
+    assert record.guest_ns == 4_000
+
+    vcpu.call(lambda: vcpu.entry(8_000_000))
+    under_test.now = 9_000_000
+    assert under_test.record(vcpu).in_progress is None
+    assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
+
+    # An exit stamped before the `now` that a reader took: the counter stands still, it does not fall.
+    vcpu.call(lambda: vcpu.arm_exit(8_999_000, TRAP, DABT))
+    assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
+    vcpu.call(lambda: (vcpu.entry(9_100_000), vcpu.arm_exit(9_200_000, TRAP, DABT)))
+    under_test.now = 9_200_000
+    assert under_test.record(vcpu).guest_ns == 4_000 + 999_000 + 100_000
