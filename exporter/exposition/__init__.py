@@ -1,0 +1,1 @@
+"""Metric families to bytes on the wire."""

@@ -1,0 +1,93 @@
+"""The command line: parses, and calls."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter import __version__, config, logs
+
+_USAGE_ERROR = 2
+
+# Flag, key in config.yaml, help. The names are node_exporter's where it has them.
+_FLAGS = (
+    ("--web.listen-address", "web.listen_address", "address to listen on, can be given more than once"),
+    ("--web.telemetry-path", "web.telemetry_path", "path of the metrics page"),
+    ("--log.level", "log.level", "debug, info, warn or error"),
+    ("--log.format", "log.format", "logfmt or json"),
+    ("--collect-interval", "collect_interval", "read the counters at least so often (15s)"),
+    ("--linger", "linger", "serve the last values of an ended vCPU for so long (5m)"),
+)
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 1000:
+        raise ValueError
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kvm-exit-exporter",
+        description="Prometheus exporter for KVM exits: which VM exits, on which vCPU, why, how often, for how long.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kvm-exit-exporter {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    serve = commands.add_parser("serve", help="count this host's KVM exits and serve /metrics")
+    demo = commands.add_parser("demo", help="the same on recorded events, for a machine without VMs")
+    check = commands.add_parser("check", help="say what this host lacks, if anything")
+    for command in (serve, demo, check):
+        command.allow_abbrev = False
+        command.add_argument("--config.file", dest="file", metavar="FILE", help="configuration file (YAML)")
+    for command in (serve, demo):
+        command.add_argument(
+            "--config.check", dest="check", action="store_true", help="print the configuration in force, and exit"
+        )
+        for flag, key, text in _FLAGS:
+            repeated = "append" if key == "web.listen_address" else "store"
+            command.add_argument(flag, dest=key, action=repeated, metavar="VALUE", help=text)
+    demo.add_argument("--speed", type=_speed, default=1.0, help="how fast recorded time passes (0.01 to 1000)")
+    demo.add_argument("--recording", type=Path, metavar="DIR", help="a recording other than the one shipped")
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> config.Config:
+    """Read the file, if one is named, and let the flags overrule it. Raises ConfigError."""
+    chosen = config.load(Path(arguments.file)) if arguments.file else config.Config()
+    given = {key: getattr(arguments, key, None) for _, key, _ in _FLAGS}
+    return config.with_flags(chosen, {key: value for key, value in given.items() if value is not None})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status: 2 for usage and configuration, 1 for all that fails later."""
+    arguments = _parser().parse_args(argv)
+    try:
+        chosen = _config(arguments)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return _USAGE_ERROR
+    if arguments.command == "check":
+        return _check(chosen)
+    if arguments.check:
+        print(config.describe(chosen), end="")
+        return 0
+    logs.setup(chosen.log.level, chosen.log.format)
+    # Not at the top: `check` and usage errors need none of it.
+    from exporter import daemon  # noqa: PLC0415
+    from exporter.replay import recording  # noqa: PLC0415
+
+    if arguments.command == "serve":
+        return daemon.run(chosen)
+    return daemon.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
+
+
+def _check(chosen: config.Config) -> int:
+    from exporter import host, preflight  # noqa: PLC0415
+
+    checks = host.checks(chosen, proc=Path("/proc"), sysfs=Path("/sys"))
+    print(preflight.table(checks), end="")
+    return preflight.status(checks)

@@ -1,0 +1,232 @@
+"""The service: wires every room together, and is the only module that knows them all."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter import host, loader, selfmetrics, web
+from exporter.config import Config
+from exporter.exposition import text
+from exporter.logs import event
+from exporter.metrics import vcpu_families
+from exporter.reasons import Reasons
+from exporter.replay import recording
+from exporter.replay.player import Player
+from exporter.records import VcpuRecord
+from exporter.snapshot import Collector
+from exporter.vms import Lookup, Vcpu
+
+log = logging.getLogger("exporter")
+
+_SETTLE_SECONDS = 0.25
+"""How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
+
+_KVM_POLL_SECONDS = 2.0
+
+
+class StartError(Exception):
+    """The service cannot start; one line for the operator."""
+
+
+class Daemon:
+    """One running exporter. start() it, wait() for its end, close() it."""
+
+    def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
+        self._config = config
+        self._sysfs = sysfs
+        self._state = selfmetrics.State(config_loaded=time.time())
+        self._registry = selfmetrics.registry(self._state, str(proc))
+        self._lookup = Lookup(proc)
+        self._reasons = Reasons()
+        self._loaded: loader.Loaded | None = None
+        self._collector: Collector | None = None
+        self._player: Player | None = None
+        self._collecting = threading.Lock()
+        self._stop = threading.Event()
+        self._lock_file: int | None = None
+        self._web = web.Web(config.web.listen_address)
+
+    def start(self, notice: str = "") -> None:
+        """Answer on the web; what there is to count is attached afterwards."""
+        self._web.serve(web.application(self.render, self._config.web.telemetry_path, notice))
+        for address in self._web.addresses:
+            event(log, "info", "listening", address=address, path=self._config.web.telemetry_path)
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on, as host:port."""
+        return self._web.addresses
+
+    def attach(self) -> None:
+        """Attach to this host's KVM, waiting for its module if it is not loaded yet.
+
+        Raises LoadError, and StartError where another instance is attached already.
+        """
+        self._lock_file = _sole_instance(self._config.lock_file)
+        waiting = False
+        while not self._stop.is_set():
+            formats = host.read_formats(self._sysfs)
+            if formats:
+                self._load(formats, attach=True)
+                self._start_collector(time.monotonic_ns)
+                event(
+                    log,
+                    "info",
+                    "attached",
+                    kernel=os.uname().release,
+                    vcpus=self._config.limits.vcpus,
+                    cells=self._config.limits.cells,
+                    map_bytes=host.map_bytes(self._config),
+                )
+                return
+            if not waiting:
+                event(
+                    log,
+                    "warn",
+                    "waiting for KVM: the tracepoint kvm:kvm_exit does not exist yet",
+                    remedy="modprobe kvm_intel or kvm_amd; on arm64 the kernel must have booted at EL2",
+                )
+                waiting = True
+            self._stop.wait(_KVM_POLL_SECONDS)
+
+    def replay(self, folder: Path, speed: float) -> None:
+        """Load the program without attaching it, and feed it a recording for ever.
+
+        Raises RecordingError, LoadError.
+        """
+        recorded = recording.read(folder)
+        self._state.replay = True
+        self._load(host.Formats(recorded.kvm_exit, recorded.kvm_userspace_exit), attach=False)
+        assert self._loaded
+        self._player = Player(recorded, folder, self._loaded.programs, speed=speed)
+        self._start_collector(self._player.clock_ns)
+        event(
+            log,
+            "warn",
+            "replaying a recording: no number on /metrics is of this host",
+            recording=folder.name,
+            vms=len(recorded.vms),
+            speed=speed,
+        )
+
+    def wait(self) -> None:
+        """Collect every collect_interval, so that no vCPU lives and dies unseen, until stop()."""
+        while not self._stop.wait(self._config.collect_interval):
+            self.collect()
+
+    def stop(self) -> None:
+        """Make attach() and wait() return; safe in a signal handler."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Free everything. The programs are detached with their last descriptor."""
+        self._web.close()
+        if self._player:
+            self._player.close()
+        with self._collecting:
+            if self._collector:
+                self._collector.close()
+                self._collector = None
+        if self._loaded:
+            self._loaded.close()
+        self._lookup.close()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+        event(log, "info", "stopped")
+
+    def collect(self) -> None:
+        """Read the maps, once at a time. A failure is logged and shows as kvm_exit_exporter_up 0."""
+        with self._collecting:
+            if not self._collector:
+                return
+            started = time.monotonic()
+            state = self._state
+            try:
+                state.snapshot = self._collector.collect()
+            except OSError as error:
+                state.snapshot = None
+                state.collect_errors += 1
+                event(log, "error", "collection failed", err=error)
+                return
+            for record in state.snapshot.vcpus:
+                self._lookup.submit(record.key, record.comm, record.vcpu_id)
+            self._lookup.forget(state.snapshot.vanished)
+            state.collect_seconds = time.monotonic() - started
+            state.collections += 1
+
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """Collect, and render the page for a scraper that sent this Accept header."""
+        self.collect()
+        self._lookup.settle(_SETTLE_SECONDS)
+        # The two lines below may see a newer snapshot than our own: that is only better.
+        snapshot = self._state.snapshot
+        self._state.lookups_pending = self._lookup.pending
+        known: dict[tuple[int, int, int], Vcpu] = {}
+        records: list[VcpuRecord] = []
+        for record in snapshot.vcpus if snapshot else ():
+            vcpu = self._lookup.get(record.key)
+            if vcpu:  # else its labels are not known yet; its counts are in the maps and come with the next page
+                known[record.key] = vcpu
+                records.append(record)
+        families = vcpu_families(records, lambda record: known[record.key], self._reasons.lookup)
+        return text.render(families, self._registry, accept)
+
+    def _load(self, formats: host.Formats, *, attach: bool) -> None:
+        self._loaded = loader.load(host.request(self._config, formats.kvm_exit, attach=attach))
+        self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
+
+    def _start_collector(self, clock_ns: Callable[[], int]) -> None:
+        assert self._loaded
+        with self._collecting:
+            self._collector = Collector(self._loaded, clock_ns, round(self._config.linger * 1e9))
+        self.collect()
+
+
+def _sole_instance(path: str) -> int | None:
+    """Take the lock file, so that a second instance does not double what every exit costs."""
+    if not path:
+        return None
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StartError(f"cannot open lock_file {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StartError(f"another instance is running: it holds the lock {path}") from None
+    return lock
+
+
+def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. With `recorded`, serve a replay of it."""
+    try:
+        daemon = Daemon(config)
+    except web.ListenError as error:
+        event(log, "error", str(error))
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    try:
+        daemon.start("This is a replay of a recording, not this host." if recorded else "")
+        if recorded:
+            daemon.replay(recorded, speed)
+        else:
+            daemon.attach()
+        daemon.wait()
+    except (StartError, recording.RecordingError) as error:
+        event(log, "error", str(error))
+        return 1
+    except loader.LoadError as error:
+        event(log, "error", host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys")))
+        return 1
+    finally:
+        daemon.close()
+    return 0

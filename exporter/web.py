@@ -1,0 +1,161 @@
+"""The HTTP side: which path answers what, and the sockets it listens on."""
+
+from __future__ import annotations
+
+import html
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+
+from exporter import __version__
+from exporter.config import host_port
+
+_BACKLOG = 128
+_REQUEST_SECONDS = 30
+"""A client that sends nothing for so long is dropped."""
+
+Render = Callable[[str], tuple[str, bytes]]
+"""Accept header to content type and body of the metrics page."""
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; one line says which and why."""
+
+
+def application(render: Render, telemetry_path: str, notice: str = "") -> Callable[..., Iterable[bytes]]:
+    """Return the WSGI application. `notice` is shown on the landing page, escaped."""
+    landing = _landing(telemetry_path, notice).encode()
+
+    def respond(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO") or "/"
+        status, kind, body = "200 OK", "text/plain; charset=utf-8", b""
+        extra: list[tuple[str, str]] = []
+        if method not in ("GET", "HEAD"):
+            status, body = "405 Method Not Allowed", b"Method Not Allowed\n"
+            extra = [("Allow", "GET, HEAD")]
+        elif path == telemetry_path:
+            kind, body = render(environ.get("HTTP_ACCEPT", ""))
+            extra = [("Vary", "Accept")]
+        elif path == "/-/healthy":
+            body = b"Healthy\n"
+        elif path == "/":
+            kind, body = "text/html; charset=utf-8", landing
+            extra = [("Content-Security-Policy", "default-src 'none'")]
+        else:
+            status, body = "404 Not Found", b"Not Found\n"
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), *extra]
+        start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")])
+        return [] if method == "HEAD" else [body]
+
+    return respond
+
+
+def _landing(telemetry_path: str, notice: str) -> str:
+    path = html.escape(telemetry_path)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>kvm-exit-exporter</title></head>\n'
+        f"<body>\n<h1>kvm-exit-exporter {html.escape(__version__)}</h1>\n"
+        + (f"<p>{html.escape(notice)}</p>\n" if notice else "")
+        + "<p>Why the virtual machines of this host leave guest mode, how often and for how long.</p>\n"
+        f'<ul>\n<li><a href="{path}">{path}</a></li>\n<li><a href="/-/healthy">/-/healthy</a></li>\n</ul>\n'
+        "</body>\n</html>\n"
+    )
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, bound: socket.socket, app: Callable[..., Iterable[bytes]]) -> None:
+        super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
+        self.server_name, self.server_port = "kvm-exit-exporter", bound.getsockname()[1]
+        self.setup_environ()
+        self.set_app(app)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Drop the connection. A client that goes away in mid-answer is not worth a line in the log."""
+
+
+class _Response(ServerHandler):
+    server_software = "kvm-exit-exporter"
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Say nothing here: the application logs its own failures, and this would print a traceback."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _REQUEST_SECONDS
+
+    def handle(self) -> None:
+        """Answer one request, as the base class does, but with our _Response."""
+        self.raw_requestline = self.rfile.readline(65537)
+        if len(self.raw_requestline) > 65536:
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(414)
+            return
+        if not self.parse_request():
+            return
+        response = _Response(self.rfile, self.wfile, self.get_stderr(), self.get_environ(), multithread=True)
+        response.request_handler = self  # type: ignore[attr-defined]  # how wsgiref's own handle() does it
+        response.run(self.server.get_app())  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+        """Log no request: one a scrape, for ever, helps nobody."""
+
+
+class Web:
+    """Listening sockets with a thread each. All are bound before the first answers."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self._sockets: list[socket.socket] = []
+        self._servers: list[_Server] = []
+        try:
+            for address in addresses:
+                self._sockets.append(_listen(address))
+        except ListenError:
+            self.close()
+            raise
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on, as host:port with the real port."""
+        names = [bound.getsockname() for bound in self._sockets]
+        return [f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}" for name in names]
+
+    def serve(self, app: Callable[..., Iterable[bytes]]) -> None:
+        """Start answering; returns at once."""
+        for bound in self._sockets:
+            server = _Server(bound, app)
+            self._servers.append(server)
+            threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop answering and free the addresses. Answers under way are cut off with the process."""
+        for server in self._servers:
+            server.shutdown()
+        for bound in self._sockets:
+            bound.close()
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = host_port(address)
+    try:
+        if host:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        if socket.has_dualstack_ipv6():
+            # Every address, IPv4 included, as a Go server's ":9939" does.
+            return socket.create_server(
+                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+            )
+        return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for
+    except OSError as error:
+        # create_server repeats the address in the text of its error
+        reason = (error.strerror or str(error)).split(" (while", 1)[0]
+        raise ListenError(f"cannot listen on {address}: {reason}") from error
