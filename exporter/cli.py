@@ -45,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config.file", dest="file", metavar="FILE", help="configuration file (YAML)")
     for command in (serve, demo):
         command.add_argument(
-            "--config.check", dest="check", action="store_true", help="print the configuration in force, and exit"
+            "--config.check",
+            dest="check",
+            action="store_true",
+            help="print the configuration in force, and exit",
         )
         for flag, key, text in _FLAGS:
             repeated = "append" if key == "web.listen_address" else "store"

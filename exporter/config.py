@@ -238,9 +238,7 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         self.nodes += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {MAX_DEPTH}", problem_mark=self.next_mark()
-            )
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=self.next_mark())
         if self.nodes > MAX_NODES:
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} values", problem_mark=self.next_mark())
         node = super().compose_node(parent, index)
@@ -363,9 +361,7 @@ def _nearest(key: str) -> str:
     if key in names:  # the dotted key, written as one word
         return f"; write it nested, as {key.replace('.', ': {')}: ...{'}' * key.count('.')}"
     section, _, last = key.rpartition(".")
-    known = {
-        name.rpartition(".")[2]: name for name in sorted(names, key=lambda n: n.rpartition(".")[0] == section)
-    }
+    known = {name.rpartition(".")[2]: name for name in sorted(names, key=lambda n: n.rpartition(".")[0] == section)}
     near = difflib.get_close_matches(last[:64], known, 1, 0.7)
     return f", did you mean {known[near[0]]}?" if near else f"; allowed are {', '.join(OPTIONS)}"
 
@@ -387,7 +383,7 @@ def _syntax(error: Exception, text: str) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         what = " ".join(_short(part, 120) for part in (error.context, error.problem) if part)
         return f"{mark.line + 1}: not YAML: column {mark.column + 1}: {what}"
-    return f"1: not YAML: {_short(str(error), 120)}"  # PyYAML lets chr() of "\\UFFFFFFFF" through
+    return f"1: not YAML: {_short(str(error), 120)}"  # such as what chr() says of \U00110000
 
 
 def parse(text: str, name: str) -> Config:

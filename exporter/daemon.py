@@ -17,9 +17,9 @@ from exporter.exposition import text
 from exporter.logs import event
 from exporter.metrics import vcpu_families
 from exporter.reasons import Reasons
+from exporter.records import VcpuRecord
 from exporter.replay import recording
 from exporter.replay.player import Player
-from exporter.records import VcpuRecord
 from exporter.snapshot import Collector
 from exporter.vms import Lookup, Vcpu
 
@@ -105,7 +105,7 @@ class Daemon:
         self._state.replay = True
         self._load(host.Formats(recorded.kvm_exit, recorded.kvm_userspace_exit), attach=False)
         assert self._loaded
-        self._player = Player(recorded, folder, self._loaded.programs, speed=speed)
+        self._player = Player(recorded, self._loaded.programs, speed=speed)
         self._start_collector(self._player.clock_ns)
         event(
             log,

@@ -44,11 +44,11 @@ class LoadError(Exception):
 
 
 class Field(NamedTuple):
-    """A member of a map's leaf: byte offset, bytes of one item, number of items."""
+    """A member of a map's leaf: byte offset, bytes of one item, number of items (more than 1 in an array)."""
 
     offset: int
     size: int
-    count: int
+    items: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def load(request: Request) -> Loaded:
         ours.settimeout(_COMPILE_SECONDS)
         child = subprocess.Popen(
             [sys.executable, "-m", "exporter.loader", json.dumps(asdict(request))],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=said,
             stderr=said,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -157,9 +157,17 @@ _BUILTIN = "set kernel_headers: builtin in the configuration"
 
 # What bcc and clang print, what it means to an operator, and the remedy. {} is the matched text.
 _SAID = (
-    (re.compile(r"^could not open bpf map: (\S+), error: (.*)$", re.M), "the kernel refused the BPF map {}: {}", ""),
+    (
+        re.compile(r"^could not open bpf map: (\S+), error: (.*)$", re.M),
+        "the kernel refused the BPF map {}: {}",
+        "",
+    ),
     (re.compile(r"^chdir\((.*)\): (.*)$", re.M), "no kernel headers in {}: {}", _BUILTIN),
-    (re.compile(r"^.*:\d+:\d+: (?:fatal )?error: (.*)$", re.M), "cannot compile the BPF program: {}", _BUILTIN),
+    (
+        re.compile(r"^.*:\d+:\d+: (?:fatal )?error: (.*)$", re.M),
+        "cannot compile the BPF program: {}",
+        _BUILTIN,
+    ),
     # The verifier's verdict is the line before its statistics.
     (re.compile(r"^(.*)\nprocessed \d+ insns", re.M), "the verifier refused the BPF program: {}", ""),
 )
@@ -221,7 +229,7 @@ def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
         raise _ChildError("cannot compile the BPF program") from error
 
 
-def _load(bcc: Any, bpf: Any, name: str, kind: int) -> int:
+def _load(bpf: Any, name: str, kind: int) -> int:
     try:
         return int(bpf.load_func(name, kind).fd)
     except Exception as error:
@@ -250,8 +258,8 @@ def _layout(table: Any) -> tuple[int, int, dict[str, Field]]:
     fields = {}
     for name, kind, *_ in leaf._fields_:
         member = getattr(leaf, name)
-        count = getattr(kind, "_length_", 1)
-        fields[name] = Field(member.offset, member.size // count, count)
+        items = getattr(kind, "_length_", 1)
+        fields[name] = Field(member.offset, member.size // items, items)
     # The kernel rounds the stride of an array map up to 8 bytes.
     return (ctypes.sizeof(leaf) + 7) // 8 * 8, table.max_entries, fields
 
@@ -263,7 +271,7 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     classic = request["attach"] and request["front"] == "x86"
     kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in PROGRAMS}
     kinds.update((name, raw) for name in request["extra_programs"])
-    programs = {name: _load(bcc, bpf, name, kind) for name, kind in kinds.items()}
+    programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
     maps = {name: bpf[name].map_fd for name in MAPS}
     for queue, entries in (("free_slots", request["slots"]), ("free_cells", request["cells"])):
         for number in range(1, entries + 1):

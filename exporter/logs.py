@@ -148,9 +148,7 @@ def _plain(value: object) -> _Plain:
 
 def _stack(error: BaseException) -> str:
     """The traceback, cut at the front: what failed stands at its end. Long entries are cut by themselves."""
-    entries = (
-        str(_plain(entry)) for entry in traceback.format_exception(type(error), error, error.__traceback__)
-    )
+    entries = (str(_plain(entry)) for entry in traceback.format_exception(type(error), error, error.__traceback__))
     text = "".join(entries)
     return text if len(text) <= MAX_STACK else "…" + text[1 - MAX_STACK :]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from exporter.loader import Field, Layout
 from exporter.records import Cell
@@ -19,7 +19,7 @@ _TRIES = 8
 """Of reading a cell or slot that changes under the reader's hands; a try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
-_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_CODES = {4: "I", 8: "Q"}
 
 
 class Slot(NamedTuple):
@@ -56,7 +56,8 @@ class ArrayMap:
     def column(self, name: str) -> list[int]:
         """One member of every leaf, read in one sweep."""
         field = self.layout.fields[name]
-        with memoryview(self.memory) as view, view.cast(_CODES[field.size]) as items:
+        code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
+        with memoryview(self.memory) as view, view.cast(code) as items:
             step = self.layout.size // field.size
             with items[field.offset // field.size :: step] as column:
                 return column.tolist()[: self.layout.entries]
@@ -78,10 +79,10 @@ def _unpacker(layout: Layout, names: tuple[str, ...]) -> struct.Struct:
         field: Field = layout.fields[name]
         form += f"{field.offset - at}x"
         if field.size == 1:
-            form += f"{field.count}s"
+            form += f"{field.items}s"
         else:
-            form += f"{field.count}{_CODES[field.size]}"
-        at = field.offset + field.size * field.count
+            form += f"{field.items}{_CODES[field.size]}"
+        at = field.offset + field.size * field.items
     return struct.Struct(form)
 
 
@@ -92,7 +93,7 @@ class Cells(ArrayMap):
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
         self._head = _unpacker(layout, ("exits", "code", "space", "next", "sum_ns"))
-        self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.count)
+        self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
 
     def read(self, number: int) -> tuple[Cell, int]:
         """Return a cell and the number of the next in its chain (0: none).
@@ -147,8 +148,10 @@ class Slots(ArrayMap):
             if leaf.startswith(memory[start : start + size]):
                 break
         values = self._all.unpack(leaf)
+        comm: bytes = values[10]
         heads = tuple(cell for cell in values[11:] if cell)
-        return Slot(*values[:10], values[10].split(b"\0", 1)[0], heads)
+        numbers: tuple[int, int, int, int, int, int, int, int, int, int] = values[:10]
+        return Slot(*numbers, comm.split(b"\0", 1)[0], heads)
 
 
 class Counters(ArrayMap):

@@ -80,9 +80,7 @@ def run(
         _kernel(release, version),
         _architecture(machine),
         _tracefs(tracefs),
-        _tracepoints(
-            "kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, _MODPROBE.get(machine, "")
-        ),
+        _tracepoints("kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, _MODPROBE.get(machine, "")),
         _tracepoints("sched", ("sched_process_exit",), tracefs, "a kernel with CONFIG_TRACEPOINTS=y"),
         _dev_kvm(dev / "kvm"),
         _capabilities(caps, version),
@@ -187,17 +185,13 @@ def _dev_kvm(path: Path) -> Check:
     # The exporter never opens it, and a container that watches the host's VMs need not have it.
     if _exists(path):
         return Check("/dev/kvm", True, "present")
-    return Check(
-        "/dev/kvm", True, "absent: this host runs no VM, or its devices are hidden from here", needed=False
-    )
+    return Check("/dev/kvm", True, "absent: this host runs no VM, or its devices are hidden from here", needed=False)
 
 
 def _capabilities_of(proc: Path) -> int | OSError:
     """The effective capability mask of this process, or why it cannot be told."""
     try:
-        match = re.search(
-            r"^CapEff:\s*([0-9a-f]+)$", (proc / "self/status").read_text(errors="replace"), re.M
-        )
+        match = re.search(r"^CapEff:\s*([0-9a-f]+)$", (proc / "self/status").read_text(errors="replace"), re.M)
     except OSError as error:
         return error
     return int(match[1], 16) if match else 0
@@ -220,9 +214,7 @@ def _capabilities(caps: int | OSError, version: Version | None) -> Check:
         return Check("capabilities", True, "CAP_BPF, CAP_PERFMON")
     names = " ".join(f"CAP_{name}" for name in missing)
     flags = " ".join(f"--cap-add {name}" for name in missing)
-    remedy = (
-        f"run as root, or with AmbientCapabilities={names} in the systemd unit, or {flags} for a container"
-    )
+    remedy = f"run as root, or with AmbientCapabilities={names} in the systemd unit, or {flags} for a container"
     return Check("capabilities", False, f"without {names.replace(' ', ', ')}", remedy)
 
 
@@ -283,9 +275,7 @@ def _headers(option: str, build: Path, archive: Path) -> Check:
         return Check(name, True, "built-in headers", needed=False)
     if option != "system":
         return _found(name, [Path(option)], "give kernel_headers a header tree, or leave it builtin")
-    return _found(
-        name, [build, archive], "install the running kernel's headers, or set kernel_headers: builtin"
-    )
+    return _found(name, [build, archive], "install the running kernel's headers, or set kernel_headers: builtin")
 
 
 def _exists(path: Path) -> bool:
@@ -312,9 +302,7 @@ def _python_modules(version: Callable[[str], str]) -> Check:
         except importlib.metadata.PackageNotFoundError:
             missing.append(distribution)
     if missing:
-        return Check(
-            "python modules", False, f"without {', '.join(missing)}", f"pip install {' '.join(missing)}"
-        )
+        return Check("python modules", False, f"without {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return Check("python modules", True, ", ".join(found))
 
 
@@ -326,11 +314,7 @@ def _jit(path: Path) -> Check:
         return Check(name, True, f"unknown: {error.strerror}")
     if value == "1":
         return Check(name, True, "on")
-    what = (
-        "off: the program is interpreted, and slow"
-        if value == "0"
-        else f"mode {value}: traces what it compiles"
-    )
+    what = "off: the program is interpreted, and slow" if value == "0" else f"mode {value}: traces what it compiles"
     return Check(name, True, what, remedy)
 
 

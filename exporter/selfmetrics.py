@@ -75,15 +75,19 @@ class _Own:
             "Version of the exporter and of what it runs on, always 1.",
             labels=["version", "python", "kernel", "machine"],
         )
-        build.add_metric(
-            [__version__, platform.python_version(), platform.release(), platform.machine()], 1
-        )
+        build.add_metric([__version__, platform.python_version(), platform.release(), platform.machine()], 1)
         yield build
         yield from _gauges(
-            up=(state.snapshot is not None, "1 while the program is attached and the last collection succeeded."),
+            up=(
+                state.snapshot is not None,
+                "1 while the program is attached and the last collection succeeded.",
+            ),
             replay=(state.replay, "1 if the events are a replayed recording and not this host's."),
             collect_duration_seconds=(state.collect_seconds, "Time the last collection took."),
-            lookups_pending=(state.lookups_pending, "vCPU threads whose VM is being looked up; not served yet."),
+            lookups_pending=(
+                state.lookups_pending,
+                "vCPU threads whose VM is being looked up; not served yet.",
+            ),
             config_last_reload_successful=(1, "1 if the configuration file was good when it was last read."),
             config_last_reload_success_timestamp_seconds=(
                 state.config_loaded,
@@ -118,9 +122,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     )
     dropped = [(cause, counters[name]) for cause, name in _DROPPED.items()]
     dropped.append(("recursion", runs["kvm_exit"].misses))
-    yield _labelled(
-        CounterMetricFamily, "dropped_exits_total", "Exits in no other metric, by cause.", "cause", dropped
-    )
+    yield _labelled(CounterMetricFamily, "dropped_exits_total", "Exits in no other metric, by cause.", "cause", dropped)
     dropped = [(cause, counters[name]) for cause, name in _DROPPED_USERSPACE.items()]
     dropped.append(("recursion", runs["kvm_userspace_exit"].misses))
     yield _labelled(

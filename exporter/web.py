@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from exporter import __version__
@@ -101,11 +101,17 @@ class _Handler(WSGIRequestHandler):
             return
         if not self.parse_request():
             return
-        response = _Response(self.rfile, self.wfile, self.get_stderr(), self.get_environ(), multithread=True)
+        response = _Response(
+            cast("IO[bytes]", self.rfile),
+            cast("IO[bytes]", self.wfile),
+            self.get_stderr(),
+            self.get_environ(),
+            multithread=True,
+        )
         response.request_handler = self  # type: ignore[attr-defined]  # how wsgiref's own handle() does it
         response.run(self.server.get_app())  # type: ignore[attr-defined]
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: Any) -> None:
         """Log no request: one a scrape, for ever, helps nobody."""
 
 
@@ -151,9 +157,7 @@ def _listen(address: str) -> socket.socket:
             return socket.create_server((host, port), family=family, backlog=_BACKLOG)
         if socket.has_dualstack_ipv6():
             # Every address, IPv4 included, as a Go server's ":9939" does.
-            return socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
-            )
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
         return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for
     except OSError as error:
         # create_server repeats the address in the text of its error

@@ -28,9 +28,7 @@ _libc.syscall.restype = ctypes.c_long
 def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
     number = _SYS_BPF[platform.machine()]
     result = int(
-        _libc.syscall(
-            ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes))
-        )
+        _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
     )
     if result < 0:
         code = ctypes.get_errno()

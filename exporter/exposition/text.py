@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,32 +17,38 @@ from exporter.families import FIRST_BOUND, Family, Histogram
 _OCTAVES = range(-20, 5, 2)
 """Classic bounds: every second power of two from 2^-20 s (1 us) to 2^4 s. Sums of native buckets, so both agree."""
 
-_CLASSIC = [(floatToGoString(2.0**octave), 4 * octave - FIRST_BOUND) for octave in _OCTAVES]
+_CLASSIC: list[tuple[str, int]] = [
+    (floatToGoString(2.0**octave), 4 * octave - FIRST_BOUND)  # type: ignore[no-untyped-call]
+    for octave in _OCTAVES
+]
+_KINDS: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 def _classic(histogram: Histogram) -> list[tuple[str, float]]:
     cumulated = list(accumulate(histogram.counts))
-    return [(bound, cumulated[last]) for bound, last in _CLASSIC] + [("+Inf", cumulated[-1])]
+    bounds: list[tuple[str, float]] = [(bound, cumulated[last]) for bound, last in _CLASSIC]
+    return [*bounds, ("+Inf", cumulated[-1])]
 
 
-def _metric(family: Family) -> Metric:
-    if family.kind == "histogram":
-        metric: Metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, value in family.samples:
-            assert isinstance(value, Histogram)
-            metric.add_metric(labels, buckets=_classic(value), sum_value=value.sum_seconds)
-        return metric
-    kind = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}[family.kind]
-    metric = kind(family.name, family.help, labels=family.labels)
+def _metric(family: Family) -> Any:
+    metric: Any = _KINDS[family.kind](family.name, family.help, labels=family.labels)
     for labels, value in family.samples:
-        metric.add_metric(labels, value)
+        if isinstance(value, Histogram):
+            metric.add_metric(labels, buckets=_classic(value), sum_value=value.sum_seconds)
+        else:
+            metric.add_metric(labels, value)
     return metric
 
 
-class _Page:
-    """What prometheus_client's encoders take for a registry: the families first, then the registry's own."""
+class _Page(CollectorRegistry):
+    """A registry to prometheus_client's encoders: the families first, then what the other registry holds."""
 
     def __init__(self, families: Iterable[Family], registry: CollectorRegistry) -> None:
+        super().__init__()
         self._families = families
         self._registry = registry
 

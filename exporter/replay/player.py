@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter.replay.recording import Recording
+from exporter.replay.recording import Recording, RecordingError
 
 _PACKAGE_ROOT = Path(__file__).parent.parent.parent
 
@@ -18,40 +18,50 @@ class Player:
     """A running replay. `clock_ns` is its time: the monotonic clock, `speed` times as fast."""
 
     def __init__(
-        self,
-        recording: Recording,
-        folder: Path,
-        programs: Mapping[str, int],
-        *,
-        speed: float = 1.0,
-        endless: bool = True,
+        self, recording: Recording, programs: Mapping[str, int], *, speed: float = 1.0, endless: bool = True
     ) -> None:
+        """Start it; it counts when this returns. Raises RecordingError."""
         self._speed = speed
-        # Time for the stand-ins to read the recording, so that they start together.
-        self._base_ns = time.monotonic_ns() + 2 * 10**9
-        self._processes = []
-        for number, vm in enumerate(recording.vms):
-            order = {
-                "recording": str(folder.resolve()),
-                "vm": number,
-                "programs": {name: fd for name, fd in programs.items() if name.startswith("kvm_")},
-                "base_ns": self._base_ns,
-                "speed": speed,
-                "endless": endless,
-            }
-            room = "." * sum(len(argument.encode()) + 1 for argument in vm.argv)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "exporter.replay.vm", room],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=tuple(programs.values()),
-                cwd=_PACKAGE_ROOT,
-                text=True,
-            )
+        self._processes = [
+            self._start(recording, number, programs, speed, endless) for number in range(len(recording.vms))
+        ]
+        for process in self._processes:
+            assert process.stdout
+            wrong = process.stdout.readline().rstrip("\n")
+            if wrong or process.poll() is not None:
+                self.close()
+                raise RecordingError(wrong or f"a stand-in for a VM ended with status {process.returncode}")
+        self._base_ns = time.monotonic_ns()
+        for process in self._processes:
             assert process.stdin
-            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.write(f"{self._base_ns}\n")
             process.stdin.flush()
-            self._processes.append(process)
+
+    @staticmethod
+    def _start(
+        recording: Recording, number: int, programs: Mapping[str, int], speed: float, endless: bool
+    ) -> subprocess.Popen[str]:
+        order = {
+            "recording": str(recording.folder.resolve()),
+            "vm": number,
+            "programs": dict(programs),
+            "speed": speed,
+            "endless": endless,
+        }
+        # Room for the command line that the stand-in puts there.
+        room = "." * sum(len(argument.encode()) + 1 for argument in recording.vms[number].argv)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exporter.replay.vm", room],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=tuple(programs.values()),
+            cwd=_PACKAGE_ROOT,
+            text=True,
+        )
+        assert process.stdin
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        return process
 
     def clock_ns(self) -> int:
         """Return the replay's time now, in the same scale as the events' stamps."""
@@ -71,7 +81,8 @@ class Player:
     def close(self) -> None:
         """End the stand-ins."""
         for process in self._processes:
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             process.stdin.close()
             process.wait()
             process.stdout.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,72 +43,84 @@ class Event(NamedTuple):
     context: bytes
 
 
-@dataclass(frozen=True)
-class RecordedVm:
-    """A VM's process: its command line, and comm and events of each vCPU thread by recorded tid."""
+class RecordedVm(NamedTuple):
+    """A VM's process: its command line, and the comm of each vCPU thread by recorded tid."""
 
     argv: tuple[str, ...]
     comms: Mapping[int, str]
-    events: Mapping[int, tuple[Event, ...]]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Everything a replay needs."""
+    """Whose events they are; the events themselves are read by who replays them."""
 
+    folder: Path
     kvm_exit: TracepointFormat
     kvm_userspace_exit: TracepointFormat
     vms: tuple[RecordedVm, ...]
+
+
+@dataclass(frozen=True)
+class Events:
+    """A VM's events by recorded tid, and how long the whole recording is."""
+
+    by_tid: Mapping[int, tuple[Event, ...]]
     duration_ns: int
 
 
 def read(folder: Path) -> Recording:
-    """Read a recording. Raises RecordingError."""
+    """Read all of a recording but its events. Raises RecordingError."""
     try:
-        kvm_exit = parse_format((folder / "kvm_exit.format").read_text())
-        userspace_exit = parse_format((folder / "kvm_userspace_exit.format").read_text())
-        vms = _read_vms(folder / "vms.txt")
-        lines = gzip.decompress((folder / "trace.txt.gz").read_bytes()).decode()
-    except (OSError, EOFError, ValueError) as error:
+        return Recording(
+            folder,
+            parse_format((folder / "kvm_exit.format").read_text()),
+            parse_format((folder / "kvm_userspace_exit.format").read_text()),
+            tuple(_read_vms(folder / "vms.txt")),
+        )
+    except (OSError, ValueError) as error:
         raise RecordingError(f"{folder} is not a recording: {error}") from error
-    owner = {tid: vm for vm, (_, comms) in enumerate(vms) for tid in comms}
-    events: dict[int, list[Event]] = {tid: [] for tid in owner}
+
+
+def read_events(recording: Recording, vm: RecordedVm) -> Events:
+    """Read one VM's events. Raises RecordingError."""
+    path = recording.folder / "trace.txt.gz"
+    threads = {tid for each in recording.vms for tid in each.comms}
+    events: dict[int, list[Event]] = {tid: [] for tid in vm.comms}
     first = last = -1
-    encode = _Encoder(kvm_exit)
-    for number, line in enumerate(lines.splitlines(), 1):
-        match = _LINE.fullmatch(line)
-        if not match or int(match["tid"]) not in owner:
-            continue
-        now = int(match["seconds"]) * 10**9 + int(match["micros"]) * 1000
-        first = now if first < 0 else first
-        last = now
-        try:
-            context = encode.context(match["event"], match["text"])
-        except (KeyError, ValueError) as error:
-            raise RecordingError(f"{folder / 'trace.txt.gz'}:{number}: {error}") from error
-        events[int(match["tid"])].append(Event(now - first, match["event"], context))
+    encode = _Encoder(recording.kvm_exit)
+    try:
+        with gzip.open(path, "rt", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                match = _LINE.fullmatch(line.rstrip("\n"))
+                if not match or int(match["tid"]) not in threads:
+                    continue
+                last = int(match["seconds"]) * 10**9 + int(match["micros"]) * 1000
+                first = last if first < 0 else first
+                if int(match["tid"]) not in events:
+                    continue
+                try:
+                    context = encode.context(match["event"], match["text"])
+                except (KeyError, ValueError) as error:
+                    raise RecordingError(f"{path}:{number}: {error}") from error
+                events[int(match["tid"])].append(Event(last - first, match["event"], context))
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordingError(f"{path}: {error}") from error
     if last < 0:
-        raise RecordingError(f"{folder / 'trace.txt.gz'} has no KVM event of a thread in vms.txt")
-    return Recording(
-        kvm_exit,
-        userspace_exit,
-        tuple(
-            RecordedVm(argv, comms, {tid: tuple(events[tid]) for tid in comms if events[tid]})
-            for argv, comms in vms
-        ),
-        last - first,
-    )
+        raise RecordingError(f"{path} has no KVM event of a thread in vms.txt")
+    return Events({tid: tuple(found) for tid, found in events.items() if found}, last - first)
 
 
-def _read_vms(path: Path) -> list[tuple[tuple[str, ...], dict[int, str]]]:
+def _read_vms(path: Path) -> list[RecordedVm]:
     """Parse vms.txt: a line that begins with a number is a thread of the VM above it."""
-    vms: list[tuple[tuple[str, ...], dict[int, str]]] = []
+    vms: list[RecordedVm] = []
+    comms: dict[int, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         thread = re.fullmatch(r"\d+ (\d+) (.+)", line)
         if thread and vms:
-            vms[-1][1][int(thread[1])] = thread[2]
+            comms[int(thread[1])] = thread[2]
         elif line.strip() and not thread:
-            vms.append((tuple(line.split()), {}))
+            comms = {}
+            vms.append(RecordedVm(tuple(line.split()), comms))
         elif line.strip():
             raise ValueError(f"{path.name}:{number}: a thread before any VM")
     return vms

@@ -1,6 +1,7 @@
 """A stand-in for a VM: a process with its command line whose threads, named like its vCPUs, replay their events.
 
-Run with -m by the player, which passes one JSON line on standard input; the process ends when that closes.
+Run with -m by the player. Standard input: a JSON line that says what to replay, then the time to start at; the
+process ends when it closes. Standard output: an empty line when ready, or what is wrong; "done" at an end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from exporter.bpf.syscall import TestRun
@@ -39,13 +41,15 @@ def take_command_line(argv: tuple[str, ...]) -> None:
 class Vcpu(threading.Thread):
     """One vCPU thread. Its events keep the recorded time; `speed` is how fast that time passes."""
 
-    def __init__(self, vm: recording.RecordedVm, tid: int, order: dict[str, object], duration_ns: int) -> None:
+    def __init__(
+        self, comm: str, events: Iterator[recording.Event], programs: Mapping[str, int], base_ns: int, speed: float
+    ) -> None:
         super().__init__(daemon=True)
-        self._comm = vm.comms[tid]
-        self._events = recording.passes(vm.events[tid], duration_ns, bool(order["endless"]))
-        self._programs: dict[str, int] = order["programs"]  # type: ignore[assignment]
-        self._base_ns = int(str(order["base_ns"]))
-        self._speed = float(str(order["speed"]))
+        self._comm = comm
+        self._events = events
+        self._programs = programs
+        self._base_ns = base_ns
+        self._speed = speed
 
     def run(self) -> None:
         """Replay to the end, which an endless replay never reaches."""
@@ -59,13 +63,29 @@ class Vcpu(threading.Thread):
 
 
 def main() -> None:
-    """Replay one VM of a recording until standard input ends."""
+    """Replay one VM of a recording: read it, say so, start when told, and end with standard input."""
     order = json.loads(sys.stdin.readline())
-    recorded = recording.read(Path(order["recording"]))
-    vm = recorded.vms[order["vm"]]
+    try:
+        recorded = recording.read(Path(order["recording"]))
+        vm = recorded.vms[order["vm"]]
+        events = recording.read_events(recorded, vm)
+    except recording.RecordingError as error:
+        print(error, flush=True)
+        return
     take_command_line(vm.argv)
     name_thread(Path(vm.argv[0]).name)
-    vcpus = [Vcpu(vm, tid, order, recorded.duration_ns) for tid in vm.events]
+    print("", flush=True)
+    base_ns = int(sys.stdin.readline() or os._exit(0))
+    vcpus = [
+        Vcpu(
+            vm.comms[tid],
+            recording.passes(recorded_events, events.duration_ns, order["endless"]),
+            order["programs"],
+            base_ns,
+            order["speed"],
+        )
+        for tid, recorded_events in events.by_tid.items()
+    ]
     for vcpu in vcpus:
         vcpu.start()
     if not order["endless"]:

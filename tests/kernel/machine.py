@@ -12,10 +12,10 @@ from typing import Any
 from exporter import loader
 from exporter.bpf.syscall import TestRun
 from exporter.families import BUCKETS, FIRST_BOUND
-from exporter.replay.vm import name_thread
-from exporter.records import Snapshot, VcpuRecord
-from exporter.snapshot import Collector
 from exporter.reasons import Space
+from exporter.records import Snapshot, VcpuRecord
+from exporter.replay.vm import name_thread
+from exporter.snapshot import Collector
 
 X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
 """Of every captured x86 kvm_exit format."""
@@ -93,7 +93,11 @@ class Vcpu:
 
     def x86_exit(self, now: int, isa: int, reason: int, vcpu_id: int = 0) -> None:
         record = bytearray(88)
-        for field, value in (("ISA_OFFSET", isa), ("EXIT_REASON_OFFSET", reason), ("VCPU_ID_OFFSET", vcpu_id)):
+        for field, value in (
+            ("ISA_OFFSET", isa),
+            ("EXIT_REASON_OFFSET", reason),
+            ("VCPU_ID_OFFSET", vcpu_id),
+        ):
             struct.pack_into("=I", record, X86_DEFINES[field], value)
         self._runs["kvm_exit"](bytes(record) + struct.pack("=Q", now))
 

@@ -106,7 +106,9 @@ def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
 
 def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
     with pytest.raises(loader.LoadError) as caught:
-        loaded_now(loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;"))
+        loaded_now(
+            loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
+        )
     assert "\n" not in str(caught.value)
     assert caught.value.what == "cannot compile the BPF program: expected expression"
 
@@ -132,9 +134,7 @@ def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
 def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
     with pytest.raises(loader.LoadError) as caught:
         loaded_now(
-            loader.Request(
-                front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path)
-            )
+            loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
         )
     assert "\n" not in str(caught.value)
     assert "include/linux/kconfig.h" in caught.value.what
@@ -158,6 +158,8 @@ def test_no_privilege_is_one_line() -> None:
 
 
 def test_unknown_architecture_is_refused() -> None:
-    riscv = "name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: \"x\"\n"
+    riscv = (
+        'name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: "x"\n'
+    )
     with pytest.raises(loader.LoadError, match="neither arm64's nor x86's"):
         loader.request_for(parse_format(riscv), slots=1, cells=1)

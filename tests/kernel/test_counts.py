@@ -47,9 +47,7 @@ def test_primes_on_many_threads(machine: Load) -> None:
         expected = want[record.key.tid]
         assert record.key.pid == os.getpid()
         assert exits(record) == {reason: len(times) for reason, times in expected.items()}
-        assert durations(record) == {
-            reason: (histogram(times), sum(times)) for reason, times in expected.items()
-        }
+        assert durations(record) == {reason: (histogram(times), sum(times)) for reason, times in expected.items()}
         assert record.guest_ns == guest[record.key.tid]
     assert sorted(record.comm for record in snapshot.vcpus) == sorted(
         f"CPU {number}/KVM".encode() for number in range(23)
@@ -84,7 +82,12 @@ def test_many_threads_on_one_cpu(machine: Load) -> None:
         vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
     for step in range(211):
         for number, vcpu in enumerate(vcpus):
-            vcpu.call(lambda vcpu=vcpu, at=step * 1000, ec=number: (vcpu.arm_exit(at, TRAP, ec), vcpu.entry(at + 500)))
+            vcpu.call(
+                lambda vcpu=vcpu, at=step * 1000, ec=number: (
+                    vcpu.arm_exit(at, TRAP, ec),
+                    vcpu.entry(at + 500),
+                )
+            )
     for number, vcpu in enumerate(vcpus):
         record = under_test.record(vcpu)
         assert exits(record) == {trap(number): 211}

@@ -92,7 +92,7 @@ def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
         vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
     first.call(_rounds(first, 7, HVC64))
     first.call(lambda: first.dies(9_000))
-    first.call(_rounds(first, 11, HVC64))  # a new thread with its tid finds no slot: the old is not recycled yet
+    first.call(_rounds(first, 11, HVC64))  # finds no slot: the old one is not recycled yet
     assert exits(under_test.record(first)) == {trap(HVC64): 7}
     second.call(_rounds(second, 13, SYS64))
     first.call(_rounds(first, 5, HVC64))
@@ -158,7 +158,7 @@ def test_full_chain_is_counted(machine: Load) -> None:
 
 
 def test_real_thread_death(loaded_now: Callable[..., loader.Loaded]) -> None:
-    """With the program attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
+    """Attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
     loaded = loaded_now(loader.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
     attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
     collector = Collector(loaded, lambda: 0, 10**18)
@@ -199,5 +199,5 @@ def _open_raw_tracepoint(name: bytes, program: int) -> int:
 
 def _wait_until_gone(tid: int | None) -> None:
     """join() returns while the thread is still on its way through do_exit()."""
-    while os.path.exists(f"/proc/self/task/{tid}"):  # noqa: PTH110 - in a busy loop
+    while os.path.exists(f"/proc/self/task/{tid}"):
         pass

@@ -22,7 +22,7 @@ for _ in range(300007):
 
 
 def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., loader.Loaded]) -> None:
-    """At any moment: no interval without its exit, at most one exit without its interval, nothing runs backwards."""
+    """No interval without its exit, at most one exit without its interval, nothing runs backwards."""
     loaded = loaded_now(loader.Request(front="arm64", defines={}, slots=2, cells=4, attach=False))
     collector = Collector(loaded, lambda: 0, 10**18)
     programs = [loaded.programs["kvm_exit"], loaded.programs["kvm_entry"]]
@@ -47,7 +47,7 @@ def test_layout_is_what_bcc_says(loaded_now: Callable[..., loader.Loaded]) -> No
     assert layouts["slots"].size % 64 == 0
     assert layouts["cells"].size % 64 == 0
     assert (layouts["slots"].entries, layouts["cells"].entries) == (4, 6)
-    assert layouts["cells"].fields["buckets"].count == 142
+    assert layouts["cells"].fields["buckets"].items == 142
     assert struct.calcsize("=Q") == layouts["cells"].fields["buckets"].size
     assert layouts["slots"].fields["exit_cell"].offset < 64
     assert layouts["slots"].fields["user_cell"].offset < 64

@@ -49,7 +49,14 @@ def test_attribution(machine: Load) -> None:
     record = under_test.record(vcpu)
     mmio, io, restart = (Space.USERSPACE, MMIO), (Space.USERSPACE, IO), (Space.USERSPACE_ERRNO, EINTR)
     event, fault = (Space.USERSPACE, SYSTEM_EVENT), (Space.USERSPACE_ERRNO, EFAULT)
-    assert exits(record) == {trap(DABT): 101 + 53 + 7 + 1, mmio: 101, io: 7, restart: 1 + 14, event: 1, fault: 1}
+    assert exits(record) == {
+        trap(DABT): 101 + 53 + 7 + 1,
+        mmio: 101,
+        io: 7,
+        restart: 1 + 14,
+        event: 1,
+        fault: 1,
+    }
     out = [2000 + number for number in range(101)]
     none = histogram([])
     assert durations(record) == {

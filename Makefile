@@ -1,0 +1,87 @@
+# `sudo make demo` and `sudo make test` are all a fresh Debian machine needs; the rest is for developers.
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+CONFIG := config.yaml
+
+# Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
+PACKAGES := python3-bpfcc python3-prometheus-client python3-yaml
+DEMO_PACKAGES := $(PACKAGES) curl
+TEST_PACKAGES := $(PACKAGES) python3-venv prometheus
+E2E_PACKAGES := $(shell cat tests/e2e/packages.txt)
+
+# Installs what of $(1) is missing; without root it says what to install and goes on.
+define install
+	@missing=""; for package in $(1); do \
+		dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -q '^installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			echo "installing$$missing"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $$missing >/dev/null; \
+		else \
+			echo "not root: please install$$missing"; exit 1; \
+		fi; \
+	fi
+endef
+
+# tracefs mounts itself under debugfs on most systems, in a container or chroot it does not.
+define tracefs
+	@[ -e /sys/kernel/tracing/events ] || [ "$$(id -u)" != 0 ] || mount -t tracefs nodev /sys/kernel/tracing || true
+endef
+
+.PHONY: help
+help:
+	@echo "sudo make demo        serve /metrics of a replayed recording (any machine with BPF)"
+	@echo "sudo make run         serve /metrics of this host's own VMs"
+	@echo "sudo make test        linters, unit tests and the kernel suite"
+	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
+	@echo "sudo make e2e-amd64   the same with SVM"
+	@echo "sudo make overhead    nanoseconds per exit against empty programs"
+	@echo "make clean            remove what was built"
+
+.PHONY: demo
+demo:
+	$(call install,$(DEMO_PACKAGES))
+	@deploy/try.sh $(PYTHON) demo --config.file=$(CONFIG)
+
+.PHONY: run
+run:
+	$(call install,$(DEMO_PACKAGES))
+	$(call tracefs)
+	@deploy/try.sh $(PYTHON) serve --config.file=$(CONFIG)
+
+$(VENV)/done: pyproject.toml
+	$(call install,$(TEST_PACKAGES))
+	rm -rf $(VENV)
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check \
+		'pytest>=8' 'hypothesis>=6' 'ruff>=0.8' 'mypy>=1.11' types-PyYAML
+	touch $@
+
+.PHONY: lint
+lint: $(VENV)/done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+.PHONY: test
+test: lint
+	$(call tracefs)
+	$(VENV)/bin/python -m pytest
+
+.PHONY: e2e-arm64 e2e-amd64
+e2e-arm64 e2e-amd64:
+	$(call install,$(PACKAGES) $(E2E_PACKAGES))
+	$(PYTHON) tests/e2e/run.py $(patsubst e2e-%,%,$@)
+
+.PHONY: overhead
+overhead:
+	$(call install,$(PACKAGES))
+	$(PYTHON) -m tests.bench.overhead
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Start the exporter, wait until it counts, print where it is and a sample of the page; then stay until Ctrl-C.
+# Usage: try.sh PYTHON SUBCOMMAND [OPTION...]. With DEMO_SECONDS set it ends by itself after so long.
+set -eu
+
+python=$1
+shift
+"$python" -m exporter "$@" &
+exporter=$!
+trap 'kill $exporter 2>/dev/null; wait $exporter' INT TERM EXIT
+
+port=$("$python" -m exporter "$@" --config.check | sed -n 's/^  listen_address: .*:\([0-9]*\)".*/\1/p')
+url="http://localhost:$port/metrics"
+
+page() { curl -fsS --max-time 10 "$url" 2>/dev/null; }
+
+waited=0
+until page | grep -q '^kvm_exits_total'; do
+	kill -0 $exporter 2>/dev/null || { trap - EXIT; wait $exporter; exit $?; }
+	sleep 1
+	waited=$((waited + 1))
+	[ $waited -ne 10 ] || echo "no KVM exit seen yet: is a VM running on this host?" >&2
+done
+sleep 3
+
+page | grep -E '^kvm_(exits_total|vm_info)|^kvm_exit_duration_seconds_(count|sum)' | head -n 40
+echo
+echo "metrics: $url    (Ctrl-C to stop)"
+if [ -n "${DEMO_SECONDS:-}" ]; then sleep "$DEMO_SECONDS"; else wait $exporter; fi
