@@ -1,0 +1,262 @@
+"""The running service: demo and serve as processes, scraped over HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.replay import recording
+from tests.kernel.test_attach import _run_interrupted
+
+Start = Callable[..., "Service"]
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+
+class Service:
+    """A child process of `python3 -m exporter`; its log is read by a thread."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "exporter", *arguments], stderr=subprocess.PIPE, text=True
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def logged(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of the log."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                match = re.search(pattern, line)
+                if match:
+                    return match
+            assert self.process.poll() is None, self.log
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern} not in {self.log}")
+
+    def get(self, path: str) -> str:
+        address = self.logged(r"msg=listening address=(\S+)")[1].replace("[::]", "localhost")
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def scrape(self) -> Samples:
+        samples: Samples = {}
+        for family in text_string_to_metric_families(self.get("/metrics")):
+            for sample in family.samples:
+                samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+        return samples
+
+    def value(self, name: str) -> float:
+        ((_, value),) = self.scrape()[name]
+        return value
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=10)
+        return status
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def begin(command: str, *options: str) -> Service:
+            config = tmp_path / f"{command}.yaml"
+            config.write_text(f"lock_file: {tmp_path}/lock\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
+            service = Service(command, f"--config.file={config}", *options)
+            stack.callback(service.end)
+            return service
+
+        yield begin
+
+
+def test_demo(start: Start) -> None:
+    """Three VMs, five vCPUs, the reasons of a real host, and no doubt that it is a replay."""
+    demo = start("demo", "--speed", "100")
+    demo.logged("replaying a recording: no number on /metrics is of this host")
+    deadline = time.monotonic() + 60
+    reasons: set[str] = set()
+    while not {"EC_WFx", "EC_DABT_LOW", "EC_SYS64", "EC_HVC64", "EC_IABT_LOW", "IRQ"} <= reasons:
+        assert time.monotonic() < deadline
+        samples = demo.scrape()
+        exits = samples.get("kvm_exits_total", [])
+        reasons = {labels["reason"] for labels, _ in exits}
+    assert {labels["vm"] for labels, _ in exits} == {"web-1", "db-1", "idle-1"}
+    assert {(labels["vm"], labels["vcpu"]) for labels, _ in exits} == {
+        *(("web-1", "0"), ("web-1", "1"), ("db-1", "0"), ("db-1", "1"), ("idle-1", "0"))
+    }
+    assert samples["kvm_exit_exporter_replay"] == [({}, 1)]
+    assert samples["kvm_exit_exporter_up"] == [({}, 1)]
+    assert "not this host" in demo.get("/")
+    assert demo.end() == 0
+    assert not [line for line in demo.log if "level=error" in line]
+
+
+def test_demo_ends_with_its_stand_ins(start: Start) -> None:
+    demo = start("demo")
+    demo.logged("replaying")
+    children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+    assert len(children) == 3
+    demo.process.kill()
+    demo.process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_scrapes_at_once(start: Start) -> None:
+    demo = start("demo")
+    demo.logged("replaying")
+    failures: list[BaseException] = []
+
+    def scrape() -> None:
+        last: dict[tuple[str, ...], float] = {}
+        try:
+            for _ in range(23):
+                samples = demo.scrape()
+                now = {tuple(labels.values()): value for labels, value in samples.get("kvm_exits_total", [])}
+                counts = {
+                    tuple(labels.values()): value
+                    for labels, value in samples.get("kvm_exit_duration_seconds_count", [])
+                }
+                assert now.keys() == counts.keys()
+                assert {now[key] - counts[key] for key in now} <= {0.0, 1.0}
+                assert all(now[key] >= value for key, value in last.items())
+                last = now
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=scrape) for _ in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert demo.value("kvm_exit_exporter_collections_total") >= 7 * 23
+    assert demo.value("kvm_exit_exporter_collect_errors_total") == 0
+
+
+def test_serve_counts_real_events(start: Start) -> None:
+    """Attached to this kernel: a vCPU that lives and dies between two scrapes is on the page, to the last event."""
+    serve = start("serve")
+    serve.logged("msg=attached")
+    assert serve.value("kvm_exit_exporter_up") == 1
+    assert serve.value("kvm_exit_exporter_replay") == 0
+    for times in (101, 211):
+        thread = threading.Thread(target=_run_interrupted, args=(times,))
+        thread.start()
+        thread.join()
+        while Path(f"/proc/self/task/{thread.native_id}").exists():
+            pass
+        samples = serve.scrape()["kvm_userspace_exits_total"]
+        (found,) = [(labels, value) for labels, value in samples if labels["tid"] == str(thread.native_id)]
+        assert found == (
+            {
+                "pid": str(os.getpid()),
+                "tid": str(thread.native_id),
+                "vm": str(os.getpid()),
+                "vcpu": "3",
+                "reason": "restart",
+            },
+            times,
+        )
+    maps = Path(f"/proc/{serve.process.pid}/maps").read_text()
+    assert "LLVM" not in maps
+    assert "libbcc" not in maps
+    assert serve.end() == 0
+    assert [line for line in serve.log if "level=info" not in line] == []
+
+
+def test_a_second_instance_is_refused(start: Start) -> None:
+    first = start("serve")
+    first.logged("msg=attached")
+    second = start("serve")
+    assert second.process.wait(timeout=30) == 1
+    second.end()
+    (error,) = [line for line in second.log if "level=error" in line]
+    assert "another instance is running: it holds the lock" in error
+    assert start("demo").logged("replaying")  # which attaches nothing, and may run beside it
+    assert first.value("kvm_exit_exporter_up") == 1
+
+
+def test_interrupt_ends_it_too(start: Start) -> None:
+    serve = start("serve")
+    serve.logged("msg=attached")
+    assert serve.end(signal.SIGINT) == 0
+    assert "msg=stopped" in serve.log[-1]
+
+
+def test_json_log(start: Start) -> None:
+    import json
+
+    serve = start("serve", "--log.format=json")
+    serve.logged('"msg": "attached"')
+    serve.end()
+    assert [json.loads(line)["msg"] for line in serve.log] == ["listening", "attached", "stopped"]
+
+
+def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
+    """Quotes, backslashes and 64 KiB: escaped, cut at 128 characters, and counted."""
+    folder = tmp_path / "recording"
+    folder.mkdir()
+    for name in ("kvm_exit.format", "kvm_userspace_exit.format", "trace.txt.gz"):
+        (folder / name).symlink_to(recording.DEFAULT / name)
+    lines = (recording.DEFAULT / "vms.txt").read_text()
+    hostile = 'guest=x"\\y}' + "\U0001f4a9" + "z" * 65536
+    (folder / "vms.txt").write_text(lines.replace("guest=web-1", hostile))
+    demo = start("demo", "--speed", "100", f"--recording={folder}")
+    demo.logged("replaying")
+    deadline = time.monotonic() + 30
+    while len(names := {labels["vm"] for labels, _ in demo.scrape().get("kvm_exits_total", [])}) < 3:
+        assert time.monotonic() < deadline
+    assert names == {"db-1", "idle-1", ('x"\\y}' + "\U0001f4a9" + "z" * 65536)[:128]}
+
+
+def test_without_kvm_it_waits_and_says_so() -> None:
+    """With a tracefs that has no kvm events yet; then they come."""
+    import shutil
+    import tempfile
+
+    from exporter.config import Config, Log, Web
+    from exporter.daemon import Daemon
+
+    with tempfile.TemporaryDirectory() as root:
+        sysfs = Path(root)
+        events = sysfs / "kernel/tracing/events"
+        (events / "sched").mkdir(parents=True)
+        config = Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file="", log=Log())
+        daemon = Daemon(config, sysfs=sysfs)
+        attaching = threading.Thread(target=daemon.attach)
+        attaching.start()
+        time.sleep(0.5)
+        assert attaching.is_alive()
+        assert b"kvm_exit_exporter_up 0.0\n" in daemon.render("")[1]
+        real = Path("/sys/kernel/tracing/events/kvm")
+        for name in ("kvm_exit", "kvm_userspace_exit"):
+            (events / "kvm" / name).mkdir(parents=True)
+            shutil.copy(real / name / "format", events / "kvm" / name / "format")
+        attaching.join(timeout=30)
+        assert not attaching.is_alive()
+        assert b"kvm_exit_exporter_up 1.0\n" in daemon.render("")[1]
+        daemon.close()

@@ -1,0 +1,84 @@
+"""The command line as a user meets it: what is printed, and the exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"kvm-exit-exporter {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("sing",), ("serve", "--no-such"), ("demo", "--speed", "0"), ("serve", "x")])
+def test_usage_errors_are_status_2(arguments: tuple[str, ...]) -> None:
+    said = run(*arguments)
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert "Traceback" not in said.stderr
+    assert said.stderr.startswith("usage: kvm-exit-exporter")
+
+
+def test_every_error_of_the_file_is_listed(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("web:\n  telemetry_pth: /x\nlimits: {vcpus: no, cells: -3}\ncollect_interval: 15\n")
+    said = run("serve", f"--config.file={path}")
+    assert said.returncode == 2
+    lines = said.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        [f"{path}:2", "web.telemetry_pth"],
+        [f"{path}:3", "limits.vcpus"],
+        [f"{path}:3", "limits.cells"],
+        [f"{path}:4", "collect_interval"],
+    ]
+
+
+def test_wrong_flags_and_unreadable_files_are_status_2(tmp_path: Path) -> None:
+    said = run("serve", "--web.listen-address=nowhere", "--log.level=loud")
+    assert said.returncode == 2
+    assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["--web.listen-address", "--log.level"]
+    said = run("serve", f"--config.file={tmp_path / 'none.yaml'}")
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert "No such file or directory" in said.stderr
+    said = run("serve", f"--config.file={tmp_path}")
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert "Is a directory" in said.stderr
+
+
+def test_config_check_prints_what_is_in_force(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text("linger: 90s\n")
+    said = run("serve", f"--config.file={path}", "--config.check", "--web.listen-address=127.0.0.1:1234")
+    assert said.returncode == 0
+    assert "linger: 1m30s\n" in said.stdout
+    assert '"127.0.0.1:1234"' in said.stdout
+
+
+def test_a_port_in_use_is_status_1() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = run("serve", f"--web.listen-address={address}")
+    assert said.returncode == 1
+    assert said.stderr.count("\n") == 1
+    assert f'msg="cannot listen on {address}: Address already in use"' in said.stderr
+
+
+def test_a_folder_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
+    said = run("demo", f"--recording={tmp_path}", "--web.listen-address=127.0.0.1:0")
+    assert said.returncode == 1
+    (error,) = [line for line in said.stderr.splitlines() if "level=error" in line]
+    assert f"{tmp_path} is not a recording" in error
+    assert "Traceback" not in said.stderr

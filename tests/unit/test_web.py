@@ -1,0 +1,91 @@
+"""Paths, methods and sockets of the HTTP side."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from exporter.web import ListenError, Web, application
+
+
+def _render(accept: str) -> tuple[str, bytes]:
+    return "text/plain; version=0.0.4", f"accept {accept}\n".encode()
+
+
+@pytest.fixture
+def served() -> Iterator[Web]:
+    web = Web(["127.0.0.1:0", "[::1]:0"])
+    web.serve(application(_render, "/metrics", notice="<replay>"))
+    yield web
+    web.close()
+
+
+def _ask(web: Web, method: str, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection(web.addresses[0], timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
+def test_paths(served: Web) -> None:
+    answer, body = _ask(served, "GET", "/metrics", Accept="x/y")
+    assert (answer.status, answer.headers["Content-Type"], body) == (200, "text/plain; version=0.0.4", b"accept x/y\n")
+    assert answer.headers["Vary"] == "Accept"
+    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept \n"
+    assert _ask(served, "GET", "/-/healthy")[1] == b"Healthy\n"
+    answer, body = _ask(served, "GET", "/")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert b'href="/metrics"' in body
+    assert b"&lt;replay&gt;" in body
+    for path in ("/metrics/", "/favicon.ico", "/-/ready"):
+        assert _ask(served, "GET", path)[0].status == 404
+
+
+def test_methods(served: Web) -> None:
+    answer, body = _ask(served, "HEAD", "/metrics")
+    assert (answer.status, answer.headers["Content-Length"], body) == (200, "8", b"")
+    answer, _ = _ask(served, "POST", "/metrics")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_garbage_does_not_stop_the_next_request(served: Web) -> None:
+    host, port = served.addresses[0].split(":")
+    for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as raw:
+            raw.sendall(garbage)
+    assert _ask(served, "GET", "/metrics")[0].status == 200
+
+
+def test_addresses(served: Web) -> None:
+    assert served.addresses[1].startswith("[::1]:")
+    host, port = served.addresses[1].rsplit(":", 1)
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
+    connection.request("GET", "/-/healthy")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_all_addresses_means_ipv4_and_ipv6() -> None:
+    web = Web([":0"])
+    web.serve(application(_render, "/metrics"))
+    port = int(web.addresses[0].rsplit(":", 1)[1])
+    for host in ("127.0.0.1", "::1"):
+        with socket.create_connection((host, port), timeout=10):
+            pass
+    web.close()
+
+
+def test_what_cannot_be_listened_on(served: Web) -> None:
+    with pytest.raises(ListenError) as caught:
+        Web(["127.0.0.1:0", served.addresses[0]])
+    assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"
+    with pytest.raises(ListenError, match="^cannot listen on 192.0.2.1:9: Cannot assign requested address$"):
+        Web(["192.0.2.1:9"])
+    with pytest.raises(ListenError, match="^cannot listen on no-such-host.invalid:9: "):
+        Web(["no-such-host.invalid:9"])
