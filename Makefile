@@ -38,6 +38,7 @@ help:
 	@echo "sudo make test        linters, unit tests and the kernel suite"
 	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
 	@echo "sudo make e2e-amd64   the same with SVM"
+	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
 	@echo "sudo make overhead    nanoseconds per exit against empty programs"
 	@echo "make clean            remove what was built"
 
@@ -75,6 +76,11 @@ test: lint
 e2e-arm64 e2e-amd64:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py $(patsubst e2e-%,%,$@)
+
+.PHONY: distros
+distros:
+	$(call install,$(PACKAGES) mmdebstrap)
+	tests/distros/run trixie sid
 
 .PHONY: overhead
 overhead:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporter import __version__, config, logs
+from exporter import __version__, configfile, logs
+from exporter.config import Config, ConfigError
 
 _USAGE_ERROR = 2
 
@@ -58,11 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(arguments: argparse.Namespace) -> config.Config:
+def _config(arguments: argparse.Namespace) -> Config:
     """Read the file, if one is named, and let the flags overrule it. Raises ConfigError."""
-    chosen = config.load(Path(arguments.file)) if arguments.file else config.Config()
+    chosen = configfile.load(Path(arguments.file)) if arguments.file else Config()
     given = {key: getattr(arguments, key, None) for _, key, _ in _FLAGS}
-    return config.with_flags(chosen, {key: value for key, value in given.items() if value is not None})
+    return configfile.with_flags(chosen, {key: value for key, value in given.items() if value is not None})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         chosen = _config(arguments)
-    except config.ConfigError as error:
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return _USAGE_ERROR
     if arguments.command == "check":
         return _check(chosen)
     if arguments.check:
-        print(config.describe(chosen), end="")
+        print(configfile.describe(chosen), end="")
         return 0
     logs.setup(chosen.log.level, chosen.log.format)
     # Not at the top: `check` and usage errors need none of it.
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return daemon.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
 
 
-def _check(chosen: config.Config) -> int:
+def _check(chosen: Config) -> int:
     from exporter import host, preflight  # noqa: PLC0415
 
     checks = host.checks(chosen, proc=Path("/proc"), sysfs=Path("/sys"))

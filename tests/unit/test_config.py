@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import config
-from exporter.config import Config, ConfigError, Limits, Log, Web, describe, parse, with_flags
+from exporter import config, configfile
+from exporter.config import Config, ConfigError, Limits, Log, Web
+from exporter.configfile import describe, parse, with_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +106,7 @@ def test_every_field_has_an_option_and_every_option_a_field() -> None:
 
 
 def test_the_shipped_file_is_the_defaults_and_names_every_option() -> None:
-    assert config.load(ROOT / "config.yaml") == Config()
+    assert configfile.load(ROOT / "config.yaml") == Config()
     nested = yaml.safe_load((ROOT / "config.yaml").read_text())
     named = [
         f"{k}.{sub}" if isinstance(v, dict) else k
@@ -306,5 +307,5 @@ def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
 
 
 def test_flag_names() -> None:
-    assert config.flag("web.listen_address") == "--web.listen-address"
-    assert len({config.flag(key) for key in config.OPTIONS}) == len(config.OPTIONS)
+    assert configfile.flag("web.listen_address") == "--web.listen-address"
+    assert len({configfile.flag(key) for key in config.OPTIONS}) == len(config.OPTIONS)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config import MAX_BYTES, Config, ConfigError, load, parse
+from exporter.config import Config, ConfigError
+from exporter.configfile import MAX_BYTES, load, parse
 
 ADDRESS = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
 ALL_KEYS = (

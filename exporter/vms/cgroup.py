@@ -1,0 +1,57 @@
+"""What libvirt writes into cgroup paths: the domain's name, and the vCPU of a thread."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+#: systemd machines, src/util/virsystemd.c: machine-<driver>\x2d<id>\x2d<name>.scope, everything behind the
+#: first dash escaped; before libvirt 1.3 without the id.
+_SCOPE = re.compile(r"machine-(?P<machine>.+)\.scope")
+_MACHINE = re.compile(r"(?P<driver>qemu|ch)-(?:[0-9]+-)?(?P<name>.+)", re.DOTALL)
+#: Without systemd, src/util/vircgroup.c: <partition>/<name>.libvirt-<driver>, where newer versions write
+#: <driver>-<id>-<name> for the name.
+_PARTITION = re.compile(r"(?P<name>.+)\.libvirt-(?P<driver>qemu|ch)")
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
+_VCPU = re.compile(r"vcpu(?P<index>0|[1-9][0-9]{0,8})")
+_VMMS = {"qemu": "qemu", "ch": "cloud-hypervisor"}
+
+
+class Domain(NamedTuple):
+    """A libvirt domain: its name, which libvirt may have cut to 64 characters, and the VMM that runs it."""
+
+    name: str
+    vmm: str
+
+
+def libvirt_domain(paths: list[str]) -> Domain | None:
+    """The domain that owns one of the cgroup paths, None where no path has libvirt's form."""
+    for path in paths:
+        for part in path.split("/"):
+            scope, partition = _SCOPE.fullmatch(part), _PARTITION.fullmatch(part)
+            if scope:
+                machine = _MACHINE.fullmatch(_unescape(scope["machine"]))
+                if machine:
+                    return Domain(machine["name"], _VMMS[machine["driver"]])
+            elif partition:
+                machine = re.fullmatch(rf"{partition['driver']}-[0-9]+-(?P<name>.+)", partition["name"])
+                return Domain((machine or partition)["name"], _VMMS[partition["driver"]])
+    return None
+
+
+def vcpu_of_thread(paths: list[str]) -> str:
+    """Index of the vCPU whose cgroup, `.../vcpu3` or `.../libvirt/vcpu3`, a thread is in; "" if in none."""
+    for path in paths:
+        match = _VCPU.fullmatch(path.rpartition("/")[2])
+        if match:
+            return match["index"]
+    return ""
+
+
+def _unescape(text: str) -> str:
+    r"""Undo systemd's \xNN, systemd.unit(5)."""
+    pieces = _ESCAPE.split(text)
+    raw = b"".join(
+        bytes.fromhex(piece) if index % 2 else piece.encode(errors="replace") for index, piece in enumerate(pieces)
+    )
+    return raw.decode(errors="replace")

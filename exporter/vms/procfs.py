@@ -1,0 +1,37 @@
+"""Bounded reads below the proc root. A process may vanish between any two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CGROUP_BYTES = 64 * 1024
+
+
+def read_head(path: Path, limit: int) -> bytes:
+    """The first `limit` bytes of a file, b"" when it cannot be read.
+
+    /proc/PID/cmdline can block for as long as the process's mmap_lock is held (fs/proc/base.c,
+    get_mm_cmdline(), by way of access_remote_vm()); the others in use here do not take it.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError:
+        return b""
+
+
+def cgroup_paths(process: Path) -> list[str]:
+    """Paths of the cgroups in `process`/cgroup, without their slash at the end, in the file's order.
+
+    One line per hierarchy, `ID:CONTROLLERS:PATH`; cgroup v2 is `0::PATH` (cgroups(7)). The kernel appends
+    " (deleted)" to the path of a cgroup that was removed.
+    """
+    text = read_head(process / "cgroup", _CGROUP_BYTES).decode(errors="replace")
+    paths = []
+    for line in text.split("\n"):
+        path = line.split(":", 2)[-1] if line.count(":") >= 2 else ""
+        if path.endswith(" (deleted)"):
+            path = path[: -len(" (deleted)")]
+        if path.startswith("/"):
+            paths.append(path.rstrip("/"))
+    return paths
