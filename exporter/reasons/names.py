@@ -115,9 +115,7 @@ def _unique(space: Space, kernel: Mapping[int, str]) -> dict[int, str]:
         if not name:
             continue
         # Flags follow a VMX name after a space: one inside it could pass for the flags of another code.
-        unclear = (
-            name in taken or name.startswith(_OURS) or "0x" in name or (space == Space.VMX and " " in name)
-        )
+        unclear = name in taken or name.startswith(_OURS) or "0x" in name or (space == Space.VMX and " " in name)
         taken.add(name)
         names[code] = f"{name}_0x{code:x}" if unclear else name
     if space == Space.ARM64_TRAP:

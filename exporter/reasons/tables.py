@@ -192,8 +192,7 @@ _BY_CLASS = {
     Space.ARM64_TRAP: _ARM64_TRAP,
     Space.ARM64_RET: _ARM64_RET,
     Space.USERSPACE: {
-        klass: {code: f"KVM_EXIT_{name}" for code, name in codes.items()}
-        for klass, codes in _USERSPACE.items()
+        klass: {code: f"KVM_EXIT_{name}" for code, name in codes.items()} for klass, codes in _USERSPACE.items()
     },
     # EINTR: a signal, the kernel prints "restart" (include/trace/events/kvm.h).
     Space.USERSPACE_ERRNO: {"interrupt": {4: "restart"}},
@@ -207,6 +206,5 @@ NAMES: dict[int, dict[int, str]] = {
 
 #: {space: {code: class}}, for the same codes; a code that is not in here is "other".
 CLASS_OF: dict[int, dict[int, str]] = {
-    space: {code: klass for klass, codes in by_class.items() for code in codes}
-    for space, by_class in _BY_CLASS.items()
+    space: {code: klass for klass, codes in by_class.items() for code in codes} for space, by_class in _BY_CLASS.items()
 }

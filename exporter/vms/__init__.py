@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.vms.identity import Vm, identify, start_time
-from exporter.vms.lookup import Lookup, Vcpu, VcpuKey
+from exporter.vms.lookup import Lookup, Vcpu
 from exporter.vms.vcpu import vcpu_index
 
-__all__ = ["Lookup", "Vcpu", "VcpuKey", "Vm", "identify", "start_time", "vcpu_index"]
+__all__ = ["Lookup", "Vcpu", "Vm", "identify", "start_time", "vcpu_index"]

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Union
 
+from exporter.records import ThreadKey
 from exporter.vms.identity import Vm, identify, start_time, unknown
 from exporter.vms.vcpu import index_from_comm, vcpu_index
 
@@ -28,14 +29,6 @@ _MAX_ABANDONED = 32
 _CHECK_INTERVAL = 0.01
 
 
-class VcpuKey(NamedTuple):
-    """One life of one thread; born_ns: when the kernel program first saw it, CLOCK_MONOTONIC."""
-
-    pid: int
-    tid: int
-    born_ns: int
-
-
 @dataclass(frozen=True)
 class Vcpu:
     """A vCPU: its VM, shared by all threads of one VM, and its index ("3"), "" if unknown."""
@@ -45,7 +38,7 @@ class Vcpu:
 
 
 #: (pid, start time), or the pid and one thread of it where the start time could not be read.
-_VmKey = tuple[int, Union[int, VcpuKey, None]]
+_VmKey = tuple[int, Union[int, ThreadKey, None]]
 
 
 @dataclass(eq=False)
@@ -53,7 +46,7 @@ class _Machine:
     """A VM: what is known of it, and the threads that are of it."""
 
     vm: Vm | None = None
-    threads: set[VcpuKey] = field(default_factory=set)
+    threads: set[ThreadKey] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -90,11 +83,11 @@ class Lookup:
         self._clock = clock
         self._patience = patience
         self._lock = threading.Condition()
-        self._threads: dict[VcpuKey, _Thread] = {}
+        self._threads: dict[ThreadKey, _Thread] = {}
         self._machines: dict[_VmKey, _Machine] = {}
-        self._unserved: dict[VcpuKey, _Thread] = {}
-        self._given_up: dict[int, set[VcpuKey]] = {}
-        self._queue: deque[VcpuKey] = deque()
+        self._unserved: dict[ThreadKey, _Thread] = {}
+        self._given_up: dict[int, set[ThreadKey]] = {}
+        self._queue: deque[ThreadKey] = deque()
         self._workers: set[_Worker] = set()
         self._closed = False
 
@@ -105,7 +98,7 @@ class Lookup:
             now = self._clock()
             return sum(self._is_pending(thread, now) for thread in self._unserved.values())
 
-    def submit(self, key: VcpuKey, comm: bytes, vcpu_id: int | None) -> None:
+    def submit(self, key: ThreadKey, comm: bytes, vcpu_id: int | None) -> None:
         """Have a thread looked up; does nothing for a key that is already known."""
         with self._lock:
             if key not in self._threads:
@@ -114,7 +107,7 @@ class Lookup:
                 self._lock.notify_all()
             self._staff()
 
-    def get(self, key: VcpuKey) -> Vcpu | None:
+    def get(self, key: ThreadKey) -> Vcpu | None:
         """The vCPU, or None while it is being looked up (or was never submitted)."""
         with self._lock:
             self._staff()
@@ -141,7 +134,7 @@ class Lookup:
                     return False
                 self._lock.wait(min(left, _CHECK_INTERVAL))
 
-    def forget(self, keys: Iterable[VcpuKey]) -> None:
+    def forget(self, keys: Iterable[ThreadKey]) -> None:
         """Free what is kept for these keys, and for VMs none of whose threads is left."""
         with self._lock:
             for key in keys:
@@ -164,7 +157,7 @@ class Lookup:
 
     # _answer(), _take_up(), _is_pending() and _staff() are called with the lock held.
 
-    def _answer(self, key: VcpuKey, thread: _Thread) -> Vcpu | None:
+    def _answer(self, key: ThreadKey, thread: _Thread) -> Vcpu | None:
         machine = self._machines[thread.machine_key] if thread.machine_key else None
         vm = machine.vm if machine else None
         if vm is None:
@@ -179,7 +172,7 @@ class Lookup:
         index = index_from_comm(thread.comm, thread.vcpu_id) if thread.index is None else thread.index
         return Vcpu(vm, index)
 
-    def _take_up(self, key: VcpuKey) -> None:
+    def _take_up(self, key: ThreadKey) -> None:
         keys = self._given_up.get(key.pid, set())
         keys.discard(key)
         if not keys:
@@ -234,7 +227,7 @@ class Lookup:
             self._look_up(key, thread)
         return True
 
-    def _look_up(self, key: VcpuKey, thread: _Thread) -> None:
+    def _look_up(self, key: ThreadKey, thread: _Thread) -> None:
         started = start_time(key.pid, self._proc)
         index = vcpu_index(thread.comm, thread.vcpu_id, key.pid, key.tid, self._proc)
         machine_key: _VmKey = (key.pid, key if started is None else started)

@@ -1,7 +1,7 @@
 """What an exit costs: run time of the two hot programs against empty ones and against two clock reads.
 
-The kernel measures (kernel.bpf_stats_enabled), so every figure holds the cost of that measuring itself: the empty programs
-show how much it is. All programs are called in turn in one thread, by the same harness, in rounds; the table gives the
+The kernel measures (kernel.bpf_stats_enabled), so every figure holds the cost of that measuring itself: the empty
+programs show how much it is. All programs are called in turn in one thread, by the same harness, in rounds; the table gives the
 median of the rounds. Run as root: python3 -m tests.bench.overhead
 """
 

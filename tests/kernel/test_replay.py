@@ -29,7 +29,7 @@ def _truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, i
     times: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     out: dict[int, list[tuple[str, int, str]]] = {}
     since: dict[int, int] = {}
-    for line in gzip.open(path, "rt"):
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         match = _LINE.match(line)
         if not match:
             continue
@@ -50,7 +50,9 @@ def _truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, i
     return counts, times
 
 
-def _by_recorded_tid(recorded: recording.Recording, pids: list[int], records: list[VcpuRecord]) -> dict[int, VcpuRecord]:
+def _by_recorded_tid(
+    recorded: recording.Recording, pids: list[int], records: list[VcpuRecord]
+) -> dict[int, VcpuRecord]:
     result = {}
     for vm, pid in zip(recorded.vms, pids):
         for tid, comm in vm.comms.items():

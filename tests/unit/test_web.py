@@ -85,7 +85,7 @@ def test_what_cannot_be_listened_on(served: Web) -> None:
     with pytest.raises(ListenError) as caught:
         Web(["127.0.0.1:0", served.addresses[0]])
     assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"
-    with pytest.raises(ListenError, match="^cannot listen on 192.0.2.1:9: Cannot assign requested address$"):
+    with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:9: Cannot assign requested address$"):
         Web(["192.0.2.1:9"])
-    with pytest.raises(ListenError, match="^cannot listen on no-such-host.invalid:9: "):
+    with pytest.raises(ListenError, match=r"^cannot listen on no-such-host\.invalid:9: "):
         Web(["no-such-host.invalid:9"])
