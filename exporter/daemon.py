@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter import host, loader, selfmetrics, web
+from exporter import host, program, selfmetrics, web
 from exporter.config import Config
 from exporter.exposition import text
 from exporter.logs import event
@@ -45,7 +45,7 @@ class Daemon:
         self._registry = selfmetrics.registry(self._state, str(proc))
         self._lookup = Lookup(proc)
         self._reasons = Reasons()
-        self._loaded: loader.Loaded | None = None
+        self._loaded: program.Loaded | None = None
         self._collector: Collector | None = None
         self._player: Player | None = None
         self._collecting = threading.Lock()
@@ -179,7 +179,7 @@ class Daemon:
         return text.render(families, self._registry, accept)
 
     def _load(self, formats: host.Formats, *, attach: bool) -> None:
-        self._loaded = loader.load(host.request(self._config, formats.kvm_exit, attach=attach))
+        self._loaded = program.load(host.request(self._config, formats.kvm_exit, attach=attach))
         self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
 
     def _start_collector(self, clock_ns: Callable[[], int]) -> None:
@@ -224,7 +224,7 @@ def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> 
     except (StartError, recording.RecordingError) as error:
         event(log, "error", str(error))
         return 1
-    except loader.LoadError as error:
+    except program.LoadError as error:
         event(log, "error", host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys")))
         return 1
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter import loader, preflight
+from exporter import preflight, program
 from exporter.config import Config
 from exporter.preflight import Check
 from exporter.reasons import FormatError, TracepointFormat, parse_format
@@ -28,7 +28,7 @@ def read_formats(sysfs: Path) -> Formats | None:
     """Read what the running kernel says of its tracepoints; None while KVM is not there. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
-        raise loader.LoadError("tracefs is not mounted", preflight.MOUNT_TRACEFS)
+        raise program.LoadError("tracefs is not mounted", preflight.MOUNT_TRACEFS)
     events = tracefs / "events" / "kvm"
     try:
         return Formats(
@@ -37,16 +37,16 @@ def read_formats(sysfs: Path) -> Formats | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise loader.LoadError(f"cannot read {error.filename}: {error.strerror}", preflight.READ_TRACEFS) from error
+        raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", preflight.READ_TRACEFS) from error
     except OSError as error:
-        raise loader.LoadError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise program.LoadError(f"cannot read {error.filename}: {error.strerror}") from error
     except FormatError as error:
-        raise loader.LoadError(f"{events}: {error}", "report it with that file") from error
+        raise program.LoadError(f"{events}: {error}", "report it with that file") from error
 
 
-def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> loader.Request:
+def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.Request:
     """Build what the loader is asked for; not attached, the program takes its time from a recording."""
-    return loader.request_for(
+    return program.request_for(
         kvm_exit,
         slots=config.limits.vcpus,
         cells=config.limits.cells,
@@ -67,7 +67,7 @@ def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
     return _checks(config, proc, sysfs, lambda: _trial(config, sysfs))
 
 
-def explained(error: loader.LoadError, config: Config, *, proc: Path, sysfs: Path) -> str:
+def explained(error: program.LoadError, config: Config, *, proc: Path, sysfs: Path) -> str:
     """One line: what was refused, and the remedy; where the kernel gave an errno alone, what the host lacks."""
     if error.remedy:
         return str(error)
@@ -91,8 +91,8 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
 def _trial(config: Config, sysfs: Path) -> str:
     formats = read_formats(sysfs)
     if formats is None:
-        raise loader.LoadError("not tried: kvm:kvm_exit is missing")
-    loaded = loader.load(request(config, formats.kvm_exit, attach=False))
+        raise program.LoadError("not tried: kvm:kvm_exit is missing")
+    loaded = program.load(request(config, formats.kvm_exit, attach=False))
     try:
         return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config) >> 20} MiB of maps"
     finally:

@@ -1,6 +1,6 @@
 """The program's array maps, mapped into this process: kernel memory read as it stands, no system call per key.
 
-Layouts come from bcc (loader.Layout), so that every structure is declared once, in kvm_exit.bpf.c.
+Layouts come from bcc (program.Layout), so that every structure is declared once, in kvm_exit.bpf.c.
 A vCPU goes on writing while it is read. The kernel side of every statement here about what
 can be seen is in on_exit() and on_entry() of that file.
 """
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from exporter.loader import Field, Layout
+from exporter.program import Field, Layout
 from exporter.records import Cell
 
 _TRIES = 8

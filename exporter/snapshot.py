@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exporter.bpf import syscall
-from exporter.loader import Loaded
 from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Slot, Slots
+from exporter.program import Loaded
 from exporter.records import ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
 

@@ -1,8 +1,8 @@
 """What an exit costs: run time of the two hot programs against empty ones and against two clock reads.
 
 The kernel measures (kernel.bpf_stats_enabled), so every figure holds the cost of that measuring itself: the empty
-programs show how much it is. All programs are called in turn in one thread, by the same harness, in rounds; the table gives the
-median of the rounds. Run as root: python3 -m tests.bench.overhead
+programs show how much it is. All programs are called in turn in one thread, by the same harness, in rounds; the
+table gives the median of the rounds. Run as root: python3 -m tests.bench.overhead
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 import struct
 import sys
 
-from exporter import loader
+from exporter import program
 from exporter.bpf import syscall
 
 ROUNDS, CALLS = 31, 20_000
@@ -57,7 +57,7 @@ def _context(front: str, number: int) -> bytes:
     return bytes(record)
 
 
-def _round(loaded: loader.Loaded, pair: tuple[str, str], contexts: list[bytes]) -> float:
+def _round(loaded: program.Loaded, pair: tuple[str, str], contexts: list[bytes]) -> float:
     """Nanoseconds of one exit and one entry."""
     programs = [loaded.programs[name] for name in pair]
     leave, enter = (syscall.TestRun(program) for program in programs)
@@ -79,8 +79,8 @@ def main() -> int:
     print(f"{ROUNDS} rounds of {CALLS} exits and entries, 5 reasons, Linux {os.uname().release}\n")
     print(f"{'front':<7} {'programs':<28} {'ns per exit+entry':>18} {'over empty':>11} {'of the floor':>13}")
     for front, defines in (("arm64", {}), ("x86", _X86)):
-        loaded = loader.load(
-            loader.Request(
+        loaded = program.load(
+            program.Request(
                 front=front,
                 defines=defines,
                 slots=64,

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from exporter import loader
+from exporter import program
 from tests.kernel.machine import Machine
 
 
@@ -51,11 +51,11 @@ def machine() -> Iterator[Callable[..., Machine]]:
 
 
 @pytest.fixture
-def loaded_now() -> Iterator[Callable[..., loader.Loaded]]:
+def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
     with ExitStack() as stack:
 
-        def load(request: loader.Request) -> loader.Loaded:
-            loaded = loader.load(request)
+        def load(request: program.Request) -> program.Loaded:
+            loaded = program.load(request)
             stack.callback(loaded.close)
             return loaded
 

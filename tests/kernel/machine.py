@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from exporter import loader
+from exporter import program
 from exporter.bpf.syscall import TestRun
 from exporter.families import BUCKETS, FIRST_BOUND
 from exporter.reasons import Space
@@ -122,7 +122,7 @@ class Machine:
     def __init__(self, front: str, *, linger_ns: int = 300 * 10**9, **options: Any) -> None:
         request: dict[str, Any] = {"slots": 64, "cells": 1024, "clock_in_context": True, **options}
         defines = X86_DEFINES if front == "x86" else {}
-        self.loaded = loader.load(loader.Request(front=front, defines=defines, attach=False, **request))
+        self.loaded = program.load(program.Request(front=front, defines=defines, attach=False, **request))
         self.now = 0
         self.collector = Collector(self.loaded, lambda: self.now, linger_ns)
         self._vcpus: list[Vcpu] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import loader
+from exporter import program
 from exporter.bpf import syscall
 from exporter.preflight import find_tracefs
 from exporter.reasons import Space, TracepointFormat, parse_format
@@ -23,7 +23,7 @@ from tests.kernel.machine import exits
 # include/uapi/linux/kvm.h
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 
-Load = Callable[[loader.Request], loader.Loaded]
+Load = Callable[[program.Request], program.Loaded]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def _run_interrupted(times: int) -> None:
 
 def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
-    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64))
-    assert loaded.attachments.keys() == set(loader.PROGRAMS)
+    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
+    assert loaded.attachments.keys() == set(program.PROGRAMS)
     collector = Collector(loaded, lambda: 0, 10**18)
     thread = threading.Thread(target=_run_interrupted, args=(1009,))
     thread.start()
@@ -70,7 +70,7 @@ def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
 
 
 def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
     thread = threading.Thread(target=_run_interrupted, args=(503,))
     thread.start()
@@ -82,32 +82,32 @@ def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
 
 
 def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    loaded = loaded_now(loader.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
-    program = os.dup(loaded.programs["kvm_userspace_exit"])
+    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+    held = os.dup(loaded.programs["kvm_userspace_exit"])
     stats = os.dup(loaded.attachments["stats"])
     loaded.close()
     try:
-        before = syscall.program_stats(program).runs
+        before = syscall.program_stats(held).runs
         thread = threading.Thread(target=_run_interrupted, args=(101,))
         thread.start()
         thread.join()
-        assert syscall.program_stats(program).runs == before
+        assert syscall.program_stats(held).runs == before
     finally:
-        os.close(program)
+        os.close(held)
         os.close(stats)
 
 
 def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
-    loaded_now(loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False))
+    loaded_now(program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False))
     maps = Path("/proc/self/maps").read_text()
     assert "LLVM" not in maps
     assert "libbcc" not in maps
 
 
 def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
-    with pytest.raises(loader.LoadError) as caught:
+    with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
+            program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
         )
     assert "\n" not in str(caught.value)
     assert caught.value.what == "cannot compile the BPF program: expected expression"
@@ -115,9 +115,9 @@ def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
 
 def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
     source = "\nint probe(u64 *ctx) { return *(u64 *)ctx[0]; }\n"
-    with pytest.raises(loader.LoadError) as caught:
+    with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            loader.Request(
+            program.Request(
                 front="arm64",
                 defines={},
                 slots=4,
@@ -132,9 +132,9 @@ def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
 
 
 def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
-    with pytest.raises(loader.LoadError) as caught:
+    with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            loader.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
+            program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
         )
     assert "\n" not in str(caught.value)
     assert "include/linux/kconfig.h" in caught.value.what
@@ -147,10 +147,10 @@ def test_no_privilege_is_one_line() -> None:
     import sys
 
     code = (
-        "import os; from exporter import loader\n"
+        "import os; from exporter import program\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: loader.load(loader.Request(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
-        "except loader.LoadError as error: print(error)\n"
+        "try: program.load(program.Request(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
+        "except program.LoadError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert said.stderr == ""
@@ -161,5 +161,5 @@ def test_unknown_architecture_is_refused() -> None:
     riscv = (
         'name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: "x"\n'
     )
-    with pytest.raises(loader.LoadError, match="neither arm64's nor x86's"):
-        loader.request_for(parse_format(riscv), slots=1, cells=1)
+    with pytest.raises(program.LoadError, match="neither arm64's nor x86's"):
+        program.request_for(parse_format(riscv), slots=1, cells=1)

@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from exporter import loader
+from exporter import program
 from exporter.bpf import syscall
 from exporter.metrics import vcpu_families
 from exporter.reasons import Reasons
@@ -157,9 +157,9 @@ def test_full_chain_is_counted(machine: Load) -> None:
     assert {name: value for name, value in counters.items() if value} == {"dropped_chain_full": 13}
 
 
-def test_real_thread_death(loaded_now: Callable[..., loader.Loaded]) -> None:
+def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
     """Attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
-    loaded = loaded_now(loader.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
+    loaded = loaded_now(program.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
     attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
     collector = Collector(loaded, lambda: 0, 10**18)
     total = 0

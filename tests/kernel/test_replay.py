@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import loader
+from exporter import program
 from exporter.reasons import Reasons, Space
 from exporter.records import VcpuRecord
 from exporter.replay import recording
@@ -63,19 +63,19 @@ def _by_recorded_tid(
 
 
 @pytest.fixture
-def program(loaded_now: Callable[..., loader.Loaded]) -> loader.Loaded:
+def replayed(loaded_now: Callable[..., program.Loaded]) -> program.Loaded:
     return loaded_now(
-        loader.Request(front="arm64", defines={}, slots=64, cells=512, attach=False, clock_in_context=True)
+        program.Request(front="arm64", defines={}, slots=64, cells=512, attach=False, clock_in_context=True)
     )
 
 
-def test_one_pass_is_exactly_the_recording(program: loader.Loaded) -> None:
+def test_one_pass_is_exactly_the_recording(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     counts, times = _truth(recording.DEFAULT / "trace.txt.gz")
     assert sum(count for (kind, _, _), count in counts.items() if kind == "exit") == 38801
-    player = Player(recorded, program.programs, speed=1000.0, endless=False)
+    player = Player(recorded, replayed.programs, speed=1000.0, endless=False)
     player.join()
-    collector = Collector(program, lambda: 0, 10**18)
+    collector = Collector(replayed, lambda: 0, 10**18)
     records = collector.collect()
     names = Reasons(recorded.kvm_exit, recorded.kvm_userspace_exit)
     seen: dict[tuple[str, int, str], tuple[int, tuple[int, ...], int]] = {}
@@ -96,9 +96,9 @@ def test_one_pass_is_exactly_the_recording(program: loader.Loaded) -> None:
     assert sum(records.counters.values()) == 5
 
 
-def test_the_stand_ins_look_like_the_recorded_vms(program: loader.Loaded) -> None:
+def test_the_stand_ins_look_like_the_recorded_vms(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
-    player = Player(recorded, program.programs)
+    player = Player(recorded, replayed.programs)
     for vm, pid in zip(recorded.vms, player.pids()):
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         assert [argument.decode() for argument in arguments] == list(vm.argv)
