@@ -20,6 +20,7 @@ class Web:
 
     listen_address: tuple[str, ...] = (":9939",)
     telemetry_path: str = "/metrics"
+    gzip: bool = True
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,40 @@ class Limits:
 
     vcpus: int = 4096
     cells: int = 16384
+
+
+@dataclass(frozen=True)
+class Level:
+    """Per vCPU, summed per VM, or not at all: vcpu, vm, off."""
+
+    counters: str = "vcpu"
+    histograms: str = "vcpu"
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Exit reasons served under their own name; the others are summed as "other". No name in allow: all."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Classic:
+    """Buckets with bounds: how far apart, and from where to where (seconds)."""
+
+    factor: int = 4
+    min: float = 1e-6
+    max: float = 16.0
+    in_protobuf: bool = False
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The forms in which histograms are served."""
+
+    native: bool = True
+    classic: Classic = field(default_factory=Classic)
 
 
 @dataclass(frozen=True)
@@ -45,6 +80,9 @@ class Config:
     web: Web = field(default_factory=Web)
     collect_interval: float = 15.0
     linger: float = 300.0
+    level: Level = field(default_factory=Level)
+    reasons: Reasons = field(default_factory=Reasons)
+    histogram: Histogram = field(default_factory=Histogram)
     limits: Limits = field(default_factory=Limits)
     bpf_stats: bool = False
     kernel_headers: str = "builtin"
@@ -192,14 +230,40 @@ def _boolean(text: str) -> bool:
     return words[text.lower()]
 
 
+def _factor(*factors: int) -> Option:
+    def parse(text: str) -> int:
+        if text not in map(str, factors):
+            raise ValueError("is none of these")
+        return int(text)
+
+    return Option(("int",), f"one of {', '.join(map(str, factors))}", parse)
+
+
+def _reason(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("is no name")
+    return text
+
+
+_REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
 _ADDRESS = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
 _PATH = "a path such as /metrics, without query or white space"
 
 OPTIONS = {
     "web.listen_address": Option(("str",), _ADDRESS, _listen_address, least=1),
     "web.telemetry_path": Option(("str",), _PATH, _telemetry_path),
+    "web.gzip": Option(("bool",), "true or false", _boolean),
     "collect_interval": _duration("1s", "1h"),
     "linger": _duration("0s", "24h"),
+    "level.counters": _words("vcpu", "vm", "off"),
+    "level.histograms": _words("vcpu", "vm", "off"),
+    "reasons.allow": Option(("str",), _REASON, _reason, least=0),
+    "reasons.deny": Option(("str",), _REASON, _reason, least=0),
+    "histogram.native": Option(("bool",), "true or false", _boolean),
+    "histogram.classic.factor": _factor(2, 4, 16),
+    "histogram.classic.min": _duration("1us", "1h"),
+    "histogram.classic.max": _duration("1us", "1h"),
+    "histogram.classic.in_protobuf": Option(("bool",), "true or false", _boolean),
     "limits.vcpus": _whole(1, 65536),
     "limits.cells": _whole(1, 1048576),
     "bpf_stats": Option(("bool",), "true or false", _boolean),
@@ -217,3 +281,10 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         # A cell counts one exit reason of one vCPU: a vCPU that finds none has every exit dropped.
         what = f"fewer cells ({cells}) than vCPUs ({vcpus}); allowed is at least one cell for each vCPU"
         yield ("limits.cells", "limits.vcpus"), what
+    classic = config.histogram.classic
+    if classic.min >= classic.max:
+        low, high = duration_text(classic.min), duration_text(classic.max)
+        what = f"not below histogram.classic.max ({low} and {high}); allowed is less"
+        yield ("histogram.classic.min", "histogram.classic.max"), what
+    if config.level.counters == config.level.histograms == "off":
+        yield ("level.counters", "level.histograms"), "counters and histograms are both off; allowed is one of them"

@@ -13,15 +13,17 @@ from pathlib import Path
 
 from exporter import host, program, selfmetrics, web
 from exporter.config import Config
-from exporter.exposition import text
+from exporter.exposition.buckets import Classic
+from exporter.exposition.page import Exposition, Page, Shape
 from exporter.logs import event
-from exporter.metrics import vcpu_families
+from exporter.metrics import Detail, Identified, Metrics
 from exporter.reasons import Reasons
-from exporter.records import VcpuRecord
+from exporter.records import ThreadKey
 from exporter.replay import recording
 from exporter.replay.player import Player
+from exporter.series import Reasons as ShownReasons
 from exporter.snapshot import Collector
-from exporter.vms import Lookup, Vcpu
+from exporter.vms import Lookup
 
 log = logging.getLogger("exporter")
 
@@ -44,10 +46,13 @@ class Daemon:
         self._state = selfmetrics.State(config_loaded=time.time())
         self._registry = selfmetrics.registry(self._state, str(proc))
         self._lookup = Lookup(proc)
-        self._reasons = Reasons()
+        self._metrics = self._new_metrics(Reasons())
+        self._exposition = Exposition(_shape(config), self._registry)
+        self._rendering = threading.Lock()
         self._loaded: program.Loaded | None = None
         self._collector: Collector | None = None
         self._player: Player | None = None
+        self._vanished: list[ThreadKey] = []
         self._collecting = threading.Lock()
         self._stop = threading.Event()
         self._lock_file: int | None = None
@@ -158,35 +163,51 @@ class Daemon:
             for record in state.snapshot.vcpus:
                 self._lookup.submit(record.key, record.comm, record.vcpu_id)
             self._lookup.forget(state.snapshot.vanished)
+            self._vanished += state.snapshot.vanished
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
 
-    def render(self, accept: str) -> tuple[str, bytes]:
-        """Collect, and render the page for a scraper that sent this Accept header."""
+    def render(self, accept: str, accept_encoding: str) -> Page:
+        """Collect, and render the page for a scraper that sent these headers."""
         self.collect()
         self._lookup.settle(_SETTLE_SECONDS)
-        # The two lines below may see a newer snapshot than our own: that is only better.
-        snapshot = self._state.snapshot
-        self._state.lookups_pending = self._lookup.pending
-        known: dict[tuple[int, int, int], Vcpu] = {}
-        records: list[VcpuRecord] = []
-        for record in snapshot.vcpus if snapshot else ():
-            vcpu = self._lookup.get(record.key)
-            if vcpu:  # else its labels are not known yet; its counts are in the maps and come with the next page
-                known[record.key] = vcpu
-                records.append(record)
-        families = vcpu_families(records, lambda record: known[record.key], self._reasons.lookup)
-        return text.render(families, self._registry, accept)
+        with self._rendering:  # the caches are shared, and two scrapes at once would format the same twice
+            self._state.lookups_pending = self._lookup.pending
+            with self._collecting:  # may be newer than our own collection: that is only better
+                snapshot = self._state.snapshot
+                gone, self._vanished = self._vanished, []
+            vcpus: list[Identified] = []
+            for record in snapshot.vcpus if snapshot else ():
+                vcpu = self._lookup.get(record.key)
+                if vcpu:  # else its labels are not known yet; its counts are in the maps and come with the next page
+                    vcpus.append((record, vcpu))
+            self._metrics.update(vcpus, gone)
+            return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def _load(self, formats: host.Formats, *, attach: bool) -> None:
         self._loaded = program.load(host.request(self._config, formats.kvm_exit, attach=attach))
-        self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
+        self._metrics = self._new_metrics(Reasons(formats.kvm_exit, formats.kvm_userspace_exit))
+
+    def _new_metrics(self, reasons: Reasons) -> Metrics:
+        config = self._config
+        shown = ShownReasons(reasons.lookup, config.reasons.allow, config.reasons.deny)
+        return Metrics(shown, Detail(config.level.counters, config.level.histograms))
 
     def _start_collector(self, clock_ns: Callable[[], int]) -> None:
         assert self._loaded
         with self._collecting:
             self._collector = Collector(self._loaded, clock_ns, round(self._config.linger * 1e9))
         self.collect()
+
+
+def _shape(config: Config) -> Shape:
+    classic = config.histogram.classic
+    return Shape(
+        Classic.of(classic.factor, classic.min, classic.max),
+        config.histogram.native,
+        classic.in_protobuf,
+        config.web.gzip,
+    )
 
 
 def _sole_instance(path: str) -> int | None:

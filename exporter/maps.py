@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from itertools import compress
+from operator import ne, or_
 from typing import Literal, NamedTuple
 
 from exporter.program import Field, Layout
@@ -22,22 +23,25 @@ NO_VCPU_ID = 0xFFFFFFFF
 _CODES = {4: "I", 8: "Q"}
 
 
-class Slot(NamedTuple):
-    """One vCPU thread's state, as of one moment."""
+class Hot(NamedTuple):
+    """What changes of a slot, as of one moment between two events of its vCPU."""
 
     owner: int
     state: int
     since_ns: int
     guest_ns: int
     exit_cell: int
+    user_cell: int
     vcpu_id: int
+
+
+class Identity(NamedTuple):
+    """What does not change of a slot while a thread has it."""
+
     tid: int
     tgid: int
     born_ns: int
-    died_ns: int
     comm: bytes
-    cells: tuple[int, ...]
-    """Heads of the chains of cells, without the empty ones."""
 
 
 STATE_GUEST = 1
@@ -53,14 +57,17 @@ class ArrayMap:
         length = (layout.size * layout.entries + page - 1) // page * page
         self.memory = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
 
+        self._view = memoryview(self.memory)
+        self._columns: dict[str, memoryview[int]] = {}
+
     def column(self, name: str) -> list[int]:
         """One member of every leaf, read in one sweep."""
-        field = self.layout.fields[name]
-        code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
-        with memoryview(self.memory) as view, view.cast(code) as items:
-            step = self.layout.size // field.size
-            with items[field.offset // field.size :: step] as column:
-                return column.tolist()[: self.layout.entries]
+        if name not in self._columns:
+            field = self.layout.fields[name]
+            code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
+            items = self._view.cast(code)[field.offset // field.size :: self.layout.size // field.size]
+            self._columns[name] = items[: self.layout.entries]
+        return self._columns[name].tolist()
 
     def clear(self, number: int) -> None:
         """Zero a leaf that no thread can write to any more."""
@@ -69,6 +76,8 @@ class ArrayMap:
 
     def close(self) -> None:
         """Unmap. The kernel frees the map with its last descriptor."""
+        self._columns.clear()
+        self._view.release()
         self.memory.close()
 
 
@@ -92,11 +101,32 @@ class Cells(ArrayMap):
     def __init__(self, fd: int, layout: Layout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
-        self._head = _unpacker(layout, ("exits", "code", "space", "next", "sum_ns"))
+        self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "space", "next", "slot"))
         self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
+        self._seen = [[0] * layout.entries, [0] * layout.entries]
 
-    def read(self, number: int) -> tuple[Cell, int]:
-        """Return a cell and the number of the next in its chain (0: none).
+    def changed(self) -> list[int]:
+        """Numbers of the cells with events since the last call.
+
+        The columns are compared with those of the last call, not with what read() returned since: an event
+        between the two is then read twice, and never missed.
+        """
+        columns = [self.column("exits"), self.column("completed")]
+        differ = map(or_, map(ne, columns[0], self._seen[0]), map(ne, columns[1], self._seen[1]))
+        self._seen = columns
+        return list(compress(range(self.layout.entries), differ))
+
+    def look_again(self, number: int) -> None:
+        """Have the next changed() list this cell, whatever it holds."""
+        self._seen[0][number] = -1
+
+    def clear(self, number: int) -> None:
+        """Zero it. Its next owner may come to the same numbers as the last: they are forgotten too."""
+        super().clear(number)
+        self._seen[0][number] = self._seen[1][number] = 0
+
+    def read(self, number: int) -> tuple[Cell, int, int]:
+        """Return a cell, the number of its slot, and that of the next cell in its chain (0: none).
 
         The buckets never hold more than `exits`, and one less at most, unless the vCPU exits faster than
         this can read: then `exits` is the newer of the two, and the difference is still no loss.
@@ -108,17 +138,8 @@ class Cells(ArrayMap):
             head = memory[start : start + size]
             if leaf.startswith(head):
                 break
-        exits, code, space, following, sum_ns = self._head.unpack(head)
-        return Cell(space, code, exits, sum_ns, leaf[self._buckets]), following
-
-    def chain(self, first: int) -> Iterator[tuple[int, Cell]]:
-        """Walk a chain from its head. The program bounds its length, a damaged one must not hang us."""
-        for _ in range(64):
-            if not 0 < first < self.layout.entries:
-                return
-            cell, following = self.read(first)
-            yield first, cell
-            first = following
+        exits, _, sum_ns, code, space, following, slot = self._head.unpack(head)
+        return Cell(space, code, exits, sum_ns, leaf[self._buckets]), slot, following
 
 
 class Slots(ArrayMap):
@@ -126,32 +147,38 @@ class Slots(ArrayMap):
 
     def __init__(self, fd: int, layout: Layout) -> None:
         super().__init__(fd, layout)
-        self._hot = _unpacker(layout, ("owner", "state", "since_ns", "guest_ns", "exit_cell"))
-        self._all = _unpacker(
-            layout,
-            (
-                *("owner", "state", "since_ns", "guest_ns", "exit_cell"),
-                *("vcpu_id", "tid", "tgid", "born_ns", "died_ns", "comm", "heads"),
-            ),
-        )
+        self._hot = _unpacker(layout, Hot._fields)
+        self._identity = _unpacker(layout, Identity._fields)
+        self._heads = _unpacker(layout, ("heads",))
+        self._died = _unpacker(layout, ("died_ns",))
 
     def used(self) -> list[int]:
         """Numbers of the slots that hold a thread, alive or dead."""
-        return [number for number, tid in enumerate(self.column("tid")) if tid]
+        return list(compress(range(self.layout.entries), self.column("tid")))
 
-    def read(self, number: int) -> Slot:
+    def read(self, number: int) -> Hot:
         """Read a slot between two events of its vCPU: state, since_ns and guest_ns belong together."""
-        start, size = number * self.layout.size, self._hot.size
+        start = number * self.layout.size
+        end = start + self._hot.size
         memory = self.memory
         for _ in range(_TRIES):
-            leaf = memory[start : start + self._all.size]
-            if leaf.startswith(memory[start : start + size]):
+            leaf = memory[start:end]
+            if leaf == memory[start:end]:
                 break
-        values = self._all.unpack(leaf)
-        comm: bytes = values[10]
-        heads = tuple(cell for cell in values[11:] if cell)
-        numbers: tuple[int, int, int, int, int, int, int, int, int, int] = values[:10]
-        return Slot(*numbers, comm.split(b"\0", 1)[0], heads)
+        return Hot._make(self._hot.unpack(leaf))
+
+    def identity(self, number: int) -> Identity:
+        """Read whose slot it is."""
+        tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
+        return Identity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
+
+    def died(self, number: int) -> bool:
+        """True if its thread has ended; a slot without owner that has not is just being taken."""
+        return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
+
+    def heads(self, number: int) -> list[int]:
+        """Numbers of the first cells of its chains."""
+        return [cell for cell in self._heads.unpack_from(self.memory, number * self.layout.size) if cell]
 
 
 class Counters(ArrayMap):

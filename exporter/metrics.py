@@ -5,116 +5,108 @@ The exporter's own metrics are in selfmetrics.py. Names and labels are API: dash
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from operator import add
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from exporter.families import Family, Histogram
-from exporter.reasons import Reason, Space
-from exporter.records import Cell, VcpuRecord
+from exporter.families import Counters, Family, Histograms, Plain
+from exporter.records import ThreadKey, VcpuRecord
+from exporter.series import GuestTime, NameReason, Table
 from exporter.vms import Vcpu, Vm
 
-_VCPU = ("pid", "tid", "vm", "vcpu")
-_USERSPACE = (Space.USERSPACE, Space.USERSPACE_ERRNO)
-
-Labels = tuple[str, ...]
-Identify = Callable[[VcpuRecord], Vcpu]
-NameReason = Callable[[int, int], Reason]
+Identified = tuple[VcpuRecord, Vcpu]
 
 
-class _Total(NamedTuple):
-    """Exits and intervals of one label set; two threads can share one when a VM's process reuses a tid."""
+@dataclass(frozen=True)
+class Detail:
+    """At what level series are served: vcpu, vm (sums over a VM's vCPUs) or off."""
 
-    exits: int
-    sum_ns: int
-    counts: tuple[int, ...]
-
-    def plus(self, cell: Cell) -> _Total:
-        return _Total(
-            self.exits + cell.exits,
-            self.sum_ns + cell.sum_ns,
-            tuple(map(add, self.counts, cell.counts())),
-        )
+    counters: str = "vcpu"
+    histograms: str = "vcpu"
 
 
-def vcpu_families(vcpus: Iterable[VcpuRecord], identify: Identify, name: NameReason) -> list[Family]:
-    """Build the kvm_* families of the records whose VM is known by `identify`."""
-    exits: dict[Labels, _Total] = {}
-    userspace: dict[Labels, _Total] = {}
-    guest_ns: dict[Labels, int] = {}
-    progress: dict[Labels, float] = {}
-    vms: dict[Vm, None] = {}
-    for record in vcpus:
-        vcpu = identify(record)
-        labels = (str(record.key.pid), str(record.key.tid), vcpu.vm.name, vcpu.index)
-        vms[vcpu.vm] = None
-        guest_ns[labels] = guest_ns.get(labels, 0) + record.guest_ns
-        for cell in record.cells:
-            reason = name(cell.space, cell.code)
-            if cell.space in _USERSPACE:
-                _accumulate(userspace, (*labels, reason.name), cell)
-            else:
-                _accumulate(exits, (*labels, *reason), cell)
-        if record.in_progress:
-            reason = name(record.in_progress.space, record.in_progress.code)
-            progress[(*labels, *reason)] = record.in_progress.age_ns / 1e9
-    return [
-        Family(
-            "kvm_exits_total",
-            "counter",
-            "Exits from guest mode.",
-            (*_VCPU, "reason", "class"),
-            [(labels, total.exits) for labels, total in exits.items()],
-        ),
-        Family(
-            "kvm_exit_duration_seconds",
-            "histogram",
-            "Time from an exit to the next entry into the guest on the same vCPU.",
-            (*_VCPU, "reason", "class"),
-            _histograms(exits),
-        ),
-        Family(
-            "kvm_userspace_exits_total",
-            "counter",
-            "Returns of KVM_RUN to the VMM, by KVM_EXIT_* reason; restart: interrupted by a signal.",
-            (*_VCPU, "reason"),
-            [(labels, total.exits) for labels, total in userspace.items()],
-        ),
-        Family(
-            "kvm_userspace_exit_duration_seconds",
-            "histogram",
-            "Time from an exit to the next entry, for exits that went out to the VMM, by why they first did.",
-            (*_VCPU, "reason"),
-            _histograms(userspace),
-        ),
-        Family(
-            "kvm_vcpu_guest_seconds_total",
-            "counter",
-            "Time in guest mode, from an entry to the next exit.",
-            _VCPU,
-            [(labels, ns / 1e9) for labels, ns in guest_ns.items()],
-        ),
-        Family(
+class Metrics:
+    """The kvm_* families; remembers what it was shown until it is told to forget. Not thread-safe."""
+
+    def __init__(self, name: NameReason, detail: Detail) -> None:
+        self._name = name
+        self._detail = detail
+        levels = {detail.counters, detail.histograms} - {"off"}
+        self._exits = {level: Table(level, name, userspace=False) for level in levels}
+        self._userspace = {level: Table(level, name, userspace=True) for level in levels}
+        self._guest = GuestTime(detail.counters)
+
+    def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
+        """Take over one snapshot: its vCPUs as far as their VM is known, and the threads no later one will have."""
+        gone = list(vanished)
+        for table in (*self._exits.values(), *self._userspace.values()):
+            for record, vcpu in vcpus:
+                table.update(record, vcpu)
+            table.forget(gone)
+        for record, vcpu in vcpus:
+            self._guest.update(record, vcpu)
+        self._guest.forget(gone)
+
+    def families(self, vcpus: Sequence[Identified]) -> list[Family]:
+        """The families as of the last update; `vcpus` are those of the snapshot."""
+        families: list[Family] = []
+        if self._detail.counters != "off":
+            exits, userspace = self._exits[self._detail.counters], self._userspace[self._detail.counters]
+            families += [
+                Counters("kvm_exits_total", "Exits from guest mode.", exits.labels, exits.series()),
+                Counters(
+                    "kvm_userspace_exits_total",
+                    "Returns of KVM_RUN to the VMM, by KVM_EXIT_* reason; restart: interrupted by a signal.",
+                    userspace.labels,
+                    userspace.series(),
+                ),
+                Plain(
+                    "kvm_vcpu_guest_seconds_total",
+                    "counter",
+                    "Time in guest mode, from an entry to the next exit.",
+                    self._guest.labels,
+                    [(labels, ns / 1e9) for labels, ns in self._guest.totals().items()],
+                ),
+            ]
+        if self._detail.histograms != "off":
+            exits, userspace = self._exits[self._detail.histograms], self._userspace[self._detail.histograms]
+            families += [
+                Histograms(
+                    "kvm_exit_duration_seconds",
+                    "Time from an exit to the next entry into the guest on the same vCPU.",
+                    exits.labels,
+                    exits.series(),
+                ),
+                Histograms(
+                    "kvm_userspace_exit_duration_seconds",
+                    "Time from an exit to the next entry, for exits that went out to the VMM, by why they first did.",
+                    userspace.labels,
+                    userspace.series(),
+                ),
+            ]
+        return [*families, self._in_progress(vcpus), _vm_info(vcpus)]
+
+    def _in_progress(self, vcpus: Sequence[Identified]) -> Plain:
+        samples: list[tuple[tuple[str, ...], float]] = []
+        for record, vcpu in vcpus:
+            if record.in_progress:
+                reason = self._name(record.in_progress.space, record.in_progress.code)
+                who = (str(record.key.pid), str(record.key.tid), vcpu.vm.name, vcpu.index)
+                samples.append(((*who, *reason), record.in_progress.age_ns / 1e9))
+        return Plain(
             "kvm_vcpu_exit_in_progress_seconds",
             "gauge",
             "Age of the exit the vCPU is in now; absent while it runs the guest.",
-            (*_VCPU, "reason", "class"),
-            list(progress.items()),
-        ),
-        Family(
-            "kvm_vm_info",
-            "gauge",
-            "Identity of a VM, always 1.",
-            ("pid", "vm", "uuid", "vmm"),
-            [((str(vm.pid), vm.name, vm.uuid, vm.vmm), 1) for vm in vms],
-        ),
-    ]
+            ("pid", "tid", "vm", "vcpu", "reason", "class"),
+            samples,
+        )
 
 
-def _accumulate(totals: dict[Labels, _Total], labels: Labels, cell: Cell) -> None:
-    known = totals.get(labels)
-    totals[labels] = known.plus(cell) if known else _Total(cell.exits, cell.sum_ns, cell.counts())
-
-
-def _histograms(totals: dict[Labels, _Total]) -> list[tuple[Labels, Histogram]]:
-    return [(labels, Histogram(total.counts, total.sum_ns / 1e9)) for labels, total in totals.items()]
+def _vm_info(vcpus: Sequence[Identified]) -> Plain:
+    vms: dict[Vm, None] = {vcpu.vm: None for _, vcpu in vcpus}
+    return Plain(
+        "kvm_vm_info",
+        "gauge",
+        "Identity of a VM, always 1.",
+        ("pid", "vm", "uuid", "vmm"),
+        [((str(vm.pid), vm.name, vm.uuid, vm.vmm), 1.0) for vm in vms],
+    )

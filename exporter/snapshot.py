@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exporter.bpf import syscall
-from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Slot, Slots
+from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Hot, Slots
 from exporter.program import Loaded
-from exporter.records import ExitInProgress, Snapshot, ThreadKey, VcpuRecord
+from exporter.records import Cell, ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
 
 @dataclass
@@ -23,11 +23,14 @@ class _Retired:
 
 @dataclass
 class _Kept:
-    """What must be remembered of a live slot from one collection to the next."""
+    """What is remembered of a slot in use from one collection to the next."""
 
-    born_ns: int
+    key: ThreadKey
+    comm: bytes
     guest_ns: int = 0
-    cells: list[int] = field(default_factory=list)
+    cells: dict[int, Cell] = field(default_factory=dict)
+    served: tuple[Cell, ...] = ()
+    """The cells' values; the same object until one of them changes."""
 
 
 class Collector:
@@ -52,19 +55,26 @@ class Collector:
             mapped.close()
 
     def collect(self) -> Snapshot:
-        """Read every slot in use; recycle the dead; drop what has lingered long enough."""
+        """Read every slot in use and the cells that changed; recycle the dead; drop what has lingered."""
         # Before any slot is read: an age or a guest time must never be longer than the truth.
         now = self._clock_ns()
+        for number in self._cells.changed():
+            cell, slot, _ = self._cells.read(number)
+            if slot:
+                self._keep(slot, number, cell)
+            else:  # taken this very moment: a weakly ordered CPU may show the exit before the owner
+                self._cells.look_again(number)
         live: list[VcpuRecord] = []
         for number in self._slots.used():
-            slot = self._slots.read(number)
-            if slot.owner:
-                live.append(self._record(number, slot, now))
-            elif slot.died_ns:
-                self._retired.append(_Retired(self._record(number, slot, now), now + self._linger_ns))
+            hot = self._slots.read(number)
+            if hot.owner:
+                live.append(self._record(number, hot, now))
+            elif self._slots.died(number):
+                self._bury(number)
+                record = self._record(number, hot, now)
+                self._retired.append(_Retired(record, now + self._linger_ns))
                 self._recycle(number)
-            # else its first event is being handled this very moment
-        vanished = self._expire(now, {(record.key.pid, record.key.tid) for record in live})
+        vanished = self._expire(now)
         return Snapshot(
             vcpus=live + [retired.record for retired in self._retired],
             counters=self._counters.read(),
@@ -76,34 +86,54 @@ class Collector:
             vanished=vanished,
         )
 
-    def _record(self, number: int, slot: Slot, now: int) -> VcpuRecord:
+    def _kept_of(self, number: int) -> _Kept:
         kept = self._kept.get(number)
-        if kept is None or kept.born_ns != slot.born_ns:
-            kept = self._kept[number] = _Kept(slot.born_ns)
-        alive = slot.owner != 0
-        guest_ns = slot.guest_ns
-        if alive and slot.state == STATE_GUEST:
+        if kept is None:
+            identity = self._slots.identity(number)
+            key = ThreadKey(identity.tgid, identity.tid, identity.born_ns)
+            kept = self._kept[number] = _Kept(key, identity.comm)
+        return kept
+
+    def _keep(self, slot: int, number: int, cell: Cell) -> None:
+        kept = self._kept_of(slot)
+        kept.cells[number] = cell
+        kept.served = ()
+
+    def _record(self, number: int, hot: Hot, now: int) -> VcpuRecord:
+        kept = self._kept_of(number)
+        alive = hot.owner != 0
+        guest_ns = hot.guest_ns
+        if alive and hot.state == STATE_GUEST:
             # A vCPU with few exits can be in the guest for minutes: its time there counts as it passes.
-            guest_ns += max(0, now - slot.since_ns)
+            guest_ns += max(0, now - hot.since_ns)
         # The interval ends with the exit's own time stamp, which may be older than a `now` it raced with.
         kept.guest_ns = guest_ns = max(kept.guest_ns, guest_ns)
-
-        numbered = [found for head in slot.cells for found in self._cells.chain(head)]
-        kept.cells = [cell_number for cell_number, _ in numbered]
         in_progress = None
-        if alive and slot.state == STATE_HOST:
-            current = dict(numbered).get(slot.exit_cell)
-            if current:
-                in_progress = ExitInProgress(current.space, current.code, max(0, now - slot.since_ns))
+        if alive and hot.state == STATE_HOST and hot.exit_cell:
+            if hot.exit_cell not in kept.cells:  # taken since the cells were looked at
+                self._keep(number, hot.exit_cell, self._cells.read(hot.exit_cell)[0])
+            current = kept.cells[hot.exit_cell]
+            in_progress = ExitInProgress(current.space, current.code, max(0, now - hot.since_ns))
+        if not kept.served:
+            kept.served = tuple(kept.cells.values())
         return VcpuRecord(
-            key=ThreadKey(slot.tgid, slot.tid, slot.born_ns),
-            comm=slot.comm,
-            vcpu_id=None if slot.vcpu_id == NO_VCPU_ID else slot.vcpu_id,
+            key=kept.key,
+            comm=kept.comm,
+            vcpu_id=None if hot.vcpu_id == NO_VCPU_ID else hot.vcpu_id,
             guest_ns=guest_ns,
-            cells=[cell for _, cell in numbered],
+            cells=kept.served,
             in_progress=in_progress,
             alive=alive,
         )
+
+    def _bury(self, number: int) -> None:
+        """Read all cells of a dead thread's slot, for the last time: some may have changed since changed()."""
+        for first in self._slots.heads(number):
+            cell_number = first
+            while cell_number:
+                cell, _, following = self._cells.read(cell_number)
+                self._keep(number, cell_number, cell)
+                cell_number = following
 
     def _recycle(self, number: int) -> None:
         """Give a dead thread's slot and cells back: cleared first, for the kernel may pop them at once."""
@@ -113,18 +143,8 @@ class Collector:
         self._slots.clear(number)
         syscall.queue_push(self._loaded.maps["free_slots"], number)
 
-    def _expire(self, now: int, alive: set[tuple[int, int]]) -> list[ThreadKey]:
-        """Forget what has lingered, but threads of one process that had the same tid only all together.
-
-        They share their labels and are served as one sum, which must not fall.
-        """
-        wanted = alive | {(r.record.key.pid, r.record.key.tid) for r in self._retired if r.expires_ns > now}
-        kept, vanished = [], []
-        for retired in self._retired:
-            key = retired.record.key
-            if (key.pid, key.tid) in wanted:
-                kept.append(retired)
-            else:
-                vanished.append(key)
-        self._retired = kept
+    def _expire(self, now: int) -> list[ThreadKey]:
+        """Forget what has lingered long enough."""
+        vanished = [retired.record.key for retired in self._retired if retired.expires_ns <= now]
+        self._retired = [retired for retired in self._retired if retired.expires_ns > now]
         return vanished

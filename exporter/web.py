@@ -12,13 +12,14 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from exporter import __version__
 from exporter.config import host_port
+from exporter.exposition.page import Page
 
 _BACKLOG = 128
 _REQUEST_SECONDS = 30
 """A client that sends nothing for so long is dropped."""
 
-Render = Callable[[str], tuple[str, bytes]]
-"""Accept header to content type and body of the metrics page."""
+Render = Callable[[str, str], Page]
+"""Headers Accept and Accept-Encoding to the metrics page."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -39,8 +40,8 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
             status, body = "405 Method Not Allowed", b"Method Not Allowed\n"
             extra = [("Allow", "GET, HEAD")]
         elif path == telemetry_path:
-            kind, body = render(environ.get("HTTP_ACCEPT", ""))
-            extra = [("Vary", "Accept")]
+            page = render(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
+            kind, extra, body = "", page.headers, page.body
         elif path == "/-/healthy":
             body = b"Healthy\n"
         elif path == "/":
@@ -48,8 +49,10 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
             extra = [("Content-Security-Policy", "default-src 'none'")]
         else:
             status, body = "404 Not Found", b"Not Found\n"
-        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), *extra]
-        start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")])
+        if kind:
+            extra = [("Content-Type", kind), *extra]
+        headers = [*extra, ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
+        start_response(status, headers)
         return [] if method == "HEAD" else [body]
 
     return respond

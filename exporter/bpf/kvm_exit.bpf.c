@@ -50,12 +50,15 @@ enum vcpu_state {
 /* One reason of one vCPU. Number 0 is never handed out: it means "none". */
 struct cell {
 	u64 exits;
+	u64 completed;		/* exits that were followed by an entry: what the buckets hold */
+	u64 sum_ns;		/* of their intervals */
 	u64 code;
 	u32 space;		/* what the code is a code of: SPACE_* */
 	u32 next;		/* the next cell of the chain */
-	u64 sum_ns;		/* of the intervals counted in buckets */
+	u32 slot;		/* whose it is */
+	u32 pad0;
 	u64 buckets[NR_BUCKETS];
-	u64 pad[6];		/* to whole cache lines: neighbours belong to other vCPUs */
+	u64 pad[4];		/* to whole cache lines: neighbours belong to other vCPUs */
 };
 
 /* One vCPU thread. The first cache line is all that an exit and an entry touch. */
@@ -69,7 +72,7 @@ struct slot {
 	u32 vcpu_id;		/* the kernel's, or NO_VCPU_ID */
 	u32 tid;		/* stays when the thread has died, as all below */
 	u32 tgid;
-	u32 pad0;
+	u32 number;		/* of this slot */
 	u64 born_ns;
 	u64 died_ns;		/* 0 while the thread lives */
 	char comm[16];		/* at the first event */
@@ -153,6 +156,7 @@ static __always_inline void observe(struct cell *c, u64 ns)
 	if (i < NR_BUCKETS) {
 		c->buckets[i]++;
 		c->sum_ns += ns;
+		c->completed++;
 	}
 }
 
@@ -169,6 +173,7 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 		return 0;
 	s->tid = tid;
 	s->tgid = id >> 32;
+	s->number = n;
 	s->vcpu_id = NO_VCPU_ID;
 	s->born_ns = now;
 	bpf_get_current_comm(&s->comm, sizeof(s->comm));
@@ -248,6 +253,7 @@ take:
 	c->code = code;
 	c->space = space;
 	c->next = first;
+	c->slot = s->number;
 	/* A reader follows the chain from its head. */
 	asm volatile("" ::: "memory");
 	s->heads[h] = n;

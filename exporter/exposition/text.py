@@ -1,64 +1,87 @@
-"""Text formats, rendered by prometheus_client: 0.0.4, or OpenMetrics when the scraper asks for it."""
+"""The text formats: 0.0.4, and OpenMetrics 1.0, which differ in headers only.
+
+Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and the OpenMetrics specification.
+A number prints so that parsing gives the same float back; `le` values are powers of two and print exactly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import accumulate
-from typing import Any
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
-from prometheus_client.utils import floatToGoString
+from exporter.exposition.buckets import Classic
+from exporter.families import Counters, Family, Histograms, Plain
+from exporter.series import Series
 
-from exporter.families import FIRST_BOUND, Family, Histogram
-
-_OCTAVES = range(-20, 5, 2)
-"""Classic bounds: every second power of two from 2^-20 s (1 us) to 2^4 s. Sums of native buckets, so both agree."""
-
-_CLASSIC: list[tuple[str, int]] = [
-    (floatToGoString(2.0**octave), 4 * octave - FIRST_BOUND)  # type: ignore[no-untyped-call]
-    for octave in _OCTAVES
-]
-_KINDS: dict[str, Any] = {
-    "counter": CounterMetricFamily,
-    "gauge": GaugeMetricFamily,
-    "histogram": HistogramMetricFamily,
-}
+_LABEL_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+_HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
-def _classic(histogram: Histogram) -> list[tuple[str, float]]:
-    cumulated = list(accumulate(histogram.counts))
-    bounds: list[tuple[str, float]] = [(bound, cumulated[last]) for bound, last in _CLASSIC]
-    return [*bounds, ("+Inf", cumulated[-1])]
+def escaped_labels(names: tuple[str, ...], values: tuple[str, ...]) -> bytes:
+    """The inside of the braces: `pid="1",vm="a\\"b"`."""
+    pairs = (f'{name}="{value.translate(_LABEL_ESCAPES)}"' for name, value in zip(names, values))
+    return ",".join(pairs).encode()
 
 
-def _metric(family: Family) -> Any:
-    metric: Any = _KINDS[family.kind](family.name, family.help, labels=family.labels)
+class TextRenderer:
+    """Renders families; a series whose values did not change is not formatted again."""
+
+    def __init__(self, classic: Classic) -> None:
+        self._classic = classic
+        self._templates: dict[str, bytes] = {}
+
+    def render(self, families: list[Family], *, openmetrics: bool) -> Iterator[bytes]:
+        """Yield the page in pieces, without the end mark of OpenMetrics."""
+        for family in families:
+            yield _header(family, openmetrics)
+            if isinstance(family, Counters):
+                yield from self._counters(family)
+            elif isinstance(family, Histograms):
+                yield from self._histograms(family)
+            else:
+                yield from _plain(family)
+
+    def _counters(self, family: Counters) -> Iterator[bytes]:
+        start = family.name.encode() + b"{"
+        for series in family.series:
+            line = series.counter_line
+            if line is None:
+                labels = escaped_labels(family.labels, series.labels)
+                line = series.counter_line = b"%b%b} %d\n" % (start, labels, series.total().exits)
+            yield line
+
+    def _histograms(self, family: Histograms) -> Iterator[bytes]:
+        template = self._templates.get(family.name)
+        if template is None:
+            template = self._templates[family.name] = self._template(family.name)
+        for series in family.series:
+            yield series.histogram_lines or self._histogram(family, series, template)
+
+    def _template(self, name: str) -> bytes:
+        lines = [f'{name}_bucket{{%b,le="{bound!r}"}} %d\n' for bound in self._classic.bounds]
+        lines += [f'{name}_bucket{{%b,le="+Inf"}} %d\n', f"{name}_count{{%b}} %d\n", f"{name}_sum{{%b}} %a\n"]
+        return "".join(lines).encode()
+
+    def _histogram(self, family: Histograms, series: Series, template: bytes) -> bytes:
+        total = series.total()
+        values: list[int | float] = [*self._classic.cumulate(total.buckets)]
+        values.append(values[-1])
+        values.append(total.sum_ns / 1e9)
+        arguments: list[bytes | float] = [escaped_labels(family.labels, series.labels)] * (2 * len(values))
+        arguments[1::2] = values
+        lines = series.histogram_lines = template % tuple(arguments)
+        return lines
+
+
+def _header(family: Family, openmetrics: bool) -> bytes:
+    kind = family.kind if isinstance(family, Plain) else "counter" if isinstance(family, Counters) else "histogram"
+    name = family.name
+    if openmetrics and kind == "counter":
+        name = name[: -len("_total")]  # the family has no suffix there, its samples have
+    text = family.help.translate(_LABEL_ESCAPES if openmetrics else _HELP_ESCAPES)
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
+
+
+def _plain(family: Plain) -> Iterator[bytes]:
+    start = family.name.encode() + b"{"
     for labels, value in family.samples:
-        if isinstance(value, Histogram):
-            metric.add_metric(labels, buckets=_classic(value), sum_value=value.sum_seconds)
-        else:
-            metric.add_metric(labels, value)
-    return metric
-
-
-class _Page(CollectorRegistry):
-    """A registry to prometheus_client's encoders: the families first, then what the other registry holds."""
-
-    def __init__(self, families: Iterable[Family], registry: CollectorRegistry) -> None:
-        super().__init__()
-        self._families = families
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric of the page."""
-        yield from map(_metric, self._families)
-        yield from self._registry.collect()
-
-
-def render(families: Iterable[Family], registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
-    """Return the content type and the body for a scraper that sent this Accept header."""
-    encode, content_type = choose_encoder(accept)
-    return content_type, encode(_Page(families, registry))
+        yield b"%b%b} %a\n" % (start, escaped_labels(family.labels, labels), value)

@@ -11,10 +11,11 @@ from typing import Any
 
 from exporter import program
 from exporter.bpf.syscall import TestRun
-from exporter.families import BUCKETS, FIRST_BOUND
+from exporter.families import FIRST_BOUND
 from exporter.reasons import Space
 from exporter.records import Snapshot, VcpuRecord
 from exporter.replay.vm import name_thread
+from exporter.series import BUCKETS
 from exporter.snapshot import Collector
 
 X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 
 from exporter.bpf.syscall import TestRun
-from exporter.families import BUCKETS, FIRST_BOUND
+from exporter.families import FIRST_BOUND
+from exporter.series import BUCKETS
 from tests.kernel.machine import Machine, bucket
 
 _PROBE = """

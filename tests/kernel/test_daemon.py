@@ -251,12 +251,12 @@ def test_without_kvm_it_waits_and_says_so() -> None:
         attaching.start()
         time.sleep(0.5)
         assert attaching.is_alive()
-        assert b"kvm_exit_exporter_up 0.0\n" in daemon.render("")[1]
+        assert b"kvm_exit_exporter_up 0.0\n" in daemon.render("", "").body
         real = Path("/sys/kernel/tracing/events/kvm")
         for name in ("kvm_exit", "kvm_userspace_exit"):
             (events / "kvm" / name).mkdir(parents=True)
             shutil.copy(real / name / "format", events / "kvm" / name / "format")
         attaching.join(timeout=30)
         assert not attaching.is_alive()
-        assert b"kvm_exit_exporter_up 1.0\n" in daemon.render("")[1]
+        assert b"kvm_exit_exporter_up 1.0\n" in daemon.render("", "").body
         daemon.close()

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from exporter import program
 from exporter.bpf import syscall
-from exporter.metrics import vcpu_families
+from exporter.families import Counters
+from exporter.metrics import Detail, Metrics
 from exporter.reasons import Reasons
 from exporter.snapshot import Collector
 from exporter.vms import Vcpu as Identity
@@ -59,28 +60,32 @@ def test_last_values_linger_then_go(machine: Load) -> None:
 def test_reused_tid_in_the_same_process(machine: Load) -> None:
     """Two lives of one (pid, tid): two records, one series, and the sum outlives the linger of the first."""
     under_test = machine(linger_ns=1000)
+    metrics = Metrics(Reasons().lookup, Detail())
+    identity = Identity(Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu"), "0")
     vcpu = under_test.vcpu()
     vcpu.call(_rounds(vcpu, 101, HVC64))
     vcpu.call(lambda: vcpu.dies(50_000))
     vcpu.call(_rounds(vcpu, 31, HVC64, start=60_000))
     vcpu.call(_rounds(vcpu, 17, SYS64, start=70_000))
 
-    def served() -> dict[str, int]:
-        vm = Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu")
-        families = vcpu_families(under_test.records(vcpu), lambda _: Identity(vm, "0"), Reasons().lookup)
-        (family,) = (family for family in families if family.name == "kvm_exits_total")
-        found = {labels[4]: value for labels, value in family.samples}
-        assert len(found) == len(family.samples)
-        return found  # type: ignore[return-value]
-
-    for now in (80_000, 81_000, 10**9):
+    def served(now: int) -> dict[str, int]:
         under_test.now = now
-        assert len(under_test.records(vcpu)) == 2
-        assert served() == {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
+        snapshot = under_test.collect()
+        vcpus = [(record, identity) for record in snapshot.vcpus]
+        metrics.update(vcpus, snapshot.vanished)
+        exits_total = metrics.families(vcpus)[0]
+        assert isinstance(exits_total, Counters)
+        return {series.labels[4]: series.total().exits for series in exits_total.series}
+
+    both = {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
+    assert served(80_000) == both
+    assert len(under_test.records(vcpu)) == 2
+    assert served(81_000) == both
+    assert len(under_test.records(vcpu)) == 1
     vcpu.call(lambda: vcpu.dies(10**9))
-    assert served() == {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
-    under_test.now = 10**9 + 1000
-    assert under_test.records(vcpu) == []
+    assert served(10**9) == both
+    assert served(10**9 + 999) == both
+    assert served(10**9 + 1000) == {}
 
 
 def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
@@ -143,6 +148,18 @@ def test_cells_run_out_and_come_back(machine: Load) -> None:
     other.call(_rounds(other, 37, 9))
     assert exits(under_test.record(other)) == {trap(9): 37}
     assert durations(under_test.record(other)) == {trap(9): (histogram([50] * 37), 37 * 50)}
+
+
+def test_a_recycled_cell_that_comes_to_the_same_numbers(machine: Load) -> None:
+    """One slot and one cell, handed from thread to thread with equal counts: each is read as its own."""
+    under_test = machine(slots=1, cells=1)
+    for number in range(5):
+        vcpu = under_test.vcpu(f"CPU {number}/KVM")
+        vcpu.call(_rounds(vcpu, 3, HVC64))
+        assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
+        vcpu.call(lambda vcpu=vcpu: vcpu.dies(10_000))
+        under_test.collect()
+        assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
 
 
 def test_full_chain_is_counted(machine: Load) -> None:

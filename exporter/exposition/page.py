@@ -1,0 +1,85 @@
+"""A page of metrics in the format a scraper asks for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from exporter.exposition.buckets import Classic
+from exporter.exposition.negotiation import Format, accepts_gzip, choose_format
+from exporter.exposition.protobuf import ProtobufRenderer, registry_metrics
+from exporter.exposition.text import TextRenderer
+from exporter.families import Family
+
+_FASTEST = 1  # zlib's level: half the size at a fifth of the default's time
+_GZIP = 31  # zlib's window bits for a gzip header
+
+
+class Page(NamedTuple):
+    """An answer: its headers but for the length, and its body."""
+
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How histograms are served."""
+
+    classic: Classic
+    native: bool = True
+    classic_in_protobuf: bool = False
+    """Classic buckets beside the native ones, for Prometheus servers that are to store both."""
+    gzip: bool = True
+
+
+class Exposition:
+    """All formats; the caches of the renderers are on the series themselves."""
+
+    def __init__(self, shape: Shape, registry: CollectorRegistry) -> None:
+        self._gzip = shape.gzip
+        self._registry = registry
+        self._text = TextRenderer(shape.classic)
+        with_classic = shape.classic_in_protobuf or not shape.native
+        self._protobuf = ProtobufRenderer(shape.classic if with_classic else None, native=shape.native)
+
+    def page(self, families: list[Family], accept: str, accept_encoding: str) -> Page:
+        """Render for a scraper that sent these headers."""
+        chosen = choose_format(accept)
+        pieces = self._pieces(chosen, families)
+        headers = [("Content-Type", chosen.content_type), ("Vary", "Accept, Accept-Encoding")]
+        if self._gzip and accepts_gzip(accept_encoding):
+            return Page([*headers, ("Content-Encoding", "gzip")], _compressed(pieces))
+        return Page(headers, b"".join(pieces))
+
+    def _pieces(self, chosen: Format, families: list[Family]) -> Iterator[bytes]:
+        if chosen.name == "protobuf":
+            yield from self._protobuf.render(families)
+            yield from registry_metrics(self._registry.collect())
+        elif chosen.name == "openmetrics":
+            yield from self._text.render(families, openmetrics=True)
+            yield openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # with the end mark
+        else:
+            yield from self._text.render(families, openmetrics=False)
+            yield generate_latest(self._registry)
+
+
+def _compressed(pieces: Iterable[bytes]) -> bytes:
+    """Compress as the pieces come, in batches: the page is never whole in memory, and calls are few."""
+    squeeze = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
+    out, batch, size = [], [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size > 1 << 18:
+            out.append(squeeze.compress(b"".join(batch)))
+            batch, size = [], 0
+    out.append(squeeze.compress(b"".join(batch)))
+    out.append(squeeze.flush())
+    return b"".join(out)

@@ -1,0 +1,184 @@
+"""Series from records: which cells make up which label set, and what they add up to.
+
+A series lives as long as a thread that it counts, live or lingering, and carries what the renderers cached for it, so
+that the caches are freed with the vCPU. A scrape touches only what changed since the last one: a vCPU's cells are
+one tuple, the same object until an event, and its members are compared one by one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import add
+
+from exporter.reasons import Reason, Space
+from exporter.records import Cell, ThreadKey, VcpuRecord
+from exporter.vms import Vcpu
+
+Labels = tuple[str, ...]
+
+LEVELS = ("vcpu", "vm", "off")
+OTHER = "other"
+
+BUCKETS = 142
+"""Of a histogram: at most 2^-23 s, 140 that end at 2^((i - 92) / 4) s, more than 2^12 s (NR_BUCKETS in the C file)."""
+
+COUNTS = struct.Struct(f"={BUCKETS}Q")
+_USERSPACE = (Space.USERSPACE, Space.USERSPACE_ERRNO)
+
+NameReason = Callable[[int, int], Reason]
+
+
+class Reasons:
+    """Names with the allow and deny lists applied: what is left out is summed under reason="other"."""
+
+    def __init__(self, lookup: NameReason, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        self._lookup = lookup
+        self._allow, self._deny = frozenset(allow), frozenset(deny)
+
+    def __call__(self, space: int, code: int) -> Reason:
+        """The reason's labels; its class stays what it is."""
+        reason = self._lookup(space, code)
+        if reason.name in self._deny or (self._allow and reason.name not in self._allow):
+            return Reason(OTHER, reason.klass)
+        return reason
+
+
+class Series:
+    """One label set: the sum of one cell or more, and of threads that are gone."""
+
+    __slots__ = ("_base", "_cells", "counter_line", "counter_message", "histogram_lines", "histogram_message", "labels")
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self._cells: dict[tuple[ThreadKey, int], Cell] = {}
+        self._base: Cell | None = None
+        self._drop_rendered()
+
+    def _drop_rendered(self) -> None:
+        # What the renderers made of the present values; theirs to set.
+        self.counter_line: bytes | None = None
+        self.histogram_lines: bytes | None = None
+        self.counter_message: bytes | None = None
+        self.histogram_message: bytes | None = None
+
+    def put(self, key: ThreadKey, number: int, cell: Cell) -> None:
+        """Set the value of one thread's cell."""
+        self._cells[key, number] = cell
+        self._drop_rendered()
+
+    def retire(self, key: ThreadKey, number: int) -> bool:
+        """Let a cell go, and keep its value while there are others: a sum must not fall. True if none is left."""
+        cell = self._cells.pop((key, number))
+        if self._cells:
+            self._base = cell if self._base is None else _sum(self._base, cell)
+        return not self._cells
+
+    def total(self) -> Cell:
+        """The sum of all cells; its space and code mean nothing where there are several."""
+        cells = iter(self._cells.values())
+        total = next(cells) if self._base is None else self._base
+        for cell in cells:
+            total = _sum(total, cell)
+        return total
+
+
+def _sum(a: Cell, b: Cell) -> Cell:
+    counts = map(add, COUNTS.unpack(a.buckets), COUNTS.unpack(b.buckets))
+    return Cell(a.space, a.code, a.exits + b.exits, a.sum_ns + b.sum_ns, COUNTS.pack(*counts))
+
+
+class Table:
+    """All series of one pair of families (counter and histogram) at one level of detail.
+
+    `userspace` tells the exits to the VMM from all exits; they have no class.
+    """
+
+    def __init__(self, level: str, name: NameReason, *, userspace: bool) -> None:
+        self._vcpu_level = level == "vcpu"
+        self._name = name
+        self._userspace = userspace
+        self._series: dict[Labels, Series] = {}
+        self._seen: dict[ThreadKey, tuple[Sequence[Cell], list[Series | None]]] = {}
+
+    @property
+    def labels(self) -> Labels:
+        """Label names, in the order of Series.labels."""
+        vcpu = ("pid", "tid", "vm", "vcpu") if self._vcpu_level else ("pid", "vm")
+        return (*vcpu, "reason") if self._userspace else (*vcpu, "reason", "class")
+
+    def series(self) -> Collection[Series]:
+        """All series, each label set once."""
+        return self._series.values()
+
+    def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
+        """Take a record's values over. Of one thread every call must pass the same `vcpu`."""
+        cells = record.cells
+        old, series = self._seen.get(record.key, ((), []))
+        if cells is old:
+            return
+        known = len(old)
+        for number, cell in enumerate(cells):
+            if number >= known:
+                series.append(self._series_of(record.key, vcpu, cell))
+            elif cell is old[number]:
+                continue
+            target = series[number]
+            if target is not None:
+                target.put(record.key, number, cell)
+        self._seen[record.key] = (cells, series)
+
+    def forget(self, keys: Iterable[ThreadKey]) -> None:
+        """Let threads go. A series goes with its last thread, and keeps the sum of the others until then."""
+        for key in keys:
+            for number, series in enumerate(self._seen.pop(key, ((), []))[1]):
+                if series is not None and series.retire(key, number):
+                    del self._series[series.labels]
+
+    def _series_of(self, key: ThreadKey, vcpu: Vcpu, cell: Cell) -> Series | None:
+        if (cell.space in _USERSPACE) != self._userspace:
+            return None
+        reason = self._name(cell.space, cell.code)
+        pid = str(key.pid)
+        who = (pid, str(key.tid), vcpu.vm.name, vcpu.index) if self._vcpu_level else (pid, vcpu.vm.name)
+        labels = (*who, reason.name) if self._userspace else (*who, *reason)
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = Series(labels)
+        return series
+
+
+class GuestTime:
+    """Time in guest mode, by the same rules: a sum over threads at VM level, which does not fall when one goes."""
+
+    def __init__(self, level: str) -> None:
+        self._vcpu_level = level == "vcpu"
+        self._threads: dict[ThreadKey, tuple[Labels, int]] = {}
+        self._base: dict[Labels, int] = {}
+
+    @property
+    def labels(self) -> Labels:
+        """Label names."""
+        return ("pid", "tid", "vm", "vcpu") if self._vcpu_level else ("pid", "vm")
+
+    def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
+        """Take a record's value over."""
+        pid = str(record.key.pid)
+        who = (pid, str(record.key.tid), vcpu.vm.name, vcpu.index) if self._vcpu_level else (pid, vcpu.vm.name)
+        self._threads[record.key] = (who, record.guest_ns)
+
+    def forget(self, keys: Iterable[ThreadKey]) -> None:
+        """Let threads go."""
+        gone = [self._threads.pop(key) for key in keys if key in self._threads]
+        left = {labels for labels, _ in self._threads.values()} if gone else set()
+        for labels, ns in gone:
+            self._base[labels] = self._base.get(labels, 0) + ns
+        for labels in [labels for labels in self._base if gone and labels not in left]:
+            del self._base[labels]
+
+    def totals(self) -> dict[Labels, int]:
+        """Nanoseconds by label set."""
+        totals = dict(self._base)
+        for labels, ns in self._threads.values():
+            totals[labels] = totals.get(labels, 0) + ns
+        return totals
