@@ -108,7 +108,8 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     raw = bcc.BPF.RAW_TRACEPOINT
     classic = request["attach"] and request["front"] == "x86"
     kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in PROGRAMS}
-    kinds.update((name, raw) for name in request["extra_programs"])
+    extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
+    kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
     maps = {name: bpf[name].map_fd for name in MAPS}
     for queue, entries in (("free_slots", request["slots"]), ("free_cells", request["cells"])):

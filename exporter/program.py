@@ -69,6 +69,8 @@ class Request:
     extra_source: str = ""
     """Appended to the program: the tests' own programs."""
     extra_programs: tuple[str, ...] = ()
+    extra_classic: bool = False
+    """The extra programs are for classic tracepoints, not raw ones."""
 
 
 @dataclass

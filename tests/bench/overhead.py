@@ -1,113 +1,91 @@
-"""What an exit costs: run time of the two hot programs against empty ones and against two clock reads.
+"""What an exit costs in the kernel: ours, the least possible, and other designs, attached to real tracepoints.
 
 The kernel measures (kernel.bpf_stats_enabled), so every figure holds the cost of that measuring itself: the empty
-programs show how much it is. All programs are called in turn in one thread, by the same harness, in rounds; the
-table gives the median of the rounds. Run as root: python3 -m tests.bench.overhead
+programs show how much it is. One pair of programs is attached at a time, in rounds; figures are medians of the rounds.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
+import platform
 import statistics
 import struct
-import sys
+from pathlib import Path
 
 from exporter import program
 from exporter.bpf import syscall
+from tests.bench import designs
 
 ROUNDS, CALLS = 31, 20_000
+REASONS = (0x24, 0x01, 0x18, 0x16, 0x20)
 
-_FLOOR = """
-BPF_F_TABLE("array", u32, u64, floor_time, 1, BPF_F_MMAPABLE);
-
-int empty_exit(struct bpf_raw_tracepoint_args *ctx) { return 0; }
-int empty_entry(struct bpf_raw_tracepoint_args *ctx) { return 0; }
-
-int floor_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 zero = 0;
-	u64 *since = floor_time.lookup(&zero);
-
-	if (since)
-		*since = bpf_ktime_get_ns();
-	return 0;
-}
-
-int floor_entry(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 zero = 0;
-	u64 *since = floor_time.lookup(&zero);
-
-	if (since)
-		*since = bpf_ktime_get_ns() - *since;
-	return 0;
-}
-"""
-_EXTRA = ("empty_exit", "empty_entry", "floor_exit", "floor_entry")
-_X86 = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_EVENT_IOC_SET_BPF, _PERF_EVENT_IOC_ENABLE = 0x40042408, 0x2400
+_PERF_FLAG_FD_CLOEXEC = 8
 
 
-def _context(front: str, number: int) -> bytes:
-    """One of five reasons, as a guest would mix them."""
-    if front == "arm64":
-        return struct.pack("=QQ", 2, (0x24, 0x01, 0x18, 0x16, 0x20)[number % 5])
-    record = bytearray(72)
-    struct.pack_into("=I", record, 8, (30, 12, 32, 48, 1)[number % 5])
-    struct.pack_into("=I", record, 24, 1)
-    return bytes(record)
+def _attach(tracepoint: str, bpf: int) -> int:
+    """Attach a program to a classic tracepoint while the returned descriptor is open (perf_event_open(2))."""
+    identifier = int((Path("/sys/kernel/tracing/events") / tracepoint / "id").read_text())
+    # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags; PERF_ATTR_SIZE_VER0
+    attributes = struct.pack("=IIQQQQQ16x", _PERF_TYPE_TRACEPOINT, 64, identifier, 1, 0, 0, 0)
+    number = _SYS_PERF_EVENT_OPEN[platform.machine()]
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(ctypes.c_long(number), attributes, -1, 0, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, bpf)
+    fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    return int(fd)
 
 
-def _round(loaded: program.Loaded, pair: tuple[str, str], contexts: list[bytes]) -> float:
+def _round(loaded: program.Loaded, prefix: str) -> float:
     """Nanoseconds of one exit and one entry."""
-    programs = [loaded.programs[name] for name in pair]
-    leave, enter = (syscall.TestRun(program) for program in programs)
-    before = [syscall.program_stats(program) for program in programs]
+    pair = [loaded.programs[f"{prefix}_{end}"] for end in ("exit", "entry")]
+    attached = [
+        _attach(f"syscalls/sys_{end}_umask", bpf) for end, bpf in zip(("enter", "exit"), pair)
+    ]
+    before = [syscall.program_stats(bpf) for bpf in pair]
+    umask = os.umask
     for number in range(CALLS):
-        leave(contexts[number % 5])
-        enter(b"")
-    after = [syscall.program_stats(program) for program in programs]
-    for b, a in zip(before, after):
-        assert a.runs - b.runs == CALLS, "another process runs these programs"
+        umask(REASONS[number % 5])
+    after = [syscall.program_stats(bpf) for bpf in pair]
+    for fd in attached:
+        os.close(fd)
     return sum((a.seconds - b.seconds) / (a.runs - b.runs) for b, a in zip(before, after)) * 1e9
 
 
-def main() -> int:
+def main() -> None:
     """Measure and print the table."""
-    if os.geteuid() != 0:
-        print("overhead: root is needed to load the programs", file=sys.stderr)
-        return 1
-    print(f"{ROUNDS} rounds of {CALLS} exits and entries, 5 reasons, Linux {os.uname().release}\n")
-    print(f"{'front':<7} {'programs':<28} {'ns per exit+entry':>18} {'over empty':>11} {'of the floor':>13}")
-    for front, defines in (("arm64", {}), ("x86", _X86)):
-        loaded = program.load(
-            program.Request(
-                front=front,
-                defines=defines,
-                slots=64,
-                cells=1024,
-                attach=False,
-                bpf_stats=True,
-                extra_source=_FLOOR,
-                extra_programs=_EXTRA,
-            )
+    loaded = program.load(
+        program.Request(
+            front="arm64",
+            defines={},
+            slots=64,
+            cells=1024,
+            attach=False,
+            bpf_stats=True,
+            extra_source=designs.SOURCE,
+            extra_programs=designs.PROGRAMS,
+            extra_classic=True,
         )
-        pairs = {
-            "empty": ("empty_exit", "empty_entry"),
-            "floor: two clock reads": ("floor_exit", "floor_entry"),
-            "kvm_exit + kvm_entry": ("kvm_exit", "kvm_entry"),
-        }
-        contexts = [_context(front, number) for number in range(5)]
-        rounds: dict[str, list[float]] = {name: [] for name in pairs}
-        for _ in range(ROUNDS):
-            for name, pair in pairs.items():
-                rounds[name].append(_round(loaded, pair, contexts))
-        ns = {name: statistics.median(times) for name, times in rounds.items()}
-        floor = ns["floor: two clock reads"]
-        for name, median in ns.items():
-            print(f"{front:<7} {name:<28} {median:>18.0f} {median - ns['empty']:>11.0f} {median / floor:>12.2f}x")
-        loaded.close()
-    return 0
+    )
+    rounds: dict[str, list[float]] = {name: [] for name in designs.PAIRS}
+    for _ in range(ROUNDS):
+        for name, prefix in designs.PAIRS.items():
+            rounds[name].append(_round(loaded, prefix))
+    loaded.close()
+    ns = {name: statistics.median(times) for name, times in rounds.items()}
+    empty, floor = list(ns.values())[:2]
+    print(f"Medians of {ROUNDS} rounds of {CALLS:,} exits and entries with {len(REASONS)} reasons.\n")
+    print("| programs | ns per exit + entry | over empty | of the floor |")
+    print("|---|---:|---:|---:|")
+    for name, median in ns.items():
+        print(f"| {name} | {median:.0f} | {median - empty:.0f} | {median / floor:.2f} x |")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
