@@ -39,7 +39,7 @@ help:
 	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
 	@echo "sudo make e2e-amd64   the same with SVM"
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
-	@echo "sudo make overhead    nanoseconds per exit against empty programs"
+	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make clean            remove what was built"
 
 .PHONY: demo
@@ -82,10 +82,11 @@ distros:
 	$(call install,$(PACKAGES) mmdebstrap)
 	tests/distros/run trixie sid
 
-.PHONY: overhead
-overhead:
+.PHONY: bench
+bench:
 	$(call install,$(PACKAGES))
-	$(PYTHON) -m tests.bench.overhead
+	$(call tracefs)
+	$(PYTHON) -m tests.bench
 
 .PHONY: clean
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -31,6 +32,7 @@ _SETTLE_SECONDS = 0.25
 """How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
 
 _KVM_POLL_SECONDS = 2.0
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 class StartError(Exception):
@@ -226,8 +228,20 @@ def _sole_instance(path: str) -> int | None:
     return lock
 
 
+def _keep_heap_small() -> None:
+    """Have glibc use one heap, and give large blocks back to the kernel.
+
+    By default each thread that answers a scrape gets a heap of its own, which keeps what it once held.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 17)
+
+
 def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. With `recorded`, serve a replay of it."""
+    _keep_heap_small()
     try:
         daemon = Daemon(config)
     except web.ListenError as error:

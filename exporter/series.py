@@ -47,10 +47,16 @@ class Reasons:
 class Series:
     """One label set: the sum of one cell or more, and of threads that are gone."""
 
-    __slots__ = ("_base", "_cells", "counter_line", "counter_message", "histogram_lines", "histogram_message", "labels")
+    __slots__ = (
+        *("_base", "_cells", "labels", "labels_message", "labels_text"),
+        *("counter_line", "counter_message", "histogram_lines", "histogram_message"),
+    )
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+        # What the renderers made of the labels, for as long as the series lives; theirs to set.
+        self.labels_text: bytes | None = None
+        self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
         self._base: Cell | None = None
         self._drop_rendered()

@@ -35,13 +35,14 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
     def respond(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO") or "/"
         status, kind, body = "200 OK", "text/plain; charset=utf-8", b""
+        page: Page | None = None
         extra: list[tuple[str, str]] = []
         if method not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"Method Not Allowed\n"
             extra = [("Allow", "GET, HEAD")]
         elif path == telemetry_path:
             page = render(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
-            kind, extra, body = "", page.headers, page.body
+            kind, extra = "", page.headers
         elif path == "/-/healthy":
             body = b"Healthy\n"
         elif path == "/":
@@ -51,9 +52,12 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
             status, body = "404 Not Found", b"Not Found\n"
         if kind:
             extra = [("Content-Type", kind), *extra]
-        headers = [*extra, ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
+        size = page.size if page else len(body)
+        headers = [*extra, ("Content-Length", str(size)), ("X-Content-Type-Options", "nosniff")]
         start_response(status, headers)
-        return [] if method == "HEAD" else [body]
+        if method == "HEAD":
+            return []
+        return page.batches() if page else [body]
 
     return respond
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 
 from exporter.families import FIRST_BOUND
 from exporter.series import BUCKETS, COUNTS
@@ -11,17 +12,17 @@ from exporter.series import BUCKETS, COUNTS
 ZERO_THRESHOLD = 2.0 ** (FIRST_BOUND / 4)
 """Upper bound of bucket 0, which is the native zero bucket."""
 
-_WORD = COUNTS.size // BUCKETS
 _MAX_GAP = 2
 """Empty buckets that cost less inside a span than a new span costs."""
 
 
-@dataclass(frozen=True)
 class Classic:
-    """Classic bounds: powers of two seconds, `octaves` apart, and the native bucket that each ends with."""
+    """Classic bounds: powers of two seconds, and the native bucket that each ends with."""
 
-    bounds: tuple[float, ...]
-    last: tuple[int, ...]
+    def __init__(self, octaves: Sequence[int]) -> None:
+        self.bounds = tuple(2.0**octave for octave in octaves)
+        self.last = tuple(4 * octave - FIRST_BOUND for octave in octaves)
+        self._pick = itemgetter(*self.last, BUCKETS - 1)  # a loop would take most of a text page's time
 
     @staticmethod
     def of(factor: int, least: float, most: float) -> Classic:
@@ -31,35 +32,38 @@ class Classic:
         """
         step = factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
-        octaves = [
-            octave
-            for octave in range(lowest, highest + 1)
-            if octave % step == 0 and least < 2.0 ** (octave + step) and 2.0 ** (octave - step) < most
-        ]
-        return Classic(tuple(2.0**octave for octave in octaves), tuple(4 * octave - FIRST_BOUND for octave in octaves))
+        return Classic(
+            [
+                octave
+                for octave in range(lowest, highest + 1)
+                if octave % step == 0 and least < 2.0 ** (octave + step) and 2.0 ** (octave - step) < most
+            ]
+        )
 
-    def cumulate(self, buckets: bytes) -> list[int]:
+    def cumulate(self, buckets: bytes) -> tuple[int, ...]:
         """Counts up to each bound, then all: as many as there are bounds, and one."""
-        cumulated = list(accumulate(COUNTS.unpack(buckets)))
-        counts = [cumulated[last] for last in self.last]
-        counts.append(cumulated[-1])
-        return counts
+        cumulated: tuple[int, ...] = self._pick(tuple(accumulate(COUNTS.unpack(buckets))))
+        return cumulated
 
 
-def nonzero(buckets: bytes) -> tuple[int, tuple[int, ...]]:
+def nonzero(buckets: bytes) -> tuple[int, list[int]]:
     """The number of the first bucket that holds something, and the counts from there to the last that does."""
-    first = (len(buckets) - len(buckets.lstrip(b"\0"))) // _WORD
-    end = (len(buckets.rstrip(b"\0")) + _WORD - 1) // _WORD
-    if first >= end:
-        return 0, ()
-    return first, tuple(memoryview(buckets).cast("Q")[first:end])
+    # As one large number (both architectures are little-endian): three operations in C, where stripping zero
+    # bytes is a loop over them.
+    bits = int.from_bytes(buckets, "little")
+    if not bits:
+        return 0, []
+    first, end = ((bits & -bits).bit_length() - 1) // 64, (bits.bit_length() + 63) // 64
+    return first, memoryview(buckets).cast("Q")[first:end].tolist()
 
 
-def spans(first: int, counts: tuple[int, ...]) -> list[tuple[int, list[int]]]:
+def spans(first: int, counts: list[int]) -> list[tuple[int, list[int]]]:
     """Split counts into native spans: (native index of the first bucket, counts). Bucket 0 must not be among them.
 
     Native index k of schema 2 ends at 2^(k/4) s; the overflow bucket becomes the one above 2^12 s.
     """
+    if 0 not in counts:
+        return [(first + FIRST_BOUND, counts)] if counts else []
     found: list[tuple[int, list[int]]] = []
     gap = 0
     for number, count in enumerate(counts, first + FIRST_BOUND):

@@ -19,13 +19,31 @@ from exporter.families import Family
 
 _FASTEST = 1  # zlib's level: half the size at a fifth of the default's time
 _GZIP = 31  # zlib's window bits for a gzip header
+_BATCH = 1 << 18
 
 
 class Page(NamedTuple):
-    """An answer: its headers but for the length, and its body."""
+    """An answer: its headers but for the length, and its body in pieces.
+
+    The pieces are mostly the renderers' cached bytes, so a page of 20 MB takes no 20 MB of its own.
+    """
 
     headers: list[tuple[str, str]]
-    body: bytes
+    pieces: list[bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return sum(map(len, self.pieces))
+
+    @property
+    def body(self) -> bytes:
+        """The body in one."""
+        return b"".join(self.pieces)
+
+    def batches(self) -> Iterator[bytes]:
+        """Yield the body in parts that are worth a system call each."""
+        return _batches(self.pieces)
 
 
 @dataclass(frozen=True)
@@ -55,8 +73,8 @@ class Exposition:
         pieces = self._pieces(chosen, families)
         headers = [("Content-Type", chosen.content_type), ("Vary", "Accept, Accept-Encoding")]
         if self._gzip and accepts_gzip(accept_encoding):
-            return Page([*headers, ("Content-Encoding", "gzip")], _compressed(pieces))
-        return Page(headers, b"".join(pieces))
+            return Page([*headers, ("Content-Encoding", "gzip")], list(_compressed(pieces)))
+        return Page(headers, list(pieces))
 
     def _pieces(self, chosen: Format, families: list[Family]) -> Iterator[bytes]:
         if chosen.name == "protobuf":
@@ -70,16 +88,20 @@ class Exposition:
             yield generate_latest(self._registry)
 
 
-def _compressed(pieces: Iterable[bytes]) -> bytes:
-    """Compress as the pieces come, in batches: the page is never whole in memory, and calls are few."""
-    squeeze = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
-    out, batch, size = [], [], 0
+def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    batch: list[bytes] = []
+    size = 0
     for piece in pieces:
         batch.append(piece)
         size += len(piece)
-        if size > 1 << 18:
-            out.append(squeeze.compress(b"".join(batch)))
+        if size >= _BATCH:
+            yield b"".join(batch)
             batch, size = [], 0
-    out.append(squeeze.compress(b"".join(batch)))
-    out.append(squeeze.flush())
-    return b"".join(out)
+    if batch:
+        yield b"".join(batch)
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    squeeze = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
+    yield from map(squeeze.compress, _batches(pieces))
+    yield squeeze.flush()

@@ -45,8 +45,7 @@ class TextRenderer:
         for series in family.series:
             line = series.counter_line
             if line is None:
-                labels = escaped_labels(family.labels, series.labels)
-                line = series.counter_line = b"%b%b} %d\n" % (start, labels, series.total().exits)
+                line = series.counter_line = b"%b%b} %d\n" % (start, _labels(family, series), series.total().exits)
             yield line
 
     def _histograms(self, family: Histograms) -> Iterator[bytes]:
@@ -64,12 +63,18 @@ class TextRenderer:
     def _histogram(self, family: Histograms, series: Series, template: bytes) -> bytes:
         total = series.total()
         values: list[int | float] = [*self._classic.cumulate(total.buckets)]
-        values.append(values[-1])
-        values.append(total.sum_ns / 1e9)
-        arguments: list[bytes | float] = [escaped_labels(family.labels, series.labels)] * (2 * len(values))
+        values += (values[-1], total.sum_ns / 1e9)
+        arguments: list[bytes | float] = [_labels(family, series)] * (2 * len(values))
         arguments[1::2] = values
         lines = series.histogram_lines = template % tuple(arguments)
         return lines
+
+
+def _labels(family: Counters | Histograms, series: Series) -> bytes:
+    labels = series.labels_text
+    if labels is None:
+        labels = series.labels_text = escaped_labels(family.labels, series.labels)
+    return labels
 
 
 def _header(family: Family, openmetrics: bool) -> bytes:

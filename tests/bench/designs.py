@@ -1,8 +1,8 @@
-"""Programs to compare with, all on the tracepoints of one cheap system call: umask's argument stands for the exit reason.
+"""Programs to compare with, on the tracepoints of one cheap system call: umask's argument stands for the exit reason.
 
-Each pair is a way to keep count of exits: `*_exit` runs when the call begins, `*_entry` when it ends. `empty` is what measuring
-alone costs, `floor` two clock reads and a store, which no tool that measures an interval can do without. The others are
-rebuilt from the designs of known tools, none of their code is here.
+Each pair is a way to keep count of exits: `*_exit` runs when the call begins, `*_entry` when it ends. `empty` is what
+measuring alone costs, `floor` two clock reads and a store, which no tool that measures an interval can do without.
+The others are rebuilt from the designs of known tools, none of their code is here.
 """
 
 SOURCE = r"""

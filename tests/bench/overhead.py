@@ -45,9 +45,7 @@ def _attach(tracepoint: str, bpf: int) -> int:
 def _round(loaded: program.Loaded, prefix: str) -> float:
     """Nanoseconds of one exit and one entry."""
     pair = [loaded.programs[f"{prefix}_{end}"] for end in ("exit", "entry")]
-    attached = [
-        _attach(f"syscalls/sys_{end}_umask", bpf) for end, bpf in zip(("enter", "exit"), pair)
-    ]
+    attached = [_attach(f"syscalls/sys_{end}_umask", bpf) for end, bpf in zip(("enter", "exit"), pair)]
     before = [syscall.program_stats(bpf) for bpf in pair]
     umask = os.umask
     for number in range(CALLS):

@@ -1,0 +1,151 @@
+"""A page of 10,000 histograms (1,000 vCPUs, 10 reasons) in each format, against prometheus_client's of the same."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from exporter.exposition.buckets import Classic
+from exporter.exposition.page import Exposition, Shape
+from exporter.families import Counters, Family, Histograms
+from exporter.metrics import Detail, Metrics
+from exporter.reasons import Reasons, Space
+from exporter.records import Cell, ThreadKey, VcpuRecord
+from exporter.series import BUCKETS
+from exporter.vms import Vcpu, Vm
+
+VCPUS, REASONS, ROUNDS = 1000, 10, 5
+CLASSIC = Classic.of(2, 20e-6, 8.0)
+"""20 bounds, so that the text page has some 230,000 series, as many as a scrape of that size is known to have."""
+
+ACCEPT = {
+    "text 0.0.4": "text/plain",
+    "OpenMetrics 1.0": "application/openmetrics-text;version=1.0.0",
+    "protobuf, native": ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"),
+}
+
+
+class Host:
+    """1,000 vCPUs whose records change as they are told to."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random(23)
+        self.vcpus: list[tuple[VcpuRecord, Vcpu]] = []
+        for number in range(VCPUS):
+            vm = Vm(pid=1000 + number // 4, name=f"vm-{number // 4}", uuid="", vmm="qemu")
+            cells = tuple(self._cell(code) for code in range(REASONS))
+            key = ThreadKey(vm.pid, 100_000 + number, number + 1)
+            record = VcpuRecord(key, b"", None, number, cells, None, alive=True)
+            self.vcpus.append((record, Vcpu(vm, str(number % 4))))
+
+    def _cell(self, code: int) -> Cell:
+        """About two octaves filled, most of it in the middle: what one reason looks like."""
+        counts = [0] * BUCKETS
+        first = self._chance.randrange(30, 60)
+        for bucket in range(first, first + 12):
+            counts[bucket] = self._chance.randrange(1, 5000)
+        total = sum(counts)
+        return Cell(Space.ARM64_TRAP, code, total, total * 12345, struct.pack(f"={BUCKETS}Q", *counts))
+
+    def change(self, every: int) -> None:
+        """Give each n-th vCPU new values in all its cells; 0 changes none."""
+        for number in range(0, VCPUS, every) if every else ():
+            record, vcpu = self.vcpus[number]
+            cells = tuple(self._cell(cell.code) for cell in record.cells)
+            changed = VcpuRecord(record.key, b"", None, record.guest_ns + 1, cells, None, alive=True)
+            self.vcpus[number] = (changed, vcpu)
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+class _Same:
+    """The same families as prometheus_client's own classes."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            if isinstance(family, Counters):
+                counter = CounterMetricFamily(family.name, family.help, labels=family.labels)
+                for series in family.series:
+                    counter.add_metric(series.labels, series.total().exits)
+                yield counter
+            elif isinstance(family, Histograms):
+                histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+                for series in family.series:
+                    total = series.total()
+                    counts = list(accumulate(total.counts()))
+                    buckets = [(repr(b), float(counts[i])) for b, i in zip(CLASSIC.bounds, CLASSIC.last)]
+                    histogram.add_metric(series.labels, [*buckets, ("+Inf", counts[-1])], total.sum_ns / 1e9)
+                yield histogram
+
+
+def main() -> None:
+    """Measure and print the table."""
+    host = Host()
+    metrics = Metrics(Reasons().lookup, Detail())
+    exposition = Exposition(Shape(CLASSIC), CollectorRegistry())
+
+    def scrape(accept: str, encoding: str = "") -> int:
+        metrics.update(host.vcpus, [])
+        return len(exposition.page(metrics.families(host.vcpus), accept, encoding).body)
+
+    metrics.update(host.vcpus, [])
+    baseline_registry = _Same(metrics.families(host.vcpus))
+    baseline = statistics.median(
+        _cpu(lambda: generate_latest(baseline_registry))
+        for _ in range(3)  # type: ignore[arg-type, no-untyped-call]
+    )
+    page = generate_latest(baseline_registry)  # type: ignore[arg-type, no-untyped-call]
+    lines = sum(not line.startswith(b"#") for line in page.splitlines())
+    print(f"{VCPUS * REASONS:,} histograms, {lines:,} series as text. CPU time, median of {ROUNDS}.\n")
+    print("| renderer | changed since the last scrape | CPU s | cheaper than prometheus_client | bytes |")
+    print("|---|---|---:|---:|---:|")
+    print(f"| prometheus_client.generate_latest | (no matter) | {baseline:.2f} | 1 x | {len(page):,} |")
+    for name, accept in ACCEPT.items():
+        for changed, every in (("all", 1), ("5 %", 20), ("none", 0)):
+            times = []
+            for _ in range(ROUNDS):
+                host.change(every)
+                times.append(_cpu(lambda accept=accept: scrape(accept)))  # type: ignore[misc]
+            seconds = statistics.median(times)
+            size = scrape(accept)
+            print(f"| {name} | {changed} | {seconds:.3f} | {baseline / seconds:.0f} x | {size:,} |")
+    for name in ("text 0.0.4", "protobuf, native"):
+        times = [_cpu(lambda name=name: scrape(ACCEPT[name], "gzip")) for _ in range(ROUNDS)]  # type: ignore[misc]
+        size = scrape(ACCEPT[name], "gzip")
+        seconds = statistics.median(times)
+        print(f"| {name}, gzip | none | {seconds:.3f} | {baseline / seconds:.0f} x | {size:,} |")
+
+    print("\nMemory a scrape takes at its peak beside what is cached (tracemalloc):\n")
+    print("| renderer | MB |")
+    print("|---|---:|")
+    for name, work in (
+        ("prometheus_client", lambda: generate_latest(baseline_registry)),  # type: ignore[arg-type, no-untyped-call]
+        ("text 0.0.4", lambda: scrape(ACCEPT["text 0.0.4"])),
+        ("text 0.0.4, gzip", lambda: scrape(ACCEPT["text 0.0.4"], "gzip")),
+        ("protobuf, native", lambda: scrape(ACCEPT["protobuf, native"])),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        print(f"| {name} | {peak / 1e6:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
