@@ -157,7 +157,7 @@ class Daemon:
             state = self._state
             try:
                 state.snapshot = self._collector.collect()
-            except OSError as error:
+            except Exception as error:  # whatever it is: say so, and try again at the next collection
                 state.snapshot = None
                 state.collect_errors += 1
                 event(log, "error", "collection failed", err=error)

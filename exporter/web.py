@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import socket
 import socketserver
 import threading
@@ -13,6 +14,9 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 from exporter import __version__
 from exporter.config import host_port
 from exporter.exposition.page import Page
+from exporter.logs import event
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _REQUEST_SECONDS = 30
@@ -41,8 +45,12 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
             status, body = "405 Method Not Allowed", b"Method Not Allowed\n"
             extra = [("Allow", "GET, HEAD")]
         elif path == telemetry_path:
-            page = render(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
-            kind, extra = "", page.headers
+            try:
+                page = render(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
+                kind, extra = "", page.headers
+            except Exception as error:  # a defect of ours: one scrape fails, and the log says why
+                event(log, "error", "a page could not be made", err=error)
+                status, body = "500 Internal Server Error", b"Internal Server Error\n"
         elif path == "/-/healthy":
             body = b"Healthy\n"
         elif path == "/":
@@ -93,7 +101,7 @@ class _Response(ServerHandler):
     server_software = "kvm-exit-exporter"
 
     def log_exception(self, exc_info: Any) -> None:
-        """Say nothing here: the application logs its own failures, and this would print a traceback."""
+        """Say nothing: what is left to fail here is the client's connection."""
 
 
 class _Handler(WSGIRequestHandler):
