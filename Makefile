@@ -8,7 +8,7 @@ CONFIG := config.yaml
 PACKAGES := python3-bpfcc python3-prometheus-client python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
 TEST_PACKAGES := $(PACKAGES) python3-venv prometheus
-E2E_PACKAGES := $(shell cat tests/e2e/packages.txt)
+E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Installs what of $(1) is missing; without root it says what to install and goes on.
 define install

@@ -1,0 +1,80 @@
+"""Debian packages of any architecture, by a private apt that leaves this machine's own alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+CODENAME = "bookworm"
+SUITES = {CODENAME, f"{CODENAME}-updates", f"{CODENAME}-security"}
+
+
+def sources(etc: Path = Path("/etc/apt")) -> dict[str, str]:
+    """The machine's own apt sources that are Debian bookworm: file name -> text, in both of apt's forms."""
+    files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
+    found = {}
+    for file in files:
+        if not file.is_file() or file.suffix not in (".list", ".sources"):
+            continue
+        keep = _one_line if file.suffix == ".list" else _deb822
+        text = keep(file.read_text())
+        if text:
+            found[file.name] = text
+    if not found:
+        raise RuntimeError(f"no {CODENAME} source in {etc}: the machine image is made of its packages")
+    return found
+
+
+def _one_line(text: str) -> str:
+    lines = (re.sub(r"arch=[\w,-]+ ?", "", line) for line in text.splitlines() if line.startswith("deb "))
+    return "".join(line + "\n" for line in lines if SUITES & set(line.split()))
+
+
+def _deb822(text: str) -> str:
+    stanzas = []
+    for stanza in re.split(r"\n\s*\n", text):
+        # An Architectures field names this machine's, not the image's.
+        lines = [line for line in stanza.splitlines() if not line.startswith(("#", "Architectures:"))]
+        fields = dict(line.split(":", 1) for line in lines if re.match(r"[\w-]+:", line))
+        if "deb" in fields.get("Types", "").split() and SUITES & set(fields.get("Suites", "").split()):
+            stanzas.append("\n".join(line for line in lines if line) + "\n")
+    return "\n".join(stanzas)
+
+
+def download(architecture: str, packages: list[str], root: Path) -> list[Path]:
+    """Fetch the packages and all they depend on into root; returns the .deb files."""
+    parts = root / "sources.list.d"
+    for folder in (parts, root / "lists/partial", root / "archives/partial"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in sources().items():
+        (parts / name).write_text(text)
+    (root / "status").write_text("")  # nothing is installed: every dependency is fetched
+    conf = root / "apt.conf"
+    conf.write_text(f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n')
+    # On the command line, since apt reads the machine's apt.conf.d (its proxy, say) after APT_CONFIG.
+    options = {
+        "Dir::State": root,
+        "Dir::State::lists": root / "lists",
+        "Dir::State::status": root / "status",
+        "Dir::State::extended_states": root / "extended_states",
+        "Dir::Cache": root,
+        "Dir::Cache::archives": root / "archives",
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": parts,
+        "Acquire::Languages": "none",
+        "Acquire::Retries": 3,
+        "APT::Sandbox::User": "root",
+        "APT::Keep-Downloaded-Packages": "true",
+    }
+    base = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
+    env = {**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C"}
+    install = [*base, "install", "--yes", "--no-install-recommends"]
+    subprocess.run([*base, "update"], env=env, check=True)
+    subprocess.run([*install, "--download-only", *packages], env=env, check=True, stdout=subprocess.DEVNULL)
+    # The archives may hold older versions from an earlier build: take what this plan names.
+    plan = subprocess.run([*install, "--simulate", *packages], env=env, check=True, stdout=subprocess.PIPE, text=True)
+    chosen = re.findall(r"^Inst (\S+) \((\S+) .*\[(\S+)\]\)", plan.stdout, re.MULTILINE)
+    names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in chosen]
+    return [root / "archives" / name for name in sorted(names)]

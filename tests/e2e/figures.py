@@ -1,0 +1,31 @@
+"""The table that a scenario ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How often a vCPU exited for a reason: as its guest, the oracle and the exporter (if there is one) have it."""
+
+    vm: str
+    vcpu: int
+    when: str
+    reason: str
+    guest: str
+    oracle: int
+    exporter: float | None
+
+
+def table(figures: list[Figure]) -> str:
+    """A line for each, with the difference of exporter and oracle."""
+    line = "{:<8} {:>4}  {:<22} {:<14} {:>6} {:>7} {:>8} {:>10}"
+    lines = [line.format("VM", "vCPU", "when", "reason", "guest", "oracle", "exporter", "difference")]
+    for figure in figures:
+        served = difference = "-"
+        if figure.exporter is not None:
+            served, difference = f"{figure.exporter:.0f}", f"{figure.exporter - figure.oracle:.0f}"
+        columns = (figure.reason, figure.guest, figure.oracle, served, difference)
+        lines.append(line.format(figure.vm, figure.vcpu, figure.when, *columns))
+    return "\n".join(lines)

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The exact guest on amd64: real mode, counters in its own memory. The first page of a vCPU holds the code, the
+ * second its interrupt table, counters and stack; apart, since code beside data that changes is slow to emulate.
+ */
+#include "vm.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define NOWHERE 0x10000000UL /* no memory: a store is KVM_EXIT_MMIO */
+#define PORT_DONE 0x11
+#define TIMER_VECTOR 0x20
+#define SLEEP_NS 5000000 /* KVM's local APIC timer counts nanoseconds */
+#define STRING(macro) STRING_(macro)
+#define STRING_(text) #text
+#define TSC_PROBE_NS 20000000L
+
+enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, KINDS };
+const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", NULL };
+const uint64_t arch_memory = 0x10000UL;
+
+/* At DATA in the second page; the guest below has the offsets once more. */
+#define DATA 0x400
+struct guest_data {
+	uint32_t left[KINDS];
+	uint32_t spin;
+	uint32_t touch_at; /* linear address of the next page to touch */
+	uint32_t done[KINDS];
+	uint64_t slept; /* TSC ticks */
+	uint64_t began;
+};
+
+extern const uint8_t guest_start[], guest_timer[], guest_end[];
+
+/* DS and SS are the second page, ES begins at NOWHERE, FS is flat. */
+asm(	".pushsection .rodata\n"
+	".globl	guest_start, guest_timer, guest_end\n"
+	".set	left, 0x400\n"
+	".set	spin, 0x418\n"
+	".set	touch_at, 0x41c\n"
+	".set	done, 0x420\n"
+	".set	slept, 0x438\n"
+	".set	began, 0x440\n"
+	".code16\n"
+	"guest_start:\n"
+	"1:	cmpl	$0, left + 4 * 0\n"
+	"	je	2f\n"
+	"	outb	%al, $0x10\n"		/* a port of nobody: io, out as KVM_EXIT_IO */
+	"	incl	done + 4 * 0\n"
+	"	decl	left + 4 * 0\n"
+	"	jmp	1b\n"
+	"2:	cmpl	$0, left + 4 * 1\n"
+	"	je	3f\n"
+	"	xorl	%eax, %eax\n"		/* leaf 0 */
+	"	cpuid\n"			/* cpuid */
+	"	incl	done + 4 * 1\n"
+	"	decl	left + 4 * 1\n"
+	"	jmp	2b\n"
+	"3:	cmpl	$0, left + 4 * 2\n"
+	"	je	4f\n"
+	"	movl	$0x1b, %ecx\n"		/* IA32_APIC_BASE */
+	"	rdmsr\n"			/* msr */
+	"	incl	done + 4 * 2\n"
+	"	decl	left + 4 * 2\n"
+	"	jmp	3b\n"
+	"4:	cmpl	$0, left + 4 * 3\n"
+	"	je	5f\n"
+	"	movb	%al, %es:0\n"		/* no memory there: npf, out as KVM_EXIT_MMIO */
+	"	incl	done + 4 * 3\n"
+	"	decl	left + 4 * 3\n"
+	"	jmp	4b\n"
+	"5:	cmpl	$0, left + 4 * 4\n"
+	"	je	6f\n"
+	"	movl	touch_at, %edi\n"
+	"	movb	%al, %fs:(%edi)\n"	/* first access to a page: npf that stays in the kernel */
+	"	addl	$0x1000, touch_at\n"	/* the next page */
+	"	incl	done + 4 * 4\n"
+	"	decl	left + 4 * 4\n"
+	"	jmp	5b\n"
+	"6:	cmpl	$0, left + 4 * 5\n"
+	"	je	7f\n"
+	"	rdtsc\n"			/* when the sleep begins; not intercepted */
+	"	movl	%eax, began\n"
+	"	movl	%edx, began + 4\n"
+	"	movl	$0x838, %ecx\n"		/* x2APIC initial count */
+	"	movl	$" STRING(SLEEP_NS) ", %eax\n"
+	"	xorl	%edx, %edx\n"		/* its upper half */
+	"	wrmsr\n"			/* msr: start the timer */
+	"	incl	done + 4 * 2\n"		/* counted with the reads */
+	"	sti\n"				/* interrupts from the instruction after the next on */
+	"	hlt\n"				/* hlt, until guest_timer has run */
+	"	cli\n"
+	"	rdtsc\n"			/* when the sleep ended */
+	"	subl	began, %eax\n"		/* its length, ... */
+	"	sbbl	began + 4, %edx\n"	/* ... both halves */
+	"	addl	%eax, slept\n"		/* the length of all, ... */
+	"	adcl	%edx, slept + 4\n"	/* ... both halves */
+	"	incl	done + 4 * 5\n"
+	"	decl	left + 4 * 5\n"
+	"	jmp	6b\n"
+	"7:	cmpl	$0, spin\n"		/* until the host has kicked often enough */
+	"	jne	7b\n"
+	"	outb	%al, $" STRING(PORT_DONE) "\n" /* io, KVM_EXIT_IO; entered again, go on */
+	"	jmp	guest_start\n"
+	"guest_timer:\n"
+	"	movl	$0x80b, %ecx\n"		/* x2APIC end of interrupt */
+	"	xorl	%eax, %eax\n"		/* the one value it takes, ... */
+	"	xorl	%edx, %edx\n"		/* ... both halves */
+	"	wrmsr\n"			/* msr */
+	"	incl	done + 4 * 2\n"
+	"	iretw\n"
+	"guest_end:\n"
+	".code64\n"
+	".popsection\n");
+
+/* In real mode a segment is its selector times 16, so everything must lie in the first MiB. */
+static uint64_t guest_memory(const struct vcpu *vcpu)
+{
+	return arch_memory + vcpu->index * VCPU_PAGES * PAGE;
+}
+
+static volatile struct guest_data *guest_data(struct vcpu *vcpu)
+{
+	return (volatile struct guest_data *)(vcpu->memory + PAGE + DATA);
+}
+
+void arch_create_vm(struct vm *vm)
+{
+	KVM_DO(vm->fd, KVM_CREATE_IRQCHIP, 0); /* timer interrupts without a way out to user space */
+}
+
+static void set_cpuid(struct vm *vm, struct vcpu *vcpu)
+{
+	const size_t entries = 256;
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + entries * sizeof(cpuid->entries[0]));
+
+	cpuid->nent = entries;
+	KVM_DO(vm->kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+	KVM_DO(vcpu->fd, KVM_SET_CPUID2, cpuid);
+	free(cpuid);
+}
+
+static void set_apic_register(struct kvm_lapic_state *apic, int offset, uint32_t value)
+{
+	memcpy(apic->regs + offset, &value, sizeof(value));
+}
+
+static void set_apic(struct vcpu *vcpu)
+{
+	struct kvm_lapic_state apic;
+
+	KVM_DO(vcpu->fd, KVM_GET_LAPIC, &apic);
+	set_apic_register(&apic, 0xf0, 0x1ff); /* spurious vector: enabled */
+	set_apic_register(&apic, 0x320, TIMER_VECTOR); /* timer: one shot */
+	set_apic_register(&apic, 0x3e0, 0xb); /* timer divider: 1 */
+	KVM_DO(vcpu->fd, KVM_SET_LAPIC, &apic);
+}
+
+static void set_segment(struct kvm_segment *segment, uint64_t base, uint32_t limit)
+{
+	segment->base = base;
+	segment->selector = base >> 4;
+	segment->limit = limit;
+}
+
+void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu)
+{
+	struct kvm_regs regs = { .rflags = 2, .rsp = PAGE };
+	struct kvm_mp_state running = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	uint64_t code = guest_memory(vcpu), data = code + PAGE;
+	uint16_t *vector = (uint16_t *)(vcpu->memory + PAGE + 4 * TIMER_VECTOR);
+	struct kvm_sregs sregs;
+
+	memcpy(vcpu->memory, guest_start, guest_end - guest_start);
+	vector[0] = guest_timer - guest_start;
+	vector[1] = code >> 4;
+
+	set_cpuid(vm, vcpu);
+	KVM_DO(vcpu->fd, KVM_GET_SREGS, &sregs);
+	sregs.apic_base |= 1 << 10; /* x2APIC: its registers are MSRs */
+	sregs.idt.base = data;
+	sregs.idt.limit = 4 * 256 - 1;
+	set_segment(&sregs.cs, code, 0xffff);
+	set_segment(&sregs.ds, data, 0xffff);
+	set_segment(&sregs.ss, data, 0xffff);
+	set_segment(&sregs.es, NOWHERE, 0xffff);
+	set_segment(&sregs.fs, 0, 0xffffffff);
+	KVM_DO(vcpu->fd, KVM_SET_SREGS, &sregs);
+	KVM_DO(vcpu->fd, KVM_SET_REGS, &regs);
+	set_apic(vcpu);
+	KVM_DO(vcpu->fd, KVM_SET_MP_STATE, &running); /* all but the first wait for a SIPI otherwise */
+}
+
+void arch_finish_vm(struct vm *vm)
+{
+	(void)vm;
+}
+
+void arch_start_round(struct vcpu *vcpu)
+{
+	volatile struct guest_data *data = guest_data(vcpu);
+
+	for (int kind = 0; kind < KINDS; kind++) {
+		data->done[kind] = 0;
+		data->left[kind] = vcpu->want[kind];
+	}
+	data->touch_at = guest_memory(vcpu) + 2 * PAGE;
+	data->slept = 0;
+	data->spin = vcpu->kicks;
+}
+
+void arch_end_kicks(struct vcpu *vcpu)
+{
+	guest_data(vcpu)->spin = 0;
+}
+
+bool arch_handle_exit(struct vcpu *vcpu)
+{
+	switch (vcpu->run->exit_reason) {
+	case KVM_EXIT_IO:
+		tally(vcpu, USERSPACE, "KVM_EXIT_IO", 1);
+		return vcpu->run->io.port != PORT_DONE;
+	case KVM_EXIT_MMIO:
+		tally(vcpu, USERSPACE, "KVM_EXIT_MMIO", 1);
+		return true;
+	default:
+		die("a KVM_RUN that ends in neither KVM_EXIT_IO nor KVM_EXIT_MMIO nor EINTR");
+		return false;
+	}
+}
+
+/* As measured, since not every host says it in CPUID. */
+static double ns_per_tick(void)
+{
+	struct timespec probe = { .tv_nsec = TSC_PROBE_NS };
+	uint64_t ticks = __builtin_ia32_rdtsc(), ns = now_ns();
+
+	nanosleep(&probe, NULL);
+	return (double)(now_ns() - ns) / (__builtin_ia32_rdtsc() - ticks);
+}
+
+void arch_end_round(struct vcpu *vcpu)
+{
+	volatile struct guest_data *data = guest_data(vcpu);
+
+	for (int kind = 0; kind < KINDS; kind++)
+		if (data->left[kind] || data->done[kind] < vcpu->want[kind])
+			die("the guest did not do what it was told");
+	tally(vcpu, EXITS, "io", data->done[IO] + 1);
+	tally(vcpu, EXITS, "cpuid", data->done[CPUID]);
+	tally(vcpu, EXITS, "msr", data->done[MSR]);
+	tally(vcpu, EXITS, "hlt", data->done[HLT]);
+	tally(vcpu, EXITS, "npf", data->done[MMIO]);
+	if (!vcpu->rounds++)
+		tally(vcpu, EXITS, "npf", data->done[TOUCH] + 2); /* and its two own pages */
+	if (data->slept)
+		vcpu->sleep_ns += data->slept * ns_per_tick();
+}

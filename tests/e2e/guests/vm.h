@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A virtual machine on raw /dev/kvm that knows how often each of its vCPUs exits, and why. */
+#ifndef VM_H
+#define VM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGE 4096UL
+#define MAX_VCPUS 4
+#define MAX_KINDS 8
+#define MAX_TALLIES 12
+#define MAX_TOUCH 46 /* pages a vCPU can touch; all of a VM's fit in the first MiB */
+
+enum tally_of {
+	EXITS, /* exits of a reason: exactly so many */
+	AT_MOST, /* exits of a reason that the CPU may leave out */
+	USERSPACE, /* returns of KVM_RUN by their reason */
+};
+
+struct tally {
+	enum tally_of of;
+	const char *reason;
+	unsigned long count;
+};
+
+struct vcpu {
+	int index;
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	int tid;
+	uint8_t *memory; /* this vCPU's pages, VCPU_PAGES of them */
+	unsigned long want[MAX_KINDS]; /* per round, in the order of arch_kinds */
+	unsigned long kicks; /* signals to be interrupted by, per round */
+	bool hold; /* the last of them comes when told so */
+	atomic_ulong kicked; /* in all rounds */
+	int rounds; /* done */
+	uint64_t began_ns, parked_ns; /* CLOCK_MONOTONIC before the first KVM_RUN, after the last */
+	unsigned long sleep_ns; /* as the guest's own clock saw its sleeps, all rounds */
+	struct tally tallies[MAX_TALLIES];
+};
+
+#define VCPU_PAGES (MAX_TOUCH + 2)
+
+struct vm {
+	int kvm, fd;
+	int vcpus;
+	struct vcpu vcpu[MAX_VCPUS];
+};
+
+/* What an architecture brings. */
+extern const char *const arch_kinds[]; /* NULL at the end; "kick" and "hold" are known to all */
+extern const uint64_t arch_memory; /* guest-physical address of the first vCPU's pages */
+void arch_create_vm(struct vm *vm); /* before the vCPUs */
+void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu);
+void arch_finish_vm(struct vm *vm); /* after the vCPUs */
+void arch_start_round(struct vcpu *vcpu);
+void arch_end_kicks(struct vcpu *vcpu); /* let the guest's spinning end */
+bool arch_handle_exit(struct vcpu *vcpu); /* false when the guest is done */
+void arch_end_round(struct vcpu *vcpu);
+
+void die(const char *what);
+uint64_t now_ns(void); /* CLOCK_MONOTONIC */
+int kvm_do(int fd, unsigned long request, const char *name, void *argument);
+#define KVM_DO(fd, request, argument) kvm_do(fd, request, #request, (void *)(argument))
+void tally(struct vcpu *vcpu, enum tally_of of, const char *reason, unsigned long count);
+
+#endif

@@ -1,0 +1,200 @@
+"""The machine image: Debian packages of an architecture unpacked into an ext4 disk, with kernel and initrd.
+
+Nothing of the foreign architecture runs while it is built, and it is kept outside the source tree, under a
+name that is a hash of all that goes in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import apt
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = [
+    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
+    *("sed", "tar", "util-linux"),
+    *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-yaml"),
+]
+ARCHITECTURE_PACKAGES = {
+    "arm64": ["linux-image-cloud-arm64", "qemu-system-arm"],
+    "amd64": ["linux-image-cloud-amd64", "qemu-system-x86"],
+}
+# What the initrd loads before the root disk can be mounted; modules built into a kernel are left out.
+INITRD_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"]
+# Bulky, and never opened by a test.
+LEFT_OUT = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/iso-codes"]
+SPARE_MIB = 512
+
+
+@dataclass(frozen=True)
+class Image:
+    """The three files a machine boots from."""
+
+    folder: Path
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        return self.folder / "initrd"
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "root.img"
+
+
+def cache_folder() -> Path:
+    """Where images and packages are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter"
+
+
+def image(architecture: str) -> Image:
+    """The image of an architecture, built if the cache has none of the same ingredients."""
+    folder = cache_folder() / f"machine-{architecture}-{_ingredients(architecture)}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as building:
+            _build(architecture, Path(building))
+            try:
+                (Path(building) / "image").rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another run was first, with the same ingredients
+                    raise
+    return Image(folder)
+
+
+def _ingredients(architecture: str) -> str:
+    digest = hashlib.sha256(repr((architecture, apt.sources())).encode())
+    for file in [HERE / "image.py", HERE / "apt.py", *sorted((HERE / "boot").iterdir())]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(architecture: str, building: Path) -> None:
+    packages = PACKAGES + ARCHITECTURE_PACKAGES[architecture]
+    debs = apt.download(architecture, packages, cache_folder() / f"packages-{architecture}")
+    tree, result = building / "tree", building / "image"
+    result.mkdir()
+    _unpack(debs, tree)
+    release = next((tree / "usr/lib/modules").iterdir()).name
+    subprocess.run(["depmod", "-b", tree, release], check=True)
+    shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
+    modules = tree / "usr/lib/modules" / release
+    busybox = tree / "bin/busybox"
+    (result / "initrd").write_bytes(_initrd(building / "initrd", busybox, HERE / "boot/initrd-init", modules))
+    guest = _initrd(building / "guest", busybox, HERE / "boot/guest-init", None)
+    (tree / "boot/guest-initrd").write_bytes(guest)
+    (tree / "boot/vmlinuz").symlink_to(f"vmlinuz-{release}")
+    _configure(tree)
+    _compile_python(tree)
+    _make_disk(tree, result / "root.img")
+
+
+def _unpack(debs: list[Path], tree: Path) -> None:
+    for folder in ("bin", "sbin", "lib", "lib64"):
+        (tree / "usr" / folder).mkdir(parents=True)
+        (tree / folder).symlink_to(f"usr/{folder}")
+    excludes = [f"--exclude=./{path}/*" for path in LEFT_OUT]
+
+    def unpack(deb: Path) -> None:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as content:
+            tar = ["tar", "-C", str(tree), "-xp", "--keep-directory-symlink", *excludes]
+            subprocess.run(tar, stdin=content.stdout, check=True)
+        if content.returncode:
+            raise RuntimeError(f"{deb.name}: dpkg-deb ended with {content.returncode}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(unpack, debs))
+
+
+def _configure(tree: Path) -> None:
+    """What maintainer scripts would have done, as far as anything here needs it."""
+    accounts = [("root", 0, "/root", "/bin/bash"), ("nobody", 65534, "/nonexistent", "/usr/sbin/nologin")]
+    # The user that the exporter's package makes and its default configuration changes to.
+    accounts.append(("kvm-exit-exporter", 990, "/nonexistent", "/usr/sbin/nologin"))
+    etc = tree / "etc"
+    etc.mkdir(exist_ok=True)
+    (etc / "passwd").write_text("".join(f"{n}:x:{i}:{i}::{home}:{shell}\n" for n, i, home, shell in accounts))
+    (etc / "group").write_text("".join(f"{name}:x:{number}:\n" for name, number, _, _ in accounts))
+    (etc / "hosts").write_text("127.0.0.1 localhost\n")
+    (etc / "ld.so.conf.d").mkdir(exist_ok=True)
+    for folder in ("dev", "proc", "sys", "run", "tmp", "root"):
+        (tree / folder).mkdir(exist_ok=True)
+    shutil.copy(HERE / "boot/e2e-init", tree / "sbin/e2e-init")
+    (tree / "sbin/e2e-init").chmod(0o755)
+
+
+def _initrd(stage: Path, busybox: Path, init: Path, modules: Path | None) -> bytes:
+    """A gzip'd cpio of busybox, an init and the modules it loads, listed in /modules in load order."""
+    (stage / "bin").mkdir(parents=True)
+    shutil.copy(busybox, stage / "bin/busybox")
+    shutil.copy(init, stage / "init")
+    (stage / "init").chmod(0o755)
+    if modules:
+        order = _load_order(modules, INITRD_MODULES)
+        for path in order:
+            shutil.copy(modules / path, stage / Path(path).name)
+        (stage / "modules").write_text("".join(f"{Path(path).name}\n" for path in order))
+    names = "\n".join(str(path.relative_to(stage)) for path in sorted(stage.rglob("*")))
+    cpio = subprocess.run(
+        ["cpio", "--quiet", "--create", "--format=newc", "--owner=0:0"],
+        cwd=stage, input=names.encode(), stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    return gzip.compress(cpio.stdout, compresslevel=1, mtime=0)
+
+
+def _load_order(modules: Path, wanted: list[str]) -> list[str]:
+    depends: dict[str, list[str]] = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, _, rest = line.partition(":")
+        depends[path] = rest.split()
+    by_name = {Path(path).name.split(".")[0].replace("-", "_"): path for path in depends}
+    order: list[str] = []
+    for name in wanted:
+        if name in by_name:
+            path = by_name[name]
+            # modules.dep lists a module's dependencies in the reverse of their load order.
+            order += [one for one in [*reversed(depends[path]), path] if one not in order]
+    return order
+
+
+def _compile_python(tree: Path) -> None:
+    """Byte-compile here, where it takes seconds: only a Python of the same minor version can."""
+    version = re.sub("^python", "", (tree / "usr/bin/python3").readlink().name)
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    python = sys.executable if own == version else shutil.which(f"python{version}")
+    if python:
+        options = ["-q", "-j0", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/"]
+        folders = [str(tree / "usr/lib/python3"), str(tree / f"usr/lib/python{version}")]
+        subprocess.run([python, "-m", "compileall", *options, *folders], check=True)
+
+
+def _make_disk(tree: Path, disk: Path) -> None:
+    used = sum(path.lstat().st_size + 4096 for path in tree.rglob("*"))
+    size = f"{(used >> 20) * 5 // 4 + SPARE_MIB}M"
+    options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0", "-m", "0"]
+    subprocess.run(["mke2fs", *options, "-d", tree, disk, size], check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
+    print(image(parser.parse_args().architecture).folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A second exporter with next to no room: what it cannot count it must say, to the last exit."""
+
+from __future__ import annotations
+
+import time
+
+import workload
+from compare import Comparison
+from oracle import Oracle
+from page import Page
+from service import Service
+from vms import ExactGuest, identity
+
+ROOM = len(workload.CROWD) - 1
+CONFIGURATION = f"""
+limits: {{vcpus: {ROOM}, cells: 8}}
+linger: 1s
+collect_interval: 1s
+log: {{format: json}}
+"""
+FORGOTTEN_SECONDS = 4  # three collections: the end is seen, linger is over
+
+
+def tight(comparison: Comparison, oracle: Oracle) -> None:
+    """One vCPU too many, and too many reasons; then the room is given back."""
+    checks = comparison.checks
+    service = Service(CONFIGURATION)
+    guest = ExactGuest(identity("crowd"), *({workload.SIMPLEST: number} for number in workload.CROWD))
+    guest.wait_parked()
+    _all_or_dropped(comparison, oracle, guest, Page.settled())
+    guest.end()
+
+    time.sleep(FORGOTTEN_SECONDS)
+    page = Page()
+    checks.equal("crowd: series after linger", page.select("kvm_exits_total", pid=guest.pid), [])
+    for name in ("tracked_vcpus", "cells_in_use"):
+        checks.equal(f"crowd: {name} after linger", page.select(f"kvm_exit_exporter_{name}"), [({}, 0.0)])
+
+    guest = ExactGuest(identity("next"), {workload.SIMPLEST: 113})
+    guest.wait_parked()
+    comparison.parked("with room again", guest, Page.settled())
+    guest.end()
+    checks.equal("exit status of the second exporter", service.stop(), 0)
+    checks.equal("errors in the log of the second exporter", service.errors(), [])
+
+
+def _all_or_dropped(comparison: Comparison, oracle: Oracle, guest: ExactGuest, page: Page) -> None:
+    equal = comparison.checks.equal
+    tids = {vcpu.tid for vcpu in guest.vcpus}
+    known = {int(labels["tid"]) for labels, _ in page.select("kvm_vcpu_guest_seconds_total", pid=guest.pid)}
+    equal("crowd: vCPUs with room", (len(known), known <= tids), (ROOM, True))
+    for kind, counts in (("", oracle.exits()), ("userspace_", oracle.userspace_exits())):
+        name = f"kvm_{kind}exits_total"
+        served = {tid: page.by("reason", name, tid=tid) for tid in tids}
+        # A reason has room from its first exit on or not at all: whatever is served is complete.
+        for tid, reasons in served.items():
+            complete = {reason: counts[tid].get(reason) for reason in reasons}
+            equal(f"crowd: {name} of {tid}, where there was room", reasons, complete)
+        expected = {
+            "no_slot": sum(sum(counts[tid].values()) for tid in tids - known),
+            "no_cell": sum(sum(counts[tid].values()) - sum(served[tid].values()) for tid in known),
+        }
+        dropped = page.by("cause", f"kvm_exit_exporter_dropped_{kind}exits_total")
+        causes = {cause: value for cause, value in dropped.items() if value or cause in expected}
+        equal(f"crowd: dropped_{kind}exits_total", causes, expected)
+        counted = sum(sum(reasons.values()) for reasons in served.values())
+        total = sum(sum(counts[tid].values()) for tid in tids)
+        print(f"{name} with too little room: {total} seen, {counted:.0f} counted, dropped {causes}", flush=True)

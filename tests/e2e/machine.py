@@ -1,0 +1,138 @@
+"""Boots a machine image under QEMU's TCG, whose emulated CPU can virtualize, and runs one command in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+from image import Image
+
+TIMED_OUT = 124  # as timeout(1) says it
+FAILED = 125
+
+QEMU = {
+    "arm64": """
+        qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi,tb-size=512
+        -cpu neoverse-n1
+    """,
+    # With thread=multi, guests of an emulated SVM hang now and then. No HPET, and a TSC that Linux is told to
+    # trust: else the emulated clocks' drift makes it switch clock sources in the middle of a run.
+    "amd64": "qemu-system-x86_64 -M q35,hpet=off -accel tcg,thread=single,tb-size=512 -cpu max",
+}
+CONSOLE = {"arm64": "console=ttyAMA0", "amd64": "console=ttyS0 tsc=reliable mitigations=off"}
+COMMON = "-smp 2 -m 3G -snapshot -nodefaults -no-user-config -display none -no-reboot"
+
+
+def checkout_files(checkout: Path) -> list[Path]:
+    """Tracked files and untracked ones that are not ignored; without git, all but hidden ones and caches."""
+    command = ["git", "-C", str(checkout), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        names = [Path(name) for name in listing.stdout.decode().split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        names = [path.relative_to(checkout) for path in checkout.rglob("*")]
+        hidden = ("__pycache__", ".")
+        names = [name for name in names if not any(part.startswith(hidden) for part in name.parts)]
+    return [name for name in sorted(names) if (checkout / name).is_file()]
+
+
+def _make_job(job: Path, checkout: Path, extra: dict[str, Path], command: str) -> None:
+    """The tar on the second disk: checkout/, the extra files by their names in the tar, and ./run."""
+    with tarfile.open(job, "w") as tar:
+        for file in checkout_files(checkout):
+            tar.add(checkout / file, f"checkout/{file}", recursive=False)
+        for name, path in extra.items():
+            tar.add(path, name)
+        script = f"#!/bin/bash\ncd /job/checkout || exit\n{command}\n".encode()
+        run = tarfile.TarInfo("run")
+        run.size, run.mode = len(script), 0o755
+        tar.addfile(run, io.BytesIO(script))
+
+
+def run(
+    architecture: str,
+    image: Image,
+    checkout: Path,
+    *,
+    extra: dict[str, Path],
+    command: str,
+    timeout: float,
+    shell: bool = False,
+    keep: Path | None = None,
+) -> int:
+    """Run a shell command at the top of the checkout in a fresh machine; returns its exit status.
+
+    extra maps names in /job to files of this machine. With shell, a login shell on this terminal takes the
+    command's place. keep is a folder for the machine's console and job. A machine that ends without a status,
+    or is ended after `timeout` seconds, prints the end of its console.
+    """
+    with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
+        folder = keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        job, console, status = folder / "job.tar", folder / "console.log", folder / "status"
+        status.unlink(missing_ok=True)
+        _make_job(job, checkout, extra, command)
+        append = f"{CONSOLE[architecture]} panic=-1 net.ifnames=0 loglevel={4 if shell else 6}"
+        reader, writer = os.pipe()
+        qemu = [
+            *QEMU[architecture].split(),
+            *COMMON.split(),
+            *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
+            *("-append", append + (" e2e.shell" if shell else "")),
+            *_disk("root", image.disk),
+            *_disk("job", job),
+            *("-serial", "mon:stdio" if shell else f"file:{console}"),
+            *("-device", "virtio-serial-pci"),
+            # Opened by QEMU once more, by its number: the end of QEMU is then the end of the output.
+            *_port("out", Path(f"/proc/self/fd/{writer}")),
+            *_port("status", status),
+        ]
+        stdin = None if shell else subprocess.DEVNULL
+        with subprocess.Popen(qemu, stdin=stdin, pass_fds=[writer]) as process:
+            os.close(writer)
+            stream = threading.Thread(target=_copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
+            stream.start()
+            try:
+                process.wait(None if shell else timeout)
+            except subprocess.TimeoutExpired:
+                print(f"the machine was still running after {timeout:g} s", file=sys.stderr)
+            finally:
+                timed_out = process.poll() is None
+                process.kill()
+                stream.join()
+        text = status.read_text().strip() if status.exists() else ""
+        if text.isdigit():
+            return int(text)
+        if shell:
+            return 0
+        print(f"end of the machine's console:\n{_tail(console)}", file=sys.stderr)
+        return TIMED_OUT if timed_out else FAILED
+
+
+def _disk(serial: str, file: Path) -> list[str]:
+    drive = f"file={file},format=raw,if=none,id={serial},file.locking=off"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={serial},serial={serial}"]
+
+
+def _port(name: str, file: Path) -> list[str]:
+    device = f"virtserialport,chardev={name},name=e2e.{name}"
+    return ["-chardev", f"file,id={name},path={file}", "-device", device]
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    with source:
+        for line in source:
+            target.write(line)
+            target.flush()
+
+
+def _tail(file: Path, lines: int = 40) -> str:
+    text = file.read_text(errors="replace") if file.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,79 @@
+"""The second opinion: ftrace's own histograms of the same tracepoints, by thread and reason."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+KVM = Path("/sys/kernel/tracing/events/kvm")
+ARM64 = platform.machine() == "aarch64"
+SIZE = 16384
+
+Counts = dict[int, dict[str, int]]  # {tid: {reason: count}}
+
+
+class Oracle:
+    """Counts from its start on. Hist triggers lose nothing silently: a full table shows as Dropped."""
+
+    def __init__(self) -> None:
+        exit_keys = "ret,esr_ec" if ARM64 else "isa,exit_reason"
+        _trigger("kvm_exit", f"hist:keys=common_pid,{exit_keys}:size={SIZE}")
+        _trigger("kvm_userspace_exit", f"hist:keys=common_pid,reason,errno:size={SIZE}")
+        self._userspace_names = _symbols("kvm_userspace_exit", "REC->reason")
+        self._names = _symbols("kvm_exit", "REC->esr_ec" if ARM64 else "REC->exit_reason,")
+        self._returns = _symbols("kvm_exit", "REC->ret") if ARM64 else {}
+
+    def exits(self) -> Counts:
+        """kvm_exit by thread, under the names the exporter gives to reasons."""
+        return _counts("kvm_exit", self._arm64_name if ARM64 else self._svm_name)
+
+    def userspace_exits(self) -> Counts:
+        """kvm_userspace_exit by thread."""
+        return _counts("kvm_userspace_exit", self._userspace_name)
+
+    def _arm64_name(self, ret: int, exception_class: int) -> str:
+        if ret == 2:  # ARM_EXCEPTION_TRAP: of all others esr_ec says nothing
+            return f"EC_{self._names[exception_class]}" if exception_class else "UNKNOWN_EC"
+        return self._returns[ret]
+
+    def _svm_name(self, isa: int, exit_reason: int) -> str:
+        if isa != 2:
+            raise ValueError(f"isa {isa}: these machines emulate AMD's SVM")
+        return self._names[exit_reason]
+
+    def _userspace_name(self, reason: int, errno: int) -> str:
+        if errno >= 0:
+            return self._userspace_names[reason]
+        return "restart" if errno == -4 else f"errno {errno}"
+
+
+def _trigger(event: str, trigger: str) -> None:
+    (KVM / event / "trigger").write_text(trigger)
+
+
+def _symbols(event: str, field: str) -> dict[int, str]:
+    """{code: name} of the __print_symbolic table of a field in the event's print format."""
+    text = (KVM / event / "format").read_text()
+    table = text[text.index(f"__print_symbolic({field}") :]
+    table = table[: table.index("})")]
+    # A code is a number or a sum, "(((0x20UL)))" or "0x040 + 6"; a name one or more literals.
+    pairs = re.findall(r'\{([^,{}]*),\s*((?:"[^"]*"\s*)+)', table)
+    return {_number(code): re.sub(r'"\s*"|"|\s*$', "", name) for code, name in pairs}
+
+
+def _number(expression: str) -> int:
+    return sum(int(term, 0) for term in re.findall(r"-?\b(?:0x[0-9a-f]+|\d+)", expression, re.IGNORECASE))
+
+
+def _counts(event: str, name: Callable[[int, int], str]) -> Counts:
+    text = (KVM / event / "hist").read_text()
+    if not re.search(r"^    Dropped: 0$", text, re.MULTILINE):
+        raise RuntimeError(f"the hist trigger of {event} has dropped events:\n{text}")
+    result: Counts = defaultdict(lambda: defaultdict(int))
+    for line in re.findall(r"^\{.*", text, re.MULTILINE):
+        tid, first, second, hits = (int(number) for number in re.findall(r": +(\d+)", line))
+        result[tid][name(first, second - (1 << 64) if second >> 63 else second)] += hits
+    return {tid: dict(counts) for tid, counts in result.items()}

@@ -1,0 +1,61 @@
+"""Entry point: a host of KVM guests in an emulated machine, the exporter in it, and every count compared.
+
+    python3 tests/e2e/run.py arm64|amd64
+
+builds the machine's image if the cache has none, compiles the guests, boots, runs scenario.py inside, and ends
+with its line "N passed, N failed".
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import machine
+from image import ARCHITECTURE_PACKAGES, HERE, image
+
+COMPILER = {"arm64": "aarch64-linux-gnu-gcc", "amd64": "gcc"}
+CHECKOUT = HERE.parent.parent
+
+
+def compile_guest(architecture: str, target: Path) -> None:
+    """The exact guest, static: the machine has no compiler and need not have this one's libc."""
+    sources = [HERE / "guests/vm.c", HERE / f"guests/{architecture}.c"]
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
+    subprocess.run([COMPILER[architecture], *flags, "-o", target, *sources], check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
+    parser.add_argument("--timeout", type=float, default=280, metavar="SECONDS", help="for the machine (280)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk there")
+    parser.add_argument("--shell", action="store_true", help="a shell in the machine instead of the scenario")
+    parser.add_argument("--command", help="another command than the scenario, run at the top of the checkout")
+    parser.add_argument("scenario", nargs="*", help="arguments of scenario.py, after --")
+    arguments = parser.parse_args()
+
+    started = time.monotonic()
+    built = image(arguments.architecture)
+    print(f"{arguments.architecture}: image after {time.monotonic() - started:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
+        guest = Path(scratch) / "guest"
+        compile_guest(arguments.architecture, guest)
+        return machine.run(
+            arguments.architecture,
+            built,
+            CHECKOUT,
+            extra={"guest": guest},
+            command=arguments.command or " ".join(["python3 tests/e2e/scenario.py", *arguments.scenario]),
+            timeout=arguments.timeout,
+            shell=arguments.shell,
+            keep=arguments.keep,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The exporter as a service of the machine: started from the checkout, watched, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import page
+
+LOG = Path("/tmp/exporter.log")
+ERROR = r'level=error|"level": ?"error"|^Traceback'
+START_SECONDS = 120  # compiling takes most of it, under emulation
+
+
+class Service:
+    """A `serve` that is up, with its defaults but for the address and what YAML is given."""
+
+    def __init__(self, configuration: str = "") -> None:
+        config = Path("/tmp/config.yaml")
+        config.write_text(f'web: {{listen_address: ["{page.ADDRESS}"]}}\n{configuration}')
+        command = [sys.executable, "-m", "exporter", "serve", f"--config.file={config}"]
+        started = time.monotonic()
+        with LOG.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self._poll("/-/healthy", "")
+        self._poll("/metrics", r"(?m)^kvm_exit_exporter_up 1(\.0)?$")
+        print(f"the exporter is up after {time.monotonic() - started:.1f} s", flush=True)
+
+    def _poll(self, path: str, pattern: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(OSError):
+                if re.search(pattern, page.get(path)):
+                    return
+            time.sleep(0.2)
+        raise RuntimeError(f"{path} of the exporter never said {pattern!r}; its log:\n{self.log()}")
+
+    def log(self) -> str:
+        """All it has written so far."""
+        return LOG.read_text(errors="replace")
+
+    def errors(self) -> list[str]:
+        """Log lines at level error, and tracebacks."""
+        return [line for line in self.log().splitlines() if re.search(ERROR, line)]
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()

@@ -1,0 +1,36 @@
+"""What the guests do: prime numbers of exits, no two vCPUs alike."""
+
+from __future__ import annotations
+
+from oracle import ARM64
+
+# One vCPU sleeps, another is kicked: a kick would cut a sleep short.
+if ARM64:
+    EARLY = [{"mmio": 101, "hvc": 103}]
+    SLEEPER = {"mmio": 1009, "hvc": 503, "sys": 251, "touch": 23, "wfi": 101}
+    KICKED = {"mmio": 499, "hvc": 1013, "sys": 127, "touch": 7, "kick": 37}
+    THREE = [
+        {"mmio": 2003, "hvc": 17, "sys": 1999},
+        {"mmio": 13, "hvc": 2011, "sys": 19, "touch": 43, "wfi": 31},
+        {"mmio": 211, "sys": 3001, "kick": 53},
+    ]
+    SIMPLEST = "hvc"
+else:
+    EARLY = [{"io": 101, "cpuid": 103}]
+    SLEEPER = {"io": 1009, "cpuid": 503, "msr": 251, "mmio": 307, "touch": 23, "hlt": 101}
+    KICKED = {"io": 499, "cpuid": 1013, "msr": 127, "mmio": 61, "touch": 7, "kick": 37}
+    THREE = [
+        {"io": 2003, "cpuid": 17, "msr": 1999, "mmio": 5},
+        {"io": 13, "cpuid": 2011, "msr": 19, "mmio": 401, "touch": 43, "hlt": 31},
+        {"io": 211, "msr": 3001, "kick": 53},
+    ]
+    SIMPLEST = "cpuid"
+SHORT_LIVED = [3, 5, 7, 11, 13]
+CROWD = [101, 103, 107, 109]
+
+# In nested emulation of SVM two vCPUs of Linux stall each other, and one of four VMs stalls alone. It is then
+# stopped as it is: how far it came does not matter to what is compared.
+LINUX = {"web-1": 2, "db,1": 1} if ARM64 else {"db,1": 1}
+LINUX_MUST_WORK = ARM64
+LINUX_SECONDS = 100 if ARM64 else 20
+LINUX_ROUNDS, LINUX_MORE_ROUNDS = 23, 41
