@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import config, configfile
-from exporter.config import Config, ConfigError, Limits, Log, Web
+from exporter.config import Classic, Config, ConfigError, Histogram, Level, Limits, Log, Reasons, Web
 from exporter.configfile import describe, parse, with_flags
 
 ROOT = Path(__file__).parents[2]
@@ -46,12 +47,29 @@ ADDRESSES = st.lists(
     max_size=4,
     unique=True,
 ).map(tuple)
+LEVELS = st.sampled_from(["vcpu", "vm", "off"])
+REASONS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.isprintable), unique=True)
+NAMES = REASONS.map(lambda names: tuple(name for name in names if name.strip()))
 CONFIGS = st.builds(
     Config,
     web=st.builds(
         Web,
         listen_address=ADDRESSES,
         telemetry_path=st.from_regex(r"(/[A-Za-z0-9_~!$&'()*+,;=:@]+){1,3}/?", fullmatch=True),
+        gzip=st.booleans(),
+    ),
+    level=st.builds(Level, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
+    reasons=st.builds(Reasons, NAMES, NAMES),
+    histogram=st.builds(
+        Histogram,
+        native=st.booleans(),
+        classic=st.builds(
+            Classic,
+            factor=st.sampled_from([2, 4, 16]),
+            min=microseconds(1, 1_800_000_000),
+            max=microseconds(1_800_000_001, 3_600_000_000),
+            in_protobuf=st.booleans(),
+        ),
     ),
     collect_interval=microseconds(1_000_000, 3_600_000_000),
     linger=microseconds(0, 86_400_000_000),
@@ -93,8 +111,12 @@ def test_no_flags_change_nothing(wanted: Config) -> None:
 
 def test_describe_words_the_defaults() -> None:
     assert describe(Config()) == (
-        'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n'
+        'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         "collect_interval: 15s\nlinger: 5m\n"
+        'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n'
+        "reasons:\n  allow: []\n  deny: []\n"
+        "histogram:\n  native: true\n"
+        "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: false\n"
         "limits:\n  vcpus: 4096\n  cells: 16384\n"
         'bpf_stats: false\nkernel_headers: "builtin"\nlock_file: "/run/kvm-exit-exporter.lock"\n'
         'log:\n  level: "info"\n  format: "logfmt"\n'
@@ -108,12 +130,15 @@ def test_every_field_has_an_option_and_every_option_a_field() -> None:
 def test_the_shipped_file_is_the_defaults_and_names_every_option() -> None:
     assert configfile.load(ROOT / "config.yaml") == Config()
     nested = yaml.safe_load((ROOT / "config.yaml").read_text())
-    named = [
-        f"{k}.{sub}" if isinstance(v, dict) else k
-        for k, v in nested.items()
-        for sub in (v if isinstance(v, dict) else [k])
-    ]
-    assert named == list(config.OPTIONS)
+    assert list(dotted(nested)) == list(config.OPTIONS)
+
+
+def dotted(nested: dict[str, Any], section: str = "") -> Iterator[str]:
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{section}{key}.")
+        else:
+            yield section + key
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "---\n...\n", "{}", "\ufeff", "\ufeff{}"])
@@ -294,6 +319,22 @@ def test_a_flag_that_contradicts_the_file() -> None:
     assert str(error.value) == (
         "--limits.vcpus: fewer cells (16384) than vCPUs (20000); allowed is at least one cell for each vCPU"
     )
+
+
+def test_shape_of_histograms() -> None:
+    text = "histogram: {native: no, classic: {factor: 16, min: 10us, max: 1s, in_protobuf: yes}}\n"
+    assert parse(text, "c.yaml").histogram == Histogram(False, Classic(16, 1e-5, 1.0, True))
+    flags: dict[str, object] = {"histogram.native": "off", "histogram.classic.factor": "2"}
+    assert with_flags(Config(), flags).histogram == Histogram(False, Classic(2))
+
+
+def test_levels_and_lists_of_reasons() -> None:
+    text = 'level: {counters: vm, histograms: "off"}\nreasons: {allow: [HLT, EC_WFx], deny: ["NPF 0x1"]}\n'
+    wanted = Config(level=Level("vm", "off"), reasons=Reasons(("HLT", "EC_WFx"), ("NPF 0x1",)))
+    assert parse(text, "c.yaml") == wanted
+    flags: dict[str, object] = {"level.histograms": "vm", "reasons.deny": ["HLT", "CPUID"]}
+    wanted = Config(level=Level("vcpu", "vm"), reasons=Reasons((), ("HLT", "CPUID")))
+    assert with_flags(Config(), flags) == wanted
 
 
 def test_no_addresses_at_all_from_a_flag() -> None:

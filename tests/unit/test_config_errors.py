@@ -14,7 +14,9 @@ from exporter.configfile import MAX_BYTES, load, parse
 
 ADDRESS = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
 ALL_KEYS = (
-    "web.listen_address, web.telemetry_path, collect_interval, linger, limits.vcpus, limits.cells, "
+    "web.listen_address, web.telemetry_path, web.gzip, collect_interval, linger, level.counters, level.histograms, "
+    "reasons.allow, reasons.deny, histogram.native, histogram.classic.factor, histogram.classic.min, "
+    "histogram.classic.max, histogram.classic.in_protobuf, limits.vcpus, limits.cells, "
     "bpf_stats, kernel_headers, lock_file, log.level, log.format"
 )
 DURATION = "allowed is a duration from 0s to 24h"
@@ -23,6 +25,8 @@ VCPUS = "allowed is a whole number from 1 to 65536"
 ENOUGH = "allowed is at least one cell for each vCPU"
 LOCK = 'allowed is "" (none) or an absolute path'
 HEADERS = "allowed is builtin, system or an absolute path"
+REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
+FACTORS = "allowed is one of 2, 4, 16"
 LEVELS = "allowed is one of debug, info, warn, error"
 
 
@@ -52,7 +56,7 @@ limits:
 bpf_stats: 1
 kernel_headers: linux
 lock_file: /run/
-lvel: debug
+log_file: /x
 log: ~
 """
     assert problems(text) == (
@@ -71,7 +75,7 @@ log: ~
         "c.yaml:14: bpf_stats: 1 is a whole number; allowed is true or false",
         f'c.yaml:15: kernel_headers: "linux" is not an absolute path; {HEADERS}',
         f'c.yaml:16: lock_file: "/run/" is a directory; {LOCK}',
-        "c.yaml:17: lvel: unknown key, did you mean log.level?",
+        "c.yaml:17: log_file: unknown key, did you mean lock_file?",
         "c.yaml:18: log: is null; allowed is a mapping with level, format",
     )
 
@@ -115,6 +119,28 @@ log: ~
         ("log: {level: no}", f"1: log.level: no is a boolean; {LEVELS}"),
         ("log: {level: INFO}", f'1: log.level: "INFO" is none of these; {LEVELS}'),
         ("log: {format: xml}", '1: log.format: "xml" is none of these; allowed is one of logfmt, json'),
+        ("level: {counters: host}", '1: level.counters: "host" is none of these; allowed is one of vcpu, vm, off'),
+        (
+            'level: {counters: "off", histograms: "off"}',
+            "1: level.counters: counters and histograms are both off; allowed is one of them",
+        ),
+        ("reasons: {deny: HLT}", f"1: reasons.deny: is a string; allowed is a list of {REASON}"),
+        ("reasons: {deny: [HLT, HLT]}", f'1: reasons.deny[1]: "HLT" is in the list already; allowed is {REASON}'),
+        ("reasons: {allow: [' ']}", f'1: reasons.allow[0]: " " is no name; allowed is {REASON}'),
+        ("histogram: {classic: {factor: 8}}", f"1: histogram.classic.factor: 8 is none of these; {FACTORS}"),
+        ("histogram: {classic: {factor: '4'}}", f'1: histogram.classic.factor: "4" is a string; {FACTORS}'),
+        (
+            "histogram: {classic: 4}",
+            "1: histogram.classic: 4 is a whole number; allowed is a mapping with factor, min, max, in_protobuf",
+        ),
+        (
+            "histogram: {classic: {min: 20s}}",
+            "1: histogram.classic.min: not below histogram.classic.max (20s and 16s); allowed is less",
+        ),
+        (
+            "histogram: {classic: {max: 2h}}",
+            '1: histogram.classic.max: "2h" is out of range; allowed is a duration from 1us to 1h',
+        ),
         ("lock_file: no", f"1: lock_file: no is a boolean; {LOCK}"),
         ('lock_file: "/a\\0"', f'1: lock_file: "/a\\x00" is not an absolute path; {LOCK}'),
         ('kernel_headers: ""', f'1: kernel_headers: "" is not an absolute path; {HEADERS}'),

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from exporter.exposition.page import Page
+from exporter.reasons import Space
 from exporter.web import ListenError, Web, application
+from tests.unit import pages
+from tests.unit.exits import WEB, cell, families, of, record
 
 
-def _render(accept: str) -> tuple[str, bytes]:
-    return "text/plain; version=0.0.4", f"accept {accept}\n".encode()
+def _render(accept: str, accept_encoding: str) -> Page:
+    body = [b"accept ", accept.encode("latin-1"), b" encoding ", accept_encoding.encode("latin-1"), b"\n"]
+    return Page([("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept, Accept-Encoding")], body)
 
 
 @pytest.fixture
@@ -33,10 +38,11 @@ def _ask(web: Web, method: str, path: str, **headers: str) -> tuple[http.client.
 
 
 def test_paths(served: Web) -> None:
-    answer, body = _ask(served, "GET", "/metrics", Accept="x/y")
-    assert (answer.status, answer.headers["Content-Type"], body) == (200, "text/plain; version=0.0.4", b"accept x/y\n")
-    assert answer.headers["Vary"] == "Accept"
-    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept \n"
+    answer, body = _ask(served, "GET", "/metrics", Accept="x/y", **{"Accept-Encoding": "br"})
+    assert (answer.status, body) == (200, b"accept x/y encoding br\n")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
+    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept  encoding identity\n"  # as http.client sends it
     assert _ask(served, "GET", "/-/healthy")[1] == b"Healthy\n"
     answer, body = _ask(served, "GET", "/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -49,9 +55,30 @@ def test_paths(served: Web) -> None:
 
 def test_methods(served: Web) -> None:
     answer, body = _ask(served, "HEAD", "/metrics")
-    assert (answer.status, answer.headers["Content-Length"], body) == (200, "8", b"")
+    assert (answer.status, answer.headers["Content-Length"], body) == (200, "26", b"")
     answer, _ = _ask(served, "POST", "/metrics")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("accept", pages.FORMATS)
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
+    """On a page of more than one batch, whose length must be known before the first is sent."""
+    cells = [cell(Space.VMX, code, 1, dict.fromkeys(range(0, 142, 5), 1), 1) for code in range(20)]
+    made = families(of(WEB, *(record(100, tid, *cells) for tid in range(101, 141))))
+    exposition = pages.exposition()
+    web = Web(["127.0.0.1:0"])
+    web.serve(application(lambda *headers: exposition.page(made, *headers), "/metrics"))
+    headers = {"Accept": accept, "Accept-Encoding": encoding}
+    got, body = _ask(web, "GET", "/metrics", **headers)
+    head, nothing = _ask(web, "HEAD", "/metrics", **headers)
+    web.close()
+    assert (got.status, head.status, nothing) == (200, 200, b"")
+    kept = [[pair for pair in answer.getheaders() if pair[0] != "Date"] for answer in (got, head)]
+    assert kept[0] == kept[1]
+    assert got.headers["Content-Length"] == str(len(body))
+    assert got.headers["Content-Encoding"] == (None if encoding == "identity" else "gzip")
+    assert body == pages.page(made, accept, encoding).body
 
 
 def test_garbage_does_not_stop_the_next_request(served: Web) -> None:
