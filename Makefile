@@ -7,7 +7,7 @@ CONFIG := config.yaml
 # Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
 PACKAGES := python3-bpfcc python3-prometheus-client python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
-TEST_PACKAGES := $(PACKAGES) python3-venv prometheus
+TEST_PACKAGES := $(PACKAGES) python3-protobuf python3-venv prometheus
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Installs what of $(1) is missing; without root it says what to install and goes on.

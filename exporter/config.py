@@ -206,7 +206,9 @@ def _words(*words: str) -> Option:
             raise ValueError("is none of these")
         return text
 
-    return Option(("str",), f"one of {', '.join(words)}", parse)
+    # YAML 1.1 reads a bare off as a boolean; its text is still what was written.
+    kinds = ("str", "bool") if "off" in words else ("str",)
+    return Option(kinds, f"one of {', '.join(words)}", parse)
 
 
 def _path(*words: str, directory: bool = False) -> Option:
@@ -284,7 +286,7 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     classic = config.histogram.classic
     if classic.min >= classic.max:
         low, high = duration_text(classic.min), duration_text(classic.max)
-        what = f"not below histogram.classic.max ({low} and {high}); allowed is less"
+        what = f"the range from {low} to {high} is empty; allowed is a min below the max"
         yield ("histogram.classic.min", "histogram.classic.max"), what
     if config.level.counters == config.level.histograms == "off":
         yield ("level.counters", "level.histograms"), "counters and histograms are both off; allowed is one of them"

@@ -28,7 +28,8 @@ class Classic:
     def of(factor: int, least: float, most: float) -> Classic:
         """Bounds `factor` (2, 4 or 16) apart that take in the range from `least` to `most` seconds.
 
-        They are multiples of each other's grid: bounds of a larger factor are among those of a smaller.
+        They are multiples of each other's grid: bounds of a larger factor are among those of a smaller, but for the
+        outermost, which may reach further.
         """
         step = factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4

@@ -350,3 +350,10 @@ def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
 def test_flag_names() -> None:
     assert configfile.flag("web.listen_address") == "--web.listen-address"
     assert len({configfile.flag(key) for key in config.OPTIONS}) == len(config.OPTIONS)
+
+
+def test_a_bare_off_is_the_word() -> None:
+    """YAML 1.1 takes it for a boolean; nobody who writes it does."""
+    assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is none of these"):
+        parse("level: {histograms: true}", "c.yaml")

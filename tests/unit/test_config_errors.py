@@ -135,7 +135,7 @@ log: ~
         ),
         (
             "histogram: {classic: {min: 20s}}",
-            "1: histogram.classic.min: not below histogram.classic.max (20s and 16s); allowed is less",
+            "1: histogram.classic.min: the range from 20s to 16s is empty; allowed is a min below the max",
         ),
         (
             "histogram: {classic: {max: 2h}}",
