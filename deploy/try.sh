@@ -9,8 +9,11 @@ shift
 exporter=$!
 trap 'kill $exporter 2>/dev/null; wait $exporter' INT TERM EXIT
 
-port=$("$python" -m exporter "$@" --config.check | sed -n 's/^  listen_address: .*:\([0-9]*\)".*/\1/p')
-url="http://localhost:$port/metrics"
+# Where the page is, from the configuration in force; an address that stands for all of them is reached as localhost.
+in_force() { "$python" -m exporter "$@" --config.check; }
+address=$(in_force "$@" | sed -n 's/^  listen_address: \["\([^"]*\)".*/\1/p' | sed 's/^:/localhost:/; s/^0\.0\.0\.0:/localhost:/; s/^\[::\]:/localhost:/')
+path=$(in_force "$@" | sed -n 's/^  telemetry_path: "\(.*\)"$/\1/p')
+url="http://$address$path"
 
 page() { curl -fsS --max-time 10 "$url" 2>/dev/null; }
 

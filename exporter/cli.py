@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__, configfile, logs
-from exporter.config import Config, ConfigError
+from exporter.config import Config, ConfigError, UnreadableError
 
-_USAGE_ERROR = 2
+_FAILURE, _USAGE_ERROR = 1, 2
 
 # Flag, key in config.yaml, help. The names are node_exporter's where it has them.
 _FLAGS = (
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = _config(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return _USAGE_ERROR
+        return _FAILURE if isinstance(error, UnreadableError) else _USAGE_ERROR
     if arguments.command == "check":
         return _check(chosen)
     if arguments.check:

@@ -101,6 +101,10 @@ class ConfigError(Exception):
         return "\n".join(self.problems)
 
 
+class UnreadableError(ConfigError):
+    """The file cannot be read at all: no fault of what is in it."""
+
+
 def _printable(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 

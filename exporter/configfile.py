@@ -14,7 +14,7 @@ from typing import Any, Callable, cast
 
 import yaml
 
-from exporter.config import OPTIONS, Config, ConfigError, contradictions
+from exporter.config import OPTIONS, Config, ConfigError, UnreadableError, contradictions
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 4096, 32  # far more than the longest honest file
 
@@ -203,9 +203,9 @@ def load(path: Path) -> Config:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise UnreadableError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the path
-        raise ConfigError(f"{path}: {error}") from None
+        raise UnreadableError(f"{path}: {error}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
     try:

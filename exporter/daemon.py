@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exporter import host, program, selfmetrics, web
@@ -19,12 +19,13 @@ from exporter.exposition.page import Exposition, Page, Shape
 from exporter.logs import event
 from exporter.metrics import Detail, Identified, Metrics
 from exporter.reasons import Reasons
-from exporter.records import ThreadKey
+from exporter.records import ThreadKey, VcpuRecord
 from exporter.replay import recording
 from exporter.replay.player import Player
 from exporter.series import Reasons as ShownReasons
 from exporter.snapshot import Collector
 from exporter.vms import Lookup
+from exporter.vms.vcpu import index_from_comm
 
 log = logging.getLogger("exporter")
 
@@ -55,6 +56,8 @@ class Daemon:
         self._collector: Collector | None = None
         self._player: Player | None = None
         self._vanished: list[ThreadKey] = []
+        self._vcpu_ids = False
+        self._warned: set[str] = set()
         self._collecting = threading.Lock()
         self._stop = threading.Event()
         self._lock_file: int | None = None
@@ -124,9 +127,14 @@ class Daemon:
         )
 
     def wait(self) -> None:
-        """Collect every collect_interval, so that no vCPU lives and dies unseen, until stop()."""
+        """Collect every collect_interval, so that no vCPU lives and dies unseen, until stop().
+
+        Raises StartError when a replay breaks off.
+        """
         while not self._stop.wait(self._config.collect_interval):
             self.collect()
+            if self._player and self._player.ended():
+                raise StartError("a stand-in for a VM ended: the replay is no longer whole")
 
     def stop(self) -> None:
         """Make attach() and wait() return; safe in a signal handler."""
@@ -163,11 +171,38 @@ class Daemon:
                 event(log, "error", "collection failed", err=error)
                 return
             for record in state.snapshot.vcpus:
-                self._lookup.submit(record.key, record.comm, record.vcpu_id)
+                if self._nameable(record):
+                    self._lookup.submit(record.key, record.comm, record.vcpu_id)
+            self._warn_of_drops(state.snapshot.counters)
             self._lookup.forget(state.snapshot.vanished)
             self._vanished += state.snapshot.vanished
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
+
+    def _nameable(self, record: VcpuRecord) -> bool:
+        """False for a vCPU whose index only its first exit will tell: labels are given once, and for good.
+
+        On x86 a secondary vCPU's first event is KVM_RUN interrupted before any exit.
+        """
+        return (
+            not self._vcpu_ids
+            or record.vcpu_id is not None
+            or not record.alive
+            or index_from_comm(record.comm, None) != ""
+        )
+
+    def _warn_of_drops(self, counters: Mapping[str, int]) -> None:
+        """Say it once when a counter of what is lost first moves."""
+        for name, value in counters.items():
+            if value and name.startswith("dropped_") and name not in self._warned:
+                self._warned.add(name)
+                event(
+                    log,
+                    "warn",
+                    "exits are being dropped; kvm_exit_exporter_dropped_exits_total counts them",
+                    cause=name.replace("dropped_", ""),
+                    remedy="raise limits.vcpus or limits.cells and restart",
+                )
 
     def render(self, accept: str, accept_encoding: str) -> Page:
         """Collect, and render the page for a scraper that sent these headers."""
@@ -189,6 +224,7 @@ class Daemon:
     def _load(self, formats: host.Formats, *, attach: bool) -> None:
         self._loaded = program.load(host.request(self._config, formats.kvm_exit, attach=attach))
         self._metrics = self._new_metrics(Reasons(formats.kvm_exit, formats.kvm_userspace_exit))
+        self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
 
     def _new_metrics(self, reasons: Reasons) -> Metrics:
         config = self._config
@@ -219,7 +255,8 @@ def _sole_instance(path: str) -> int | None:
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StartError(f"cannot open lock_file {path}: {error.strerror}") from error
+        remedy = "run as root, or set lock_file to a file that this user can write"
+        raise StartError(f"cannot open lock_file {path}: {error.strerror}; {remedy}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -260,7 +297,8 @@ def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> 
         event(log, "error", str(error))
         return 1
     except program.LoadError as error:
-        event(log, "error", host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys")))
+        attach = recorded is None
+        event(log, "error", host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys"), attach=attach))
         return 1
     finally:
         daemon.close()

@@ -67,11 +67,13 @@ def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
     return _checks(config, proc, sysfs, lambda: _trial(config, sysfs))
 
 
-def explained(error: program.LoadError, config: Config, *, proc: Path, sysfs: Path) -> str:
+def explained(error: program.LoadError, config: Config, *, proc: Path, sysfs: Path, attach: bool) -> str:
     """One line: what was refused, and the remedy; where the kernel gave an errno alone, what the host lacks."""
     if error.remedy:
         return str(error)
     lacks = [check for check in _checks(config, proc, sysfs, lambda: "") if not check.ok]
+    if not attach:  # a replay needs no tracepoints
+        lacks = [check for check in lacks if not check.name.startswith("trace") and "tracepoints" not in check.name]
     return "; ".join([error.what, *(f"{check.name}: {check.detail} ({check.remedy})" for check in lacks)])
 
 

@@ -78,7 +78,7 @@ def _load(bpf: Any, name: str, kind: int) -> int:
 
 
 def _attach(bpf: Any, name: str, kind: int, raw: int) -> int:
-    category = "sched" if name == "sched_process_exit" else "kvm"
+    category = "sched" if name.startswith("sched_") else "kvm"
     try:
         if kind == raw:
             bpf.attach_raw_tracepoint(tp=name, fn_name=name)

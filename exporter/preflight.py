@@ -81,7 +81,9 @@ def run(
         _architecture(machine),
         _tracefs(tracefs),
         _tracepoints("kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, _MODPROBE.get(machine, "")),
-        _tracepoints("sched", ("sched_process_exit",), tracefs, "a kernel with CONFIG_TRACEPOINTS=y"),
+        _tracepoints(
+            "sched", ("sched_process_exit", "sched_process_exec"), tracefs, "a kernel with CONFIG_TRACEPOINTS=y"
+        ),
         _dev_kvm(dev / "kvm"),
         _capabilities(caps, version),
         _lockdown(sys / "kernel/security/lockdown"),

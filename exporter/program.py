@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 from exporter.reasons import TracepointFormat
 
-PROGRAMS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit")
+PROGRAMS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit", "sched_process_exec")
 
 _COMPILE_SECONDS = 120  # an emulated machine needs ten
 _MESSAGE_SIZE = 65536
+_ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 class LoadError(Exception):
@@ -99,7 +100,8 @@ def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:
     fields = kvm_exit.fields
     if {"ret", "esr_ec"} <= fields.keys():
         return Request(front="arm64", defines={}, **options)
-    if {"exit_reason", "isa"} <= fields.keys() and fields["exit_reason"].size == fields["isa"].size == 4:
+    # Of an exit_reason of 8 bytes the program reads the lower half: codes have 32 bits on all known hardware.
+    if {"exit_reason", "isa"} <= fields.keys() and fields["exit_reason"].size in (4, 8) and fields["isa"].size == 4:
         defines = {"EXIT_REASON_OFFSET": fields["exit_reason"].offset, "ISA_OFFSET": fields["isa"].offset}
         if "vcpu_id" in fields:  # since Linux 5.11
             defines["VCPU_ID_OFFSET"] = fields["vcpu_id"].offset
@@ -110,17 +112,26 @@ def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:
     )
 
 
+def isolated(module: str) -> list[str]:
+    """Command of a child that runs this package's `module`, whatever lies in the current directory or PYTHONPATH.
+
+    The children are as privileged as their parent: `python3 -m` would import from wherever it was started.
+    """
+    start = f"import runpy, sys; sys.path.insert(0, {_ROOT!r}); runpy.run_module({module!r}, run_name='__main__')"
+    return [sys.executable, "-I", "-c", start]
+
+
 def load(request: Request) -> Loaded:
     """Compile and load in a child; returns the descriptors. Raises LoadError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, tempfile.TemporaryFile() as said:
         ours.settimeout(_COMPILE_SECONDS)
         child = subprocess.Popen(
-            [sys.executable, "-m", "exporter.loader", json.dumps(asdict(request))],
+            [*isolated("exporter.loader"), json.dumps(asdict(request))],
             stdin=theirs.fileno(),
             stdout=said,
             stderr=said,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
         )
         theirs.close()
         try:

@@ -67,3 +67,7 @@ class Snapshot:
     cells_in_use: int
     vanished: Sequence[ThreadKey] = ()
     """Threads whose records have lingered long enough; no later snapshot has them."""
+    expired_early: int = 0
+    """Records of ended threads that were dropped before their time, since there were too many; since the start."""
+    recycling_pending: int = 0
+    """Slots and cells that the kernel did not take back yet."""

@@ -70,6 +70,7 @@ class _Own:
 
     def collect(self) -> Iterator[Metric]:
         state = self._state
+        snapshot = state.snapshot  # once: a collection may replace it meanwhile
         build = GaugeMetricFamily(
             PREFIX + "build_info",
             "Version of the exporter and of what it runs on, always 1.",
@@ -79,7 +80,7 @@ class _Own:
         yield build
         yield from _gauges(
             up=(
-                state.snapshot is not None,
+                snapshot is not None,
                 "1 while the program is attached and the last collection succeeded.",
             ),
             replay=(state.replay, "1 if the events are a replayed recording and not this host's."),
@@ -98,8 +99,8 @@ class _Own:
             collections_total=(state.collections, "Collections, by scrapes and by the timer."),
             collect_errors_total=(state.collect_errors, "Collections that failed; the log says why."),
         )
-        if state.snapshot:
-            yield from _of_snapshot(state.snapshot)
+        if snapshot:
+            yield from _of_snapshot(snapshot)
 
 
 def _gauges(**metrics: tuple[float, str]) -> Iterator[Metric]:
@@ -119,6 +120,18 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         vcpu_slots=(snapshot.slots, "vCPU threads there is room for (limits.vcpus)."),
         cells_in_use=(snapshot.cells_in_use, "Pairs of live vCPU and reason seen so far."),
         cells=(snapshot.cells, "Pairs of vCPU and reason there is room for (limits.cells)."),
+    )
+    yield from _gauges(
+        recycling_pending=(
+            snapshot.recycling_pending,
+            "Slots and cells of ended vCPUs that the kernel did not take back yet; 0 on a healthy host.",
+        ),
+    )
+    yield from _counters(
+        expired_early_total=(
+            snapshot.expired_early,
+            "Ended vCPUs whose last values went before linger was over, since too many had ended.",
+        ),
     )
     dropped = [(cause, counters[name]) for cause, name in _DROPPED.items()]
     dropped.append(("recursion", runs["kvm_exit"].misses))
@@ -156,7 +169,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     yield _labelled(
         CounterMetricFamily,
         "bpf_missed_runs_total",
-        "Events the kernel skipped because the program was running on that CPU already (Linux 5.12+).",
+        "Events the kernel skipped, since the CPU was in a BPF program already (raw tracepoints: Linux 5.12+).",
         "program",
         [(name, stats.misses) for name, stats in runs.items()],
     )

@@ -15,6 +15,10 @@ from exporter.program import Loaded
 from exporter.records import Cell, ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
 
+MAX_RETIRED_CELLS = 16384
+"""Of ended vCPUs that linger: some 20 MB, and as many histograms on the page."""
+
+
 @dataclass
 class _Retired:
     record: VcpuRecord
@@ -48,6 +52,9 @@ class Collector:
         self._counters = Counters(loaded.maps["counters"], loaded.layouts["counters"])
         self._kept: dict[int, _Kept] = {}
         self._retired: list[_Retired] = []
+        self._freed: list[tuple[str, int]] = []
+        """Cleared, and not yet handed back: queue and number."""
+        self._expired_early = 0
 
     def close(self) -> None:
         """Unmap the arrays."""
@@ -70,10 +77,8 @@ class Collector:
             if hot.owner:
                 live.append(self._record(number, hot, now))
             elif self._slots.died(number):
-                self._bury(number)
-                record = self._record(number, hot, now)
-                self._retired.append(_Retired(record, now + self._linger_ns))
-                self._recycle(number)
+                self._retired.append(_Retired(self._last_record(number, hot, now), now + self._linger_ns))
+        self._give_back()
         vanished = self._expire(now)
         return Snapshot(
             vcpus=live + [retired.record for retired in self._retired],
@@ -84,6 +89,8 @@ class Collector:
             cells=self._cells.layout.entries - 1,
             cells_in_use=sum(len(record.cells) for record in live),
             vanished=vanished,
+            expired_early=self._expired_early,
+            recycling_pending=len(self._freed),
         )
 
     def _kept_of(self, number: int) -> _Kept:
@@ -126,25 +133,52 @@ class Collector:
             alive=alive,
         )
 
-    def _bury(self, number: int) -> None:
-        """Read all cells of a dead thread's slot, for the last time: some may have changed since changed()."""
+    def _last_record(self, number: int, hot: Hot, now: int) -> VcpuRecord:
+        """Read a dead thread's slot, and free it and its cells.
+
+        All cells are read once more, for some may have changed since changed(). What is freed is cleared before
+        anything can fail: no later collection may find it again.
+        """
         for first in self._slots.heads(number):
             cell_number = first
             while cell_number:
                 cell, _, following = self._cells.read(cell_number)
                 self._keep(number, cell_number, cell)
                 cell_number = following
-
-    def _recycle(self, number: int) -> None:
-        """Give a dead thread's slot and cells back: cleared first, for the kernel may pop them at once."""
-        for cell in self._kept.pop(number).cells:
-            self._cells.clear(cell)
-            syscall.queue_push(self._loaded.maps["free_cells"], cell)
+        record = self._record(number, hot, now)
+        for cell_number in self._kept.pop(number).cells:
+            self._cells.clear(cell_number)
+            self._freed.append(("free_cells", cell_number))
         self._slots.clear(number)
-        syscall.queue_push(self._loaded.maps["free_slots"], number)
+        self._freed.append(("free_slots", number))
+        return record
+
+    def _give_back(self) -> None:
+        """Hand what was freed to the kernel. What it does not take now is tried again at the next collection."""
+        while self._freed:
+            queue, number = self._freed[-1]
+            try:
+                syscall.queue_push(self._loaded.maps[queue], number)
+            except OSError:
+                return  # kvm_exit_exporter_recycling_pending shows it
+            self._freed.pop()
 
     def _expire(self, now: int) -> list[ThreadKey]:
-        """Forget what has lingered long enough."""
-        vanished = [retired.record.key for retired in self._retired if retired.expires_ns <= now]
-        self._retired = [retired for retired in self._retired if retired.expires_ns > now]
+        """Forget what has lingered long enough; the oldest sooner where there is too much of it.
+
+        So that VMs that come and go by the thousand cannot make the daemon grow without bound.
+        """
+        room = MAX_RETIRED_CELLS
+        kept: list[_Retired] = []
+        vanished: list[ThreadKey] = []
+        for retired in reversed(self._retired):
+            room -= max(1, len(retired.record.cells))
+            if retired.expires_ns <= now:
+                vanished.append(retired.record.key)
+            elif room < 0:
+                vanished.append(retired.record.key)
+                self._expired_early += 1
+            else:
+                kept.append(retired)
+        self._retired = kept[::-1]
         return vanished

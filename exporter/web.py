@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
@@ -19,6 +21,7 @@ from exporter.logs import event
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_MAX_CONNECTIONS = 64  # at a time, on each address; a Prometheus server needs one
 _REQUEST_SECONDS = 30
 """A client that sends nothing for so long is dropped."""
 
@@ -83,6 +86,8 @@ def _landing(telemetry_path: str, notice: str) -> str:
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread for each connection, up to a limit: more would take descriptors and memory from the counting."""
+
     daemon_threads = True
 
     def __init__(self, bound: socket.socket, app: Callable[..., Iterable[bytes]]) -> None:
@@ -92,6 +97,36 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = "kvm-exit-exporter", bound.getsockname()[1]
         self.setup_environ()
         self.set_app(app)
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for the connection, or refuse it."""
+        if not self._free.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                request.settimeout(1)
+                request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread to be had
+            self._free.release()
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Handle it, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def get_request(self) -> Any:
+        """Accept a connection. Out of descriptors, pause: the socket stays readable, and the loop would spin."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.1)
+            raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Drop the connection. A client that goes away in mid-answer is not worth a line in the log."""

@@ -16,6 +16,9 @@
 #define __always_inline	inline __attribute__((always_inline))
 #endif
 
+/* Keeps the compiler from moving stores that a reader in user space must see in this order. */
+#define barrier()	asm volatile("" ::: "memory")
+
 #define NO_VCPU_ID	(~0U)
 
 /*
@@ -178,7 +181,7 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 	s->born_ns = now;
 	bpf_get_current_comm(&s->comm, sizeof(s->comm));
 	/* A reader takes a slot with an owner for complete. */
-	asm volatile("" ::: "memory");
+	barrier();
 	s->owner = tid;
 	if (tid_slot.update(&tid, &n)) {
 		s->owner = 0;
@@ -255,7 +258,7 @@ take:
 	c->next = first;
 	c->slot = s->number;
 	/* A reader follows the chain from its head. */
-	asm volatile("" ::: "memory");
+	barrier();
 	s->heads[h] = n;
 	*number = n;
 	return c;
@@ -265,27 +268,35 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 {
 	struct slot *s = current_slot(now);
 	struct cell *c;
-	u32 n = 0;
+	u32 n = 0, was;
+	u64 since;
 	bool full;
 
 	if (!s) {
 		COUNT(dropped_no_slot);
 		return 0;
 	}
-	if (s->state == STATE_GUEST) {
-		if (now > s->since_ns)
-			s->guest_ns += now - s->since_ns;
-	} else if (s->state == STATE_HOST) {
-		COUNT(unmatched_exit);
-	}
 	if (vcpu_id != NO_VCPU_ID)
 		s->vcpu_id = vcpu_id;
-
 	c = cell_of(s, space, code, &n, &full);
-	s->state = STATE_HOST;
+
+	was = s->state;
+	since = s->since_ns;
 	s->exit_cell = n;
 	s->user_cell = 0;
 	s->since_ns = now;
+	s->state = STATE_HOST;
+	/*
+	 * The guest time comes last: to a reader in between it is older than the
+	 * truth, where state and since_ns of before would make it count twice.
+	 */
+	barrier();
+	if (was == STATE_GUEST) {
+		if (now > since)
+			s->guest_ns += now - since;
+	} else if (was == STATE_HOST) {
+		COUNT(unmatched_exit);
+	}
 	if (c)
 		c->exits++;
 	else if (full)
@@ -321,8 +332,10 @@ static __always_inline int on_entry(u64 now)
 	} else if (s->state == STATE_GUEST) {
 		COUNT(unmatched_entry);
 	}
-	s->state = STATE_GUEST;
+	/* In this order: time out of the guest must never pass for time in it. */
 	s->since_ns = now;
+	barrier();
+	s->state = STATE_GUEST;
 	return 0;
 }
 
@@ -416,21 +429,40 @@ int kvm_userspace_exit(struct bpf_raw_tracepoint_args *ctx)
 	return on_userspace_exit(ctx->args[0], ctx->args[1], NOW(ctx));
 }
 
-/* In the dying thread, so that the slot still has but one writer. */
-int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+/* The thread has ended: its slot is user space's to read a last time and to give back. */
+static __always_inline void close_slot(u32 tid, u64 now)
 {
-	u32 tid = bpf_get_current_pid_tgid();
 	u32 *n = tid_slot.lookup(&tid);
 	struct slot *s;
 
 	if (!n)
-		return 0;
+		return;
 	s = slots.lookup(n);
 	if (s) {
-		s->died_ns = NOW(ctx);
-		asm volatile("" ::: "memory");
+		s->died_ns = now;
+		barrier();
 		s->owner = 0;
 	}
 	tid_slot.delete(&tid);
+}
+
+/* In the dying thread, so that the slot still has but one writer. */
+int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	close_slot(bpf_get_current_pid_tgid(), NOW(ctx));
+	return 0;
+}
+
+/*
+ * TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm). A thread
+ * that execs takes over its leader's tid (de_thread(), fs/exec.c); its own ends here
+ * and never reaches sched_process_exit.
+ */
+int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 old = ctx->args[1];
+
+	if (old != (u32)bpf_get_current_pid_tgid())
+		close_slot(old, NOW(ctx));
 	return 0;
 }

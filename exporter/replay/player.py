@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
+from exporter.program import isolated
 from exporter.replay.recording import Recording, RecordingError
-
-_PACKAGE_ROOT = Path(__file__).parent.parent.parent
 
 
 class Player:
@@ -51,16 +49,17 @@ class Player:
         # Room for the command line that the stand-in puts there.
         room = "." * sum(len(argument.encode()) + 1 for argument in recording.vms[number].argv)
         process = subprocess.Popen(
-            [sys.executable, "-m", "exporter.replay.vm", room],
+            [*isolated("exporter.replay.vm"), room],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=tuple(programs.values()),
-            cwd=_PACKAGE_ROOT,
+            start_new_session=True,  # Ctrl-C is for the daemon, which then ends them
             text=True,
         )
         assert process.stdin
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # its standard output then says why, or nothing
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
         return process
 
     def clock_ns(self) -> int:
@@ -73,6 +72,10 @@ class Player:
         for process in self._processes:
             assert process.stdout
             process.stdout.readline()
+
+    def ended(self) -> bool:
+        """True if a stand-in has ended, which none does by itself."""
+        return any(process.poll() is not None for process in self._processes)
 
     def pids(self) -> list[int]:
         """Process IDs of the stand-ins, in the recording's order."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
-from exporter import program
+import pytest
+
+from exporter import program, snapshot
 from exporter.bpf import syscall
 from exporter.families import Counters
 from exporter.metrics import Detail, Metrics
@@ -207,6 +213,79 @@ def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
     finally:
         collector.close()
         os.close(attached)
+
+
+def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> None:
+    """It takes over the leader's tid; its own ends without sched_process_exit, and must not keep its slot."""
+    loaded = loaded_now(program.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
+    names = ("sched_process_exit", "sched_process_exec")
+    attached = [_open_raw_tracepoint(name.encode(), loaded.programs[name]) for name in names]
+    collector = Collector(loaded, lambda: 0, 10**18)
+    code = (
+        "import os, struct, sys, threading\n"
+        "from exporter.bpf.syscall import TestRun\n"
+        "def vcpu():\n"
+        "    TestRun(int(sys.argv[1]))(struct.pack('=QQ', 2, 0x16))\n"
+        "    os.execv('/bin/sleep', ['sleep', '60'])\n"
+        "threading.Thread(target=vcpu).start()\n"
+        "threading.Event().wait()\n"
+    )
+    leave = loaded.programs["kvm_exit"]
+    child = subprocess.Popen([sys.executable, "-c", code, str(leave)], pass_fds=[leave])
+    try:
+        deadline = time.monotonic() + 30
+        while not (records := collector.collect().vcpus) or records[0].alive:
+            assert time.monotonic() < deadline
+        (record,) = records
+        assert Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n"
+        assert record.key.pid == child.pid
+        assert record.key.tid != child.pid
+        assert exits(record) == {trap(HVC64): 1}
+    finally:
+        child.kill()
+        child.wait()
+        collector.close()
+        for fd in attached:
+            os.close(fd)
+
+
+def test_a_queue_that_takes_nothing_back(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel refuses to take back is kept and tried again; no count is read twice or given away."""
+    under_test = machine(slots=2, cells=3)
+    first, second = under_test.vcpu(), under_test.vcpu()
+    for esr_ec in (1, 2, 3):
+        first.call(_rounds(first, 10 + esr_ec, esr_ec))
+    first.call(lambda: first.dies(5_000))
+
+    def refuse(queue: int, number: int) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(syscall, "queue_push", refuse)
+        for _ in range(3):
+            assert exits(under_test.record(first)) == {trap(1): 11, trap(2): 12, trap(3): 13}
+            assert under_test.collect().recycling_pending == 4
+    assert under_test.collect().recycling_pending == 0
+    for esr_ec in (4, 5, 6):
+        second.call(_rounds(second, 7, esr_ec))
+    assert exits(under_test.record(second)) == {trap(4): 7, trap(5): 7, trap(6): 7}
+    assert exits(under_test.record(first)) == {trap(1): 11, trap(2): 12, trap(3): 13}
+    assert set(under_test.collect().counters.values()) == {0}
+
+
+def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go before their time, and are counted."""
+    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 10)
+    under_test = machine(slots=1, cells=3)
+    vcpu = under_test.vcpu()
+    for life in range(7):
+        for esr_ec in (1, 2, 3):
+            vcpu.call(_rounds(vcpu, life + 1, esr_ec))
+        vcpu.call(lambda: vcpu.dies(5_000))
+        under_test.collect()
+    last = under_test.collect()
+    assert [record.cells[0].exits for record in last.vcpus] == [5, 6, 7]
+    assert last.expired_early == 4
 
 
 def _open_raw_tracepoint(name: bytes, program: int) -> int:

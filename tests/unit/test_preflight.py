@@ -15,7 +15,13 @@ import pytest
 from exporter import preflight
 from exporter.preflight import Check, PreflightError, find_tracefs, kernel_version, status, table
 
-EVENTS = ("kvm/kvm_exit", "kvm/kvm_entry", "kvm/kvm_userspace_exit", "sched/sched_process_exit")
+EVENTS = (
+    "kvm/kvm_exit",
+    "kvm/kvm_entry",
+    "kvm/kvm_userspace_exit",
+    "sched/sched_process_exit",
+    "sched/sched_process_exec",
+)
 RELEASE = "6.1.0-56-cloud-arm64"
 ALL_CAPS, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF = 0x1FFFFFFFFFF, 1 << 21, 1 << 24, 1 << 38, 1 << 39
 
@@ -129,7 +135,7 @@ def test_a_host_that_has_everything(host: Host) -> None:
         Check("architecture", True, "aarch64"),
         Check("tracefs", True, str(host.tracefs)),
         Check("kvm tracepoints", True, "kvm_exit, kvm_entry, kvm_userspace_exit"),
-        Check("sched tracepoints", True, "sched_process_exit"),
+        Check("sched tracepoints", True, "sched_process_exit, sched_process_exec"),
         Check("/dev/kvm", True, "present"),
         Check("capabilities", True, "CAP_SYS_ADMIN"),
         Check("lockdown", True, "none"),

@@ -1,0 +1,155 @@
+"""The Prometheus of each Debian release: the installed one, or its package unpacked beside the system."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SUITES = ("bookworm", "trixie", "sid")
+
+_ARCHIVE = {*SUITES, "stable", "testing", "unstable"}
+"""Suites by which Debian's own archive is told from other apt sources."""
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+class UnavailableError(Exception):
+    """This server cannot be had here; one line says why."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A Prometheus binary."""
+
+    binary: Path
+    text: str
+    """Its version as it says it."""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = self.text.split(".")[:2]
+        return int(major), int(minor)
+
+
+@functools.cache
+def find(suite: str) -> Build | UnavailableError:
+    """The suite's Prometheus, or why there is none. Tried once: a download that failed would fail again."""
+    try:
+        if _codename() == suite and (installed := shutil.which("prometheus")):
+            return _build(Path(installed))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "prometheus"
+        link = cache / suite
+        if not link.exists():
+            _fetch(suite, cache, link)
+        return _build(link / "prometheus")
+    except UnavailableError as error:
+        return UnavailableError(f"Prometheus of {suite}: {error}")
+
+
+def _codename() -> str:
+    release = Path("/etc/os-release")
+    match = re.search(r"^VERSION_CODENAME=(\S+)", release.read_text() if release.exists() else "", re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _build(binary: Path) -> Build:
+    said = _run(str(binary), "--version")
+    match = re.search(r"prometheus, version (\d+\.\d+\.[\w.+~-]+)", said)
+    if not match:
+        raise UnavailableError(f"{binary} does not say its version")
+    return Build(binary, match[1])
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    try:
+        environment = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    except OSError as error:
+        raise UnavailableError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise UnavailableError(f"{Path(command[0]).name}: {last}")
+    return done.stdout + done.stderr
+
+
+def _fetch(suite: str, cache: Path, link: Path) -> None:
+    """Download, unpack, and only then give it its names: `<version>` and, pointing there, `<suite>`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as name:
+        new = Path(name)
+        package = _download(suite, new)
+        version = _run("dpkg-deb", "--field", str(package), "Version").strip()
+        _run("dpkg-deb", "--extract", str(package), str(new / "tree"))
+        unpacked = new / "unpacked"
+        unpacked.mkdir()
+        (new / "tree/usr/bin/prometheus").rename(unpacked / "prometheus")
+        _build(unpacked / "prometheus")  # it must run here: a Go binary needs the C library, and that new enough
+        folder = cache / version.replace(":", "_")
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not (folder / "prometheus").exists():  # another run was faster
+                raise
+        (new / "link").symlink_to(folder.name)
+        (new / "link").replace(link)
+
+
+def _download(suite: str, new: Path) -> Path:
+    """By an apt with state of its own, from the machine's own mirror."""
+    for folder in (new / "lists/partial", new / "archives/partial"):
+        folder.mkdir(parents=True)
+    (new / "status").write_text("")
+    signed = f" [signed-by={_KEYRING}]" if _KEYRING.exists() else ""
+    (new / "sources.list").write_text(f"deb{signed} {_mirror(Path('/etc/apt'))} {suite} main\n")
+    options = {
+        "Dir::State": new,
+        "Dir::State::lists": new / "lists",
+        "Dir::State::status": new / "status",
+        "Dir::Cache": new,
+        "Dir::Cache::archives": new / "archives",
+        "Dir::Etc::sourcelist": new / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",  # a mirror may be a snapshot
+        "Acquire::Retries": "2",
+        "Acquire::http::Timeout": "20",
+        "Acquire::https::Timeout": "20",
+        "APT::Sandbox::User": "root",
+        "APT::Update::Error-Mode": "any",  # a list that cannot be had is otherwise a warning
+    }
+    apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
+    _run(*apt, "update")
+    _run(*apt, "download", "prometheus", cwd=new)
+    (package,) = new.glob("prometheus_*.deb")
+    return package
+
+
+def _mirror(etc: Path) -> str:
+    """Where this machine has Debian itself from."""
+    for uri, suites in _sources(etc):
+        if suites & (_ARCHIVE | {_codename()}):
+            return uri
+    raise UnavailableError(f"no source of Debian in {etc}")
+
+
+def _sources(etc: Path) -> Iterator[tuple[str, set[str]]]:
+    """URI and suites of every apt source, in both of apt's forms."""
+    for file in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
+        if file.suffix == ".list" and file.is_file():
+            for line in file.read_text().splitlines():
+                match = re.match(r"deb\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)", line)
+                if match:
+                    yield match[1], {match[2]}
+        elif file.suffix == ".sources" and file.is_file():
+            text = re.sub(r"^#.*\n", "", file.read_text(), flags=re.MULTILINE)
+            for stanza in re.split(r"\n\s*\n", text):
+                fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
+                if "deb" in fields.get("Types", "").split() and fields.get("URIs"):
+                    yield fields["URIs"].split()[0], set(fields.get("Suites", "").split())

@@ -1,0 +1,36 @@
+"""What these tests need is skipped with its reason where it is missing, or fails where KERNEL_SUITE=required."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from tests.kernel.conftest import _missing
+from tests.prometheus import builds
+
+
+def _unavailable(reason: str) -> NoReturn:
+    if os.environ.get("KERNEL_SUITE") == "required":
+        pytest.fail(f"required here, but: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_can_be_loaded() -> None:
+    reason = _missing()
+    if reason:
+        _unavailable(reason)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[[str], builds.Build]:
+    """A suite's Prometheus."""
+
+    def get(suite: str) -> builds.Build:
+        found = builds.find(suite)
+        return _unavailable(str(found)) if isinstance(found, builds.UnavailableError) else found
+
+    return get

@@ -1,0 +1,157 @@
+"""What the servers scrape: one pass of the recording whose page then stands still, and a demo that can be paused."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from exporter import daemon
+from exporter.config import Config
+from exporter.replay import recording
+from exporter.replay.player import Player
+from tests.kernel.machine import histogram
+from tests.kernel.test_daemon import Service
+from tests.kernel.test_replay import _truth
+
+ADDRESSES = ("127.0.0.1:0",)
+
+
+class Key(NamedTuple):
+    """An exit reason of a vCPU, as the labels of a series say."""
+
+    pid: str
+    vcpu: str
+    reason: str
+
+
+def key(labels: Mapping[str, str]) -> Key:
+    return Key(labels["pid"], labels["vcpu"], labels["reason"])
+
+
+class Truth(NamedTuple):
+    """One kind of exit, from the trace's text alone: how many, and the durations of those that were seen to end."""
+
+    counts: dict[Key, int]
+    durations: dict[Key, tuple[int, ...]]
+    """In ns, sorted."""
+    buckets: dict[Key, tuple[int, ...]]
+    """The kernel's, as they must be after these durations."""
+
+
+@functools.cache
+def _recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
+    """Count, durations and buckets by kind, recorded tid and reason."""
+    counts, durations = _truth(recording.DEFAULT / "trace.txt.gz")
+    found: dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
+        "exit": {},
+        "userspace": {},
+    }
+    for (kind, tid, reason), count in counts.items():
+        ended = tuple(sorted(durations.get((kind, tid, reason), ())))
+        found[kind][tid, reason] = (count, ended, histogram(ended))
+    return found
+
+
+class Standstill:
+    """An exporter that counted the recording once, and counts no more."""
+
+    def __init__(self, address: str, pids: list[int], page: list[Sample]) -> None:
+        self.address = address
+        self.page = page
+        self._vcpus = {
+            tid: (str(pid), comm[len("CPU ") : -len("/KVM")])
+            for vm, pid in zip(recording.read(recording.DEFAULT).vms, pids)
+            for tid, comm in vm.comms.items()
+            if comm.startswith("CPU ")
+        }
+        self.exits, self.userspace_exits = self._labelled("exit"), self._labelled("userspace")
+
+    def _labelled(self, kind: str) -> Truth:
+        truth = {Key(*self._vcpus[tid], reason): each for (tid, reason), each in _recorded()[kind].items()}
+        return Truth(*({key: each[part] for key, each in truth.items()} for part in range(3)))  # type: ignore[arg-type]
+
+
+def samples(text: str) -> list[Sample]:
+    """All samples of a page in the text format."""
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+@contextmanager
+def standstill(config: Config) -> Iterator[Standstill]:
+    """The daemon itself with a recording that ends, in this process."""
+    players: list[Player] = []
+
+    def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float) -> Player:
+        players.append(Player(recorded, programs, speed=speed, endless=False))
+        return players[-1]
+
+    service = daemon.Daemon(config)
+    try:
+        service.start()
+        with mock.patch.object(daemon, "Player", once):
+            service.replay(recording.DEFAULT, 1000.0)
+        (player,) = players
+        player.join()
+        deadline = time.monotonic() + 30
+        page: list[Sample] = []
+        while len({sample.labels["tid"] for sample in page if sample.name == "kvm_exits_total"}) < 5:
+            assert time.monotonic() < deadline
+            page = samples(service.render("", "").body.decode())
+        yield Standstill(service.addresses[0], player.pids(), page)
+    finally:
+        service.close()
+
+
+class Demo:
+    """The demo as a process. pause() stops its VMs' stand-ins, and with them all counters; the exporter goes on."""
+
+    def __init__(self, folder: Path, speed: int) -> None:
+        config = folder / "demo.yaml"
+        config.write_text("lock_file: ''\nweb: {listen_address: ['127.0.0.1:0']}\n")
+        self._service = Service("demo", f"--config.file={config}", "--speed", str(speed))
+        self.address = self._service.logged(r"msg=listening address=(\S+)")[1]
+        self._service.logged("msg=.replaying")
+        pid = self._service.process.pid
+        self._vms = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        assert len(self._vms) == 3
+
+    def pause(self) -> None:
+        for pid in self._vms:
+            os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while any(re.search(r"^State:\s+[^T]", status.read_text(), re.MULTILINE) for status in self._threads()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def _threads(self) -> Iterator[Path]:
+        for pid in self._vms:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                yield task / "status"
+
+    def resume(self) -> None:
+        for pid in self._vms:
+            os.kill(pid, signal.SIGCONT)
+
+    def page(self) -> list[Sample]:
+        return samples(self._service.get("/metrics"))
+
+    def end(self) -> None:
+        self.resume()
+        assert self._service.end() == 0
+        assert not [line for line in self._service.log if "level=error" in line]
+
+
+def counted(page: list[Sample], name: str) -> dict[Key, float]:
+    """Values of a metric on a page, by vCPU and reason."""
+    return {key(sample.labels): sample.value for sample in page if sample.name == name}

@@ -1,0 +1,226 @@
+"""rate() over a replay that runs, between two moments at which it is paused.
+
+While the demo is paused its page stands still, so the sample that Prometheus takes then must equal the page exactly,
+and the increase between two such samples that of the two pages. rate() extrapolates to the ends of its window, so
+the window begins a millisecond before the first sample (Prometheus 3 leaves out a sample at the very start) and
+ends with the last: there rate() is that increase by the time between the two.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from prometheus_client.samples import Sample
+
+from tests.prometheus import builds, exporters
+from tests.prometheus.server import Labels, Prometheus
+
+SPEED = 5
+RUNNING_SECONDS = 6.0
+EXACT = 1e-9
+"""Relative: what is left are roundings of floating point."""
+
+COUNTERS = ("kvm_exits_total", "kvm_userspace_exits_total")
+DURATIONS = ("kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds")
+ENOUGH = 100
+"""Durations that make a quantile worth comparing."""
+FEW = 3
+"""Series that must have moved, else nothing was tested. What of the recording is replayed depends on the machine."""
+
+Identity = tuple[tuple[str, str], ...]
+
+
+def identity(labels: Labels) -> Identity:
+    """Labels as the exporter gave them."""
+    return tuple(sorted((name, value) for name, value in labels.items() if name not in ("__name__", "job", "instance")))
+
+
+def values(page: Iterable[Sample], name: str) -> dict[Identity, float]:
+    return {identity(sample.labels): sample.value for sample in page if sample.name == name}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The pages of the two pauses, when (ms) each began, and the servers that saw all."""
+
+    pages: tuple[list[Sample], list[Sample]]
+    paused_ms: tuple[int, int]
+    servers: dict[tuple[str, bool], Prometheus]
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
+    with ExitStack() as stack:
+        demo = exporters.Demo(tmp_path_factory.mktemp("demo"), SPEED)
+        stack.callback(demo.end)
+        servers: dict[tuple[str, bool], Prometheus] = {}
+        for suite in builds.SUITES:
+            build = builds.find(suite)
+            if isinstance(build, builds.UnavailableError):
+                continue
+            for native in (True, False):
+                folder = tmp_path_factory.mktemp(f"{suite}-{native}") / "server"
+                servers[suite, native] = server = Prometheus(build, demo.address, folder, native=native)
+                stack.callback(server.stop)
+        for server in servers.values():
+            server.scrapes(0, 1)
+        first_ms, first = _paused(demo, servers)
+        demo.resume()
+        time.sleep(RUNNING_SECONDS)
+        second_ms, second = _paused(demo, servers)
+        yield Moved((first, second), (first_ms, second_ms), servers)
+
+
+def _paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -> tuple[int, list[Sample]]:
+    """Pause, until every server has scraped; the page then, and since when it stands."""
+    demo.pause()
+    since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
+    page = demo.page()
+    for server in servers.values():
+        server.scrapes(since_ms, 1)
+    still = demo.page()
+    for name in (*COUNTERS, *(f"{name}_{part}" for name in DURATIONS for part in ("bucket", "count", "sum"))):
+        assert values(page, name) == values(still, name) != {}
+    return since_ms, page
+
+
+@dataclass(frozen=True)
+class Window:
+    """One server's samples between the pauses."""
+
+    prometheus: Prometheus
+    native: bool
+    pages: tuple[list[Sample], list[Sample]]
+    first_ms: int
+    last_ms: int
+
+    @property
+    def seconds(self) -> float:
+        return (self.last_ms - self.first_ms) / 1000
+
+    @property
+    def range(self) -> str:
+        return f"[{self.last_ms - self.first_ms + 1}ms]"
+
+    def increases(self, name: str) -> dict[Identity, tuple[float, float]]:
+        """Of series that were on both pages: the first value, and by how much it rose."""
+        before, after = (values(page, name) for page in self.pages)
+        assert before.keys() <= after.keys()
+        return {labels: (value, after[labels] - value) for labels, value in before.items()}
+
+    def query(self, expression: str) -> dict[Identity, float]:
+        found = self.prometheus.query(expression, self.last_ms)
+        result = {identity(sample.labels): sample.value for sample in found}
+        assert len(result) == len(found)
+        return result
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(suite, native) for suite in builds.SUITES for native in (True, False)],
+    ids=lambda param: f"{param[0]}-{'native' if param[1] else 'classic'}",
+)
+def window(request: pytest.FixtureRequest, build: Callable[[str], builds.Build], moved: Moved) -> Window:
+    suite, native = request.param
+    build(suite)
+    server = moved.servers[suite, native]
+    first, last = (server.scrapes(since, 1)[0] for since in moved.paused_ms)
+    return Window(server, native, moved.pages, first, last)
+
+
+def _check_samples(window: Window, selector: str, name: str) -> None:
+    """Equal to the page at both pauses, and never falling between them."""
+    before, after = (values(page, name) for page in window.pages)
+    found = {identity(labels): samples for labels, samples in window.prometheus.raw(selector, window.last_ms)}
+    assert {labels: samples[window.last_ms] for labels, samples in found.items()} == after
+    at_first = {labels: samples[window.first_ms] for labels, samples in found.items() if window.first_ms in samples}
+    assert at_first == before
+    for samples in found.values():
+        ordered = [samples[stamp] for stamp in sorted(samples)]
+        assert ordered == sorted(ordered)
+    assert sum(len(set(samples.values())) > 2 for samples in found.values()) >= FEW, "nothing moved in between"
+    assert set(window.query(f"resets({selector}[10m])").values()) == {0.0}
+
+
+def _check_rates(window: Window, expression: str, name: str) -> None:
+    """A rate expression against the increase of a metric of the text page."""
+    rates = window.query(expression)
+    increases = window.increases(name)
+    assert increases.keys() <= rates.keys()
+    compared = 0
+    for labels, (first, increase) in increases.items():
+        if first * window.seconds < 0.002 * increase:
+            continue  # was zero within that millisecond, by extrapolation; versions differ in what they make of it
+        assert math.isclose(rates[labels], increase / window.seconds, rel_tol=EXACT), labels
+        compared += increase > 0
+    assert compared >= FEW
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_counters(window: Window, name: str) -> None:
+    _check_samples(window, name, name)
+    _check_rates(window, f"rate({name}{window.range})", name)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_durations(window: Window, name: str) -> None:
+    """Counts, sums and classic buckets as samples and as rates; of the native form its count and sum."""
+    if window.native:
+        _check_samples(window, name, f"{name}_count")
+        for part in ("count", "sum"):
+            _check_rates(window, f"histogram_{part}(rate({name}{window.range}))", f"{name}_{part}")
+    else:
+        for part in ("count", "sum", "bucket"):
+            _check_samples(window, f"{name}_{part}", f"{name}_{part}")
+            _check_rates(window, f"rate({name}_{part}{window.range})", f"{name}_{part}")
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
+def test_quantiles_of_rates(window: Window, name: str, quantile: float) -> None:
+    """What a dashboard shows, in either form: in the classic bucket in which the page's own increase has it.
+
+    A rank on the edge of two buckets is rounded into either, so the bounds are those of both durations around it.
+    """
+    form = name if window.native else f"{name}_bucket"
+    found = window.query(f"histogram_quantile({quantile}, rate({form}{window.range}))")
+    increases: dict[Identity, list[tuple[float, float]]] = {}
+    for labels, (_, increase) in window.increases(f"{name}_bucket").items():
+        bound = float(dict(labels)["le"])
+        increases.setdefault(tuple(pair for pair in labels if pair[0] != "le"), []).append((bound, increase))
+    compared = 0
+    for labels, unordered in increases.items():
+        buckets = sorted(unordered)
+        total = buckets[-1][1]
+        if total < ENOUGH:
+            continue
+        rank = math.floor(quantile * total)
+        low, high = (
+            next(number for number, (_, count) in enumerate(buckets) if count >= min(rank + more, total))
+            for more in (0, 1)
+        )
+        assert math.isfinite(buckets[high][0])
+        lowest = buckets[low - 1][0] if low else 0.0
+        assert lowest * (1 - EXACT) <= found[labels] <= buckets[high][0] * (1 + EXACT), labels
+        compared += 1
+    assert compared >= FEW
+
+
+def test_guest_time_never_falls(window: Window) -> None:
+    """It moves while the guests are paused, too: a vCPU that was in its guest still is."""
+    name = "kvm_vcpu_guest_seconds_total"
+    assert len(window.query(f"{name} > 0")) == 5
+    assert set(window.query(f"resets({name}[10m])").values()) == {0.0}
+
+
+def test_scrapes_are_clean(window: Window) -> None:
+    (target,) = window.prometheus.api("targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    assert window.prometheus.complaints() == []
+    assert set(window.query("min_over_time(up[10m])").values()) == {1.0}
+    assert len(window.prometheus.stored()) == window.query("scrape_samples_scraped").popitem()[1]
