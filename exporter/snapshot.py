@@ -14,7 +14,6 @@ from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, 
 from exporter.program import Loaded
 from exporter.records import Cell, ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
-
 MAX_RETIRED_CELLS = 16384
 """Of ended vCPUs that linger: some 20 MB, and as many histograms on the page."""
 
