@@ -26,14 +26,21 @@ def _missing() -> str:
     return ""
 
 
+def _missing_kvm() -> str:
+    if not os.path.exists("/sys/kernel/tracing/events/kvm/kvm_exit"):
+        return "no kvm tracepoints: KVM is not loaded, or tracefs is not mounted on /sys/kernel/tracing"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "no /dev/kvm"
+    return ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = _missing()
-    if not reason:
-        return
-    if os.environ.get("KERNEL_SUITE") == "required":
-        raise pytest.UsageError(f"the kernel suite is required here, but: {reason}")
-    for item in items:
-        if "/kernel/" in str(item.path):
+    items = [item for item in items if "/kernel/" in str(item.path)]
+    attaching = [item for item in items if item.get_closest_marker("kvm")]
+    for reason, concerned in ((_missing(), items), (_missing_kvm(), attaching)):
+        if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
+            raise pytest.UsageError(f"the kernel suite is required here, but: {reason}")
+        for item in concerned if reason else ():
             item.add_marker(pytest.mark.skip(reason=f"kernel suite: {reason}"))
 
 

@@ -49,6 +49,7 @@ def _run_interrupted(times: int) -> None:
         os.close(fd)
 
 
+@pytest.mark.kvm
 def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
@@ -69,6 +70,7 @@ def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     collector.close()
 
 
+@pytest.mark.kvm
 def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
@@ -81,6 +83,7 @@ def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     assert after.misses == 0
 
 
+@pytest.mark.kvm
 def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     held = os.dup(loaded.programs["kvm_userspace_exit"])

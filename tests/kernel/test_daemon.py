@@ -156,6 +156,7 @@ def test_two_scrapes_at_once(start: Start) -> None:
     assert demo.value("kvm_exit_exporter_collect_errors_total") == 0
 
 
+@pytest.mark.kvm
 def test_serve_counts_real_events(start: Start) -> None:
     """Attached to this kernel: a vCPU that lives and dies between two scrapes is on the page, to the last event."""
     serve = start("serve")
@@ -187,6 +188,7 @@ def test_serve_counts_real_events(start: Start) -> None:
     assert [line for line in serve.log if "level=info" not in line] == []
 
 
+@pytest.mark.kvm
 def test_a_second_instance_is_refused(start: Start) -> None:
     first = start("serve")
     first.logged("msg=attached")
@@ -199,6 +201,7 @@ def test_a_second_instance_is_refused(start: Start) -> None:
     assert first.value("kvm_exit_exporter_up") == 1
 
 
+@pytest.mark.kvm
 def test_interrupt_ends_it_too(start: Start) -> None:
     serve = start("serve")
     serve.logged("msg=attached")
@@ -206,6 +209,7 @@ def test_interrupt_ends_it_too(start: Start) -> None:
     assert "msg=stopped" in serve.log[-1]
 
 
+@pytest.mark.kvm
 def test_json_log(start: Start) -> None:
     import json
 
@@ -232,6 +236,7 @@ def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
     assert names == {"db-1", "idle-1", ('x"\\y}' + "\U0001f4a9" + "z" * 65536)[:128]}
 
 
+@pytest.mark.kvm
 def test_without_kvm_it_waits_and_says_so() -> None:
     """With a tracefs that has no kvm events yet; then they come."""
     import shutil
