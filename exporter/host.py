@@ -13,7 +13,7 @@ from exporter.config import Config
 from exporter.preflight import Check
 from exporter.reasons import FormatError, TracepointFormat, parse_format
 
-# A slot with its entry in the hash and the queue, and a cell with its entry in the queue: about 500 and 1,220 bytes.
+# A slot with its entry in the hash and on the stack, and a cell with its entry on the stack: about 500 and 1,220 bytes.
 _SLOT_BYTES, _CELL_BYTES = 512, 1280
 
 

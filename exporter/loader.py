@@ -112,9 +112,9 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
     maps = {name: bpf[name].map_fd for name in MAPS}
-    for queue, entries in (("free_slots", request["slots"]), ("free_cells", request["cells"])):
-        for number in range(1, entries + 1):
-            syscall.queue_push(maps[queue], number)
+    for stack, entries in (("free_slots", request["slots"]), ("free_cells", request["cells"])):
+        for number in range(entries, 0, -1):
+            syscall.stack_push(maps[stack], number)
     attachments = {}
     if request["bpf_stats"]:
         try:

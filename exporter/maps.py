@@ -21,6 +21,8 @@ _TRIES = 8
 
 NO_VCPU_ID = 0xFFFFFFFF
 _CODES = {4: "I", 8: "Q"}
+_FIRST_BYTES = 1 << 18
+"""Of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
 
 
 class Hot(NamedTuple):
@@ -49,24 +51,50 @@ STATE_HOST = 2
 
 
 class ArrayMap:
-    """One mmap'd BPF array (BPF_F_MMAPABLE, Linux 5.5): leaf `i` lies at `i * layout.size`."""
+    """One mmap'd BPF array (BPF_F_MMAPABLE, Linux 5.5): leaf `i` lies at `i * layout.size`.
+
+    Only as much is mapped as was ever in use. Leaves are handed out from below, and come back only by this process: so
+    if any beyond the mapped ones was handed out since the last collection, all mapped ones are in use, the last too.
+    """
+
+    _in_use = ""
+    """The member that is not 0 in a leaf that was handed out."""
 
     def __init__(self, fd: int, layout: Layout) -> None:
         self.layout = layout
-        page = mmap.PAGESIZE
-        length = (layout.size * layout.entries + page - 1) // page * page
-        self.memory = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-
-        self._view = memoryview(self.memory)
+        self._fd = fd
         self._columns: dict[str, memoryview[int]] = {}
+        self._map(_FIRST_BYTES // layout.size)
+
+    def _map(self, leaves: int) -> None:
+        page = mmap.PAGESIZE
+        length = (self.layout.size * min(leaves, self.layout.entries) + page - 1) // page * page
+        self.mapped = min(length // self.layout.size, self.layout.entries)
+        self.memory = mmap.mmap(self._fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._view = memoryview(self.memory)
+
+    def reach(self, number: int) -> None:
+        """Have a leaf mapped."""
+        if number >= self.mapped:
+            self.close()
+            self._map(max(2 * self.mapped, number + 1))
+
+    def cover(self) -> None:
+        """Have every leaf in use mapped."""
+        field = self.layout.fields[self._in_use]
+        while self.mapped < self.layout.entries:
+            start = (self.mapped - 1) * self.layout.size + field.offset
+            if not any(self.memory[start : start + field.size]):
+                return
+            self.reach(self.mapped)
 
     def column(self, name: str) -> list[int]:
-        """One member of every leaf, read in one sweep."""
+        """One member of every leaf that is mapped, read in one sweep."""
         if name not in self._columns:
             field = self.layout.fields[name]
             code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
             items = self._view.cast(code)[field.offset // field.size :: self.layout.size // field.size]
-            self._columns[name] = items[: self.layout.entries]
+            self._columns[name] = items[: self.mapped]
         return self._columns[name].tolist()
 
     def clear(self, number: int) -> None:
@@ -98,12 +126,14 @@ def _unpacker(layout: Layout, names: tuple[str, ...]) -> struct.Struct:
 class Cells(ArrayMap):
     """The pool of cells."""
 
+    _in_use = "slot"
+
     def __init__(self, fd: int, layout: Layout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
         self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "space", "next", "slot"))
         self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
-        self._seen = [[0] * layout.entries, [0] * layout.entries]
+        self._seen: list[list[int]] = [[], []]
 
     def changed(self) -> list[int]:
         """Numbers of the cells with events since the last call.
@@ -112,9 +142,11 @@ class Cells(ArrayMap):
         between the two is then read twice, and never missed.
         """
         columns = [self.column("exits"), self.column("completed")]
+        for seen in self._seen:
+            seen.extend([0] * (self.mapped - len(seen)))
         differ = map(or_, map(ne, columns[0], self._seen[0]), map(ne, columns[1], self._seen[1]))
         self._seen = columns
-        return list(compress(range(self.layout.entries), differ))
+        return list(compress(range(self.mapped), differ))
 
     def look_again(self, number: int) -> None:
         """Have the next changed() list this cell, whatever it holds."""
@@ -123,7 +155,9 @@ class Cells(ArrayMap):
     def clear(self, number: int) -> None:
         """Zero it. Its next owner may come to the same numbers as the last: they are forgotten too."""
         super().clear(number)
-        self._seen[0][number] = self._seen[1][number] = 0
+        for seen in self._seen:
+            if number < len(seen):
+                seen[number] = 0
 
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and that of the next cell in its chain (0: none).
@@ -131,6 +165,7 @@ class Cells(ArrayMap):
         The buckets never hold more than `exits`, and one less at most, unless the vCPU exits faster than
         this can read: then `exits` is the newer of the two, and the difference is still no loss.
         """
+        self.reach(number)
         start, size = number * self.layout.size, self._head.size
         memory = self.memory
         for _ in range(_TRIES):
@@ -145,6 +180,8 @@ class Cells(ArrayMap):
 class Slots(ArrayMap):
     """The vCPU threads."""
 
+    _in_use = "tid"
+
     def __init__(self, fd: int, layout: Layout) -> None:
         super().__init__(fd, layout)
         self._hot = _unpacker(layout, Hot._fields)
@@ -154,7 +191,7 @@ class Slots(ArrayMap):
 
     def used(self) -> list[int]:
         """Numbers of the slots that hold a thread, alive or dead."""
-        return list(compress(range(self.layout.entries), self.column("tid")))
+        return list(compress(range(self.mapped), self.column("tid")))
 
     def read(self, number: int) -> Hot:
         """Read a slot between two events of its vCPU: state, since_ns and guest_ns belong together."""
@@ -169,6 +206,7 @@ class Slots(ArrayMap):
 
     def identity(self, number: int) -> Identity:
         """Read whose slot it is."""
+        self.reach(number)
         tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
         return Identity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
 

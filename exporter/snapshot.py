@@ -52,7 +52,7 @@ class Collector:
         self._kept: dict[int, _Kept] = {}
         self._retired: list[_Retired] = []
         self._freed: list[tuple[str, int]] = []
-        """Cleared, and not yet handed back: queue and number."""
+        """Cleared, and not yet handed back: stack and number."""
         self._expired_early = 0
 
     def close(self) -> None:
@@ -64,6 +64,8 @@ class Collector:
         """Read every slot in use and the cells that changed; recycle the dead; drop what has lingered."""
         # Before any slot is read: an age or a guest time must never be longer than the truth.
         now = self._clock_ns()
+        self._slots.cover()
+        self._cells.cover()
         for number in self._cells.changed():
             cell, slot, _ = self._cells.read(number)
             if slot:
@@ -155,9 +157,9 @@ class Collector:
     def _give_back(self) -> None:
         """Hand what was freed to the kernel. What it does not take now is tried again at the next collection."""
         while self._freed:
-            queue, number = self._freed[-1]
+            stack, number = self._freed[-1]
             try:
-                syscall.queue_push(self._loaded.maps[queue], number)
+                syscall.stack_push(self._loaded.maps[stack], number)
             except OSError:
                 return  # kvm_exit_exporter_recycling_pending shows it
             self._freed.pop()

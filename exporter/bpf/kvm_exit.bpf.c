@@ -101,9 +101,13 @@ BPF_F_TABLE("array", u32, struct cell, cells, NR_CELLS + 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct counters, counters, 1, BPF_F_MMAPABLE);
 BPF_TABLE("hash", u32, u32, tid_slot, NR_SLOTS);
 BPF_TABLE("percpu_array", u32, u32, cpu_slot, 1);
-/* User space fills these at the start, and again with what the dead leave behind. */
-BPF_QUEUE(free_slots, u32, NR_SLOTS);
-BPF_QUEUE(free_cells, u32, NR_CELLS);
+/*
+ * User space fills these at the start, lowest numbers on top, and again with what
+ * the dead leave behind. Stacks, so that what was used last is used again and the
+ * arrays fill from below: user space maps and reads no more of them than that.
+ */
+BPF_STACK(free_slots, u32, NR_SLOTS);
+BPF_STACK(free_cells, u32, NR_CELLS);
 
 #ifdef CLOCK_IN_CONTEXT
 /* The twelfth and last u64 of a raw tracepoint context: no tracepoint has so many. */

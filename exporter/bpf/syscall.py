@@ -53,10 +53,10 @@ def program_stats(program: int) -> RunStats:
     return RunStats(run_time_ns / 1e9, runs, misses)
 
 
-def queue_push(queue: int, value: int) -> None:
-    """Append a 32-bit number to a queue map. E2BIG when it is full."""
+def stack_push(stack: int, value: int) -> None:
+    """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
     leaf = ctypes.c_uint32(value)
-    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", queue, 0, ctypes.addressof(leaf), 0))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
 
 
 def hash_lookup(table: int, key: int) -> int | None:

@@ -168,6 +168,24 @@ def test_a_recycled_cell_that_comes_to_the_same_numbers(machine: Load) -> None:
         assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
 
 
+def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
+    """More vCPUs and reasons than are mapped at the start, some born and dead between two collections."""
+    under_test = machine(slots=2003, cells=4001)
+    vcpu = under_test.vcpu()
+    for life in range(1009):
+        vcpu.call(_rounds(vcpu, 1 + life % 7, HVC64, start=1000 * life))
+        vcpu.call(_rounds(vcpu, 2, 0x30 + life % 8, start=1000 * life + 500))
+        if life % 401 == 0:
+            under_test.collect()
+        if life < 1008:
+            vcpu.call(lambda life=life: vcpu.dies(1000 * life + 999))
+    records = sorted(under_test.records(vcpu), key=lambda record: record.key.born_ns)
+    assert [exits(record) for record in records] == [
+        {trap(HVC64): 1 + life % 7, trap(0x30 + life % 8): 2} for life in range(1009)
+    ]
+    assert set(under_test.collect().counters.values()) == {0}
+
+
 def test_full_chain_is_counted(machine: Load) -> None:
     """Nine codes with one hash: the ninth has no place, and says so."""
     under_test = machine()
@@ -249,7 +267,7 @@ def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> Non
             os.close(fd)
 
 
-def test_a_queue_that_takes_nothing_back(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_takes_nothing_back(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel refuses to take back is kept and tried again; no count is read twice or given away."""
     under_test = machine(slots=2, cells=3)
     first, second = under_test.vcpu(), under_test.vcpu()
@@ -257,11 +275,11 @@ def test_a_queue_that_takes_nothing_back(machine: Load, monkeypatch: pytest.Monk
         first.call(_rounds(first, 10 + esr_ec, esr_ec))
     first.call(lambda: first.dies(5_000))
 
-    def refuse(queue: int, number: int) -> None:
+    def refuse(stack: int, number: int) -> None:
         raise PermissionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(syscall, "queue_push", refuse)
+        patched.setattr(syscall, "stack_push", refuse)
         for _ in range(3):
             assert exits(under_test.record(first)) == {trap(1): 11, trap(2): 12, trap(3): 13}
             assert under_test.collect().recycling_pending == 4
