@@ -24,9 +24,12 @@ _FLAGS = (
 
 
 def _speed(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.01 <= value <= 1000:
-        raise ValueError
+        raise argparse.ArgumentTypeError("allowed is a number from 0.01 to 1000")
     return value
 
 

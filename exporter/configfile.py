@@ -203,9 +203,9 @@ def load(path: Path) -> Config:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UnreadableError(f"{path}: {error.strerror}") from None
+        raise UnreadableError(f"{path}: cannot read the configuration file: {error.strerror}") from None
     except ValueError as error:  # a NUL in the path
-        raise UnreadableError(f"{path}: {error}") from None
+        raise UnreadableError(f"{path}: cannot read the configuration file: {error}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
     try:

@@ -33,6 +33,11 @@ _SETTLE_SECONDS = 0.25
 """How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
 
 _KVM_POLL_SECONDS = 2.0
+_DROP_REMEDIES = {
+    "no_slot": "raise limits.vcpus and restart",
+    "no_cell": "raise limits.cells and restart",
+    "chain_full": "none: a vCPU has more than eight reasons of one hash; please report it",
+}
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
@@ -196,12 +201,16 @@ class Daemon:
         for name, value in counters.items():
             if value and name.startswith("dropped_") and name not in self._warned:
                 self._warned.add(name)
+                cause = name.replace("dropped_", "").replace("userspace_", "")
+                counted = name.replace(cause, "exits_total")
+                remedy = _DROP_REMEDIES[cause]
                 event(
                     log,
                     "warn",
-                    "exits are being dropped; kvm_exit_exporter_dropped_exits_total counts them",
-                    cause=name.replace("dropped_", ""),
-                    remedy="raise limits.vcpus or limits.cells and restart",
+                    "exits are being dropped",
+                    cause=cause,
+                    counted_in=f"kvm_exit_exporter_{counted}",
+                    remedy=remedy,
                 )
 
     def render(self, accept: str, accept_encoding: str) -> Page:
@@ -277,14 +286,14 @@ def _keep_heap_small() -> None:
 
 
 def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status. With `recorded`, serve a replay of it."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit status. With `recorded`, serve a replay of it."""
     _keep_heap_small()
     try:
         daemon = Daemon(config)
     except web.ListenError as error:
         event(log, "error", str(error))
         return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: daemon.stop())
     try:
         daemon.start("This is a replay of a recording, not this host." if recorded else "")

@@ -304,7 +304,11 @@ def _python_modules(version: Callable[[str], str]) -> Check:
         except importlib.metadata.PackageNotFoundError:
             missing.append(distribution)
     if missing:
-        return Check("python modules", False, f"without {', '.join(missing)}", f"pip install {' '.join(missing)}")
+        remedy = (
+            "install python3-prometheus-client and python3-yaml (Debian, Ubuntu), "
+            "python3-prometheus_client and python3-pyyaml (Fedora, RHEL)"
+        )
+        return Check("python modules", False, f"without {', '.join(missing)}", remedy)
     return Check("python modules", True, ", ".join(found))
 
 

@@ -82,3 +82,19 @@ def test_a_folder_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
     (error,) = [line for line in said.stderr.splitlines() if "level=error" in line]
     assert f"{tmp_path} is not a recording" in error
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("module", ["yaml", "prometheus_client"])
+def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
+    """As with a Python that is not the distribution's."""
+    hidden = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['exporter', 'serve']; "
+    said = subprocess.run(
+        [sys.executable, "-c", hidden + "runpy.run_module('exporter', run_name='__main__')"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said.returncode == 1
+    assert said.stderr.count("\n") == 1
+    assert f"has no module {module}" in said.stderr

@@ -282,9 +282,12 @@ def loaded(path: Path) -> str:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    assert loaded(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: No such file or directory"
-    assert loaded(tmp_path) == f"{tmp_path}: Is a directory"
-    assert loaded(Path("a\0b")) == "a\\x00b: embedded null byte"
+    assert (
+        loaded(tmp_path / "none.yaml")
+        == f"{tmp_path}/none.yaml: cannot read the configuration file: No such file or directory"
+    )
+    assert loaded(tmp_path) == f"{tmp_path}: cannot read the configuration file: Is a directory"
+    assert loaded(Path("a\0b")) == "a\\x00b: cannot read the configuration file: embedded null byte"
     loop = tmp_path / "loop.yaml"
     loop.symlink_to(loop)
     assert loaded(loop) == f"{loop}: Too many levels of symbolic links"
@@ -295,7 +298,7 @@ def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert loaded(Path("config.yaml")) == "config.yaml: Permission denied"
+    assert loaded(Path("config.yaml")) == "config.yaml: cannot read the configuration file: Permission denied"
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

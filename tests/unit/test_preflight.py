@@ -508,7 +508,11 @@ def test_python_modules(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    detail, remedy = "without prometheus_client, PyYAML", "pip install prometheus_client PyYAML"
+    detail = "without prometheus_client, PyYAML"
+    remedy = (
+        "install python3-prometheus-client and python3-yaml (Debian, Ubuntu), "
+        "python3-prometheus_client and python3-pyyaml (Fedora, RHEL)"
+    )
     assert host.row("python modules") == Check("python modules", False, detail, remedy)
 
 
