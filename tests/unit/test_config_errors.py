@@ -290,7 +290,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert loaded(Path("a\0b")) == "a\\x00b: cannot read the configuration file: embedded null byte"
     loop = tmp_path / "loop.yaml"
     loop.symlink_to(loop)
-    assert loaded(loop) == f"{loop}: Too many levels of symbolic links"
+    assert loaded(loop) == f"{loop}: cannot read the configuration file: Too many levels of symbolic links"
 
 
 def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
