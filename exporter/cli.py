@@ -84,12 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logs.setup(chosen.log.level, chosen.log.format)
     # Not at the top: `check` and usage errors need none of it.
-    from exporter import daemon  # noqa: PLC0415
+    from exporter import service  # noqa: PLC0415
     from exporter.replay import recording  # noqa: PLC0415
 
     if arguments.command == "serve":
-        return daemon.run(chosen)
-    return daemon.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
+        return service.run(chosen)
+    return service.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
 
 
 def _check(chosen: Config) -> int:
