@@ -23,7 +23,7 @@ from exporter.reasons import Space
 SOURCE = Path(__file__).parent / "bpf" / "kvm_exit.bpf.c"
 HEADERS = Path(__file__).parent / "bpf" / "headers"
 
-MAPS = ("slots", "cells", "counters", "tid_slot", "free_slots", "free_cells")
+MAPS = ("slots", "cells", "counters", "free_slots", "free_cells")
 
 
 class _ChildError(Exception):

@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
-_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
+_MAP_UPDATE_ELEM = 2
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _ENABLE_STATS = 32
@@ -57,25 +57,6 @@ def stack_push(stack: int, value: int) -> None:
     """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
     leaf = ctypes.c_uint32(value)
     _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
-
-
-def hash_lookup(table: int, key: int) -> int | None:
-    """Look a 32-bit key up in a hash of 32-bit values; None where it has none."""
-    name, leaf = ctypes.c_uint32(key), ctypes.c_uint32()
-    try:
-        _bpf(
-            _MAP_LOOKUP_ELEM,
-            struct.pack("=IxxxxQQQ", table, ctypes.addressof(name), ctypes.addressof(leaf), 0),
-        )
-    except FileNotFoundError:
-        return None
-    return leaf.value
-
-
-def hash_delete(table: int, key: int) -> None:
-    """Remove a 32-bit key; FileNotFoundError where there is none."""
-    name = ctypes.c_uint32(key)
-    _bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQ", table, ctypes.addressof(name)))
 
 
 def enable_stats() -> int:
