@@ -27,15 +27,6 @@ _MODPROBE = {
 Version = tuple[int, int, int]
 
 
-class PreflightError(Exception):
-    """What a trial load stumbled over, and the remedy, if one is known."""
-
-    def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
-
-
 @dataclass(frozen=True)
 class Check:
     """One row. A thing that is not needed is ok, present or not."""

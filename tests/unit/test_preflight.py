@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from exporter import preflight
-from exporter.preflight import Check, PreflightError, find_tracefs, kernel_version, status, table
+from exporter import preflight, program
+from exporter.preflight import Check, find_tracefs, kernel_version, status, table
 
 EVENTS = (
     "kvm/kvm_exit",
@@ -153,7 +153,7 @@ def test_a_host_that_has_everything(host: Host) -> None:
 
 def test_a_host_that_has_nothing_gets_every_row(tmp_path: Path) -> None:
     def trial() -> str:
-        raise PreflightError("no bcc", "apt install python3-bpfcc")
+        raise program.LoadError("no bcc", "apt install python3-bpfcc")
 
     nowhere = tmp_path / "nowhere"
     checks = preflight.run(
@@ -556,8 +556,8 @@ class Wordless(Exception):  # noqa: N818
 @pytest.mark.parametrize(
     ("error", "detail", "remedy"),
     [
-        (PreflightError("no bcc", "apt install python3-bpfcc"), "no bcc", "apt install python3-bpfcc"),
-        (PreflightError("no bcc"), "no bcc", ""),
+        (program.LoadError("no bcc", "apt install python3-bpfcc"), "no bcc", "apt install python3-bpfcc"),
+        (program.LoadError("no bcc"), "no bcc", ""),
         (LoadError("unseen"), "the verifier refused on_exit", "report it"),
         (OSError(1, "Operation not permitted"), "[Errno 1] Operation not permitted", ""),
         (Wordless(), "Wordless", ""),
