@@ -116,9 +116,9 @@ def standstill(config: Config) -> Iterator[Standstill]:
 class Demo:
     """The demo as a process. pause() stops its VMs' stand-ins, and with them all counters; the exporter goes on."""
 
-    def __init__(self, folder: Path, speed: int) -> None:
+    def __init__(self, folder: Path, speed: int, options: str = "") -> None:
         config = folder / "demo.yaml"
-        config.write_text("lock_file: ''\nweb: {listen_address: ['127.0.0.1:0']}\n")
+        config.write_text(f"lock_file: ''\nweb: {{listen_address: ['127.0.0.1:0']}}\n{options}")
         self._service = Service("demo", f"--config.file={config}", "--speed", str(speed))
         self.address = self._service.logged(r"msg=listening address=(\S+)")[1]
         self._service.logged("msg=.replaying")

@@ -35,9 +35,18 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """One server that scrapes one exporter. `native`: with native histograms; `classic_too`: and the classic ones."""
+    """One server that scrapes one exporter and `others`. `native`: native histograms are on; `classic_too`: and classic."""
 
-    def __init__(self, build: Build, target: str, folder: Path, *, native: bool, classic_too: bool = False) -> None:
+    def __init__(
+        self,
+        build: Build,
+        target: str,
+        folder: Path,
+        *,
+        native: bool,
+        classic_too: bool = False,
+        others: tuple[str, ...] = (),
+    ) -> None:
         folder.mkdir()
         self.build = build
         self._log = folder / "log"
@@ -51,7 +60,7 @@ class Prometheus:
             "job_name": "kvm",
             "scrape_interval": f"{INTERVAL_MS}ms",
             "scrape_timeout": f"{INTERVAL_MS}ms",
-            "static_configs": [{"targets": [target]}],
+            "static_configs": [{"targets": [target, *others]}],
         }
         # 3.8 made the feature flag a setting; 3.0 renamed that of the classic form, which came with 2.45.
         if native and build.version < (3, 8):

@@ -1,0 +1,173 @@
+"""The dashboards as files: what the source makes, what Grafana accepts, nothing that the exporter does not serve."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.reasons.tables import CLASSES
+from tests.deploy import boards
+
+sdk = pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk needs Python 3.11")
+
+DOCS = Path(__file__).parents[2] / "docs/metrics.md"
+GRAFANA = Path(__file__).parents[2] / "deploy/grafana"
+
+UNITS = {"count:vCPUs", "count:exits/s", "percentunit", "s", "short", "none"}
+
+# Of every scrape or every Python process, not of this exporter alone.
+FOREIGN = {"up", "process_start_time_seconds"}
+SCRAPED = {"job", "instance", "le"}
+MADE_BY_QUERIES = {"problem"}
+
+FUNCTIONS = {
+    "and", "or", "on", "unless", "by", "sum", "max", "min", "count", "topk", "bool", "ignoring", "offset", "end",
+    "group_left", "rate", "increase", "changes", "vector", "label_replace", "histogram_quantile", "histogram_sum",
+    "histogram_count", "max_over_time", "last_over_time",
+}  # fmt: skip
+
+
+@pytest.fixture(params=boards.NAMES)
+def board(request: pytest.FixtureRequest) -> boards.Board:
+    return boards.load(request.param)
+
+
+def test_the_source_makes_the_committed_files(tmp_path: Path) -> None:
+    """Otherwise `make dashboards`, and commit what it writes."""
+    from deploy.grafana.source.__main__ import dashboards
+
+    made = dashboards()
+    assert made == dashboards()
+    assert made == {path.name: path.read_text() for path in boards.FOLDER.iterdir()}
+    assert sorted(made) == [f"{name}.json" for name in sorted(boards.NAMES)]
+
+
+def test_grafanas_types_take_all_of_it(board: boards.Board) -> None:
+    """Grafana 11.6's schema as types: what they would drop or add is not in the schema."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    assert json.loads(JSONEncoder().encode(Dashboard.from_json(board))) == board
+
+
+def test_numbers_and_places(board: boards.Board) -> None:
+    everything = board["panels"]
+    assert [panel["id"] for panel in everything] == list(range(1, len(everything) + 1))
+    assert len({panel["title"] for panel in everything}) == len(everything)
+    places = [panel["gridPos"] for panel in everything]
+    for place in places:
+        assert place["x"] >= 0
+        assert place["w"] > 0
+        assert place["x"] + place["w"] <= 24
+    for one, other in combinations(places, 2):
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        assert apart or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+    for one, other in pairwise(places):
+        assert (one["y"], one["x"]) < (other["y"], other["x"])
+
+
+def test_every_panel_says_what_it_is(board: boards.Board) -> None:
+    for panel in boards.panels(board):
+        assert panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        assert _units(panel) <= UNITS, panel["title"]
+
+
+def _units(panel: dict[str, Any]) -> set[str]:
+    """A table has a unit for each of its numbers, any other panel one for all."""
+    config = panel["fieldConfig"]
+    if panel["type"] != "table":
+        return {config["defaults"]["unit"]}
+    units = {}
+    for override in config["overrides"]:
+        for setting in override["properties"]:
+            if setting["id"] == "unit":
+                units[override["matcher"]["options"]] = setting["value"]
+    (order,) = (each["options"] for each in panel["transformations"] if each["id"] == "organize")
+    assert set(units) == set(order["renameByName"].values())
+    assert len(units) == len(panel["targets"])
+    return set(units.values())
+
+
+def test_the_datasource_is_a_variable(board: boards.Board) -> None:
+    def uids(part: object) -> list[object]:
+        if isinstance(part, list):
+            return [uid for each in part for uid in uids(each)]
+        if isinstance(part, dict):
+            own = [part["datasource"]] if part.get("datasource") else []
+            return own + [uid for each in part.values() for uid in uids(each)]
+        return []
+
+    for panel in boards.panels(board):
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    found = uids(board)
+    assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in found)
+    assert boards.variables(board)["datasource"]["query"] == "prometheus"
+
+
+def test_class_has_every_class_but_idle(board: boards.Board) -> None:
+    assert boards.variables(board)["class"]["query"].split(",") == [name for name in CLASSES if name != "idle"]
+
+
+def _contract() -> tuple[set[str], set[str]]:
+    """Metrics and labels of docs/metrics.md."""
+    text = DOCS.read_text()
+    names = set(re.findall(r"^### `(kvm_\w+)`", text, re.MULTILINE))
+    histograms = {name for name in names if f"### `{name}`\nHistogram" in text}
+    assert len(histograms) == 2
+    names |= {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+    labels = {"pid", "tid", "vm", "vcpu", "reason", "class", "uuid", "vmm"}
+    _, own = text.split("## The exporter about itself")
+    for line in own.split("\n## ")[0].splitlines():
+        if line.startswith("| `"):
+            first, _, label = line.split("|")[1:4]
+            names |= {f"kvm_exit_exporter_{name}" for name in re.findall(r"`(\w+)`", first)}
+            labels |= set(re.findall(r"\w+", label))
+    return names, labels
+
+
+def test_queries_name_what_the_exporter_serves(board: boards.Board) -> None:
+    metrics, labels = _contract()
+    for where, text in boards.expressions(board):
+        bare = re.sub(r'"[^"]*"', "", text)
+        for matchers in re.findall(r"\{([^}]*)\}", bare):
+            assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= labels | SCRAPED, where
+        for group in re.findall(r"\b(?:by|on|group_left) \(([^)]*)\)", bare):
+            assert set(re.findall(r"\w+", group)) <= labels | SCRAPED | MADE_BY_QUERIES, where
+        bare = re.sub(r"\b(?:by|on|group_left) \([^)]*\)|\{[^}]*\}|\[[^\]]*\]|\$\w+|\b\d[\w.]*", " ", bare)
+        named = set(re.findall(r"[a-zA-Z_]\w*", bare)) - FUNCTIONS
+        assert named <= metrics | FOREIGN, where
+        assert named, where
+
+
+def test_links_lead_to_the_other_dashboard() -> None:
+    """From every row and line of a VM, with the variables that both have."""
+    fleet, vm = map(boards.load, boards.NAMES)
+    urls = re.findall(r'"url": "(/d/[^"]+)"', json.dumps(fleet))
+    assert len(urls) == 3
+    known = boards.variables(vm)
+    for url in urls:
+        assert url.startswith(f"/d/{vm['uid']}?")
+        own = re.findall(r"var-(\w+)=\$\{__(?:data\.fields|field\.labels)\.(\w+):percentencode\}", url)
+        assert own == [("vm", "vm"), ("instance", "instance")]
+        carried = re.findall(r"\$\{(\w+):queryparam\}", url)
+        assert carried == ["datasource", "job", "class"]
+        assert {*carried, "vm", "instance"} <= known.keys()
+        assert url.endswith("&${__url_time_range}")
+
+
+def test_provisioning_leads_to_the_dashboards() -> None:
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["type"] == "prometheus"
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/kvm-exits.yaml").read_text())["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"]["path"] in (GRAFANA / "README.md").read_text()
