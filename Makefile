@@ -8,6 +8,8 @@ CONFIG := config.yaml
 PACKAGES := python3-bpfcc python3-prometheus-client python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
 TEST_PACKAGES := $(PACKAGES) python3-protobuf python3-venv prometheus
+# Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
+GRAFANA_SDK := 1769699379!11.6.0
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Installs what of $(1) is missing; without root it says what to install and goes on.
@@ -40,6 +42,8 @@ help:
 	@echo "sudo make e2e-amd64   the same with SVM"
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
+	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
+	@echo "sudo make deploy-test what deploy/ ships, on real servers"
 	@echo "make clean            remove what was built"
 
 .PHONY: demo
@@ -58,7 +62,8 @@ $(VENV)/done: pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check \
-		'pytest>=8' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' types-PyYAML
+		'pytest>=8' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' types-PyYAML \
+		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
 
 .PHONY: lint
@@ -87,6 +92,17 @@ bench:
 	$(call install,$(PACKAGES))
 	$(call tracefs)
 	$(PYTHON) -m tests.bench
+
+.PHONY: dashboards
+dashboards: $(VENV)/done
+	$(VENV)/bin/python -m deploy.grafana.source
+
+.PHONY: dashboards-test
+dashboards-test: $(VENV)/done
+	$(VENV)/bin/python -m pytest tests/deploy/test_dashboards.py tests/deploy/test_dashboards_live.py
+
+.PHONY: deploy-test
+deploy-test: dashboards-test
 
 .PHONY: clean
 clean:

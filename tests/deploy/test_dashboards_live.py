@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from prometheus_client.samples import Sample
 
+from exporter.reasons.tables import CLASSES
 from tests.deploy import boards
 from tests.prometheus import builds, exporters
 from tests.prometheus.conftest import _programs_can_be_loaded, build  # noqa: F401  (fixtures)
@@ -301,6 +302,22 @@ def test_one_class_alone(server: Server) -> None:
     exits = _increase(server, "kvm_exits_total", **{"class": "mmio"})
     assert exits > 0
     assert _close(_number(server, fleet, settings, "Exits"), exits / server.seconds)
+
+
+def test_no_more_than_the_top(server: Server) -> None:
+    """A fleet is as readable as one VM: the same few lines at every step."""
+    for _, board, settings in _boards(server):
+        settings["top"] = "2"
+        for panel in boards.panels(board):
+            for target in panel["targets"]:
+                if "topk($top, " not in target["expr"]:
+                    continue
+                found = (
+                    {tuple(sorted(series["metric"].items())) for series in server.over_time(target["expr"], settings)}
+                    if target.get("range")
+                    else server.instant(target, settings)
+                )
+                assert len(found) <= (2 if panel["type"] != "barchart" else 2 * len(CLASSES) + 2), panel["title"]
 
 
 def test_trouble_is_shown(build: Callable[[str], builds.Build], tmp_path: Path) -> None:  # noqa: F811

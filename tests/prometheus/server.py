@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """One server that scrapes one exporter and `others`. `native`: native histograms are on; `classic_too`: and classic."""
+    """One server that scrapes one exporter and `others`. `native`: native histograms; `classic_too`: and classic."""
 
     def __init__(
         self,
