@@ -307,7 +307,7 @@ def test_one_class_alone(server: Server) -> None:
 def test_no_more_than_the_top(server: Server) -> None:
     """A fleet is as readable as one VM: the same few lines at every step."""
     for _, board, settings in _boards(server):
-        settings["top"] = "2"
+        settings["top"] = "1"
         for panel in boards.panels(board):
             for target in panel["targets"]:
                 if "topk($top, " not in target["expr"]:
@@ -317,7 +317,7 @@ def test_no_more_than_the_top(server: Server) -> None:
                     if target.get("range")
                     else server.instant(target, settings)
                 )
-                assert len(found) <= (2 if panel["type"] != "barchart" else 2 * len(CLASSES) + 2), panel["title"]
+                assert len(found) <= (1 if panel["type"] != "barchart" else len(CLASSES) + 1), panel["title"]
 
 
 def test_trouble_is_shown(build: Callable[[str], builds.Build], tmp_path: Path) -> None:  # noqa: F811

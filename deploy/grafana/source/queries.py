@@ -73,6 +73,7 @@ def or_zero(what: str) -> str:
 
 def top(what: str, by: str, *, of: str) -> str:
     """Return of the first vector what is among the largest `$top` of the second."""
+    what = f"({what})" if " or " in what else what  # `and` binds tighter
     return f"{what} and on ({by}) topk($top, {of})"
 
 
