@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 from tests.deploy import boards
 from tests.prometheus import builds, exporters
 from tests.prometheus.conftest import _programs_can_be_loaded, build  # noqa: F401  (fixtures)
-from tests.prometheus.server import INTERVAL_MS, Prometheus
+from tests.prometheus.server import INTERVAL_MS, Prometheus, of_every_kind
 from tests.prometheus.test_moving import EXACT, _paused, values
 
 SPEED = 20
@@ -108,15 +108,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     with ExitStack() as stack:
         demo = exporters.Demo(tmp_path_factory.mktemp("demo"), SPEED)
         stack.callback(demo.end)
-        servers: dict[tuple[str, bool], Prometheus] = {}
-        for suite in builds.SUITES:
-            found = builds.find(suite)
-            if isinstance(found, builds.UnavailableError):
-                continue
-            for native in (True, False):
-                folder = tmp_path_factory.mktemp(f"{suite}-{native}") / "server"
-                servers[suite, native] = server = Prometheus(found, demo.address, folder, native=native)
-                stack.callback(server.stop)
+        servers = of_every_kind(demo.address, tmp_path_factory, stack)
         deadline = time.monotonic() + 60
         while len(values(demo.page(), "kvm_exits_total")) < SERIES:  # else some would begin in the time shown
             assert time.monotonic() < deadline

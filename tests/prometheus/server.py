@@ -11,9 +11,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
+from tests.prometheus import builds
 from tests.prometheus.builds import Build
 
 INTERVAL_MS = 1000
@@ -180,3 +184,19 @@ class Prometheus:
             self._process.wait()
             raise
         assert status == 0, self.log()
+
+
+def of_every_kind(
+    address: str, folders: pytest.TempPathFactory, stack: ExitStack
+) -> dict[tuple[str, bool], Prometheus]:
+    """Start each suite's server that can be had, with native histograms and without; the stack will stop them."""
+    servers = {}
+    for suite in builds.SUITES:
+        build = builds.find(suite)
+        if isinstance(build, builds.UnavailableError):
+            continue
+        for native in (True, False):
+            folder = folders.mktemp(f"{suite}-{native}") / "server"
+            servers[suite, native] = server = Prometheus(build, address, folder, native=native)
+            stack.callback(server.stop)
+    return servers

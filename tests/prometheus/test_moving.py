@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.samples import Sample
 
 from tests.prometheus import builds, exporters
-from tests.prometheus.server import Labels, Prometheus
+from tests.prometheus.server import Labels, Prometheus, of_every_kind
 
 SPEED = 5
 RUNNING_SECONDS = 6.0
@@ -58,15 +58,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
     with ExitStack() as stack:
         demo = exporters.Demo(tmp_path_factory.mktemp("demo"), SPEED)
         stack.callback(demo.end)
-        servers: dict[tuple[str, bool], Prometheus] = {}
-        for suite in builds.SUITES:
-            build = builds.find(suite)
-            if isinstance(build, builds.UnavailableError):
-                continue
-            for native in (True, False):
-                folder = tmp_path_factory.mktemp(f"{suite}-{native}") / "server"
-                servers[suite, native] = server = Prometheus(build, demo.address, folder, native=native)
-                stack.callback(server.stop)
+        servers = of_every_kind(demo.address, tmp_path_factory, stack)
         for server in servers.values():
             server.scrapes(0, 1)
         first_ms, first = _paused(demo, servers)
