@@ -71,3 +71,5 @@ class Snapshot:
     """Records of ended threads that were dropped before their time, since there were too many; since the start."""
     recycling_pending: int = 0
     """Slots and cells that the kernel did not take back yet."""
+    taken_ns: int = 0
+    """When it began, by the clock that the program stamps with."""

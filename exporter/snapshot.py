@@ -92,6 +92,7 @@ class Collector:
             vanished=vanished,
             expired_early=self._expired_early,
             recycling_pending=len(self._freed),
+            taken_ns=now,
         )
 
     def _kept_of(self, number: int) -> _Kept:

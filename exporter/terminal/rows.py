@@ -1,0 +1,321 @@
+"""What happened between two readings, as rows: one for each vCPU and reason, or summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isqrt
+
+from exporter.document import EXIT, Counted, Reading, Thread
+from exporter.families import FIRST_BOUND
+from exporter.records import ThreadKey
+from exporter.series import BUCKETS
+
+IDLE = "idle"
+
+
+def bound_ns(number: int) -> int | None:
+    """The longest time, in whole ns, that bucket `number` holds: 2^((number - 92) / 4) s; None of the last."""
+    if number == BUCKETS - 1:
+        return None
+    exponent = number + FIRST_BOUND
+    # The fourth root of 10^36 * 2^exponent, rounded down: integers throughout.
+    power = 10**36 << exponent if exponent >= 0 else 10**36 >> -exponent
+    return isqrt(isqrt(power))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one vCPU, or several, exited for: differences between two readings."""
+
+    pid: int
+    tid: int
+    comm: str
+    vm: str
+    vcpu: str
+    kind: str
+    reason: str
+    klass: str
+    exits: int
+    sum_ns: int
+    """Of the intervals completed meanwhile, from their beginning."""
+    buckets: Mapping[int, int]
+    time_ns: int
+    """Time out of the guest meanwhile: completed or not, and without what lay before."""
+    span_ns: int
+    """Time that there was: the run's, times the vCPUs that the row is of."""
+    elapsed_ns: int
+    """Length of the run."""
+
+    @property
+    def completed(self) -> int:
+        """Intervals that ended meanwhile."""
+        return sum(self.buckets.values())
+
+    @property
+    def avg_ns(self) -> int | None:
+        """Mean of the completed intervals, rounded down; None where there is none."""
+        completed = self.completed
+        return self.sum_ns // completed if completed else None
+
+    @property
+    def rate(self) -> float:
+        """Exits per second."""
+        return self.exits * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
+
+    @property
+    def share(self) -> float:
+        """Part of the vCPUs' time that went there, 0 to 1."""
+        return min(1.0, self.time_ns / self.span_ns) if self.span_ns else 0.0
+
+    @property
+    def idle(self) -> bool:
+        """True for time that the guest had no use for."""
+        return self.klass == IDLE
+
+    def percentile_ns(self, percent: int) -> int | None:
+        """Upper bound of the bucket that holds the percentile, 1 to 100; None without completed intervals.
+
+        A bucket is 19 % wide. One above 2^12 s has no bound: no interval is longer than all together.
+        """
+        completed = self.completed
+        rank, seen = -(-completed * percent // 100), 0
+        for number in sorted(self.buckets):
+            seen += self.buckets[number]
+            if seen >= rank:
+                bound = bound_ns(number)
+                return self.sum_ns if bound is None else bound
+        return None
+
+    @property
+    def p50_ns(self) -> int | None:
+        """Half of the completed intervals took at most this."""
+        return self.percentile_ns(50)
+
+    @property
+    def p99_ns(self) -> int | None:
+        """99 of 100 completed intervals took at most this."""
+        return self.percentile_ns(99)
+
+    @property
+    def max_ns(self) -> int | None:
+        """Upper bound of the longest."""
+        return self.percentile_ns(100)
+
+
+@dataclass(frozen=True)
+class VcpuSpan:
+    """One vCPU's rows, and its time in the guest meanwhile."""
+
+    thread: Thread
+    guest_ns: int
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The difference of two readings."""
+
+    elapsed_ns: int
+    counters: Mapping[str, int]
+    vcpus: Sequence[VcpuSpan]
+
+    def rows(self, kind: str = EXIT) -> list[Row]:
+        """The rows of one kind, in no order."""
+        return [row for vcpu in self.vcpus for row in vcpu.rows if row.kind == kind]
+
+
+class Run:
+    """Readings since the start of a run. A vCPU that a later reading lacks keeps its last values."""
+
+    def __init__(self, first: Reading) -> None:
+        self.first = self.last = first
+
+    def add(self, reading: Reading) -> Reading:
+        """Take in a later reading; returns it with the vCPUs that are gone."""
+        present = {thread.key for thread in reading.vcpus}
+        gone = [
+            thread._replace(alive=False, in_progress=None) for thread in self.last.vcpus if thread.key not in present
+        ]
+        self.last = replace(reading, vcpus=[*reading.vcpus, *gone])
+        return self.last
+
+    def span(self) -> Span:
+        """All that happened since the start."""
+        return between(self.first, self.last)
+
+
+def between(then: Reading, now: Reading) -> Span:
+    """What happened from one reading to a later one."""
+    elapsed = max(0, now.taken_ns - then.taken_ns)
+    before = {thread.key: thread for thread in then.vcpus}
+    vcpus = []
+    for thread in now.vcpus:
+        earlier = before.get(thread.key)
+        if thread is earlier or (earlier and not earlier.alive and not thread.alive):
+            continue  # it had ended before
+        vcpus.append(_of_thread(earlier, thread, elapsed))
+    restarted = now.since_ns != then.since_ns
+    counters = {
+        name: max(0, value - (0 if restarted else then.counters.get(name, 0))) for name, value in now.counters.items()
+    }
+    return Span(elapsed, counters, vcpus)
+
+
+def _of_thread(then: Thread | None, now: Thread, elapsed_ns: int) -> VcpuSpan:
+    old = {(counted.kind, counted.reason): counted for counted in then.reasons} if then else {}
+    rows = []
+    for counted in now.reasons:
+        earlier = old.get((counted.kind, counted.reason))
+        row = _of_reason(now, counted, earlier, elapsed_ns, _age(now, counted) - (_age(then, counted) if then else 0))
+        if row.exits or row.buckets or row.time_ns:
+            rows.append(row)
+    return VcpuSpan(now, max(0, now.guest_ns - (then.guest_ns if then else 0)), rows)
+
+
+def _age(thread: Thread, counted: Counted) -> int:
+    """How long the vCPU has been in an exit for this reason, in ns; 0 where it is in another, or in none."""
+    current = thread.in_progress
+    return current.age_ns if current and counted.kind == EXIT and counted.reason == current.reason else 0
+
+
+def _of_reason(thread: Thread, now: Counted, then: Counted | None, elapsed_ns: int, grown_ns: int) -> Row:
+    exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
+    if then:
+        exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
+        less = then.buckets
+        buckets = {number: count - less.get(number, 0) for number, count in buckets.items()}
+        buckets = {number: count for number, count in buckets.items() if count > 0}
+    return Row(
+        pid=thread.key.pid,
+        tid=thread.key.tid,
+        comm=thread.comm,
+        vm=thread.vm_label,
+        vcpu=thread.vcpu,
+        kind=now.kind,
+        reason=now.reason,
+        klass=now.klass,
+        exits=exits,
+        sum_ns=sum_ns,
+        buckets=buckets,
+        time_ns=max(0, sum_ns + grown_ns),
+        span_ns=elapsed_ns,
+        elapsed_ns=elapsed_ns,
+    )
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which vCPUs and reasons are shown; an empty set is all. Values are compared whole."""
+
+    pids: frozenset[int] = frozenset()
+    tids: frozenset[int] = frozenset()
+    vms: frozenset[str] = frozenset()
+    vcpus: frozenset[str] = frozenset()
+    reasons: frozenset[str] = frozenset()
+    no_idle: bool = False
+
+    def apply(self, span: Span) -> Span:
+        """The span of those alone; a vCPU without a row left is left out where reasons are asked for."""
+        kept = []
+        for vcpu in span.vcpus:
+            thread = vcpu.thread
+            for chosen, value in (
+                (self.pids, thread.key.pid),
+                (self.tids, thread.key.tid),
+                (self.vms, thread.vm_label),
+                (self.vcpus, thread.vcpu),
+            ):
+                if chosen and value not in chosen:
+                    break
+            else:
+                rows = [row for row in vcpu.rows if self._shows(row)]
+                if rows or not (self.reasons or self.no_idle):
+                    kept.append(replace(vcpu, rows=rows))
+        return replace(span, vcpus=kept)
+
+    def _shows(self, row: Row) -> bool:
+        return (not self.reasons or row.reason in self.reasons) and not (self.no_idle and row.idle)
+
+
+GROUPS = ("vcpu", "vm", "reason")
+
+
+def grouped(span: Span, kind: str = EXIT, by: str = "vcpu") -> list[Row]:
+    """Rows summed by vCPU, VM or reason; always by reason within. A tid that was used again is one vCPU."""
+    found: dict[tuple[object, ...], _Sum] = {}
+    threads: dict[tuple[object, ...], set[ThreadKey]] = {}
+    for vcpu in span.vcpus:
+        who = _who(vcpu.thread, by)
+        threads.setdefault(who, set()).add(vcpu.thread.key._replace(born_ns=0))
+        for row in vcpu.rows:
+            if row.kind == kind:
+                key = (*who, row.reason)
+                if key not in found:
+                    found[key] = _Sum(row)
+                found[key].add(row)
+    return [total.row(by, span.elapsed_ns * len(threads[key[:-1]])) for key, total in found.items()]
+
+
+def _who(thread: Thread, by: str) -> tuple[object, ...]:
+    if by == "vcpu":
+        return (thread.key.pid, thread.key.tid)
+    return (thread.key.pid, thread.vm_label) if by == "vm" else ()
+
+
+@dataclass
+class _Sum:
+    first: Row
+    exits: int = 0
+    sum_ns: int = 0
+    time_ns: int = 0
+    buckets: dict[int, int] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        self.exits += row.exits
+        self.sum_ns += row.sum_ns
+        self.time_ns += row.time_ns
+        for number, value in row.buckets.items():
+            self.buckets[number] = self.buckets.get(number, 0) + value
+
+    def row(self, by: str, span_ns: int) -> Row:
+        total = replace(
+            self.first,
+            exits=self.exits,
+            sum_ns=self.sum_ns,
+            time_ns=self.time_ns,
+            buckets=self.buckets,
+            span_ns=span_ns,
+        )
+        if by == "vcpu":
+            return total
+        total = replace(total, tid=0, comm="", vcpu="")
+        return total if by == "vm" else replace(total, pid=0, vm="")
+
+
+_MEASURES: Mapping[str, Callable[[Row], float]] = {
+    "time": lambda row: row.time_ns,
+    "count": lambda row: row.exits,
+    "avg": lambda row: row.avg_ns or 0,
+    "p50": lambda row: row.p50_ns or 0,
+    "p99": lambda row: row.p99_ns or 0,
+    "max": lambda row: row.max_ns or 0,
+}
+SORT_KEYS = (*_MEASURES, "vm", "reason")
+
+
+def ordered(rows: Iterable[Row], key: str = "time", *, reverse: bool = False) -> list[Row]:
+    """Largest first, names from A; idle reasons always last. Equal ones stay in the order of their ids."""
+    kept = sorted(rows, key=lambda row: (row.vm, row.pid, _number(row.vcpu), row.tid, row.reason))
+    measure = _MEASURES.get(key)
+    if measure:
+        kept.sort(key=measure, reverse=not reverse)
+    elif key == "reason":
+        kept.sort(key=lambda row: row.reason, reverse=reverse)
+    elif reverse:
+        kept.reverse()
+    return [row for row in kept if not row.idle] + [row for row in kept if row.idle]
+
+
+def _number(vcpu: str) -> tuple[int, str]:
+    return (int(vcpu), vcpu) if vcpu.isascii() and vcpu.isdigit() and len(vcpu) < 10 else (1 << 31, vcpu)

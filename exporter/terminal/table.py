@@ -1,0 +1,105 @@
+"""Rows as text: the table of six columns, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+
+from exporter import document
+from exporter.document import Counted
+from exporter.terminal.rows import Row, Span
+from exporter.terminal.text import left, printable, right, width
+
+_TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")
+_LEAST_WIDTHS = (8, 8, 16, 24, 10, 13)
+_NUMBERS = (4, 5)
+
+
+def table(rows: Iterable[Row]) -> str:
+    """TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the rows' order, without those that did not exit.
+
+    AVG_TIME is over completed intervals, "-" where none is completed yet.
+    """
+    lines: list[tuple[str, ...]] = [_TITLES]
+    for row in rows:
+        if row.exits:
+            average = "-" if row.avg_ns is None else str(row.avg_ns)
+            names = printable(row.comm), printable(row.reason)
+            lines.append((str(row.pid), str(row.tid), *names, str(row.exits), average))
+    widths = [max(least, *(width(line[at]) for line in lines)) for at, least in enumerate(_LEAST_WIDTHS)]
+    return "".join(
+        " ".join((right if at in _NUMBERS else left)(cell, widths[at]) for at, cell in enumerate(line)) + "\n"
+        for line in lines
+    )
+
+
+CSV_COLUMNS = (
+    *("time", "seconds", "tgid", "tid", "comm", "vm", "vcpu", "kind", "reason", "class", "count", "rate", "time_ns"),
+    *("share", "avg_ns", "p50_ns", "p99_ns", "max_ns"),
+)
+
+
+def csv_lines(rows: Iterable[Row], taken: float, *, header: bool) -> str:
+    """One line for each row; `taken` (Unix time) says when. What there is none of is empty."""
+    said = io.StringIO()
+    writer = csv.writer(said, lineterminator="\n")
+    if header:
+        writer.writerow(CSV_COLUMNS)
+    for row in rows:
+        writer.writerow(
+            [
+                f"{taken:.3f}",
+                f"{row.elapsed_ns / 1e9:.6f}",
+                row.pid,
+                row.tid,
+                *map(printable, (row.comm, row.vm, row.vcpu, row.kind, row.reason, row.klass)),
+                row.exits,
+                f"{row.rate:.3f}",
+                row.time_ns,
+                f"{row.share:.6f}",
+                *("" if ns is None else ns for ns in (row.avg_ns, row.p50_ns, row.p99_ns, row.max_ns)),
+            ]
+        )
+    return said.getvalue()
+
+
+def json_line(span: Span, rows: Iterable[Row], about: Mapping[str, object]) -> str:
+    """One document: as that of /-/vcpus, but of the span; `rows` are those that were chosen, in their order.
+
+    `about` goes before all else. vCPUs stand in the order of their first row; those without a row after them.
+    """
+    chosen: dict[int, int] = {id(row): place for place, row in enumerate(rows)}
+    vcpus = []
+    for vcpu in span.vcpus:
+        mine = sorted((chosen[id(row)], row) for row in vcpu.rows if id(row) in chosen)
+        first = mine[0][0] if mine else len(chosen)
+        made = {
+            **document.identity(vcpu.thread),
+            "guest_ns": vcpu.guest_ns,
+            "reasons": [_derived(row) for _, row in mine],
+        }
+        vcpus.append((first, made))
+    vcpus.sort(key=lambda pair: pair[0])
+    members = {
+        "version": document.VERSION,
+        **about,
+        "elapsed_ns": span.elapsed_ns,
+        "counters": dict(span.counters),
+        "vcpus": [made for _, made in vcpus],
+    }
+    return document.dumps(members).decode()
+
+
+def _derived(row: Row) -> dict[str, object]:
+    counted = Counted(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets)
+    return {
+        **document.counted_fields(counted),
+        "time_ns": row.time_ns,
+        "share": round(row.share, 6),
+        "rate": round(row.rate, 6),
+        "avg_ns": row.avg_ns,
+        "p50_ns": row.p50_ns,
+        "p99_ns": row.p99_ns,
+        "max_ns": row.max_ns,
+    }
