@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from exporter import host, program, selfmetrics, web
+from exporter import document, host, program, selfmetrics, web
 from exporter.config import Config
 from exporter.exposition.buckets import Classic
 from exporter.exposition.page import Exposition, Page, Shape
@@ -51,11 +51,13 @@ class Daemon:
         self._state = selfmetrics.State(config_loaded=time.time())
         self._registry = selfmetrics.registry(self._state, str(proc))
         self._lookup = Lookup(proc)
-        self._metrics = self._new_metrics(Reasons())
+        self._reasons = Reasons()
+        self._metrics = self._new_metrics(self._reasons)
         self._exposition = Exposition(_shape(config), self._registry)
         self._rendering = threading.Lock()
         self._loaded: program.Loaded | None = None
         self._collector: Collector | None = None
+        self._since_ns = 0
         self._player: Player | None = None
         self._vanished: list[ThreadKey] = []
         self._vcpu_ids = False
@@ -67,7 +69,7 @@ class Daemon:
 
     def start(self, notice: str = "") -> None:
         """Answer on the web; what there is to count is attached afterwards."""
-        self._web.serve(web.application(self.render, self._config.web.telemetry_path, notice))
+        self._web.serve(web.application(self.render, self._config.web.telemetry_path, notice, self.vcpus))
         for address in self._web.addresses:
             event(log, "info", "listening", address=address, path=self._config.web.telemetry_path)
 
@@ -227,9 +229,20 @@ class Daemon:
             self._metrics.update(vcpus, gone)
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
+    def vcpus(self) -> bytes:
+        """Collect, and make the document of all vCPUs. Without a collection it is one of none, counted since 0."""
+        self.collect()
+        self._lookup.settle(_SETTLE_SECONDS)
+        snapshot, replay = self._state.snapshot, self._state.replay
+        if snapshot is None:
+            return document.encode(document.nothing(0, replay=replay))
+        identify, name = self._lookup.get, self._reasons.lookup
+        return document.encode(document.reading(snapshot, identify, name, since_ns=self._since_ns, replay=replay))
+
     def _load(self, formats: host.Formats, *, attach: bool) -> None:
         self._loaded = program.load(host.request(self._config, formats.kvm_exit, attach=attach))
-        self._metrics = self._new_metrics(Reasons(formats.kvm_exit, formats.kvm_userspace_exit))
+        self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
+        self._metrics = self._new_metrics(self._reasons)
         self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
 
     def _new_metrics(self, reasons: Reasons) -> Metrics:
@@ -241,6 +254,7 @@ class Daemon:
         assert self._loaded
         with self._collecting:
             self._collector = Collector(self._loaded, clock_ns, round(self._config.linger * 1e9))
+            self._since_ns = clock_ns()
         self.collect()
 
 

@@ -15,6 +15,7 @@ from exporter.records import Cell, Snapshot, ThreadKey, VcpuRecord
 from exporter.series import BUCKETS
 from exporter.vms import Vcpu
 
+PATH = "/-/vcpus"
 VERSION = 1
 KINDS = EXIT, USERSPACE = "exit", "userspace"
 """Exits from guest mode; returns of KVM_RUN to the VMM, which are no subset of them."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
-from exporter import __version__
+from exporter import __version__, document
 from exporter.config import host_port
 from exporter.exposition.page import Page
 from exporter.logs import event
@@ -35,8 +35,13 @@ class ListenError(Exception):
     """An address cannot be listened on; one line says which and why."""
 
 
-def application(render: Render, telemetry_path: str, notice: str = "") -> Callable[..., Iterable[bytes]]:
-    """Return the WSGI application. `notice` is shown on the landing page, escaped."""
+def application(
+    render: Render, telemetry_path: str, notice: str = "", vcpus: Callable[[], bytes] | None = None
+) -> Callable[..., Iterable[bytes]]:
+    """Return the WSGI application. `notice` is shown on the landing page, escaped.
+
+    `vcpus` makes the JSON document of /-/vcpus.
+    """
     landing = _landing(telemetry_path, notice).encode()
 
     def respond(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -53,6 +58,12 @@ def application(render: Render, telemetry_path: str, notice: str = "") -> Callab
                 kind, extra = "", page.headers
             except Exception as error:  # a defect of ours: one scrape fails, and the log says why
                 event(log, "error", "a page could not be made", err=error)
+                status, body = "500 Internal Server Error", b"Internal Server Error\n"
+        elif path == document.PATH and vcpus:
+            try:
+                body, kind = vcpus(), "application/json"
+            except Exception as error:  # likewise
+                event(log, "error", "the document of the vCPUs could not be made", err=error)
                 status, body = "500 Internal Server Error", b"Internal Server Error\n"
         elif path == "/-/healthy":
             body = b"Healthy\n"
