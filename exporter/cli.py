@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporter import __version__, configfile, logs
 from exporter.config import Config, ConfigError, UnreadableError
+from exporter.terminal import options
 
 _FAILURE, _USAGE_ERROR = 1, 2
 
@@ -43,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     serve = commands.add_parser("serve", help="count this host's KVM exits and serve /metrics")
     demo = commands.add_parser("demo", help="the same on recorded events, for a machine without VMs")
+    top = options.add(commands)
     check = commands.add_parser("check", help="say what this host lacks, if anything")
-    for command in (serve, demo, check):
+    for command in (serve, demo, top, check):
         command.allow_abbrev = False
         command.add_argument("--config.file", dest="file", metavar="FILE", help="configuration file (YAML)")
     for command in (serve, demo):
@@ -79,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _FAILURE if isinstance(error, UnreadableError) else _USAGE_ERROR
     if arguments.command == "check":
         return _check(chosen)
+    if arguments.command == "top":
+        return _top(chosen, arguments)
     if arguments.check:
         print(configfile.describe(chosen), end="")
         return 0
@@ -90,6 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "serve":
         return service.run(chosen)
     return service.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
+
+
+def _top(chosen: Config, arguments: argparse.Namespace) -> int:
+    from exporter.terminal import command  # noqa: PLC0415
+
+    return command.run(chosen, options.options(arguments))
 
 
 def _check(chosen: Config) -> int:

@@ -17,13 +17,13 @@ from exporter.exposition.page import Exposition, Page, Shape
 from exporter.logs import event
 from exporter.metrics import Detail, Identified, Metrics
 from exporter.reasons import Reasons
-from exporter.records import ThreadKey, VcpuRecord
+from exporter.records import ThreadKey
 from exporter.replay import recording
 from exporter.replay.player import Player
 from exporter.series import Reasons as ShownReasons
 from exporter.snapshot import Collector
 from exporter.vms import Lookup
-from exporter.vms.vcpu import index_from_comm
+from exporter.vms.vcpu import nameable
 
 log = logging.getLogger("exporter")
 
@@ -175,25 +175,13 @@ class Daemon:
                 event(log, "error", "collection failed", err=error)
                 return
             for record in state.snapshot.vcpus:
-                if self._nameable(record):
+                if nameable(record, vcpu_ids=self._vcpu_ids):
                     self._lookup.submit(record.key, record.comm, record.vcpu_id)
             self._warn_of_drops(state.snapshot.counters)
             self._lookup.forget(state.snapshot.vanished)
             self._vanished += state.snapshot.vanished
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
-
-    def _nameable(self, record: VcpuRecord) -> bool:
-        """False for a vCPU whose index only its first exit will tell: labels are given once, and for good.
-
-        On x86 a secondary vCPU's first event is KVM_RUN interrupted before any exit.
-        """
-        return (
-            not self._vcpu_ids
-            or record.vcpu_id is not None
-            or not record.alive
-            or index_from_comm(record.comm, None) != ""
-        )
 
     def _warn_of_drops(self, counters: Mapping[str, int]) -> None:
         """Say it once when a counter of what is lost first moves."""

@@ -140,10 +140,6 @@ class Run:
         self.last = replace(reading, vcpus=[*reading.vcpus, *gone])
         return self.last
 
-    def span(self) -> Span:
-        """All that happened since the start."""
-        return between(self.first, self.last)
-
 
 def between(then: Reading, now: Reading) -> Span:
     """What happened from one reading to a later one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.records import VcpuRecord
 from exporter.vms.cgroup import vcpu_of_thread
 from exporter.vms.procfs import cgroup_paths
 
@@ -23,6 +24,15 @@ def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
         return str(vcpu_id)
     match = _COMM.fullmatch(comm.split(b"\0", 1)[0])
     return match[match.lastindex or 0].decode() if match else ""
+
+
+def nameable(record: VcpuRecord, *, vcpu_ids: bool) -> bool:
+    """False for a vCPU whose index only its first exit will tell: labels are given once, and for good.
+
+    `vcpu_ids` says whether the tracepoint has them. On x86 a secondary vCPU's first event is KVM_RUN interrupted
+    before any exit.
+    """
+    return not vcpu_ids or record.vcpu_id is not None or not record.alive or index_from_comm(record.comm, None) != ""
 
 
 def vcpu_index(comm: bytes, vcpu_id: int | None, pid: int, tid: int, proc: Path) -> str:

@@ -1,0 +1,178 @@
+"""`top`: counts for a while, live or not, and prints what was counted."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TextIO
+
+from exporter.config import Config
+from exporter.document import EXIT, KINDS, USERSPACE, Reading
+from exporter.terminal import live, source, table
+from exporter.terminal.options import Options
+from exporter.terminal.rows import Filters, Row, Span, between, grouped, ordered
+from exporter.terminal.session import Session
+from exporter.terminal.stop import Stop
+from exporter.terminal.text import printable
+from exporter.terminal.view import View
+
+_REFRESH_SECONDS = 2.0
+_FAILURE, _INTERRUPTED = 1, 130
+
+_LOST = {
+    "dropped_no_slot": "exits were not counted: no room for their vCPU (raise limits.vcpus)",
+    "dropped_no_cell": "exits were not counted: no room for their reason (raise limits.cells)",
+    "dropped_chain_full": "exits were not counted: their vCPU has too many reasons of one hash; please report it",
+    "missed_kvm_exit": "exits were not counted: their CPU was in a BPF program already",
+    "expired_early": "vCPUs that ended may be missing: too many did",
+}
+
+
+def run(config: Config, options: Options, *, out: TextIO = sys.stdout, term: str | None = None) -> int:
+    """Run the subcommand; returns the exit status."""
+    if hasattr(out, "reconfigure"):
+        out.reconfigure(errors="backslashreplace")
+    with_view = _live_view(options, out, os.environ.get("TERM", "") if term is None else term)
+    try:
+        chosen, said = source.choose(
+            options.source, options.url or source.default_url(config), lambda: source.Own(config)
+        )
+        try:
+            _say(said)
+            return _Command(options, chosen, out).run(with_view)
+        finally:
+            chosen.close()
+    except source.SourceError as error:
+        _say(str(error))
+        return _FAILURE
+    except BrokenPipeError:  # `top -i 1 | head` has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _say(line: str) -> None:
+    print("kvm-exit-exporter top:", printable(line), file=sys.stderr, flush=True)
+
+
+def _live_view(options: Options, out: TextIO, term: str) -> bool:
+    if options.plain or options.form != "table" or not (out.isatty() and sys.stdin and sys.stdin.isatty()):
+        return False
+    try:
+        live.check(term, out.fileno())
+    except live.UnavailableError as error:
+        _say(f"no live view: {error}")
+        return False
+    return True
+
+
+class _Command:
+    def __init__(self, options: Options, chosen: source.Source, out: TextIO) -> None:
+        self._options, self._out = options, out
+        self._session = Session(chosen, options.duration)
+        self._kind = USERSPACE if options.userspace else EXIT
+        self._printed = 0
+
+    def run(self, with_view: bool) -> int:
+        """Count, and print."""
+        options, session = self._options, self._session
+        with Stop() as stop:
+            if with_view:
+                self._live(stop)
+            elif options.interval:
+                self._tables(stop, options.interval)
+            else:
+                if options.duration is None:
+                    _say("Ctrl-C ends it and prints the table")
+                self._count(stop, session.end)
+            if with_view or not options.interval:
+                session.read()
+                self._print(session.first, session.last)
+        return self._conclude()
+
+    def _live(self, stop: Stop) -> None:
+        options = self._options
+        # A key shows idle reasons again; --no-idle is how the view begins.
+        live.run(
+            self._session,
+            stop,
+            View(sort=options.sort, userspace=options.userspace, idle=not options.filters.no_idle),
+            filters=replace(options.filters, no_idle=False),
+            interval=options.interval or _REFRESH_SECONDS,
+            limit=options.limit,
+        )
+
+    def _count(self, stop: Stop, until: float) -> None:
+        """Let time pass, and read often enough."""
+        session = self._session
+        while not stop.asked and (now := time.monotonic()) < until:
+            if now >= session.next_poll:
+                session.read()
+            stop.wait(min(until, session.next_poll) - now)
+
+    def _tables(self, stop: Stop, interval: float) -> None:
+        """Print every interval, and what is left of one at the end: the tables add up to the run."""
+        session = self._session
+        before, due = session.first, session.started
+        while not stop.asked and due < session.end:
+            due = min(due + interval, session.end)
+            self._count(stop, due)
+            now = session.read()
+            self._print(before, now, heading=True)
+            before = now
+
+    def _print(self, then: Reading, now: Reading, *, heading: bool = False) -> None:
+        options = self._options
+        whole = between(then, now)
+        span = options.filters.apply(whole)
+        taken = time.time()
+        if options.form == "json":
+            rows = ordered([row for kind in KINDS for row in span.rows(kind)], options.sort)[: options.limit]
+            about = {"time": round(taken, 3), "source": self._session.name, "replay": now.replay}
+            text = table.json_line(span, rows, about)
+        else:
+            rows = ordered(grouped(span, self._kind), options.sort)[: options.limit]
+            if options.form == "csv":
+                text = table.csv_lines(rows, taken, header=not self._printed)
+            else:
+                text = table.table(rows)
+                if heading:
+                    text = _heading(taken, span, self._printed) + text
+        self._printed += 1
+        self._out.write(text)
+        self._out.flush()
+
+    def _conclude(self) -> int:
+        """Say what the numbers do not."""
+        session, options = self._session, self._options
+        whole = between(session.first, session.last)
+        if not grouped(options.filters.apply(whole), self._kind):
+            _say(_nothing(options.filters, grouped(whole, self._kind)))
+        for name, what in _LOST.items():
+            if whole.counters.get(name):
+                _say(f"{whole.counters[name]} {what}")
+        if session.last.since_ns != session.first.since_ns:
+            _say("the exporter was started anew meanwhile: what it counted between two readings is lost")
+        if session.trouble:
+            _say(f"what is printed ends with the last reading: {session.trouble}")
+            return _FAILURE
+        return 0
+
+
+def _heading(taken: float, span: Span, number: int) -> str:
+    moment = datetime.fromtimestamp(taken, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    blank = "\n" if number else ""
+    return f"{blank}{moment}  {span.elapsed_ns / 1e9:.3f} s\n"
+
+
+def _nothing(filters: Filters, rows: list[Row]) -> str:
+    if not rows:
+        return "no exit was seen: is a VM running on this host?"
+    seen = sorted({row.reason for row in rows})
+    if filters.reasons and not filters.reasons & set(seen):
+        return f"no exit matches --reason; seen: {', '.join(seen[:20])}"
+    return f"no exit matches the filters; without them there are {len(rows)} rows"

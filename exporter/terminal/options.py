@@ -1,0 +1,158 @@
+"""The command line of `top`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.terminal.rows import SORT_KEYS, Filters
+
+SOURCES = ("auto", "own", "exporter")
+
+_EPILOG = """\
+examples:
+  top                          the live view; q or Ctrl-C ends it, and the table of the whole run follows
+  top 5                        5 seconds, then the table
+  top 5 | head                 no live view where stdout is no terminal
+  top -i 1 --plain             a table every second until Ctrl-C
+  top 10 -p 4242 --no-idle     one VM's process, without the time that its guest slept
+  top --vm web-1 --vcpu 0 --reason EC_DABT_LOW,EC_IABT_LOW
+  top 60 --sort p99 --limit 10
+  top 5 --json | jq '.vcpus[] | {vm, vcpu, exits: ([.reasons[] | select(.kind == "exit").exits] | add)}'
+
+The table has the columns TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME. COUNT has every exit, AVG_TIME is the mean of
+the intervals from an exit to the next entry that are complete, in ns. Rows stand in the order of the time lost, idle
+reasons last. P50, P99 and MAX are the upper bounds of the buckets they lie in; a bucket is 19 % wide.
+
+Exits that are in no row (no room for them in the kernel's tables), and filters that match nothing, are said on
+stderr; the status is 0 all the same. It is 1 where nothing can be counted or the exporter went away, 2 for usage.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `top` is to do."""
+
+    duration: float | None
+    interval: float | None
+    plain: bool
+    form: str
+    filters: Filters
+    sort: str
+    limit: int | None
+    userspace: bool
+    source: str
+    url: str
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand to argparse's subparsers."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "top",
+        help="show this host's KVM exits on the terminal",
+        description="Count KVM exits for a while and show them: live on a terminal, then as a table.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "duration", nargs="?", type=_seconds(0.001), help="so many seconds, fractions allowed; without: until Ctrl-C"
+    )
+    parser.add_argument(
+        "-i",
+        "--interval",
+        type=_seconds(0.1),
+        metavar="SECONDS",
+        help="refresh the live view so often (2); without a live view: print a table so often",
+    )
+    parser.add_argument("--plain", "-b", action="store_true", help="no live view, on a terminal either")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document with all numbers; with -i one per line")
+    form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+    chosen = parser.add_argument_group("which exits (each can be given more than once)")
+    chosen.add_argument("-p", "--pid", action="append", type=_numbers, metavar="PID[,PID]", help="of these processes")
+    chosen.add_argument("-t", "--tid", action="append", type=_numbers, metavar="TID[,TID]", help="of these threads")
+    chosen.add_argument("--vm", action="append", type=_name, metavar="NAME", help="of the VM with exactly this name")
+    chosen.add_argument("--vcpu", action="append", type=_numbers, metavar="N[,N]", help="of vCPUs with this index")
+    chosen.add_argument("--reason", action="append", type=_words, metavar="R[,R]", help="for these reasons")
+    chosen.add_argument("--no-idle", action="store_true", help="leave out WFx, HLT and the like")
+    chosen.add_argument("--userspace", action="store_true", help="count returns to the VMM (KVM_EXIT_*) instead")
+    parser.add_argument("--sort", choices=SORT_KEYS, default="time", help="order of the rows (time)")
+    parser.add_argument("--limit", type=_limit, metavar="N", help="show the first N rows")
+    parser.add_argument(
+        "--source",
+        choices=SOURCES,
+        default="auto",
+        help="own: attach programs (needs root); exporter: read one that runs; auto: the exporter if it answers",
+    )
+    parser.add_argument(
+        "--url", default="", metavar="URL", help="of the exporter (http://localhost:9939, or as in FILE)"
+    )
+    return parser
+
+
+def options(parsed: argparse.Namespace) -> Options:
+    """The parsed command line."""
+    return Options(
+        duration=parsed.duration,
+        interval=parsed.interval,
+        plain=parsed.plain,
+        form="json" if parsed.json else "csv" if parsed.csv else "table",
+        filters=Filters(
+            pids=_all(parsed.pid),
+            tids=_all(parsed.tid),
+            vms=frozenset(parsed.vm or ()),
+            vcpus=frozenset(map(str, _all(parsed.vcpu))),
+            reasons=_all(parsed.reason),
+            no_idle=parsed.no_idle,
+        ),
+        sort=parsed.sort,
+        limit=parsed.limit,
+        userspace=parsed.userspace,
+        source=parsed.source,
+        url=parsed.url,
+    )
+
+
+def _all(given: list[list[Any]] | None) -> frozenset[Any]:
+    return frozenset(each for values in given or () for each in values)
+
+
+def _seconds(least: float) -> Any:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= 1e9:
+            raise argparse.ArgumentTypeError(f"{text!a}: allowed is a number of seconds from {least:g}")
+        return value
+
+    return parse
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 11 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed are numbers, with commas between them")
+    return [int(part) for part in parts]
+
+
+def _words(text: str) -> list[str]:
+    parts = text.split(",")
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed are reasons, with commas between them")
+    return parts
+
+
+def _name(text: str) -> str:
+    # As a name is read from a VM's command line: bytes that are no UTF-8 are replaced.
+    return os.fsencode(text).decode(errors="replace")
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 10**9):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed is a number from 1")
+    return int(text[:10])

@@ -1,0 +1,195 @@
+"""The live view as lines of text: what stands where on a screen of a given size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from exporter.document import EXIT, USERSPACE
+from exporter.terminal.rows import Row, Span, grouped, ordered
+from exporter.terminal.text import ASCII_BLOCKS, BLOCKS, count, left, printable, right, seconds, sparkline, width
+from exporter.terminal.view import COLUMNS, KEYS, View
+
+
+class Style(Enum):
+    """How a line is drawn."""
+
+    PLAIN = 0
+    TITLE = 1
+    HEADER = 2
+    DIM = 3
+
+
+Line = tuple[str, Style]
+
+_ABOVE, _BELOW = 4, 1
+"""Lines of the screen that are not for rows."""
+
+_GROUP_WORDS = {"vcpu": "vCPU", "vm": "VM", "reason": "reason"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What was read last, for as long as it is shown."""
+
+    clock: str
+    source: str
+    interval: Span | None
+    """Since the frame before; None before the first interval is over."""
+    total: Span
+    trouble: str = ""
+
+
+class _Column(NamedTuple):
+    title: str
+    least: int
+    most: int
+    """It grows with the screen up to this, if its cells are so wide."""
+    cell: Callable[[Row], str]
+    rank: int
+    """Columns of a higher one go first where the screen is too narrow."""
+    groups: str = "vcpu vm reason"
+    number: bool = True
+
+
+def page_rows(height: int) -> int:
+    """How many rows are seen at once."""
+    return max(1, height - _ABOVE - _BELOW)
+
+
+def chosen(frame: Frame, view: View, limit: int | None) -> list[Row]:
+    """The rows that are to be shown, in their order."""
+    span = frame.total if view.total else frame.interval
+    if span is None:
+        return []
+    rows = ordered(grouped(span, _kind(view), view.group), view.sort, reverse=view.reverse)
+    return [row for row in rows if view.idle or not row.idle][:limit]
+
+
+def lines(
+    frame: Frame, view: View, rows: Sequence[Row], height: int, columns: int, *, unicode: bool = True
+) -> list[Line]:
+    """The whole screen, top to bottom; each line exactly `columns` wide, `height` of them at most."""
+    made = _help() if view.help else _body(frame, view, rows, (height, columns), unicode)
+    keys = "q quit  h help  s sort  g group  p pause  i idle  u userspace  t total"
+    made = [*made[: max(0, height - 1)], *[("", Style.PLAIN)] * (height - 1 - len(made)), (keys, Style.PLAIN)]
+    return [(left(_plain(text, unicode), columns), style) for text, style in made[:height]]
+
+
+def _kind(view: View) -> str:
+    return USERSPACE if view.userspace else EXIT
+
+
+def _plain(text: str, unicode: bool) -> str:
+    return text if unicode else text.encode("ascii", "backslashreplace").decode()
+
+
+def _clean(text: str, unicode: bool) -> str:
+    return _plain(printable(text), unicode)
+
+
+def _body(frame: Frame, view: View, rows: Sequence[Row], size: tuple[int, int], unicode: bool) -> list[Line]:
+    height, columns = size
+    span = frame.total if view.total else frame.interval
+    said = f"kvm-exit-exporter top  {frame.clock}{'  PAUSED' if view.paused else ''}  {_clean(frame.source, unicode)}"
+    head: list[Line] = [
+        (said, Style.TITLE),
+        (_summary(span) if span else "", Style.PLAIN),
+        (_state(view, span, len(rows), _clean(frame.trouble, unicode)), Style.PLAIN),
+    ]
+    page = page_rows(height)
+    start = max(0, min(view.scroll, len(rows) - page))
+    seen = rows[start : start + page]
+    shown = _fitted(seen, view.group, columns, unicode)
+    head.append((" ".join(_title(column, at) for column, at in shown), Style.HEADER))
+    if not seen:
+        return [*head, ("no exits" if span else "waiting for the first interval", Style.PLAIN)]
+    return [*head, *((_line(row, shown, unicode), Style.DIM if row.idle else Style.PLAIN) for row in seen)]
+
+
+def _summary(span: Span) -> str:
+    rows = span.rows()
+    time = span.elapsed_ns * len(span.vcpus) or 1
+    lost = sum(row.time_ns for row in rows if not row.idle)
+    idle = sum(row.time_ns for row in rows if row.idle)
+    guest = sum(vcpu.guest_ns for vcpu in span.vcpus)
+    rate = sum(row.exits for row in rows) * 1e9 / (span.elapsed_ns or 1)
+    parts = "  ".join(
+        f"{name} {min(100.0, 100 * ns / time):.1f} %" for name, ns in (("guest", guest), ("lost", lost), ("idle", idle))
+    )
+    return f"{len(span.vcpus)} vCPUs  {count(rate)} exits/s  {parts}"
+
+
+def _state(view: View, span: Span | None, rows: int, trouble: str) -> str:
+    what = "returns to the VMM" if view.userspace else "exits"
+    period = "" if span is None else f" of {'all' if view.total else 'the last'} {span.elapsed_ns / 1e9:.1f} s"
+    order = f"{view.sort}{' (reversed)' if view.reverse else ''}"
+    idle = "" if view.idle else ", idle hidden"
+    said = f"{what}{period} by {_GROUP_WORDS[view.group]}, sorted by {order}{idle}, {rows} rows"
+    return f"{trouble}  {said}" if trouble else said
+
+
+def _help() -> list[Line]:
+    made: list[Line] = [("Keys", Style.TITLE)]
+    made += [(f"  {keys:<9} {text}", Style.PLAIN) for keys, text in KEYS]
+    made.append(("Columns", Style.TITLE))
+    made += [(f"  {title:<9} {text}", Style.PLAIN) for title, text in COLUMNS]
+    return made
+
+
+def _named(text: str) -> str:
+    return text or "-"
+
+
+_COLUMNS = (
+    _Column("VM", 10, 40, lambda row: row.vm, 3, "vcpu vm", number=False),
+    _Column("PID", 8, 8, lambda row: str(row.pid), 13, "vcpu vm"),
+    _Column("VCPU", 4, 4, lambda row: _named(row.vcpu), 4, "vcpu"),
+    _Column("TID", 8, 8, lambda row: str(row.tid), 10, "vcpu"),
+    _Column("REASON", 14, 40, lambda row: row.reason, 0, number=False),
+    _Column("CLASS", 9, 9, lambda row: row.klass, 12, number=False),
+    _Column("COUNT", 10, 10, lambda row: str(row.exits), 11),
+    _Column("RATE/s", 6, 6, lambda row: count(row.rate), 2),
+    _Column("TIME%", 5, 5, lambda row: f"{100 * row.share:.1f}", 1),
+    _Column("AVG", 6, 6, lambda row: seconds(row.avg_ns), 5),
+    _Column("P50", 6, 6, lambda row: seconds(row.p50_ns), 7),
+    _Column("P99", 6, 6, lambda row: seconds(row.p99_ns), 6),
+    _Column("MAX", 6, 6, lambda row: seconds(row.max_ns), 8),
+)
+_SPARK = _Column("", 8, 24, lambda _: "", 9, number=False)
+
+
+def _fitted(rows: Sequence[Row], group: str, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
+    """The columns that fit, each with its width."""
+    kept = [column for column in (*_COLUMNS, _SPARK) if group in column.groups.split()]
+    while len(kept) > 1 and sum(column.least + 1 for column in kept) - 1 > columns:
+        kept.remove(max(kept, key=lambda column: column.rank))
+    room = columns - (sum(column.least + 1 for column in kept) - 1)
+    widths = []
+    for column in kept:
+        wanted = column.most
+        if column is not _SPARK and column.most > column.least:
+            wanted = max((width(_clean(column.cell(row), unicode)) for row in rows), default=0)
+        more = max(0, min(room, min(wanted, column.most) - column.least))
+        room -= more
+        widths.append(column.least + more)
+    return list(zip(kept, widths))
+
+
+def _title(column: _Column, columns: int) -> str:
+    if column is _SPARK:
+        return "1us" + "." * (columns - 6) + "16s"
+    return right(column.title, columns) if column.number else left(column.title, columns)
+
+
+def _line(row: Row, shown: Sequence[tuple[_Column, int]], unicode: bool) -> str:
+    cells = []
+    for column, columns in shown:
+        if column is _SPARK:
+            cells.append(sparkline(row.buckets, columns, BLOCKS if unicode else ASCII_BLOCKS))
+        else:
+            cell = _clean(column.cell(row), unicode)
+            cells.append(right(cell, columns) if column.number else left(cell, columns))
+    return " ".join(cells)

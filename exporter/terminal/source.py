@@ -1,0 +1,198 @@
+"""Where `top` has its readings from: programs of its own, or an exporter that runs already."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from exporter import document, host, program
+from exporter.config import Config, host_port
+from exporter.document import DocumentError, Reading
+from exporter.reasons import Reasons
+from exporter.snapshot import Collector
+from exporter.vms import Lookup
+from exporter.vms.vcpu import nameable
+
+_FOR_EVER_NS = 1 << 62
+_SETTLE_SECONDS = 0.25
+_ANSWER_SECONDS = 10.0
+_MAX_BYTES = 1 << 28
+"""Of an answer: some ten times the document of 5,000 vCPUs."""
+
+_ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 - what it means is what is looked for
+
+
+class SourceError(Exception):
+    """There is no reading; one line for the operator."""
+
+
+class Source(Protocol):
+    """Gives readings, all of one clock."""
+
+    name: str
+    """For a human: what is read."""
+
+    poll_seconds: float
+    """How long a vCPU that ended may wait for the next reading; then its last counts could be lost."""
+
+    first: Reading
+    """What the run is counted from."""
+
+    def read(self) -> Reading:
+        """A reading of now. Raises SourceError."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+class Own:
+    """Programs of our own, attached for as long as this lives. It needs the privileges of `serve`, and no lock file.
+
+    Raises SourceError.
+    """
+
+    name = "own BPF programs"
+    poll_seconds = 1.0
+
+    def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
+        try:
+            formats = host.read_formats(sysfs)
+            if formats is None:
+                raise SourceError(
+                    "this host has no KVM: the tracepoint kvm:kvm_exit does not exist; modprobe kvm_intel or kvm_amd; "
+                    "on arm64 the kernel must have booted at EL2"
+                )
+            self._loaded = program.load(host.request(config, formats.kvm_exit, attach=True))
+        except program.LoadError as error:
+            raise SourceError(host.explained(error, config, proc=proc, sysfs=sysfs, attach=True)) from error
+        self.first = document.nothing(time.monotonic_ns())
+        self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
+        self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
+        self._lookup = Lookup(proc)
+        self._collector = Collector(self._loaded, time.monotonic_ns, _FOR_EVER_NS)
+
+    def read(self) -> Reading:
+        """Collect."""
+        try:
+            snapshot = self._collector.collect()
+        except (OSError, ValueError) as error:
+            raise SourceError(f"cannot read the maps: {error}") from error
+        for record in snapshot.vcpus:
+            if nameable(record, vcpu_ids=self._vcpu_ids):
+                self._lookup.submit(record.key, record.comm, record.vcpu_id)
+        self._lookup.forget(snapshot.vanished)
+        self._lookup.settle(_SETTLE_SECONDS)
+        return document.reading(
+            snapshot, self._lookup.get, self._reasons.lookup, since_ns=self.first.since_ns, replay=False
+        )
+
+    def close(self) -> None:
+        """Detach."""
+        self._collector.close()
+        self._loaded.close()
+        self._lookup.close()
+
+
+class Exporter:
+    """An exporter's /-/vcpus. Raises SourceError where the first reading fails."""
+
+    poll_seconds = 5.0
+
+    def __init__(self, url: str) -> None:
+        self._host, self._port, self._path = _parts(url)
+        self._url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}{self._path}"
+        self.first = self.read()
+        self.name = f"the exporter at {self._url}" + (" (a replay)" if self.first.replay else "")
+
+    def read(self) -> Reading:
+        """Ask it."""
+        try:
+            reading = document.decode(self._get())
+        except DocumentError as error:
+            raise SourceError(f"{self._url} is no kvm-exit-exporter of this version: {error}") from error
+        if not reading.since_ns:
+            raise SourceError(f"the exporter at {self._url} counts nothing: it waits for KVM, or its log says why")
+        return reading
+
+    def _get(self) -> bytes:
+        # http.client asks no proxy and follows no redirect: the numbers are of the host that was named.
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_ANSWER_SECONDS)
+        try:
+            connection.request("GET", self._path + document.PATH)
+            answer = connection.getresponse()
+            body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise SourceError(f"no answer from {self._url}: {_why(error)}") from error
+        finally:
+            connection.close()
+        if answer.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            raise SourceError(f"{self._url} wants a password, which top does not send: use --source own")
+        if answer.status != http.client.OK:
+            raise SourceError(
+                f"{self._url} is no kvm-exit-exporter of this version: it answers {answer.status} to {document.PATH}"
+            )
+        if len(body) > _MAX_BYTES:
+            raise SourceError(f"{self._url} is no kvm-exit-exporter: its answer has no end")
+        return body
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing within {_ANSWER_SECONDS:.0f} s"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _parts(url: str) -> tuple[str, int, str]:
+    """Host, port and path of an URL. Raises SourceError."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        hostname, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise SourceError(f"--url {url!a}: {error}") from error
+    if parts.scheme != "http":
+        raise SourceError(f"--url {url!a}: only http:// is read (no TLS, no unix socket); or use --source own")
+    if not hostname or parts.query or parts.fragment or parts.username is not None or not url.isprintable():
+        raise SourceError(f"--url {url!a}: allowed is http://HOST:PORT, and a path before {document.PATH}")
+    return hostname, port or http.client.HTTP_PORT, parts.path.rstrip("/")
+
+
+def default_url(config: Config) -> str:
+    """Where the exporter of this configuration listens, as this host reaches it."""
+    name, port = host_port(config.web.listen_address[0])
+    name = "localhost" if name in _ALL_ADDRESSES else name
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def choose(
+    kind: str, url: str, own: Callable[[], Source], exporter: Callable[[str], Source] = Exporter
+) -> tuple[Source, str]:
+    """The source and one line that says which it is, and why. Raises SourceError.
+
+    `auto` takes the exporter if one answers at `url` that counts this host's exits: that costs the host nothing and
+    needs no privilege. A replay is not this host.
+    """
+    counting = "counting with own BPF programs"
+    if kind == "exporter":
+        source = exporter(url)
+        return source, f"reading {source.name}"
+    if kind == "own":
+        return own(), counting
+    try:
+        source = exporter(url)
+    except SourceError as error:
+        why = str(error)
+    else:
+        if not source.first.replay:
+            return source, f"reading {source.name}, which runs already (--source own: programs of top's own)"
+        why = f"{source.name} counts nothing of this host"
+    try:
+        return own(), f"{counting}: {why}"
+    except SourceError as error:
+        raise SourceError(f"{error} ({why})") from error

@@ -1,0 +1,96 @@
+"""What the live view shows, and how each key changes that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exporter.terminal.rows import GROUPS, SORT_KEYS
+
+
+@dataclass(frozen=True)
+class View:
+    """The state that keys change."""
+
+    sort: str = "time"
+    reverse: bool = False
+    group: str = "vcpu"
+    idle: bool = True
+    userspace: bool = False
+    total: bool = False
+    paused: bool = False
+    help: bool = False
+    scroll: int = 0
+
+
+KEYS = (
+    ("s S", "sort by the next, the previous column: time, count, avg, p50, p99, max, vm, reason"),
+    ("r", "reverse the order; idle reasons stay last"),
+    ("g", "group by the next of vCPU, VM, reason"),
+    ("1 2 3", "group by vCPU, by VM, by reason"),
+    ("i", "hide idle reasons (WFx, HLT: the guest had nothing to do), show them again"),
+    ("u", "returns to the VMM (KVM_EXIT_*) instead of exits from the guest, and back"),
+    ("t", "totals since the start instead of the last interval, and back"),
+    ("p space", "pause: the screen stands still, counting goes on"),
+    ("up down", "scroll; also j k, page up, page down, home, end"),
+    ("h ?", "this help, and back"),
+    ("q", "quit; the table of the whole run follows. So does Ctrl-C"),
+)
+
+COLUMNS = (
+    ("RATE/s", "exits per second"),
+    ("TIME%", "part of the vCPUs' time that was lost to it, exits in flight included"),
+    ("AVG", "mean of the completed intervals, from an exit to the next entry"),
+    ("P50 P99", "upper bound of the bucket that holds the percentile; a bucket is 19 % wide"),
+    ("MAX", "upper bound of the highest bucket that is not empty"),
+    ("1us..16s", "the intervals by their length, from 1 us to 16 s"),
+)
+
+_SCROLLS = {"up": -1, "k": -1, "down": 1, "j": 1}
+
+
+def press(view: View, key: str, *, page: int, rows: int) -> View | None:
+    """The view after a key; None to quit. `page` is how many rows are seen, of `rows`. Other keys change nothing."""
+    if key in ("q", "Q"):
+        return None
+    if key in ("h", "?"):
+        return replace(view, help=not view.help)
+    if view.help:
+        return replace(view, help=False)
+    if key in ("p", " "):
+        return replace(view, paused=not view.paused)
+    scrolled = _scrolled(view.scroll, key, page, rows)
+    if scrolled is not None:
+        return replace(view, scroll=scrolled)
+    changed = _changed(view, key)
+    return view if changed is view else replace(changed, scroll=0)
+
+
+def _scrolled(scroll: int, key: str, page: int, rows: int) -> int | None:
+    last = max(0, rows - page)
+    if key in _SCROLLS:
+        scroll += _SCROLLS[key]
+    elif key == "page up":
+        scroll -= page
+    elif key == "page down":
+        scroll += page
+    elif key in ("home", "end"):
+        scroll = last if key == "end" else 0
+    else:
+        return None
+    return min(max(scroll, 0), last)
+
+
+def _changed(view: View, key: str) -> View:
+    if key in ("s", "S"):
+        step = 1 if key == "s" else -1
+        return replace(view, sort=SORT_KEYS[(SORT_KEYS.index(view.sort) + step) % len(SORT_KEYS)])
+    if key == "g":
+        return replace(view, group=GROUPS[(GROUPS.index(view.group) + 1) % len(GROUPS)])
+    if key in ("1", "2", "3"):
+        return replace(view, group=GROUPS[int(key) - 1])
+    flags = {"r": "reverse", "i": "idle", "u": "userspace", "t": "total"}
+    if key in flags:
+        change: dict[str, Any] = {flags[key]: not getattr(view, flags[key])}
+        return replace(view, **change)
+    return view
