@@ -62,7 +62,7 @@ $(VENV)/done: pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check \
-		'pytest>=8' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' types-PyYAML \
+		'pytest>=8' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' types-PyYAML 'pyte>=0.8' \
 		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
 

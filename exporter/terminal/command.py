@@ -20,6 +20,7 @@ from exporter.terminal.text import printable
 from exporter.terminal.view import View
 
 _REFRESH_SECONDS = 2.0
+_ROUNDING_SECONDS = 1e-4
 _FAILURE, _INTERRUPTED = 1, 130
 
 _LOST = {
@@ -117,9 +118,12 @@ class _Command:
     def _tables(self, stop: Stop, interval: float) -> None:
         """Print every interval, and what is left of one at the end: the tables add up to the run."""
         session = self._session
-        before, due = session.first, session.started
+        before, due, number = session.first, session.started, 0
         while not stop.asked and due < session.end:
-            due = min(due + interval, session.end)
+            number += 1
+            due = session.started + number * interval
+            if due > session.end - _ROUNDING_SECONDS:
+                due = session.end
             self._count(stop, due)
             now = session.read()
             self._print(before, now, heading=True)

@@ -23,27 +23,28 @@ class View:
     scroll: int = 0
 
 
+# Each with its name in a line of 80 columns.
 KEYS = (
-    ("s S", "sort by the next, the previous column: time, count, avg, p50, p99, max, vm, reason"),
+    ("s S", "sort by the next key, the one before: " + " ".join(SORT_KEYS[:4])),
+    ("", " ".join(SORT_KEYS[4:])),
     ("r", "reverse the order; idle reasons stay last"),
-    ("g", "group by the next of vCPU, VM, reason"),
-    ("1 2 3", "group by vCPU, by VM, by reason"),
-    ("i", "hide idle reasons (WFx, HLT: the guest had nothing to do), show them again"),
-    ("u", "returns to the VMM (KVM_EXIT_*) instead of exits from the guest, and back"),
-    ("t", "totals since the start instead of the last interval, and back"),
+    ("g 1 2 3", "group by the next, by vCPU, by VM, by reason"),
+    ("i", "hide idle reasons (WFx, HLT: the guest has nothing to do), or not"),
+    ("u", "returns to the VMM (KVM_EXIT_*) instead of exits from the guest"),
+    ("t", "totals since the start instead of the last interval"),
     ("p space", "pause: the screen stands still, counting goes on"),
     ("up down", "scroll; also j k, page up, page down, home, end"),
-    ("h ?", "this help, and back"),
-    ("q", "quit; the table of the whole run follows. So does Ctrl-C"),
+    ("h ?", "this help"),
+    ("q", "quit, as Ctrl-C does; the table of the whole run follows"),
 )
 
 COLUMNS = (
     ("RATE/s", "exits per second"),
-    ("TIME%", "part of the vCPUs' time that was lost to it, exits in flight included"),
-    ("AVG", "mean of the completed intervals, from an exit to the next entry"),
-    ("P50 P99", "upper bound of the bucket that holds the percentile; a bucket is 19 % wide"),
+    ("TIME%", "part of the vCPUs' time that was lost, exits in flight included"),
+    ("AVG", "mean of the completed intervals from an exit to the next entry"),
+    ("P50 P99", "upper bound of the bucket of the percentile; a bucket is 19 % wide"),
     ("MAX", "upper bound of the highest bucket that is not empty"),
-    ("1us..16s", "the intervals by their length, from 1 us to 16 s"),
+    ("1us..16s", "completed intervals by their length, from 1 us to 16 s"),
 )
 
 _SCROLLS = {"up": -1, "k": -1, "down": 1, "j": 1}

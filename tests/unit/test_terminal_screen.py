@@ -1,0 +1,141 @@
+"""Text on a screen: widths, units, bars, layout at any size; no terminal needed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import document
+from exporter.terminal import screen, text
+from exporter.terminal.rows import GROUPS, between
+from exporter.terminal.screen import Frame, Style
+from exporter.terminal.view import COLUMNS, KEYS, View, press
+from tests.unit.readings import counted, reading, thread
+
+
+def frame(vm: str = "web-1", comm: str = "CPU 0/KVM") -> Frame:
+    vcpu = thread(
+        1,
+        2,
+        counted("IRQ", "interrupt", 5, {50: 3}, 10**6),
+        counted("HLT", "idle", 7, {99: 7}, 10**9),
+        vm=vm,
+        comm=comm,
+    )
+    span = between(document.nothing(0), reading(2, vcpu))
+    return Frame("12:00:00", "the exporter at http://localhost:9939", span, span)
+
+
+@given(
+    vm=st.text(max_size=30),
+    height=st.integers(1, 60),
+    columns=st.integers(1, 240),
+    group=st.sampled_from(GROUPS),
+    flags=st.tuples(*[st.booleans()] * 6),
+)
+def test_every_line_is_as_wide_as_the_screen(
+    vm: str, height: int, columns: int, group: str, flags: tuple[bool, ...]
+) -> None:
+    view = View(group=group, idle=flags[0], userspace=flags[1], total=flags[2], paused=flags[3], help=flags[4])
+    shown = frame(vm)
+    rows = screen.chosen(shown, view, None)
+    lines = screen.lines(shown, view, rows, height, columns, unicode=flags[5])
+    assert len(lines) == height
+    for line, _ in lines:
+        assert line.isprintable()
+        assert text.width(line) == columns
+        assert flags[5] or line.isascii()
+
+
+def test_idle_is_dimmed_and_limits_hold() -> None:
+    shown, view = frame(), View()
+    rows = screen.chosen(shown, view, None)
+    styles = [style for _, style in screen.lines(shown, view, rows, 8, 80)]
+    assert styles == [
+        *(Style.TITLE, Style.PLAIN, Style.PLAIN, Style.HEADER, Style.PLAIN, Style.DIM, Style.PLAIN, Style.PLAIN)
+    ]
+    assert [row.reason for row in screen.chosen(shown, view, 1)] == ["IRQ"]
+
+
+def test_before_the_first_interval() -> None:
+    early = Frame("12:00:00", "x", None, between(document.nothing(0), document.nothing(0)))
+    assert screen.chosen(early, View(), None) == []
+    said = "\n".join(line for line, _ in screen.lines(early, View(), [], 24, 80))
+    assert "waiting for the first interval" in said
+
+
+def test_a_vm_that_is_wide() -> None:
+    """East Asian letters take two columns, so that the columns after them still stand below their titles."""
+    shown = frame("\u4ed9\u4eba\u638c" * 9)
+    lines = [line for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")
+
+
+def test_help_fits_into_80_columns() -> None:
+    assert all(len(f"  {name:<9} {words}") <= 80 for name, words in (*KEYS, *COLUMNS))
+    assert len(KEYS) + len(COLUMNS) + 2 <= 23
+
+
+@pytest.mark.parametrize(
+    ("ns", "shown"),
+    [
+        (None, "-"),
+        (0, "0ns"),
+        (119, "119ns"),
+        (999, "999ns"),
+        (1000, "1.00us"),
+        (9994, "9.99us"),
+        (9996, "10.0us"),
+        (99_949, "99.9us"),
+        (99_960, "100us"),
+        (999_499, "999us"),
+        (999_501, "1.00ms"),
+        (17_200_000_000, "17.2s"),
+        (999_000_000_000, "999s"),
+        (4096 * 10**9, "4096s"),
+        (99_999 * 10**9, "99999s"),
+        (864_000 * 10**9, "10d"),
+    ],
+)
+def test_times(ns: int | None, shown: str) -> None:
+    assert text.seconds(ns) == shown
+
+
+@given(st.integers(0, 2**62))
+def test_a_time_has_six_characters_at_most(ns: int) -> None:
+    assert len(text.seconds(ns)) <= 6
+    assert len(text.count(ns / 7)) <= 5
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (7, "7"), (0.25, "0.25"), (12.34, "12.3"), (1234567, "1.23M")])
+def test_counts(value: float, shown: str) -> None:
+    assert text.count(value) == shown
+
+
+def test_sparklines() -> None:
+    """One octave a bar at 24: bucket 12 ends at 2^-20 s, 13 is above it, and 108 at 2^4 s."""
+    assert text.sparkline({}, 24) == " " * 24
+    assert text.sparkline({12: 1}, 24) == text.sparkline({0: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({13: 1, 16: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({17: 8, 20: 8}, 24) == " █" + " " * 22
+    assert text.sparkline({108: 1}, 24) == text.sparkline({141: 1}, 24) == " " * 23 + "█"
+    assert text.sparkline({13: 1_000_000, 17: 1, 21: 500_000}, 24) == "█▁▄" + " " * 21
+    assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
+
+
+def test_printable() -> None:
+    assert text.printable("a\x1b\x9b\u202e\u0301\ud800\x7f\u00e9") == "a\\x1b\\x9b\\u202e\\u0301\\ud800\\x7f\u00e9"
+    assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
+    assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"
+
+
+def test_scrolling_stays_within_the_rows() -> None:
+    view = View()
+    for key, scroll in (("up", 0), ("down", 1), ("end", 3), ("j", 3), ("page up", 0), ("page down", 3), ("home", 0)):
+        changed = press(view, key, page=4, rows=7)
+        assert changed
+        view = changed
+        assert view.scroll == scroll, key
+    assert press(View(scroll=3), "s", page=4, rows=7) == View(sort="count")
+    assert press(View(), "end", page=40, rows=7) == View()
