@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import figures
 import limits
+import top
 import workload
 from checks import Checks
 from compare import Comparison
@@ -48,6 +49,9 @@ class Scenario:
         self.comparison.ignore_so_far(early)
         service = Service() if self._with_exporter else None
         self._done("exporter started")
+        if service:
+            top.compare(self.checks)
+            self._done("top beside it, by own programs and by the exporter")
 
         one = ExactGuest(identity("exact-1"), workload.SLEEPER, workload.KICKED)
         two = ExactGuest(identity("exact,2"), *workload.THREE)

@@ -14,6 +14,7 @@ if ARM64:
         {"mmio": 13, "hvc": 2011, "sys": 19, "touch": 43, "wfi": 31},
         {"mmio": 211, "sys": 3001, "kick": 53},
     ]
+    TOP = [{"mmio": 1021, "hvc": 509, "sys": 257}, {"mmio": 491, "hvc": 1031}]
     SIMPLEST = "hvc"
 else:
     EARLY = [{"io": 101, "cpuid": 103}]
@@ -24,6 +25,7 @@ else:
         {"io": 13, "cpuid": 2011, "msr": 19, "mmio": 401, "touch": 43, "hlt": 31},
         {"io": 211, "msr": 3001, "kick": 53},
     ]
+    TOP = [{"io": 1021, "cpuid": 509, "msr": 257}, {"io": 491, "cpuid": 1031}]
     SIMPLEST = "cpuid"
 SHORT_LIVED = [3, 5, 7, 11, 13]
 CROWD = [101, 103, 107, 109]

@@ -1,0 +1,213 @@
+"""`top` over the real programs: known primes to the exact table, from a machine, the demo, and this kernel's events."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporter import document
+from exporter.document import Reading
+from exporter.reasons import Reasons
+from exporter.terminal.rows import between, grouped, ordered
+from exporter.terminal.table import table
+from exporter.vms import Vcpu, Vm
+from tests.kernel.machine import TRAP, Machine
+from tests.kernel.test_attach import _run_interrupted
+from tests.kernel.test_daemon import Service, Start, start
+
+__all__ = ["start"]
+
+ROOT = Path(__file__).parent.parent.parent
+HVC64, DABT_LOW, WFX = 0x16, 0x24, 0x01  # arch/arm64/include/asm/esr.h
+
+
+def _reading(machine: Machine) -> Reading:
+    vm = Vm(os.getpid(), "web-1", "", "qemu")
+    return document.reading(machine.collect(), lambda _: Vcpu(vm, "0"), Reasons().lookup, since_ns=1, replay=False)
+
+
+def test_known_primes_to_the_exact_table(machine: Callable[..., Machine]) -> None:
+    """101 hypercalls of 1009 ns, 211 stores of 50021 ns and one in flight, 7 sleeps; and the same once more."""
+    loaded = machine()
+    vcpu = loaded.vcpu("CPU 0/KVM")
+
+    def work() -> None:
+        vcpu.entry(loaded.now)
+        for code, times, ns in ((HVC64, 101, 1009), (DABT_LOW, 211, 50_021), (WFX, 7, 10**9)):
+            for _ in range(times):
+                loaded.now += 10_000
+                vcpu.arm_exit(loaded.now, TRAP, code)
+                loaded.now += ns
+                vcpu.entry(loaded.now)
+        loaded.now += 10_000
+        vcpu.arm_exit(loaded.now, TRAP, DABT_LOW)
+        loaded.now += 500_000
+
+    expected = """\
+TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME (ns)
+{pid:<8} {tid:<8} CPU 0/KVM        EC_DABT_LOW                     212         {average}
+{pid:<8} {tid:<8} CPU 0/KVM        EC_HVC64                        101          1009
+{pid:<8} {tid:<8} CPU 0/KVM        EC_WFx                            7    1000000000
+"""
+    vcpu.call(work)
+    first = _reading(loaded)
+    whole = table(ordered(grouped(between(document.nothing(1), first))))
+    assert whole == expected.format(pid=os.getpid(), tid=vcpu.tid, average=50_021)
+
+    def again() -> None:
+        vcpu.entry(loaded.now)  # ends the one that was in flight: 500 us
+        work()
+
+    vcpu.call(again)
+    second = _reading(loaded)
+    # The entry that work() begins with finds the vCPU in the guest already: it changes nothing.
+    average = (211 * 50_021 + 500_000) // 212
+    half = table(ordered(grouped(between(first, second))))
+    assert half == expected.format(pid=os.getpid(), tid=vcpu.tid, average=average)
+
+
+def _top(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+    said = subprocess.run(  # type: ignore[call-overload]
+        [sys.executable, "-m", "exporter", "top", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        **more,
+    )
+    assert "Traceback" not in said.stderr
+    return said  # type: ignore[no-any-return]
+
+
+def _url(service: Service) -> str:
+    return "http://" + service.logged(r"msg=listening address=(\S+)")[1]
+
+
+@pytest.fixture
+def demo(start: Start) -> Service:
+    demo = start("demo", "--speed", "50")
+    demo.logged("replaying")
+    return demo
+
+
+def test_the_demo_as_a_document(demo: Service) -> None:
+    """What /-/vcpus says is what /metrics says, to the last exit and bucket, as far as it stands still."""
+    now = document.decode(demo.get("/-/vcpus").encode())
+    assert now.replay
+    assert sorted((each.vm, each.vcpu) for each in now.vcpus) == [
+        *(("db-1", "0"), ("db-1", "1"), ("idle-1", "0"), ("web-1", "0"), ("web-1", "1"))
+    ]
+    exits = {(labels["tid"], labels["reason"]): value for labels, value in demo.scrape()["kvm_exits_total"]}
+    later = document.decode(demo.get("/-/vcpus").encode())
+    for thread, after in zip(now.vcpus, later.vcpus):
+        for counted, then in zip(thread.reasons, after.reasons):
+            if counted.kind == document.EXIT:
+                assert counted.exits <= exits[str(thread.key.tid), counted.reason] <= then.exits
+            assert counted.exits - sum(counted.buckets.values()) in (0, 1)
+    assert later.taken_ns > now.taken_ns
+    assert later.since_ns == now.since_ns
+
+
+def test_the_demo_on_a_terminal(demo: Service) -> None:
+    pytest.importorskip("pyte")
+    from tests.unit.pty_screen import Terminal
+
+    top = Terminal("top", "--source", "exporter", "--url", _url(demo), "-i", "0.3", columns=120)
+    try:
+        names = {"web-1", "db-1", "idle-1"}
+        lines = top.wait(lambda lines: {line.split()[0] for line in lines[4:-1] if line} == names)
+        assert "(a replay)" in lines[0]
+        assert lines[1].startswith("5 vCPUs  ")
+        idle = [line for number, line in enumerate(lines[4:-1], 4) if line and top.dim()[number]]
+        assert idle
+        assert all(" EC_WFx " in line for line in idle)
+        top.send("2")
+        top.wait(lambda lines: "by VM" in lines[2])
+        top.send("q")
+        status, _, after = top.end()
+        assert status == 0
+        assert re.search(r"(?m)^\d+ +\d+ +CPU 0/KVM +EC_DABT_LOW +\d+ +\d+$", after)
+        assert top.restored()
+    finally:
+        top.close()
+
+
+def _live_and_die(times: int) -> int:
+    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread.start()
+    thread.join()
+    assert thread.native_id
+    return thread.native_id
+
+
+class Counting:
+    """A `top` that has begun to count, until it is interrupted."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "exporter", "top", *arguments, "-p", str(os.getpid()), "--userspace"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stderr
+        self.said = self.process.stderr.readline()
+        self.process.stderr.readline()
+
+    def table(self) -> list[list[str]]:
+        self.process.send_signal(2)
+        out, err = self.process.communicate(timeout=60)
+        assert (self.process.returncode, err) == (0, "")
+        return [line.split() for line in out.splitlines()[1:]]
+
+
+@pytest.mark.kvm
+def test_real_events_by_both_sources(start: Start) -> None:
+    """Threads that live and die within the run, counted by an exporter and by programs of top's own beside it."""
+    serve = start("serve")
+    serve.logged("msg=attached")
+    before = _live_and_die(53)
+    own = Counting("--source", "own")
+    reading = Counting("--url", _url(serve))
+    assert own.said == "kvm-exit-exporter top: counting with own BPF programs\n"
+    assert "which runs already" in reading.said
+    tids = {_live_and_die(times): times for times in (101, 211)}
+    expected = {str(tid): ["CPU", "3/KVM", "restart", str(times), "-"] for tid, times in tids.items()}
+    assert str(before) not in expected
+    for counting in (own, reading):
+        rows = counting.table()
+        assert {row[1]: row[2:] for row in rows} == expected
+        assert {row[0] for row in rows} == {str(os.getpid())}
+    assert serve.value("kvm_exit_exporter_up") == 1
+
+
+@pytest.mark.kvm
+def test_without_an_exporter_it_counts_by_itself() -> None:
+    said = _top("0.3", "--json", "--url", "http://127.0.0.1:1")
+    assert said.returncode == 0
+    assert said.stderr.splitlines()[0] == (
+        "kvm-exit-exporter top: counting with own BPF programs: no answer from http://127.0.0.1:1: Connection refused"
+    )
+    made = json.loads(said.stdout)
+    assert (made["source"], made["replay"]) == ("own BPF programs", False)
+
+
+@pytest.mark.kvm
+def test_without_privileges(start: Start) -> None:
+    """Own programs are refused in one line; an exporter can be read by anybody."""
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    readable = _top("--help", **nobody)
+    if readable.returncode:
+        pytest.skip("this checkout cannot be read by others")
+    said = _top("0.1", "--url", "http://127.0.0.1:1", **nobody)
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
+    assert "run as root" in said.stderr
+    demo = start("demo", "--speed", "50")
+    demo.logged("replaying")
+    said = _top("0.3", "--source", "exporter", "--url", _url(demo), **nobody)
+    assert (said.returncode, said.stdout.startswith("TGID")) == (0, True)
