@@ -197,7 +197,7 @@ def decode(data: bytes) -> Reading:
         since_ns=read.number("since_ns"),
         replay=read.flag("replay"),
         counters={name: counters.number(name) for name in counters.names()},
-        vcpus=[_read_thread(_Fields(each)) for each in read.list("vcpus")],
+        vcpus=[_read_thread(_Fields(each)) for each in read.items("vcpus")],
     )
 
 
@@ -217,7 +217,7 @@ def _read_thread(read: _Fields) -> Thread:
         alive=read.flag("alive"),
         guest_ns=read.number("guest_ns"),
         in_progress=in_progress,
-        reasons=[_read_counted(_Fields(each)) for each in read.list("reasons")],
+        reasons=[_read_counted(_Fields(each)) for each in read.items("reasons")],
     )
 
 
@@ -226,7 +226,7 @@ def _read_counted(read: _Fields) -> Counted:
     if kind not in KINDS:
         raise DocumentError(f"kind {kind!a}")
     buckets: dict[int, int] = {}
-    for pair in read.list("buckets"):
+    for pair in read.items("buckets"):
         if not isinstance(pair, list) or len(pair) != 2 or not all(type(each) is int and each >= 0 for each in pair):
             raise DocumentError("buckets: not pairs of numbers")
         if pair[0] >= BUCKETS:
@@ -270,7 +270,7 @@ class _Fields:
             raise DocumentError(f"{name}: not a string")
         return value
 
-    def list(self, name: str) -> list[Any]:
+    def items(self, name: str) -> list[Any]:
         value = self.any(name)
         if not isinstance(value, list):
             raise DocumentError(f"{name}: not a list")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from typing import TextIO
 
 from exporter.config import Config
@@ -32,11 +34,15 @@ _LOST = {
 }
 
 
-def run(config: Config, options: Options, *, out: TextIO = sys.stdout, term: str | None = None) -> int:
+def run(config: Config, options: Options) -> int:
     """Run the subcommand; returns the exit status."""
-    if hasattr(out, "reconfigure"):
+    out = sys.stdout
+    if out is None:
+        _say("standard output is closed")
+        return _FAILURE
+    if isinstance(out, TextIOWrapper):
         out.reconfigure(errors="backslashreplace")
-    with_view = _live_view(options, out, os.environ.get("TERM", "") if term is None else term)
+    with_view = _live_view(options, out, os.environ.get("TERM", ""))
     try:
         chosen, said = source.choose(
             options.source, options.url or source.default_url(config), lambda: source.Own(config)
@@ -50,14 +56,24 @@ def run(config: Config, options: Options, *, out: TextIO = sys.stdout, term: str
         _say(str(error))
         return _FAILURE
     except BrokenPipeError:  # `top -i 1 | head` has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        _drop_output(out)
         return 0
+    except OSError as error:  # a full disk, a terminal that is gone
+        _drop_output(out)
+        _say(f"cannot print: {error.strerror or error}")
+        return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
 
 
+def _drop_output(out: TextIO) -> None:
+    """Have Python's last flush go nowhere: it would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
 def _say(line: str) -> None:
-    print("kvm-exit-exporter top:", printable(line), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print("kvm-exit-exporter top:", printable(line), file=sys.stderr, flush=True)
 
 
 def _live_view(options: Options, out: TextIO, term: str) -> bool:
@@ -136,6 +152,10 @@ class _Command:
         taken = time.time()
         if options.form == "json":
             rows = ordered([row for kind in KINDS for row in span.rows(kind)], options.sort)[: options.limit]
+            if options.limit:
+                limited = set(map(id, rows))
+                kept = [vcpu for vcpu in span.vcpus if not limited.isdisjoint(map(id, vcpu.rows))]
+                span = replace(span, vcpus=kept)
             about = {"time": round(taken, 3), "source": self._session.name, "replay": now.replay}
             text = table.json_line(span, rows, about)
         else:

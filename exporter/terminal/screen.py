@@ -93,7 +93,7 @@ def _clean(text: str, unicode: bool) -> str:
 def _body(frame: Frame, view: View, rows: Sequence[Row], size: tuple[int, int], unicode: bool) -> list[Line]:
     height, columns = size
     span = frame.total if view.total else frame.interval
-    said = f"kvm-exit-exporter top  {frame.clock}{'  PAUSED' if view.paused else ''}  {_clean(frame.source, unicode)}"
+    said = f"top  {frame.clock}{'  PAUSED' if view.paused else ''}  {_clean(frame.source, unicode)}"
     head: list[Line] = [
         (said, Style.TITLE),
         (_summary(span) if span else "", Style.PLAIN),

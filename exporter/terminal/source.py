@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from exporter.snapshot import Collector
 from exporter.vms import Lookup
 from exporter.vms.vcpu import nameable
 
+_DEFAULT_PORT = 9939
 _FOR_EVER_NS = 1 << 62
 _SETTLE_SECONDS = 0.25
 _ANSWER_SECONDS = 10.0
@@ -144,7 +147,7 @@ class Exporter:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, socket.timeout):
         return f"nothing within {_ANSWER_SECONDS:.0f} s"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -165,7 +168,10 @@ def _parts(url: str) -> tuple[str, int, str]:
 
 def default_url(config: Config) -> str:
     """Where the exporter of this configuration listens, as this host reaches it."""
-    name, port = host_port(config.web.listen_address[0])
+    name, port = "", _DEFAULT_PORT
+    for address in reversed(config.web.listen_address):  # the first one that has a host and a port
+        with contextlib.suppress(ValueError):
+            name, port = host_port(address)
     name = "localhost" if name in _ALL_ADDRESSES else name
     return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 

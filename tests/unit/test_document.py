@@ -195,3 +195,12 @@ def test_what_is_no_reason(change: dict[str, object], problem: str) -> None:
 def test_what_is_not_even_json(data: bytes) -> None:
     with pytest.raises(DocumentError):
         document.decode(data)
+
+
+def test_a_daemon_that_counts_nothing_yet() -> None:
+    from exporter.config import Config, Web
+    from exporter.daemon import Daemon
+
+    daemon = Daemon(Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file=""))
+    assert document.decode(daemon.vcpus()) == Reading(0, 0, False, {}, [])
+    daemon.close()

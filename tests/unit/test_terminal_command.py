@@ -126,6 +126,8 @@ def test_json(fake: FakeExporter) -> None:
         (13, "userspace", "KVM_EXIT_IO", 3, 3.0),
         (13, "exit", "EC_WFx", 7, 7.0),
     ]
+    made = json.loads(read(fake, "0.1", "--json", "--limit", "1").stdout)
+    assert [vcpu["tid"] for vcpu in made["vcpus"]] == [12]
     lines = read(fake, "0.2", "-i", "0.1", "--json", "--reason", "IRQ").stdout.splitlines()
     assert [[vcpu["reasons"][0]["exits"] for vcpu in json.loads(line)["vcpus"]] for line in lines] == [[101], [101]]
 
@@ -293,6 +295,17 @@ def test_a_pipe_that_closes_is_no_error(fake: FakeExporter) -> None:
     assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url}\n")
 
 
+def test_output_that_cannot_be_written(fake: FakeExporter) -> None:
+    command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1"]
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1] == f"{SAID}cannot print: No space left on device"
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    said = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stderr) == (1, f"{SAID}standard output is closed\n")
+
+
 # --- which source ---
 
 
@@ -303,6 +316,7 @@ def test_the_default_url() -> None:
         ("[::]:1234", "http://localhost:1234"),
         ("[fe80::1]:9939", "http://[fe80::1]:9939"),
         ("10.1.2.3:80", "http://10.1.2.3:80"),
+        ("unix:/run/x", "http://localhost:9939"),
     ):
         assert source.default_url(Config(web=Web(listen_address=(address,)))) == url
 

@@ -91,7 +91,7 @@ def shows(*wanted: str) -> Callable[[list[str]], bool]:
 def test_80_columns(start: Start) -> None:
     top = start()
     lines = top.wait(shows(*TIME_ORDER))
-    assert lines[0].startswith("kvm-exit-exporter top  ")
+    assert lines[0].startswith("top  ")
     assert "the exporter at http://127.0.0.1:" in lines[0]
     assert lines[1] == "3 vCPUs  1.11k exits/s  guest 3.3 %  lost 21.8 %  idle 23.3 %"
     assert re.fullmatch(r"exits of the last \d+\.0 s by vCPU, sorted by time, 5 rows", lines[2])
