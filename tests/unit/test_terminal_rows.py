@@ -97,12 +97,12 @@ def test_a_vcpu_that_is_gone_keeps_its_last_values() -> None:
     run = Run(NOTHING)
     run.add(reading(1, thread(1, 2, counted("IRQ", "interrupt", 3)), thread(1, 3, counted("IRQ", "interrupt", 5))))
     last = run.add(reading(2, thread(1, 3, counted("IRQ", "interrupt", 7))))
-    assert sorted(shown(run.span().rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
+    assert sorted(shown(between(run.first, run.last).rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
     assert [thread.alive for thread in last.vcpus] == [True, False]
     later = run.add(reading(3, thread(1, 3, counted("IRQ", "interrupt", 7))))
     assert between(last, later).rows() == []
     assert [vcpu.thread.key.tid for vcpu in between(last, later).vcpus] == [3]
-    assert sorted(shown(run.span().rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
+    assert sorted(shown(between(run.first, run.last).rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
 
 
 def test_what_ended_before_the_run_is_not_in_it() -> None:
@@ -122,8 +122,8 @@ def test_an_exporter_that_restarted() -> None:
             counters={"dropped_no_slot": 2},
         )
     )
-    assert shown(grouped(run.span())) == [(2, "IRQ", 10)]
-    assert run.span().counters == {"dropped_no_slot": 2}
+    assert shown(grouped(between(run.first, run.last))) == [(2, "IRQ", 10)]
+    assert between(run.first, run.last).counters == {"dropped_no_slot": 2}
 
 
 WEB_DB = reading(
