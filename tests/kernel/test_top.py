@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,18 +102,27 @@ def demo(start: Start) -> Service:
 
 def test_the_demo_as_a_document(demo: Service) -> None:
     """What /-/vcpus says is what /metrics says, to the last exit and bucket, as far as it stands still."""
-    now = document.decode(demo.get("/-/vcpus").encode())
+    wanted = [("db-1", "0"), ("db-1", "1"), ("idle-1", "0"), ("web-1", "0"), ("web-1", "1")]
+    deadline = time.monotonic() + 60
+    while True:  # until each has had its first event, and its name
+        now = document.decode(demo.get("/-/vcpus").encode())
+        if sorted((each.vm or "", each.vcpu) for each in now.vcpus) == wanted:
+            break
+        assert time.monotonic() < deadline
     assert now.replay
-    assert sorted((each.vm, each.vcpu) for each in now.vcpus) == [
-        *(("db-1", "0"), ("db-1", "1"), ("idle-1", "0"), ("web-1", "0"), ("web-1", "1"))
-    ]
     exits = {(labels["tid"], labels["reason"]): value for labels, value in demo.scrape()["kvm_exits_total"]}
     later = document.decode(demo.get("/-/vcpus").encode())
-    for thread, after in zip(now.vcpus, later.vcpus):
-        for counted, then in zip(thread.reasons, after.reasons):
+    after = {
+        (thread.key, counted.kind, counted.reason): counted.exits
+        for thread in later.vcpus
+        for counted in thread.reasons
+    }
+    for thread in now.vcpus:
+        for counted in thread.reasons:
+            then = after[thread.key, counted.kind, counted.reason]
             if counted.kind == document.EXIT:
-                assert counted.exits <= exits[str(thread.key.tid), counted.reason] <= then.exits
-            assert counted.exits - sum(counted.buckets.values()) in (0, 1)
+                assert counted.exits <= exits[str(thread.key.tid), counted.reason] <= then
+                assert counted.exits - sum(counted.buckets.values()) in (0, 1)
     assert later.taken_ns > now.taken_ns
     assert later.since_ns == now.since_ns
 
