@@ -131,10 +131,12 @@ def test_the_demo_on_a_terminal(demo: Service) -> None:
     pytest.importorskip("pyte")
     from tests.unit.pty_screen import Terminal
 
-    top = Terminal("top", "--source", "exporter", "--url", _url(demo), "-i", "0.3", columns=120)
+    top = Terminal("top", "--source", "exporter", "--url", _url(demo), "-i", "0.3", columns=120, height=50)
     try:
         names = {"web-1", "db-1", "idle-1"}
-        lines = top.wait(lambda lines: {line.split()[0] for line in lines[4:-1] if line} == names)
+        lines = top.wait(
+            lambda lines: {line.split()[0] for line in lines[4:-1] if line} == names and " EC_WFx " in "".join(lines)
+        )
         assert "(a replay)" in lines[0]
         assert lines[1].startswith("5 vCPUs  ")
         idle = [line for number, line in enumerate(lines[4:-1], 4) if line and top.dim()[number]]
