@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
             repeated = "append" if key == "web.listen_address" else "store"
             command.add_argument(flag, dest=key, action=repeated, metavar="VALUE", help=text)
     demo.add_argument("--speed", type=_speed, default=1.0, help="how fast recorded time passes (0.01 to 1000)")
-    demo.add_argument("--recording", type=Path, metavar="DIR", help="a recording other than the one shipped")
+    demo.add_argument("--recording", type=Path, metavar="FILE", help="what `record` wrote, not the one shipped")
     return parser
 
 

@@ -110,12 +110,12 @@ class Daemon:
                 waiting = True
             self._stop.wait(_KVM_POLL_SECONDS)
 
-    def replay(self, folder: Path, speed: float) -> None:
+    def replay(self, file: Path, speed: float) -> None:
         """Load the program without attaching it, and feed it a recording for ever.
 
         Raises RecordingError, LoadError.
         """
-        recorded = recording.read(folder)
+        recorded = recording.read(file)
         self._state.replay = True
         self._load(host.Formats(recorded.kvm_exit, recorded.kvm_userspace_exit), attach=False)
         assert self._loaded
@@ -125,7 +125,7 @@ class Daemon:
             log,
             "warn",
             "replaying a recording: no number on /metrics is of this host",
-            recording=folder.name,
+            recording=file.name,
             vms=len(recorded.vms),
             speed=speed,
         )

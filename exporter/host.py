@@ -26,22 +26,27 @@ class Formats(NamedTuple):
 
 def read_formats(sysfs: Path) -> Formats | None:
     """Read what the running kernel says of its tracepoints; None while KVM is not there. Raises LoadError."""
+    texts = read_format_texts(sysfs)
+    try:
+        return Formats(*map(parse_format, texts)) if texts else None
+    except FormatError as error:
+        raise program.LoadError(f"tracefs, events/kvm: {error}", "report it with that file") from error
+
+
+def read_format_texts(sysfs: Path) -> tuple[str, str] | None:
+    """Read the two files as they are; None while KVM is not there. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
         raise program.LoadError("tracefs is not mounted", preflight.MOUNT_TRACEFS)
     events = tracefs / "events" / "kvm"
     try:
-        return Formats(
-            *(parse_format((events / name / "format").read_text()) for name in ("kvm_exit", "kvm_userspace_exit"))
-        )
+        return (events / "kvm_exit" / "format").read_text(), (events / "kvm_userspace_exit" / "format").read_text()
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", preflight.READ_TRACEFS) from error
     except OSError as error:
         raise program.LoadError(f"cannot read {error.filename}: {error.strerror}") from error
-    except FormatError as error:
-        raise program.LoadError(f"{events}: {error}", "report it with that file") from error
 
 
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.Request:

@@ -20,10 +20,17 @@ from exporter.bpf import syscall
 from exporter.program import PROGRAMS, Field
 from exporter.reasons import Space
 
-SOURCE = Path(__file__).parent / "bpf" / "kvm_exit.bpf.c"
-HEADERS = Path(__file__).parent / "bpf" / "headers"
+BPF = Path(__file__).parent / "bpf"
+HEADERS = BPF / "headers"
+SOURCES = {"counting": "kvm_exit.bpf.c", "recording": "record.bpf.c"}
 
-MAPS = ("slots", "cells", "counters", "free_slots", "free_cells")
+# Maps handed over, of them the arrays, whose leaves user space reads, and the stacks that it fills.
+MAPS = {
+    "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
+    "recording": ("events", "lost"),
+}
+ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
+STACKS = {"counting": {"free_slots": "slots", "free_cells": "cells"}, "recording": {}}
 
 
 class _ChildError(Exception):
@@ -57,7 +64,8 @@ def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
     flags.append(f"-DFRONT_{request['front'].upper()}")
     if request["clock_in_context"]:
         flags.append("-DCLOCK_IN_CONTEXT")
-    source = SOURCE.read_text() + request["extra_source"]
+    sources = [(BPF / name).read_text() for name in ("fronts.bpf.h", SOURCES[request["kind"]])]
+    source = "".join([*sources, request["extra_source"]])
     if request["kernel_headers"] != "system":
         builtin = request["kernel_headers"] == "builtin"
         os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS if builtin else request["kernel_headers"])
@@ -111,9 +119,9 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
-    maps = {name: bpf[name].map_fd for name in MAPS}
-    for stack, entries in (("free_slots", request["slots"]), ("free_cells", request["cells"])):
-        for number in range(entries, 0, -1):
+    maps = {name: bpf[name].map_fd for name in MAPS[request["kind"]]}
+    for stack, entries in STACKS[request["kind"]].items():
+        for number in range(request[entries], 0, -1):
             syscall.stack_push(maps[stack], number)
     attachments = {}
     if request["bpf_stats"]:
@@ -132,7 +140,7 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         "maps": list(maps),
         "programs": list(programs),
         "attachments": list(attachments),
-        "layouts": {name: _layout(bpf[name]) for name in ("slots", "cells", "counters")},
+        "layouts": {name: _layout(bpf[name]) for name in ARRAYS[request["kind"]]},
     }
     return answer, [*maps.values(), *programs.values(), *attachments.values()]
 

@@ -62,6 +62,8 @@ class Request:
     defines: Mapping[str, int]
     slots: int
     cells: int
+    kind: str = "counting"
+    """Or `recording`: whether events are counted in the kernel, or sent to user space one by one."""
     attach: bool = True
     """False: load only (replay, preflight); every program is then a raw tracepoint that TestRun can call."""
     clock_in_context: bool = False
@@ -84,12 +86,19 @@ class Loaded:
     attachments: Mapping[str, int]
     """Open while the programs are attached; the BPF_ENABLE_STATS descriptor is one of them."""
 
+    def detach(self) -> None:
+        """Have the tracepoints call the programs no more."""
+        for fd in self.attachments.values():
+            os.close(fd)
+        self.attachments = {}
+
     def close(self) -> None:
         """Detach and free everything."""
-        for descriptors in (self.attachments, self.programs, self.maps):
+        self.detach()
+        for descriptors in (self.programs, self.maps):
             for fd in descriptors.values():
                 os.close(fd)
-        self.attachments, self.programs, self.maps = {}, {}, {}
+        self.programs, self.maps = {}, {}
 
 
 def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:

@@ -7,19 +7,11 @@
  * A vCPU is one thread and its tracepoints fire in that thread, so whatever
  * belongs to a vCPU has a single writer: no atomics, no per-CPU copies.
  *
- * The loader defines: NR_SLOTS, NR_CELLS; SPACE_* (exporter/reasons/spaces.py);
- * FRONT_ARM64, or FRONT_X86 with the offsets of the fields of kvm:kvm_exit;
- * CLOCK_IN_CONTEXT when recorded events are replayed with their own time.
+ * The loader puts fronts.bpf.h before this, and defines NR_SLOTS and NR_CELLS.
  */
-
-#ifndef __always_inline
-#define __always_inline	inline __attribute__((always_inline))
-#endif
 
 /* Keeps the compiler from moving stores that a reader in user space must see in this order. */
 #define barrier()	asm volatile("" ::: "memory")
-
-#define NO_VCPU_ID	(~0U)
 
 /*
  * Histogram buckets: the powers 2^(k/4) of a second, upper bound inclusive.
@@ -108,13 +100,6 @@ BPF_TABLE("percpu_array", u32, u32, cpu_slot, 1);
  */
 BPF_STACK(free_slots, u32, NR_SLOTS);
 BPF_STACK(free_cells, u32, NR_CELLS);
-
-#ifdef CLOCK_IN_CONTEXT
-/* The twelfth and last u64 of a raw tracepoint context: no tracepoint has so many. */
-#define NOW(ctx)	(((u64 *)(ctx))[11])
-#else
-#define NOW(ctx)	bpf_ktime_get_ns()
-#endif
 
 static __always_inline struct counters *the_counters(void)
 {
@@ -348,20 +333,16 @@ static __always_inline int on_entry(u64 now)
  * entry (KVM_RUN interrupted by a signal before it enters): each is counted, the
  * interval belongs to the first, for that is why the exit left the kernel.
  */
-static __always_inline int on_userspace_exit(u32 reason, int errno, u64 now)
+static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 {
-	u32 space = SPACE_USERSPACE, code = reason, n = 0;
 	struct slot *s = current_slot(now);
 	struct cell *c;
+	u32 n = 0;
 	bool full;
 
 	if (!s) {
 		COUNT(dropped_userspace_no_slot);
 		return 0;
-	}
-	if (errno < 0) {	/* the reason is left from an earlier KVM_RUN */
-		space = SPACE_USERSPACE_ERRNO;
-		code = -errno;
 	}
 	c = cell_of(s, space, code, &n, &full);
 	if (c)
@@ -378,69 +359,17 @@ static __always_inline int on_userspace_exit(u32 reason, int errno, u64 now)
 	return 0;
 }
 
-#ifdef FRONT_ARM64
 /*
- * TP_PROTO(int ret, unsigned int esr_ec, unsigned long vcpu_pc),
- * arch/arm64/kvm/trace_arm.h. esr_ec means something for traps only, the
- * kernel reports 0 with every other ret. Bit 31 says that an SError is pending
- * besides (ARM_EXIT_WITH_SERROR_BIT, arch/arm64/include/asm/kvm_asm.h).
+ * The thread has ended: its slot is user space's to read a last time and to give
+ * back. In the dying thread, so that the slot still has but one writer.
  */
-#define ARM_EXIT_CODE(ret)	((u32)(ret) & 0x7fffffffU)
-#define ARM_EXCEPTION_TRAP	2
-
-int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 now = NOW(ctx);
-	u32 space = SPACE_ARM64_RET, code = ARM_EXIT_CODE(ctx->args[0]);
-
-	if (code == ARM_EXCEPTION_TRAP) {
-		space = SPACE_ARM64_TRAP;
-		code = ctx->args[1];
-	}
-	return on_exit(space, code, NO_VCPU_ID, now);
-}
-#endif
-
-#ifdef FRONT_X86
-/*
- * The raw tracepoint passes a struct kvm_vcpu, whose layout is no interface (and
- * since 5.17 no reason beside it). The classic one carries the decoded reason;
- * its record is what ctx points at.
- */
-#define FIELD(type, offset)	(*(volatile type *)((char *)ctx + (offset)))
-
-int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 now = NOW(ctx);
-	u32 vcpu_id = NO_VCPU_ID;
-
-#ifdef VCPU_ID_OFFSET
-	vcpu_id = FIELD(u32, VCPU_ID_OFFSET);
-#endif
-	return on_exit(FIELD(u32, ISA_OFFSET), FIELD(u32, EXIT_REASON_OFFSET),
-		       vcpu_id, now);
-}
-#endif
-
-int kvm_entry(struct bpf_raw_tracepoint_args *ctx)
-{
-	return on_entry(NOW(ctx));
-}
-
-/* TP_PROTO(__u32 reason, int errno), include/trace/events/kvm.h */
-int kvm_userspace_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	return on_userspace_exit(ctx->args[0], ctx->args[1], NOW(ctx));
-}
-
-/* The thread has ended: its slot is user space's to read a last time and to give back. */
-static __always_inline void close_slot(u32 tid, u64 now)
+static __always_inline int on_thread_end(u32 tid, u64 now)
 {
 	u32 *n = tid_slot.lookup(&tid);
 	struct slot *s;
 
 	if (!n)
-		return;
+		return 0;
 	s = slots.lookup(n);
 	if (s) {
 		s->died_ns = now;
@@ -448,25 +377,5 @@ static __always_inline void close_slot(u32 tid, u64 now)
 		s->owner = 0;
 	}
 	tid_slot.delete(&tid);
-}
-
-/* In the dying thread, so that the slot still has but one writer. */
-int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	close_slot(bpf_get_current_pid_tgid(), NOW(ctx));
-	return 0;
-}
-
-/*
- * TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm). A thread
- * that execs takes over its leader's tid (de_thread(), fs/exec.c); its own ends here
- * and never reaches sched_process_exit.
- */
-int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 old = ctx->args[1];
-
-	if (old != (u32)bpf_get_current_pid_tgid())
-		close_slot(old, NOW(ctx));
 	return 0;
 }

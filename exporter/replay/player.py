@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from exporter.program import isolated
 from exporter.replay.recording import Recording, RecordingError
+from exporter.replay.vm import command_line
 
 
 class Player:
@@ -40,14 +41,15 @@ class Player:
         recording: Recording, number: int, programs: Mapping[str, int], speed: float, endless: bool
     ) -> subprocess.Popen[str]:
         order = {
-            "recording": str(recording.folder.resolve()),
+            "recording": str(recording.path.resolve()),
             "vm": number,
             "programs": dict(programs),
             "speed": speed,
             "endless": endless,
         }
         # Room for the command line that the stand-in puts there.
-        room = "." * sum(len(argument.encode()) + 1 for argument in recording.vms[number].argv)
+        argv = command_line(recording.vms[number], recording.machine)
+        room = "." * sum(len(argument.encode()) + 1 for argument in argv)
         process = subprocess.Popen(
             [*isolated("exporter.replay.vm"), room],
             stdin=subprocess.PIPE,

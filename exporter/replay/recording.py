@@ -1,183 +1,217 @@
-"""A recording: an ftrace text of KVM events, the VMs it was taken from, and their kernel's tracepoint formats.
-
-A folder with
-  trace.txt.gz               /sys/kernel/tracing/trace with record-tgid set, gzipped
-  vms.txt                    per VM its command line, then `TGID TID COMM` of each thread
-  kvm_exit.format, kvm_userspace_exit.format
-"""
+"""Read a recording: first all of it, so that nothing is replayed of a file that is not whole; then block by block."""
 
 from __future__ import annotations
 
-import gzip
-import re
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from exporter import program
 from exporter.reasons import TracepointFormat, parse_format
+from exporter.replay import blocks, columns
+from exporter.replay.blocks import Block, RecordingError, Type
+from exporter.replay.events import COUNTED, Event, Kind, encoder, unpack
+from exporter.replay.writer import LOST
+from exporter.vms import Vcpu, Vm
 
-DEFAULT = Path(__file__).parent / "recordings" / "aarch64-three-vms"
+__all__ = ["DEFAULT", "Recording", "RecordingError", "Run", "Thread", "read"]
 
-_LINE = re.compile(
-    r"\s*(?P<comm>.{1,16})-(?P<tid>\d+)\s+(?:\(\s*(?P<tgid>\d+)\)\s+)?\[\d+\]\s+\S+\s+"
-    r"(?P<seconds>\d+)\.(?P<micros>\d{6}): (?P<event>kvm_exit|kvm_entry|kvm_userspace_exit): (?P<text>.*)"
-)
-_ARM64_EXIT = re.compile(r"(\w+): HSR_EC: 0x([0-9a-f]+) ")
-_X86_EXIT = re.compile(r"(?:vcpu \d+ )?reason (.+?) rip ")
-_USERSPACE_EXIT = re.compile(r"reason (\S+) \((\d+)\)")
-_ISA_VMX, _ISA_SVM = 1, 2
+DEFAULT = Path(__file__).parent / "recordings" / "aarch64-three-vms.kvmrec"
 
+MAX_THREADS = 1 << 16
+"""Of a recording, over all its time."""
 
-class RecordingError(Exception):
-    """The folder is not a recording; one line says which file and line, and why."""
-
-
-class Event(NamedTuple):
-    """One event: time since the recording's first, program to run, and its context but for the time."""
-
-    ns: int
-    program: str
-    context: bytes
+_LABEL_CHARACTERS = 128  # exporter/vms/identity.py cuts there
+_MAX_PID = 1 << 22
+_MESSAGE_CHARACTERS = 300
 
 
-class RecordedVm(NamedTuple):
-    """A VM's process: its command line, and the comm of each vCPU thread by recorded tid."""
+@dataclass(frozen=True, eq=False)
+class Thread:
+    """A vCPU thread, from its announcement to its end or the recording's. The same tid later is another thread."""
 
-    argv: tuple[str, ...]
-    comms: Mapping[int, str]
+    number: int
+    """In the order of announcement."""
+    tgid: int
+    tid: int
+    comm: bytes
+
+
+class Run(NamedTuple):
+    """A thread's events in one block, in order."""
+
+    thread: Thread
+    times: list[int]
+    events: list[Event]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Whose events they are; the events themselves are read by who replays them."""
+    """A whole recording but for its events."""
 
-    folder: Path
+    path: Path
+    kernel: str
+    machine: str
     kvm_exit: TracepointFormat
     kvm_userspace_exit: TracepointFormat
-    vms: tuple[RecordedVm, ...]
+    vms: tuple[Vm, ...]
+    vcpus: tuple[Vcpu, ...]
+    """By number of the thread."""
+    events: Mapping[Kind, int]
+    lost: Mapping[Kind, int]
+    first_ns: int
+    last_ns: int
+
+    def runs(self) -> Iterator[list[Run]]:
+        """Read the events, block by block. Raises RecordingError."""
+        reading = _Reading()
+        for block in blocks.read(self.path):
+            if block.type == Type.EVENTS:
+                yield reading.events(block)
 
 
-@dataclass(frozen=True)
-class Events:
-    """A VM's events by recorded tid, and how long the whole recording is."""
-
-    by_tid: Mapping[int, tuple[Event, ...]]
-    duration_ns: int
-
-
-def read(folder: Path) -> Recording:
-    """Read all of a recording but its events. Raises RecordingError."""
-    try:
-        return Recording(
-            folder,
-            parse_format((folder / "kvm_exit.format").read_text()),
-            parse_format((folder / "kvm_userspace_exit.format").read_text()),
-            tuple(_read_vms(folder / "vms.txt")),
-        )
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{folder} is not a recording: {error}") from error
-
-
-def read_events(recording: Recording, vm: RecordedVm) -> Events:
-    """Read one VM's events. Raises RecordingError."""
-    path = recording.folder / "trace.txt.gz"
-    threads = {tid for each in recording.vms for tid in each.comms}
-    events: dict[int, list[Event]] = {tid: [] for tid in vm.comms}
-    first = last = -1
-    encode = _Encoder(recording.kvm_exit)
-    try:
-        with gzip.open(path, "rt", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                match = _LINE.fullmatch(line.rstrip("\n"))
-                if not match or int(match["tid"]) not in threads:
-                    continue
-                last = int(match["seconds"]) * 10**9 + int(match["micros"]) * 1000
-                first = last if first < 0 else first
-                if int(match["tid"]) not in events:
-                    continue
-                try:
-                    context = encode.context(match["event"], match["text"])
-                except (KeyError, ValueError) as error:
-                    raise RecordingError(f"{path}:{number}: {error}") from error
-                events[int(match["tid"])].append(Event(last - first, match["event"], context))
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordingError(f"{path}: {error}") from error
-    if last < 0:
-        raise RecordingError(f"{path} has no KVM event of a thread in vms.txt")
-    return Events({tid: tuple(found) for tid, found in events.items() if found}, last - first)
+def read(path: Path) -> Recording:
+    """Read and check all of a recording; in memory is one block at a time. Raises RecordingError."""
+    reading = _Reading()
+    expected: tuple[Type, ...] = (Type.HEADER,)
+    header: dict[str, Any] = {}
+    vms: tuple[Vm, ...] = ()
+    vcpus: tuple[Vcpu, ...] = ()
+    for block in blocks.read(path):
+        if block.type not in expected:
+            raise RecordingError(f"{block.place} is of type {block.type.name}, expected {expected[0].name}")
+        expected = (Type.END,) if block.type == Type.VMS else (Type.VMS, Type.EVENTS, Type.LOST)
+        try:
+            if block.type == Type.HEADER:
+                header = _header(block.content)
+                reading.check = encoder(header["kvm_exit"])
+            elif block.type == Type.EVENTS:
+                reading.events(block)
+            elif block.type == Type.LOST:
+                reading.losses(block.content)
+            elif block.type == Type.VMS:
+                vms, vcpus = _identities(block.content, reading.threads)
+            else:
+                _check_totals(block.content, reading)
+        except (ValueError, KeyError, TypeError, RecursionError, program.LoadError) as error:
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise RecordingError(f"{block.place} ({block.type.name}) is not valid: {said}") from error
+    return Recording(
+        path,
+        **header,
+        vms=vms,
+        vcpus=vcpus,
+        events=reading.counts,
+        lost=reading.lost,
+        first_ns=reading.first_ns,
+        last_ns=reading.last_ns,
+    )
 
 
-def _read_vms(path: Path) -> list[RecordedVm]:
-    """Parse vms.txt: a line that begins with a number is a thread of the VM above it."""
-    vms: list[RecordedVm] = []
-    comms: dict[int, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        thread = re.fullmatch(r"\d+ (\d+) (.+)", line)
-        if thread and vms:
-            comms[int(thread[1])] = thread[2]
-        elif line.strip() and not thread:
-            comms = {}
-            vms.append(RecordedVm(tuple(line.split()), comms))
-        elif line.strip():
-            raise ValueError(f"{path.name}:{number}: a thread before any VM")
-    return vms
+class _Reading:
+    """What is known so far of a recording that is read in order."""
+
+    def __init__(self) -> None:
+        self.check: Callable[[Event], object] | None = None
+        self.counts: Counter[Kind] = Counter()
+        self.lost: Counter[Kind] = Counter()
+        self.threads: list[tuple[int, int]] = []
+        """TGID and TID of each that was announced."""
+        self.first_ns = self.last_ns = 0
+        self._current: dict[int, Thread] = {}
+
+    def events(self, block: Block) -> list[Run]:
+        """Take in an EVENTS block. Raises RecordingError."""
+        try:
+            table, numbers, times = columns.unpack(block.content, block.entries)
+            events = [unpack(what) for what in table]
+            for event in events if self.check else ():
+                assert self.check
+                self.check(event)
+            runs = self._by_thread(events, numbers, times)
+        except ValueError as error:
+            raise RecordingError(f"{block.place} ({block.type.name}) is not valid: {error}") from error
+        for number, count in Counter(numbers).items():
+            self.counts[events[number].kind] += count
+        self.first_ns = min(self.first_ns, *times) if self.first_ns else min(times)
+        self.last_ns = max(self.last_ns, *times)
+        return runs
+
+    def losses(self, content: bytes) -> None:
+        """Take in a LOST block. Raises ValueError."""
+        if len(content) != LOST.size:
+            raise ValueError(f"{len(content)} bytes instead of {LOST.size}")
+        self.lost.update(dict(zip(COUNTED, LOST.unpack(content)[2:])))
+
+    def _by_thread(self, events: list[Event], numbers: Iterable[int], times: list[int]) -> list[Run]:
+        runs: dict[Thread, Run] = {}
+        current: dict[int, Run] = {}
+        for ns, number in zip(times, numbers):
+            event = events[number]
+            tid = event.tid
+            if event.kind == Kind.THREAD:
+                self._announce(event)
+                current.pop(tid, None)
+                continue
+            run = current.get(tid)
+            if run is None:
+                thread = self._current.get(tid)
+                if thread is None or thread.tgid != event.tgid:
+                    raise ValueError(f"an event of thread {tid} of process {event.tgid}, which was not announced")
+                run = current[tid] = runs[thread] = Run(thread, [], [])
+            run.times.append(ns)
+            run.events.append(event)
+            if event.kind == Kind.THREAD_END:
+                del self._current[tid], current[tid]
+        return list(runs.values())
+
+    def _announce(self, event: Event) -> None:
+        if len(self.threads) == MAX_THREADS:
+            raise ValueError(f"more than {MAX_THREADS} threads")
+        self._current[event.tid] = Thread(len(self.threads), event.tgid, event.tid, event.comm)
+        self.threads.append((event.tgid, event.tid))
 
 
-class _Encoder:
-    """The text of an event back into the program's context, as the tracepoint's format says."""
-
-    def __init__(self, kvm_exit: TracepointFormat) -> None:
-        self._fields = kvm_exit.fields
-        symbols = {key: {name: code for code, name in table.items()} for key, table in kvm_exit.symbols.items()}
-        self._ret = symbols.get("REC->ret", {})
-        self._reasons = {_ISA_SVM: symbols.get("REC->exit_reason", {})}
-        self._reasons[_ISA_VMX] = symbols.get("REC->exit_reason & 0xffff", {})
-
-    def context(self, event: str, text: str) -> bytes:
-        """Return the eleven u64 before the time stamp. KeyError, ValueError where the text is not understood."""
-        if event == "kvm_entry":
-            return bytes(88)
-        if event == "kvm_userspace_exit":
-            reason, number = _matched(_USERSPACE_EXIT, text)
-            failed = reason in ("restart", "error")
-            values = (0, -int(number)) if failed else (int(number), 0)
-            return struct.pack("=qq72x", *values)
-        if "ret" in self._fields:
-            name, trap = _matched(_ARM64_EXIT, text)
-            return struct.pack("=QQ72x", self._ret[name], int(trap, 16))
-        (name,) = _matched(_X86_EXIT, text)
-        isa = _ISA_SVM if name in self._reasons[_ISA_SVM] else _ISA_VMX
-        record = bytearray(88)
-        for field, value in (("isa", isa), ("exit_reason", self._reasons[isa][name])):
-            struct.pack_into("=I", record, self._fields[field].offset, value & 0xFFFFFFFF)
-        return bytes(record)
+def _header(content: bytes) -> dict[str, Any]:
+    said = json.loads(content)
+    formats = {name: parse_format(_text(said[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
+    program.request_for(formats["kvm_exit"], slots=1, cells=1)  # raises for neither architecture's
+    return {"kernel": _text(said["kernel"]), "machine": _text(said["machine"]), **formats}
 
 
-def _matched(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
-    match = pattern.match(text)
-    if not match:
-        raise ValueError(f"not understood: {text[:80]}")
-    return match.groups()
+def _identities(content: bytes, threads: list[tuple[int, int]]) -> tuple[tuple[Vm, ...], tuple[Vcpu, ...]]:
+    said = json.loads(content)
+    vms = tuple(
+        Vm(_number(vm["pid"], _MAX_PID), _text(vm["name"]), _text(vm["uuid"]), _text(vm["vmm"])) for vm in said["vms"]
+    )
+    if [(vms[_number(each["vm"], len(vms) - 1)].pid, each["tid"]) for each in said["threads"]] != threads:
+        raise ValueError("its threads are not those of the events")
+    return vms, tuple(Vcpu(vms[each["vm"]], _text(each["vcpu"])) for each in said["threads"])
 
 
-def passes(events: tuple[Event, ...], duration_ns: int, endless: bool) -> Iterator[Event]:
-    """Yield a thread's events, again and again if `endless`, each pass `duration_ns` later.
+def _check_totals(content: bytes, reading: _Reading) -> None:
+    said = json.loads(content)
+    for name, counts in (("events", reading.counts), ("lost", reading.lost)):
+        found = {kind.name.lower(): counts[kind] for kind in COUNTED}
+        if said[name] != found:
+            raise ValueError(f"{name} are {said[name]}, the blocks have {found}"[:_MESSAGE_CHARACTERS])
+    _text(said["ended"])
 
-    A recording is a cut-out: at its end a vCPU may be out of the guest, at its start it is in an unknown state. So that
-    no pass invents an interval, or an event that does not match, a pass ends with an entry where one is
-    missing, and every pass but the first starts with the first exit.
-    """
-    start, offset = 0, 0
-    exits = [number for number, event in enumerate(events) if event.program == "kvm_exit"]
-    while True:
-        for event in events[start:]:
-            yield event._replace(ns=event.ns + offset)
-        if not endless or not exits:
-            return
-        offset += duration_ns
-        if events[-1].program != "kvm_entry":
-            yield Event(offset, "kvm_entry", bytes(88))
-        start = exits[0]
+
+def _text(value: object, limit: int = _LABEL_CHARACTERS) -> str:
+    """Return a string that can be a label and an argument. Raises ValueError, TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text is due")
+    if len(value) > limit or "\0" in value:
+        raise ValueError(f"a text of {len(value)} characters, or with a NUL in it")
+    value.encode()  # UnicodeEncodeError is a ValueError: half a surrogate pair
+    return value
+
+
+def _number(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ValueError(f"{str(value)[:20]} where a number from 0 to {limit} is due")
+    return value

@@ -1,4 +1,4 @@
-"""A stand-in for a VM: a process with its command line whose threads, named like its vCPUs, replay their events.
+"""A stand-in for a VM: a process with such a command line whose threads, named like its vCPUs, replay their events.
 
 Run with -m by the player. Standard input: a JSON line that says what to replay, then the time to start at; the
 process ends when it closes. Standard output: an empty line when ready, or what is wrong; "done" at an end.
@@ -12,22 +12,40 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.bpf.syscall import TestRun
-from exporter.replay import recording
+from exporter.replay import recording, tracks
+from exporter.vms import Vm
 
 _PR_SET_NAME = 15
+_LEAST_PASS_NS = 1_000_000  # so that a recording of a single moment does not spin
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def name_thread(comm: str) -> None:
+def name_thread(comm: bytes) -> None:
     """Set the calling thread's comm (15 bytes at most, the kernel cuts the rest)."""
-    _libc.prctl(_PR_SET_NAME, comm.encode()[:15] + b"\0", 0, 0, 0)
+    _libc.prctl(_PR_SET_NAME, comm[:15] + b"\0", 0, 0, 0)
 
 
-def take_command_line(argv: tuple[str, ...]) -> None:
+def command_line(vm: Vm, machine: str) -> list[str]:
+    """Arguments from which the exporter reads this identity: a recording holds no others."""
+    if vm.vmm == "qemu":
+        uuid = ["-uuid", vm.uuid] if vm.uuid else []
+        return [f"/usr/bin/qemu-system-{machine}", "-name", "guest=" + vm.name.replace(",", ",,"), *uuid]
+    if vm.vmm == "cloud-hypervisor":
+        return [vm.vmm, "--api-socket", f"/run/{vm.name}.sock", "--platform", f"uuid={vm.uuid}"]
+    if vm.vmm == "kvmtool":
+        return ["lkvm", "run", "--name", vm.name]
+    if vm.vmm == "crosvm":
+        return [vm.vmm, "run", "--name", vm.name]
+    # A program that is no known VMM keeps its own name, and its pid for the VM's.
+    return [vm.vmm or "unknown", "--id", vm.name]
+
+
+def take_command_line(argv: Sequence[str]) -> None:
     """Make /proc/PID/cmdline read as `argv`: overwrite the memory that the kernel shows there.
 
     The player leaves enough room behind our own arguments. What is left over reads as empty arguments.
@@ -41,25 +59,37 @@ def take_command_line(argv: tuple[str, ...]) -> None:
 class Vcpu(threading.Thread):
     """One vCPU thread. Its events keep the recorded time; `speed` is how fast that time passes."""
 
-    def __init__(
-        self, comm: str, events: Iterator[recording.Event], programs: Mapping[str, int], base_ns: int, speed: float
-    ) -> None:
+    def __init__(self, play: Play, track: tracks.Track, start_ns: int) -> None:
+        """`start_ns`: what is the recording's first moment in this pass."""
         super().__init__(daemon=True)
-        self._comm = comm
-        self._events = events
-        self._programs = programs
-        self._base_ns = base_ns
-        self._speed = speed
+        self._play = play
+        self._track = track
+        self._start_ns = start_ns
 
     def run(self) -> None:
-        """Replay to the end, which an endless replay never reaches."""
-        name_thread(self._comm)
-        run = {name: TestRun(fd) for name, fd in self._programs.items()}
-        for event in self._events:
-            ahead = event.ns / self._speed - (time.monotonic_ns() - self._base_ns)
+        """Replay to the end, which an endless replay of a thread that did not end never reaches."""
+        play = self._play
+        name_thread(self._track.thread.comm)
+        run = {name: TestRun(fd) for name, fd in play.programs.items()}
+        for call in tracks.passes(self._track, play.duration_ns, play.endless):
+            now = self._start_ns + call.ns
+            ahead = (now - play.base_ns) / play.speed - (time.monotonic_ns() - play.base_ns)
             if ahead > 0:
                 time.sleep(ahead / 1e9)
-            run[event.program](event.context + (self._base_ns + event.ns).to_bytes(8, sys.byteorder))
+            run[call.program](call.context + now.to_bytes(8, sys.byteorder))
+        if play.endless and self._track.ended:
+            Vcpu(play, self._track, self._start_ns + play.duration_ns).start()
+
+
+class Play(NamedTuple):
+    """What all threads of a stand-in have in common."""
+
+    programs: Mapping[str, int]
+    base_ns: int
+    """When the replay began."""
+    speed: float
+    duration_ns: int
+    endless: bool
 
 
 def main() -> None:
@@ -67,25 +97,18 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     try:
         recorded = recording.read(Path(order["recording"]))
-        vm = recorded.vms[order["vm"]]
-        events = recording.read_events(recorded, vm)
+        found = tracks.read(recorded, order["vm"])
     except recording.RecordingError as error:
         print(error, flush=True)
         return
-    take_command_line(vm.argv)
-    name_thread(Path(vm.argv[0]).name)
+    argv = command_line(recorded.vms[order["vm"]], recorded.machine)
+    take_command_line(argv)
+    name_thread(Path(argv[0]).name.encode())
     print("", flush=True)
     base_ns = int(sys.stdin.readline() or os._exit(0))
-    vcpus = [
-        Vcpu(
-            vm.comms[tid],
-            recording.passes(recorded_events, events.duration_ns, order["endless"]),
-            order["programs"],
-            base_ns,
-            order["speed"],
-        )
-        for tid, recorded_events in events.by_tid.items()
-    ]
+    duration_ns = max(_LEAST_PASS_NS, recorded.last_ns - recorded.first_ns)
+    play = Play(order["programs"], base_ns, order["speed"], duration_ns, order["endless"])
+    vcpus = [Vcpu(play, track, base_ns) for track in found]
     for vcpu in vcpus:
         vcpu.start()
     if not order["endless"]:

@@ -60,7 +60,7 @@ class Vcpu:
         self.tid = self._thread.native_id
 
     def _loop(self, comm: str) -> None:
-        name_thread(comm)
+        name_thread(comm.encode())
         self._runs = {name: TestRun(fd) for name, fd in self._machine.loaded.programs.items()}
         while (work := self._work.get()) is not None:
             try:

@@ -36,7 +36,7 @@ def kvm_exit() -> TracepointFormat:
 
 def _run_interrupted(times: int) -> None:
     """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
-    name_thread("CPU 3/KVM")
+    name_thread(b"CPU 3/KVM")
     kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
     vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 3)

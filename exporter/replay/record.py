@@ -1,0 +1,147 @@
+"""The command `record`: attach the recording program, write what it sends, and say at the end what that was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from exporter import __version__, host, program
+from exporter.config import Config
+from exporter.reasons import parse_format
+from exporter.replay import writer
+from exporter.replay.events import COUNTED
+from exporter.replay.recorder import Recorder
+from exporter.replay.ring import RingError
+from exporter.replay.writer import Writer
+
+MAX_LIVE_THREADS = 4096
+"""Followed at a time; events of more are counted as lost. A replay has as much room."""
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to record, and where to."""
+
+    file: Path
+    """STDOUT for standard output."""
+    seconds: float | None = None
+    """None: until a signal."""
+    events: int = 0
+    """So many at most; 0: no such limit."""
+    pid: int = 0
+    """Of this process alone; 0: of all."""
+    vm: str = ""
+    """Of the VM of this name alone."""
+    ring_bytes: int = 1 << 24
+    force: bool = False
+
+
+class RecordError(Exception):
+    """Nothing can be recorded; one line for the operator."""
+
+
+def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
+    """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written."""
+    stopped = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.append(True))
+    try:
+        if options.file != STDOUT:
+            writer.check_target(options.file, force=options.force)
+        elif sys.stdout.isatty():
+            raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
+        with _loaded(config, options, proc, sysfs) as (loaded, texts), _output(options) as out:
+            return _record(loaded, Writer(out, _header(texts)), options, proc, lambda: bool(stopped))
+    except (RecordError, RingError, writer.ExistsError, program.LoadError) as error:
+        print(f"cannot record: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"cannot write {options.file}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def _loaded(
+    config: Config, options: Options, proc: Path, sysfs: Path
+) -> Iterator[tuple[program.Loaded, tuple[str, str]]]:
+    texts = host.read_format_texts(sysfs)
+    if texts is None:
+        raise RecordError("KVM is not there: the tracepoint kvm:kvm_exit does not exist (modprobe kvm_intel or kvm_amd)")
+    asked = program.request_for(
+        parse_format(texts[0]),
+        kind="recording",
+        slots=MAX_LIVE_THREADS,
+        cells=0,
+        kernel_headers=config.kernel_headers,
+    )
+    defines = {**asked.defines, "RING_BYTES": options.ring_bytes}
+    if options.pid:
+        defines["ONLY_TGID"] = options.pid
+    try:
+        loaded = program.load(replace(asked, defines=defines))
+    except program.LoadError as error:
+        raise RecordError(host.explained(error, config, proc=proc, sysfs=sysfs, attach=True)) from error
+    try:
+        yield loaded, texts
+    finally:
+        loaded.close()
+
+
+@contextlib.contextmanager
+def _output(options: Options) -> Iterator[BinaryIO]:
+    if options.file == STDOUT:
+        yield sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
+        return
+    with writer.create(options.file, force=options.force) as file:
+        yield file
+
+
+def _header(texts: tuple[str, str]) -> writer.Header:
+    return writer.Header(os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *texts)
+
+
+def _record(
+    loaded: program.Loaded, out: Writer, options: Options, proc: Path, stopped: Callable[[], bool]
+) -> int:
+    started_ns = time.monotonic_ns()
+    deadline_ns = None if options.seconds is None else started_ns + round(options.seconds * 1e9)
+    recorder = Recorder(loaded, options.ring_bytes, out, proc, vm_name=options.vm, events=options.events)
+    status, failure = 0, ""
+    try:
+        try:
+            ended = recorder.run(deadline_ns, stopped)
+        except OSError as error:
+            ended = failure = str(error.strerror)
+        seconds = (time.monotonic_ns() - started_ns) / 1e9
+        try:
+            recorder.finish(ended)
+        except OSError as error:
+            failure = failure or str(error.strerror)
+            print(f"cannot write {options.file}: {failure}; the recording is cut off", file=sys.stderr)
+            return 1
+        if failure:
+            print(f"cannot write {options.file}: {failure}; what was written before is a whole recording", file=sys.stderr)
+            status = 1
+        print(summary(out, recorder.vms, seconds, options.file), file=sys.stderr)
+    finally:
+        recorder.close()
+    return status
+
+
+def summary(out: Writer, vms: int, seconds: float, file: Path) -> str:
+    """Say in one line what was recorded."""
+    kinds = ", ".join(f"{kind.name.lower()} {out.counts[kind]}" for kind in COUNTED)
+    total, lost = (sum(counts[kind] for kind in COUNTED) for counts in (out.counts, out.lost))
+    missing = ", ".join(f"{kind.name.lower()} {out.lost[kind]}" for kind in COUNTED if out.lost[kind])
+    said = f"{total} events ({kinds}), {lost} lost{f' ({missing}): try a larger --ring-size' if lost else ''}"
+    where = "standard output" if file == STDOUT else str(file)
+    return f"{where}: {said}, {vms} VM{'' if vms == 1 else 's'}, {seconds:.1f} s, {out.size} bytes"
