@@ -75,7 +75,9 @@ def _loaded(
 ) -> Iterator[tuple[program.Loaded, tuple[str, str]]]:
     texts = host.read_format_texts(sysfs)
     if texts is None:
-        raise RecordError("KVM is not there: the tracepoint kvm:kvm_exit does not exist (modprobe kvm_intel or kvm_amd)")
+        raise RecordError(
+            "KVM is not there: the tracepoint kvm:kvm_exit does not exist (modprobe kvm_intel or kvm_amd)"
+        )
     asked = program.request_for(
         parse_format(texts[0]),
         kind="recording",
@@ -109,32 +111,30 @@ def _header(texts: tuple[str, str]) -> writer.Header:
     return writer.Header(os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *texts)
 
 
-def _record(
-    loaded: program.Loaded, out: Writer, options: Options, proc: Path, stopped: Callable[[], bool]
-) -> int:
+def _record(loaded: program.Loaded, out: Writer, options: Options, proc: Path, stopped: Callable[[], bool]) -> int:
     started_ns = time.monotonic_ns()
     deadline_ns = None if options.seconds is None else started_ns + round(options.seconds * 1e9)
     recorder = Recorder(loaded, options.ring_bytes, out, proc, vm_name=options.vm, events=options.events)
-    status, failure = 0, ""
+    failure = ""
     try:
         try:
             ended = recorder.run(deadline_ns, stopped)
         except OSError as error:
             ended = failure = str(error.strerror)
         seconds = (time.monotonic_ns() - started_ns) / 1e9
+        whole = True
         try:
             recorder.finish(ended)
         except OSError as error:
-            failure = failure or str(error.strerror)
-            print(f"cannot write {options.file}: {failure}; the recording is cut off", file=sys.stderr)
-            return 1
-        if failure:
-            print(f"cannot write {options.file}: {failure}; what was written before is a whole recording", file=sys.stderr)
-            status = 1
-        print(summary(out, recorder.vms, seconds, options.file), file=sys.stderr)
+            failure, whole = failure or str(error.strerror), False
     finally:
         recorder.close()
-    return status
+    if failure:
+        left = "what was written before that is a whole recording" if whole else "the recording is cut off"
+        print(f"cannot write {options.file}: {failure}; {left}", file=sys.stderr)
+    if whole:
+        print(summary(out, recorder.vms, seconds, options.file), file=sys.stderr)
+    return 1 if failure else 0
 
 
 def summary(out: Writer, vms: int, seconds: float, file: Path) -> str:

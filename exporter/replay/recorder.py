@@ -86,14 +86,15 @@ class Recorder:
                 why = "duration"
             else:
                 left = _POLL_SECONDS if deadline_ns is None else (deadline_ns - self._clock_ns()) / 1e9
-                self._ring.wait(min(_POLL_SECONDS, left))
+                if not self._ring.pending():
+                    self._ring.wait(min(_POLL_SECONDS, left))
                 enough = self.take()
                 if enough:
                     return enough
                 continue
             self._loaded.detach()
             # What another CPU was writing at that moment comes to its end.
-            while self._ring.busy():
+            while self._ring.pending():
                 enough = self.take()
                 if enough:
                     return enough

@@ -21,6 +21,9 @@ _BUSY_BIT = 1 << 31
 _DISCARD_BIT = 1 << 30
 _LENGTH = _EVENT.size - 8
 
+_AT_ONCE = 16384
+"""Events: so that room comes back to the program while much of the ring is left to be read."""
+
 
 class RingError(Exception):
     """The ring holds what the program cannot have written."""
@@ -37,6 +40,7 @@ class Ring:
         self._theirs = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # A position is written as one 64-bit store: the kernel must never see half of it.
         self._consumed, self._produced = memoryview(self._ours).cast("Q"), memoryview(self._theirs).cast("Q")
+        self._words = memoryview(self._theirs).cast("I")
         self._order = threading.Lock()
         # Edge-triggered: else it returns for each event as it comes, and not when the program says that it is time.
         self._poll = select.epoll()
@@ -47,12 +51,12 @@ class Ring:
         self._poll.poll(max(0.0, seconds))
 
     def read(self) -> list[tuple[int, bytes]]:
-        """Take all events that are complete, in order: time and what it was. Empty when there is none."""
+        """Take events that are complete, in order: time and what it was. All there are, up to some ten thousand."""
         start, end = self._consumed[0], self._produced[0]
         self._barrier()
         at = mmap.PAGESIZE + start % self._size
-        lengths = self._theirs[at : at + end - start]
-        lengths = struct.unpack(f"<{len(lengths) // 4}I", lengths)[:: _EVENT.size // 4]
+        words = self._words[at // 4 : (at + min(end - start, _AT_ONCE * _EVENT.size)) // 4]
+        lengths = words[:: _EVENT.size // 4].tolist()
         taken = self._complete(lengths)
         # On a weakly ordered CPU the data must not be read before the lengths that say they are there.
         self._barrier()
@@ -64,20 +68,20 @@ class Ring:
             return [event for event, length in zip(events, lengths) if not length & _DISCARD_BIT]
         return events
 
-    def busy(self) -> bool:
-        """True if a program is writing its event at this moment, or one is left to be read."""
+    def pending(self) -> bool:
+        """True if there is an event that was not read, whole or just being written."""
         return self._consumed[0] != self._produced[0]
 
     def close(self) -> None:
         """Unmap. The kernel frees the ring with its last descriptor."""
         self._poll.close()
-        for view in (self._consumed, self._produced):
+        for view in (self._consumed, self._produced, self._words):
             view.release()
         for mapped in (self._ours, self._theirs):
             mapped.close()
 
     @staticmethod
-    def _complete(lengths: tuple[int, ...]) -> int:
+    def _complete(lengths: list[int]) -> int:
         """How many records may be read: those before the first that is being written still."""
         if lengths.count(_LENGTH) == len(lengths):
             return len(lengths)

@@ -13,6 +13,9 @@ from exporter.replay.recording import Recording, RecordingError, Thread
 MAX_EVENTS = 10_000_000
 """Of a recording that is kept in memory: some 120 MB."""
 
+_MAX_TABLE = 1 << 17
+"""Different events of one VM: hosts have some ten per vCPU."""
+
 _ENTRY = "kvm_entry"
 
 
@@ -29,19 +32,20 @@ class Track:
     """The events of one thread, in order. `ended`: the last of them is the thread's end."""
 
     thread: Thread
+    table: list[tuple[str, bytes]]
+    """All that any thread of the VM did: program and context."""
+    times: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[int] = field(default_factory=lambda: array("I"))
+    """Which of the table."""
     ended: bool = False
-    _times: array[int] = field(default_factory=lambda: array("q"))
-    _numbers: array[int] = field(default_factory=lambda: array("I"))
-    _table: list[tuple[str, bytes]] = field(default_factory=list)
-    _known: dict[Event, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.times)
 
     def calls(self, start: int = 0) -> Iterator[Call]:
         """Yield them from number `start` on."""
         for number in range(start, len(self)):
-            yield Call(self._times[number], *self._table[self._numbers[number]])
+            yield Call(self.times[number], *self.table[self.numbers[number]])
 
     def number_of_first_exit(self) -> int | None:
         """None where there is no exit."""
@@ -50,29 +54,34 @@ class Track:
 
 def read(recorded: Recording, vm: int) -> list[Track]:
     """Read the tracks of one of the recording's VMs, by its place in the list. Raises RecordingError."""
-    if not any(recorded.events.values()):
+    total = sum(recorded.events.values())
+    if not total:
         raise RecordingError(f"{recorded.path} has no events")
-    if sum(recorded.events.values()) > MAX_EVENTS:
+    if total > MAX_EVENTS:
         raise RecordingError(
-            f"{recorded.path} has {sum(recorded.events.values())} events, the demo takes at most {MAX_EVENTS}: "
-            "see it with `kvm-exit-exporter replay`"
+            f"{recorded.path} has {total} events, the demo takes {MAX_EVENTS} at most; "
+            "`kvm-exit-exporter replay` takes any number"
         )
     wanted = recorded.vms[vm]
     context = encoder(recorded.kvm_exit)
     tracks: dict[Thread, Track] = {}
+    table: list[tuple[str, bytes]] = []
+    known: dict[Event, int] = {}
     for runs in recorded.runs():
         for run in runs:
             if recorded.vcpus[run.thread.number].vm is not wanted:
                 continue
-            track = tracks.setdefault(run.thread, Track(run.thread))
+            track = tracks.setdefault(run.thread, Track(run.thread, table))
             for ns, event in zip(run.times, run.events):
-                number = track._known.get(event)
+                number = known.get(event)
                 if number is None:
-                    number = track._known[event] = len(track._table)
-                    track._table.append((PROGRAMS[event.kind], context(event)))
-                track._times.append(ns - recorded.first_ns)
-                track._numbers.append(number)
+                    number = known[event] = len(table)
+                    table.append((PROGRAMS[event.kind], context(event)))
+                track.times.append(ns - recorded.first_ns)
+                track.numbers.append(number)
             track.ended = run.events[-1].kind == Kind.THREAD_END
+            if len(table) > _MAX_TABLE:
+                raise RecordingError(f"{recorded.path}: one VM has more than {_MAX_TABLE} different events")
     return list(tracks.values())
 
 

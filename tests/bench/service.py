@@ -6,9 +6,7 @@ seconds.
 
 from __future__ import annotations
 
-import gzip
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,7 +16,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from exporter.replay import recording
+from exporter.reasons import Space
+from exporter.replay.events import Event, Kind
+from exporter.vms import Vm
+from tests.recordings import from_ftrace
 
 VMS, VCPUS, REASONS, SCRAPES = 5, 200, 10, 1000
 PORT = 19939
@@ -29,27 +30,19 @@ _ACCEPT = (
 )
 
 
-def _made_up(folder: Path) -> None:
+def _made_up(file: Path) -> None:
     """Write a recording: every vCPU exits once for each reason, within two seconds."""
-    for name in ("kvm_exit.format", "kvm_userspace_exit.format"):
-        shutil.copy(recording.DEFAULT / name, folder / name)
-    vms, lines = [], []
-    for vm in range(VMS):
-        vms.append(f"/usr/bin/qemu-system-aarch64 -name guest=vm-{vm}")
+    identities = [Vm(vm + 1, f"vm-{vm}", "", "qemu") for vm in range(VMS)]
+    events = []
+    for vm in identities:
         for vcpu in range(VCPUS):
-            tid = 10_000 + vm * VCPUS + vcpu
-            vms.append(f"{vm + 1} {tid} CPU {vcpu}/KVM")
+            tid = 10_000 + vm.pid * VCPUS + vcpu
+            events.append((10**9, Event(Kind.THREAD, tid, vm.pid, comm=f"CPU {vcpu}/KVM".encode())))
             for reason in range(REASONS):
-                micros = 10**6 + reason * 190_000 + (tid * 37) % 150_000
-                for event, now in (
-                    (f"kvm_exit: TRAP: HSR_EC: 0x{reason:04x} (X), PC: 0x0", micros),
-                    ("kvm_entry: PC: 0x0", micros + 40 + tid % 1000),
-                ):
-                    stamp = f"{now // 10**6}.{now % 10**6:06d}"
-                    lines.append(f" CPU {vcpu}/KVM-{tid} ( {vm + 1}) [000] ..... {stamp}: {event}")
-    (folder / "vms.txt").write_text("\n".join(vms) + "\n")
-    with gzip.open(folder / "trace.txt.gz", "wt") as trace:
-        trace.write("\n".join(lines) + "\n")
+                ns = 10**9 + reason * 190_000_000 + (tid * 37) % 150_000 * 1000
+                events.append((ns, Event(Kind.EXIT, tid, vm.pid, Space.ARM64_TRAP, reason)))
+                events.append((ns + (40 + tid % 1000) * 1000, Event(Kind.ENTRY, tid, vm.pid)))
+    from_ftrace.write(file, from_ftrace.header(from_ftrace.DEMO), identities, events)
 
 
 def _start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -101,8 +94,9 @@ def main() -> None:
         service.wait()
     print(f"Start to the first page with kvm_exit_exporter_up 1: {statistics.median(starts):.2f} s (median of 5).\n")
     with tempfile.TemporaryDirectory() as name:
-        _made_up(Path(name))
-        service = _start("demo", f"--recording={name}")
+        file = Path(name) / "made-up.kvmrec"
+        _made_up(file)
+        service = _start("demo", f"--recording={file}")
         wanted = VMS * VCPUS * REASONS
         while _scrape_count() < wanted:
             time.sleep(0.2)

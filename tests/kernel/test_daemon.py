@@ -12,13 +12,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.replay import recording
+from exporter.reasons import parse_format
 from tests.kernel.test_attach import _run_interrupted
+from tests.recordings import from_ftrace
 
 Start = Callable[..., "Service"]
 Samples = dict[str, list[tuple[dict[str, str], float]]]
@@ -220,20 +222,22 @@ def test_json_log(start: Start) -> None:
 
 
 def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
-    """Quotes, backslashes and 64 KiB: escaped, cut at 128 characters, and counted."""
-    folder = tmp_path / "recording"
-    folder.mkdir()
-    for name in ("kvm_exit.format", "kvm_userspace_exit.format", "trace.txt.gz"):
-        (folder / name).symlink_to(recording.DEFAULT / name)
-    lines = (recording.DEFAULT / "vms.txt").read_text()
-    hostile = 'guest=x"\\y}' + "\U0001f4a9" + "z" * 65536
-    (folder / "vms.txt").write_text(lines.replace("guest=web-1", hostile))
-    demo = start("demo", "--speed", "100", f"--recording={folder}")
+    """Quotes, backslashes and commas, as long as a name can be: escaped, and counted."""
+    hostile = ('x"\\y,}' + "\U0001f4a9" + "z" * 65536)[:128]
+    traced = parse_format((from_ftrace.DEMO / "kvm_exit.format").read_text())
+    identities = [
+        replace(vm.identity(), name=hostile) if vm.pid == 142 else vm.identity()
+        for vm in from_ftrace.vms(from_ftrace.DEMO)
+    ]
+    file = tmp_path / "hostile.kvmrec"
+    events = list(from_ftrace.events(from_ftrace.DEMO, traced))
+    from_ftrace.write(file, from_ftrace.header(from_ftrace.DEMO), identities, events)
+    demo = start("demo", "--speed", "100", f"--recording={file}")
     demo.logged("replaying")
     deadline = time.monotonic() + 30
     while len(names := {labels["vm"] for labels, _ in demo.scrape().get("kvm_exits_total", [])}) < 3:
         assert time.monotonic() < deadline
-    assert names == {"db-1", "idle-1", ('x"\\y}' + "\U0001f4a9" + "z" * 65536)[:128]}
+    assert names == {"db-1", "idle-1", hostile}
 
 
 @pytest.mark.kvm

@@ -22,7 +22,8 @@ from exporter.replay import recording
 from exporter.replay.player import Player
 from tests.kernel.machine import histogram
 from tests.kernel.test_daemon import Service
-from tests.kernel.test_replay import _truth
+from tests.kernel.test_replay import TRACE, _truth
+from tests.recordings import from_ftrace
 
 ADDRESSES = ("127.0.0.1:0",)
 
@@ -52,7 +53,7 @@ class Truth(NamedTuple):
 @functools.cache
 def _recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
     """Count, durations and buckets by kind, recorded tid and reason."""
-    counts, durations = _truth(recording.DEFAULT / "trace.txt.gz")
+    counts, durations = _truth(TRACE)
     found: dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
         "exit": {},
         "userspace": {},
@@ -71,7 +72,7 @@ class Standstill:
         self.page = page
         self._vcpus = {
             tid: (str(pid), comm[len("CPU ") : -len("/KVM")])
-            for vm, pid in zip(recording.read(recording.DEFAULT).vms, pids)
+            for vm, pid in zip(from_ftrace.vms(from_ftrace.DEMO), pids)  # in the recording's order
             for tid, comm in vm.comms.items()
             if comm.startswith("CPU ")
         }
