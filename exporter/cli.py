@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporter import __version__, configfile, logs
 from exporter.config import Config, ConfigError, UnreadableError
+from exporter.replay import options as replay_options
 from exporter.terminal import options
 
 _FAILURE, _USAGE_ERROR = 1, 2
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the same on recorded events, for a machine without VMs")
     top = options.add(commands)
     check = commands.add_parser("check", help="say what this host lacks, if anything")
-    for command in (serve, demo, top, check):
+    record = replay_options.add_record(commands)
+    for command in (serve, demo, top, record, check):
         command.allow_abbrev = False
         command.add_argument("--config.file", dest="file", metavar="FILE", help="configuration file (YAML)")
     for command in (serve, demo):
@@ -83,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(chosen)
     if arguments.command == "top":
         return _top(chosen, arguments)
+    if arguments.command == "record":
+        return _record(chosen, arguments)
     if arguments.check:
         print(configfile.describe(chosen), end="")
         return 0
@@ -100,6 +104,12 @@ def _top(chosen: Config, arguments: argparse.Namespace) -> int:
     from exporter.terminal import command  # noqa: PLC0415
 
     return command.run(chosen, options.options(arguments))
+
+
+def _record(chosen: Config, arguments: argparse.Namespace) -> int:
+    from exporter.replay import record  # noqa: PLC0415
+
+    return record.run(chosen, replay_options.record_options(arguments))
 
 
 def _check(chosen: Config) -> int:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,33 +18,13 @@ from exporter.config import Config
 from exporter.reasons import parse_format
 from exporter.replay import writer
 from exporter.replay.events import COUNTED
+from exporter.replay.options import STDOUT, Options
 from exporter.replay.recorder import Recorder
 from exporter.replay.ring import RingError
 from exporter.replay.writer import Writer
 
 MAX_LIVE_THREADS = 4096
 """Followed at a time; events of more are counted as lost. A replay has as much room."""
-
-STDOUT = Path("-")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to record, and where to."""
-
-    file: Path
-    """STDOUT for standard output."""
-    seconds: float | None = None
-    """None: until a signal."""
-    events: int = 0
-    """So many at most; 0: no such limit."""
-    pid: int = 0
-    """Of this process alone; 0: of all."""
-    vm: str = ""
-    """Of the VM of this name alone."""
-    ring_bytes: int = 1 << 24
-    force: bool = False
-
 
 class RecordError(Exception):
     """Nothing can be recorded; one line for the operator."""

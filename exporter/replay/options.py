@@ -1,0 +1,126 @@
+"""The command line of `record`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_RECORD_EPILOG = """\
+examples:
+  record web-1.kvmrec 10                   ten seconds of every VM on this host
+  record slow.kvmrec --vm web-1            one VM's events until Ctrl-C
+  record first.kvmrec -p 4242 --events 100000
+  record - 60 | ssh desk 'cat > host.kvmrec'
+  replay web-1.kvmrec                      the table of what was recorded
+  demo --recording web-1.kvmrec            the same on /metrics, again and again
+
+The file holds every exit, entry and return to the VMM of the vCPU threads, with its time, the names and uuids of the
+VMs, the kernel's release and its tracepoint formats: no command lines, no guest's data. An event takes some 3 bytes.
+It is readable by its owner alone, and never written over another without --force.
+
+Recording costs every exit more than counting does, and events are lost when they come faster than they are written:
+how many of which kind is written too, and said at the end. The status is 1 when nothing could be recorded, or not
+all could be written; 2 for usage.
+"""
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to record, and where to."""
+
+    file: Path
+    """STDOUT for standard output."""
+    seconds: float | None = None
+    """None: until a signal."""
+    events: int = 0
+    """So many at most; 0: no such limit."""
+    pid: int = 0
+    """Of this process alone; 0: of all."""
+    vm: str = ""
+    """Of the VM of this name alone."""
+    ring_bytes: int = 1 << 24
+    force: bool = False
+
+
+_SIZE = re.compile(r"([0-9]{1,10})([KMG]?)(?:i?B)?")
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_LEAST_RING, _MOST_RING = 1 << 16, 1 << 30
+
+
+def add_record(commands: Any) -> argparse.ArgumentParser:
+    """Add `record` to argparse's subparsers."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "record",
+        help="write this host's KVM events to a file",
+        description="Record every KVM event of vCPU threads, for `replay`, `demo --recording` and bug reports.",
+        epilog=_RECORD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recording", type=Path, metavar="FILE", help="to write; - is standard output")
+    parser.add_argument("duration", nargs="?", type=_seconds, help="so many seconds; without: until Ctrl-C")
+    parser.add_argument("--events", type=_whole(1, 10**12), default=0, metavar="N", help="stop after exactly N events")
+    parser.add_argument("-p", "--pid", type=_whole(1, 1 << 22), default=0, metavar="PID", help="of this process alone")
+    parser.add_argument("--vm", type=_name, default="", metavar="NAME", help="of the VM with exactly this name")
+    parser.add_argument(
+        "--ring-size",
+        type=_ring_size,
+        default=1 << 24,
+        metavar="SIZE",
+        help="kernel memory for events on their way (16M; an event takes 48 bytes there)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
+    return parser
+
+
+def record_options(parsed: argparse.Namespace) -> Options:
+    """The parsed command line."""
+    return Options(
+        file=parsed.recording,
+        seconds=parsed.duration,
+        events=parsed.events,
+        pid=parsed.pid,
+        vm=parsed.vm,
+        ring_bytes=parsed.ring_size,
+        force=parsed.force and parsed.recording != STDOUT,
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.001 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed is a number of seconds from 0.001")
+    return value
+
+
+def _whole(low: int, high: int) -> Any:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 16 and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!a}: allowed is a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _ring_size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _FACTORS[match[2]] if match else 0
+    # The kernel takes powers of two, in whole pages (kernel/bpf/ringbuf.c, ringbuf_map_alloc()).
+    if not max(_LEAST_RING, mmap.PAGESIZE) <= size <= _MOST_RING or size & (size - 1):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed is a power of two from 64K to 1G")
+    return size
+
+
+def _name(text: str) -> str:
+    # As a name is read from a VM's command line: bytes that are no UTF-8 are replaced.
+    return os.fsencode(text).decode(errors="replace")
