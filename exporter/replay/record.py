@@ -26,6 +26,7 @@ from exporter.replay.writer import Writer
 MAX_LIVE_THREADS = 4096
 """Followed at a time; events of more are counted as lost. A replay has as much room."""
 
+
 class RecordError(Exception):
     """Nothing can be recorded; one line for the operator."""
 
