@@ -57,7 +57,7 @@ def _loaded(
     texts = host.read_format_texts(sysfs)
     if texts is None:
         raise RecordError(
-            "KVM is not there: the tracepoint kvm:kvm_exit does not exist (modprobe kvm_intel or kvm_amd)"
+            "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded (modprobe kvm_intel or kvm_amd)"
         )
     asked = program.request_for(
         parse_format(texts[0]),

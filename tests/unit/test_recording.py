@@ -9,6 +9,7 @@ import stat
 import struct
 import subprocess
 import sys
+import textwrap
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -350,3 +351,21 @@ def test_a_full_disk_leaves_a_whole_recording(tmp_path: Path) -> None:
 def test_a_file_that_nothing_can_be_written_to() -> None:
     with Path("/dev/full").open("wb", buffering=0) as out, pytest.raises(OSError, match="No space left"):
         Writer(out, HEADER)
+
+
+def test_the_reader_in_the_documentation(tmp_path: Path) -> None:
+    """The page is enough to write another reader: the one it has reads the same events."""
+    page = Path(__file__).parent.parent.parent / "docs" / "recording-format.md"
+    code = textwrap.dedent(page.read_text().split("## Reading one\n")[1])
+    (tmp_path / "web-1.kvmrec").write_bytes(recording.DEFAULT.read_bytes())
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = [tuple(map(int, line.split())) for line in said.stdout.splitlines() if not line.startswith("{")]
+    found = [line for line in lines if line[1] != Kind.THREAD]
+    expected = [
+        (ns, event.kind, event.tid, event.tgid, event.space, event.code, event.vcpu_id)
+        for runs in recording.read(recording.DEFAULT).runs()
+        for run in runs
+        for ns, event in zip(run.times, run.events)
+    ]
+    assert len(lines) == len(found) + 5
+    assert sorted(found) == sorted(expected)

@@ -1,0 +1,393 @@
+"""The recording program: all that is sent is written or counted as lost, and replays to the same numbers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import program
+from exporter.config import Config
+from exporter.reasons import Space
+from exporter.records import ThreadKey, VcpuRecord
+from exporter.replay import record, recording
+from exporter.replay.events import COUNTED, Kind
+from exporter.replay.options import Options
+from exporter.replay.recorder import Recorder
+from exporter.replay.rerun import rerun
+from exporter.replay.writer import Header, Writer, create
+from tests.kernel.machine import TRAP, X86_DEFINES, Machine, Vcpu
+from tests.kernel.test_attach import _run_interrupted
+from tests.recordings import from_ftrace
+
+FORMATS = Path(__file__).parent.parent / "unit" / "data" / "formats"
+RING = 1 << 20
+EINTR = 4
+
+
+def _header(front: str) -> Header:
+    if front == "arm64":
+        return from_ftrace.header(from_ftrace.DEMO)
+    folder = FORMATS / "x86_64-svm-6.12"
+    texts = [(folder / f"{name}.format").read_text() for name in ("kvm_exit", "kvm_userspace_exit")]
+    return Header("6.12", "x86_64", "0", None, 0, *texts)
+
+
+class Recorded:
+    """A recording program without tracepoints, driven by hand as tests/kernel/machine.py drives the counting one."""
+
+    def __init__(self, path: Path, front: str = "arm64", ring_bytes: int = RING, **options: Any) -> None:
+        defines = {"RING_BYTES": ring_bytes, **(X86_DEFINES if front == "x86" else {}), **options.pop("defines", {})}
+        request = program.Request(
+            kind="recording",
+            front=front,
+            defines=defines,
+            slots=options.pop("slots", 64),
+            cells=0,
+            attach=False,
+            clock_in_context=True,
+        )
+        self.path = path
+        self.loaded = program.load(request)
+        self._file = create(path, force=True)
+        self.writer = Writer(self._file, _header(front))
+        self.now = 0
+        self.recorder = Recorder(
+            self.loaded, ring_bytes, self.writer, Path("/proc"), clock_ns=lambda: self.now, **options
+        )
+        self._vcpus: list[Vcpu] = []
+
+    def vcpu(self, comm: str = "CPU 0/KVM") -> Vcpu:
+        self._vcpus.append(Vcpu(self, comm))  # type: ignore[arg-type] # of a Machine it needs the programs alone
+        return self._vcpus[-1]
+
+    def take(self) -> None:
+        """Take all that the ring holds."""
+        while self.recorder._ring.pending():
+            self.recorder.take()
+
+    def read(self) -> recording.Recording:
+        """Close it, and read what was written."""
+        self.take()
+        self.recorder.finish("test")
+        self._file.close()
+        return recording.read(self.path)
+
+    def close(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.end()
+        self.recorder.close()
+        self.loaded.close()
+        self._file.close()
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Iterator[Callable[..., Recorded]]:
+    with ExitStack() as stack:
+        numbers = itertools.count()
+
+        def make(*arguments: Any, **options: Any) -> Recorded:
+            made = Recorded(tmp_path / f"{next(numbers)}.kvmrec", *arguments, **options)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def _exit(vcpu: Vcpu, front: str, now: int, number: int) -> None:
+    if front == "x86":
+        vcpu.x86_exit(now, Space.SVM, 0x60 + number % 13, 5)
+    else:
+        vcpu.arm_exit(now, (TRAP, 0, TRAP, 0x80000001)[number % 4], number % 17)
+
+
+def _play(vcpu: Vcpu, front: str, seed: int, rounds: int) -> None:
+    """Exits, most of them with an entry after it; some that go to user space; some that do not match."""
+    chance = random.Random(seed)
+    now = seed + 1
+    vcpu.userspace_exit(now, 10, -EINTR)
+    for number in range(rounds):
+        now += chance.randrange(10 ** chance.randrange(3, 9))
+        _exit(vcpu, front, now, number)
+        for _ in range(chance.choice((0, 0, 0, 1, 2))):
+            now += 50
+            vcpu.userspace_exit(now, 6 + number % 5, chance.choice((0, 0, -EINTR)))
+        now += chance.randrange(10**6)
+        if chance.random() < 0.97:
+            vcpu.entry(now)
+    vcpu.dies(now + 1)
+
+
+def _plain(found: VcpuRecord) -> tuple[object, ...]:
+    cells = sorted((cell.space, cell.code, cell.exits, cell.sum_ns, cell.buckets) for cell in found.cells)
+    return found.key.born_ns, found.comm, found.vcpu_id, found.guest_ns, cells, found.in_progress, found.alive
+
+
+@pytest.mark.parametrize("front", ["arm64", "x86"])
+def test_a_replay_counts_what_was_counted(
+    recorded: Callable[..., Recorded],
+    machine: Callable[..., Machine],
+    loaded_now: Callable[..., program.Loaded],
+    front: str,
+) -> None:
+    """The same contexts to both programs; then the recording through a fresh counting one."""
+    counting, recording_ = machine(front), recorded(front)
+    for on in (counting, recording_):
+        for number, rounds in ((3, 5003), (4, 1009), (5, 101)):
+            vcpu = on.vcpu(f"CPU {number}/KVM")
+            vcpu.call(lambda vcpu=vcpu, number=number, rounds=rounds: _play(vcpu, front, number, rounds))  # type: ignore[misc]
+        alive = on.vcpu("CPU 6/KVM")
+        alive.call(lambda vcpu=alive: (vcpu.entry(7), _exit(vcpu, front, 1009, 1)))  # type: ignore[misc]
+    read = recording_.read()
+    assert not any(read.lost.values())
+    assert [vcpu.index for vcpu in read.vcpus] == (["5", "5", "5", "5"] if front == "x86" else ["3", "4", "5", "6"])
+    counting.now = read.last_ns
+    wanted = counting.collect()
+    request = program.request_for(read.kvm_exit, slots=64, cells=1024, attach=False, clock_in_context=True)
+    snapshot, vcpus = rerun(read, loaded_now(request))
+    assert sorted(map(_plain, snapshot.vcpus), key=str) == sorted(map(_plain, wanted.vcpus), key=str)
+    assert snapshot.counters == wanted.counters
+    assert snapshot.counters["unmatched_exit"] > 0
+    assert {key.tid for key in vcpus} == {vcpu.tid for vcpu in recording_._vcpus}
+    assert {key.pid for key in vcpus} == {os.getpid()}
+
+
+def test_the_ring_runs_over(recorded: Callable[..., Recorded]) -> None:
+    """Nobody reads while 7919 events come into room for 1365: each is written or lost, by kind."""
+    made = recorded(ring_bytes=1 << 16)
+    vcpu = made.vcpu()
+
+    def send(rounds: int) -> None:
+        for number in range(rounds):
+            vcpu.arm_exit(number, TRAP, 1)
+            if number % 3 == 0:
+                vcpu.userspace_exit(number, 6)
+            vcpu.entry(number)
+
+    made.now = 5
+    vcpu.call(lambda: send(3394))
+    made.now = 9
+    made.take()
+    vcpu.call(lambda: send(101))
+    vcpu.call(lambda: vcpu.dies(10))
+    read = made.read()
+    sent = {Kind.EXIT: 3495, Kind.USERSPACE_EXIT: 1132 + 34, Kind.ENTRY: 3495, Kind.THREAD_END: 1}
+    assert {kind: read.events[kind] + read.lost[kind] for kind in COUNTED} == sent
+    # A record takes 8 bytes more than an event, and one is the thread's name; the kernel fills the ring but for a byte.
+    assert sum(read.events.values()) == ((1 << 16) - 1) // 48 + 101 * 2 + 34 + 1
+    assert read.lost[Kind.THREAD_END] == 0
+
+
+def test_threads_that_there_is_no_room_for(recorded: Callable[..., Recorded]) -> None:
+    made = recorded(slots=2)
+    vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(3)]
+    for vcpu in vcpus:
+        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 18)])  # type: ignore[misc]
+    vcpus[0].call(lambda: vcpus[0].dies(20))
+    vcpus[2].call(lambda: vcpus[2].entry(21))
+    read = made.read()
+    assert (read.events[Kind.ENTRY], read.lost[Kind.ENTRY]) == (2 * 17 + 1, 17)
+    assert [vcpu.index for vcpu in read.vcpus] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("events", [1, 2, 503, 70_001])
+def test_so_many_events_exactly(recorded: Callable[..., Recorded], events: int) -> None:
+    made = recorded(events=events, ring_bytes=1 << 24)
+    for number in range(3):
+        vcpu = made.vcpu(f"CPU {number}/KVM")
+        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 30_011)])  # type: ignore[misc]
+    said = ""
+    while not said:
+        said = made.recorder.take()
+    assert said == "events"
+    made.recorder.finish(said)
+    made._file.close()
+    read = recording.read(made.path)
+    assert sum(read.events[kind] for kind in COUNTED) == events
+    assert not any(read.lost.values())
+
+
+def test_one_process_alone(recorded: Callable[..., Recorded]) -> None:
+    for tgid, expected in ((os.getpid(), 101), (1, 0)):
+        made = recorded(defines={"ONLY_TGID": tgid})
+        vcpu = made.vcpu()
+        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 102)])  # type: ignore[misc]
+        vcpu.call(lambda vcpu=vcpu: vcpu.dies(200))  # type: ignore[misc]
+        read = made.read()
+        assert read.events[Kind.ENTRY] == expected
+        assert len(read.vms) == (1 if expected else 0)
+        assert not any(read.lost.values())
+
+
+def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
+    """This process has no VM's name, so that its pid is its name."""
+    for name, expected in ((str(os.getpid()), 101), ("web-1", 0)):
+        made = recorded(vm_name=name)
+        vcpu = made.vcpu()
+        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 102)])  # type: ignore[misc]
+        vcpu.call(lambda vcpu=vcpu: vcpu.dies(200))  # type: ignore[misc]
+        read = made.read()
+        assert read.events[Kind.ENTRY] == expected
+        assert read.events[Kind.THREAD_END] == (1 if expected else 0)
+        assert len(read.vms) == (1 if expected else 0)
+
+
+def test_more_than_one_block(recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]) -> None:
+    made = recorded(ring_bytes=1 << 23)
+    vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(2)]
+    for start in (0, 40_009):
+        for vcpu in vcpus:
+            vcpu.call(lambda vcpu=vcpu, start=start: [vcpu.entry(start + now) for now in range(1, 40_010)])  # type: ignore[misc]
+        made.take()
+    read = made.read()
+    assert read.events[Kind.ENTRY] == 4 * 40_009
+    assert [sum(len(run.events) for run in runs) for runs in read.runs()] == [65534, 65536, 4 * 40_009 - 131070]
+    request = program.request_for(read.kvm_exit, slots=64, cells=64, attach=False, clock_in_context=True)
+    snapshot, _ = rerun(read, loaded_now(request))
+    assert snapshot.counters["unmatched_entry"] == 4 * 40_009 - 2
+
+
+def test_more_threads_than_slots_one_after_the_other(
+    recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]
+) -> None:
+    """One tid that ends and begins 307 times are 307 records; and two at a time are refused where one fits."""
+    made = recorded()
+    vcpu = made.vcpu()
+
+    def play() -> None:
+        for number in range(307):
+            vcpu.arm_exit(1000 * number + 1, TRAP, number % 7)
+            vcpu.entry(1000 * number + 101)
+            vcpu.dies(1000 * number + 500)
+
+    vcpu.call(play)
+    read = made.read()
+    request = program.request_for(read.kvm_exit, slots=1, cells=8, attach=False, clock_in_context=True)
+    snapshot, _ = rerun(read, loaded_now(request))
+    pid, tid = os.getpid(), vcpu.tid
+    assert [found.key for found in snapshot.vcpus] == [ThreadKey(pid, tid, 1000 * n + 1) for n in range(307)]
+    assert all(sum(cell.exits for cell in found.cells) == 1 and not found.alive for found in snapshot.vcpus)
+    assert not any(snapshot.counters.values())
+
+    made = recorded()
+    for each in (made.vcpu(), made.vcpu()):
+        each.call(lambda each=each: each.entry(1))  # type: ignore[misc]
+    with pytest.raises(recording.RecordingError, match=r"more than 1 vCPU threads at a time: raise limits\.vcpus"):
+        rerun(made.read(), loaded_now(request))
+
+
+class Command:
+    """`record` as a process."""
+
+    def __init__(self, path: Path, *options: str) -> None:
+        self.path = path
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "exporter", "record", str(path), *options], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while not path.exists() and self.process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)
+
+    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
+        if number:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+def _in_a_thread(times: int) -> int:
+    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread.start()
+    thread.join()
+    assert thread.native_id
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        pass
+    return thread.native_id
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_real_events_until_a_signal(
+    tmp_path: Path, loaded_now: Callable[..., program.Loaded], number: signal.Signals
+) -> None:
+    """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
+    command = Command(tmp_path / "real.kvmrec", "-p", str(os.getpid()))
+    tid = _in_a_thread(1009)
+    status, said = command.end(number)
+    assert status == 0, said
+    size = command.path.stat().st_size
+    assert said.startswith(
+        f"{command.path}: 1010 events (exit 0, entry 0, userspace_exit 1009, thread_end 1), 0 lost, 1 VM, "
+    )
+    assert said.endswith(f" s, {size} bytes\n")
+    read = recording.read(command.path)
+    request = program.request_for(read.kvm_exit, slots=4, cells=4, attach=False, clock_in_context=True)
+    snapshot, vcpus = rerun(read, loaded_now(request))
+    (found,) = snapshot.vcpus
+    assert (found.key.pid, found.key.tid, found.comm, found.alive) == (os.getpid(), tid, b"CPU 3/KVM", False)
+    assert [(cell.space, cell.code, cell.exits) for cell in found.cells] == [(Space.USERSPACE_ERRNO, EINTR, 1009)]
+    assert vcpus[found.key].index == "3"
+    assert command.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.kvm
+def test_real_events_for_a_time_and_a_number(tmp_path: Path) -> None:
+    command = Command(tmp_path / "timed.kvmrec", "1.5", "--ring-size=64K", f"--pid={os.getpid()}")
+    began = time.monotonic()
+    _in_a_thread(101)
+    status, said = command.end()
+    assert status == 0, said
+    assert ": 102 events (" in said
+    assert time.monotonic() - began < 5
+    command = Command(tmp_path / "counted.kvmrec", "--events=53", f"--pid={os.getpid()}")
+    _in_a_thread(101)
+    status, said = command.end()
+    assert status == 0, said
+    assert ": 53 events (exit 0, entry 0, userspace_exit 53, thread_end 0), 0 lost, 1 VM, " in said
+    assert sum(recording.read(command.path).events[kind] for kind in COUNTED) == 53
+
+
+@pytest.mark.kvm
+def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    there = tmp_path / "there"
+    there.write_text("")
+    config = Config()
+    for file, said in (
+        (there, f"cannot record: {there} exists: choose another name, or overwrite it with --force\n"),
+        (tmp_path / "no" / "folder", f"cannot write {tmp_path}/no/folder: No such file or directory\n"),
+        (Path("/dev/full"), "cannot record: /dev/full exists and is not a file: choose another name\n"),
+    ):
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            assert record.run(config, Options(file, seconds=0.1)) == 1
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert capfd.readouterr().err == said
+    (tmp_path / "sys" / "kernel" / "tracing" / "events" / "sched").mkdir(parents=True)
+    assert record.run(config, Options(tmp_path / "new", seconds=0.1), sysfs=tmp_path / "sys") == 1
+    assert capfd.readouterr().err.startswith("cannot record: the tracepoint kvm:kvm_exit does not exist")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.kvm
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """/dev/full as standard output: nothing can be written at all. A file with a limit: what fits is whole."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", "record", "-", "0.2"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"cannot write -: No space left on device\n")
