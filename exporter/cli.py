@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     top = options.add(commands)
     check = commands.add_parser("check", help="say what this host lacks, if anything")
     record = replay_options.add_record(commands)
-    for command in (serve, demo, top, record, check):
+    replay = replay_options.add_replay(commands)
+    for command in (serve, demo, top, record, replay, check):
         command.allow_abbrev = False
         command.add_argument("--config.file", dest="file", metavar="FILE", help="configuration file (YAML)")
     for command in (serve, demo):
@@ -81,12 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return _FAILURE if isinstance(error, UnreadableError) else _USAGE_ERROR
-    if arguments.command == "check":
-        return _check(chosen)
-    if arguments.command == "top":
-        return _top(chosen, arguments)
-    if arguments.command == "record":
-        return _record(chosen, arguments)
+    run = {"check": _check, "top": _top, "record": _record, "replay": _replay}.get(arguments.command)
+    if run:
+        return run(chosen, arguments)
     if arguments.check:
         print(configfile.describe(chosen), end="")
         return 0
@@ -112,7 +110,13 @@ def _record(chosen: Config, arguments: argparse.Namespace) -> int:
     return record.run(chosen, replay_options.record_options(arguments))
 
 
-def _check(chosen: Config) -> int:
+def _replay(chosen: Config, arguments: argparse.Namespace) -> int:
+    from exporter.replay import replay  # noqa: PLC0415
+
+    return replay.run(chosen, arguments.recording, options.output(arguments))
+
+
+def _check(chosen: Config, _: argparse.Namespace) -> int:
     from exporter import host, preflight  # noqa: PLC0415
 
     checks = host.checks(chosen, proc=Path("/proc"), sysfs=Path("/sys"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from exporter.replay.options import STDOUT, Options
 from exporter.replay.recorder import Recorder
 from exporter.replay.ring import RingError
 from exporter.replay.writer import Writer
+from exporter.terminal.stop import Stop
 
 MAX_LIVE_THREADS = 4096
 """Followed at a time; events of more are counted as lost. A replay has as much room."""
@@ -33,16 +33,13 @@ class RecordError(Exception):
 
 def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
     """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written."""
-    stopped = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.append(True))
     try:
         if options.file != STDOUT:
             writer.check_target(options.file, force=options.force)
         elif sys.stdout.isatty():
             raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
-        with _loaded(config, options, proc, sysfs) as (loaded, texts), _output(options) as out:
-            return _record(loaded, Writer(out, _header(texts)), options, proc, lambda: bool(stopped))
+        with Stop() as stop, _loaded(config, options, proc, sysfs) as (loaded, texts), _output(options) as out:
+            return _record(loaded, Writer(out, _header(texts)), options, proc, lambda: stop.asked)
     except (RecordError, RingError, writer.ExistsError, program.LoadError) as error:
         print(f"cannot record: {error}", file=sys.stderr)
     except OSError as error:

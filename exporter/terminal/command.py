@@ -7,15 +7,13 @@ import os
 import sys
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from io import TextIOWrapper
 from typing import TextIO
 
 from exporter.config import Config
-from exporter.document import EXIT, KINDS, USERSPACE, Reading
-from exporter.terminal import live, source, table
+from exporter.document import Reading
+from exporter.terminal import live, report, source
 from exporter.terminal.options import Options
-from exporter.terminal.rows import Filters, Row, Span, between, grouped, ordered
 from exporter.terminal.session import Session
 from exporter.terminal.stop import Stop
 from exporter.terminal.text import printable
@@ -24,14 +22,6 @@ from exporter.terminal.view import View
 _REFRESH_SECONDS = 2.0
 _ROUNDING_SECONDS = 1e-4
 _FAILURE, _INTERRUPTED = 1, 130
-
-_LOST = {
-    "dropped_no_slot": "exits were not counted: no room for their vCPU (raise limits.vcpus)",
-    "dropped_no_cell": "exits were not counted: no room for their reason (raise limits.cells)",
-    "dropped_chain_full": "exits were not counted: their vCPU has too many reasons of one hash; please report it",
-    "missed_kvm_exit": "exits were not counted: their CPU was in a BPF program already",
-    "expired_early": "vCPUs that ended may be missing: too many did",
-}
 
 
 def run(config: Config, options: Options) -> int:
@@ -56,19 +46,14 @@ def run(config: Config, options: Options) -> int:
         _say(str(error))
         return _FAILURE
     except BrokenPipeError:  # `top -i 1 | head` has what it wanted
-        _drop_output(out)
+        report.drop(out)
         return 0
     except OSError as error:  # a full disk, a terminal that is gone
-        _drop_output(out)
+        report.drop(out)
         _say(f"cannot print: {error.strerror or error}")
         return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
-
-
-def _drop_output(out: TextIO) -> None:
-    """Have Python's last flush go nowhere: it would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def _say(line: str) -> None:
@@ -91,7 +76,6 @@ class _Command:
     def __init__(self, options: Options, chosen: source.Source, out: TextIO) -> None:
         self._options, self._out = options, out
         self._session = Session(chosen, options.duration)
-        self._kind = USERSPACE if options.userspace else EXIT
         self._printed = 0
 
     def run(self, with_view: bool) -> int:
@@ -146,57 +130,19 @@ class _Command:
             before = now
 
     def _print(self, then: Reading, now: Reading, *, heading: bool = False) -> None:
-        options = self._options
-        whole = between(then, now)
-        span = options.filters.apply(whole)
-        taken = time.time()
-        if options.form == "json":
-            rows = ordered([row for kind in KINDS for row in span.rows(kind)], options.sort)[: options.limit]
-            if options.limit:
-                limited = set(map(id, rows))
-                kept = [vcpu for vcpu in span.vcpus if not limited.isdisjoint(map(id, vcpu.rows))]
-                span = replace(span, vcpus=kept)
-            about = {"time": round(taken, 3), "source": self._session.name, "replay": now.replay}
-            text = table.json_line(span, rows, about)
-        else:
-            rows = ordered(grouped(span, self._kind), options.sort)[: options.limit]
-            if options.form == "csv":
-                text = table.csv_lines(rows, taken, header=not self._printed)
-            else:
-                text = table.table(rows)
-                if heading:
-                    text = _heading(taken, span, self._printed) + text
+        text = report.text(self._options, self._session.name, then, now, first=not self._printed, heading=heading)
         self._printed += 1
         self._out.write(text)
         self._out.flush()
 
     def _conclude(self) -> int:
         """Say what the numbers do not."""
-        session, options = self._session, self._options
-        whole = between(session.first, session.last)
-        if not grouped(options.filters.apply(whole), self._kind):
-            _say(_nothing(options.filters, grouped(whole, self._kind)))
-        for name, what in _LOST.items():
-            if whole.counters.get(name):
-                _say(f"{whole.counters[name]} {what}")
+        session = self._session
+        for note in report.notes(self._options, session.first, session.last, "is a VM running on this host?"):
+            _say(note)
         if session.last.since_ns != session.first.since_ns:
             _say("the exporter was started anew meanwhile: what it counted between two readings is lost")
         if session.trouble:
             _say(f"what is printed ends with the last reading: {session.trouble}")
             return _FAILURE
         return 0
-
-
-def _heading(taken: float, span: Span, number: int) -> str:
-    moment = datetime.fromtimestamp(taken, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    blank = "\n" if number else ""
-    return f"{blank}{moment}  {span.elapsed_ns / 1e9:.3f} s\n"
-
-
-def _nothing(filters: Filters, rows: list[Row]) -> str:
-    if not rows:
-        return "no exit was seen: is a VM running on this host?"
-    seen = sorted({row.reason for row in rows})
-    if filters.reasons and not filters.reasons & set(seen):
-        return f"no exit matches --reason; seen: {', '.join(seen[:20])}"
-    return f"no exit matches the filters; without them there are {len(rows)} rows"

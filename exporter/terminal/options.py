@@ -33,17 +33,23 @@ stderr; the status is 0 all the same. It is 1 where nothing can be counted or th
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `top` is to do."""
+class Output:
+    """What of the numbers is printed, and how."""
 
-    duration: float | None
-    interval: float | None
-    plain: bool
     form: str
     filters: Filters
     sort: str
     limit: int | None
     userspace: bool
+
+
+@dataclass(frozen=True)
+class Options(Output):
+    """What `top` is to do."""
+
+    duration: float | None
+    interval: float | None
+    plain: bool
     source: str
     url: str
 
@@ -58,29 +64,17 @@ def add(commands: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "duration", nargs="?", type=_seconds(0.001), help="so many seconds, fractions allowed; without: until Ctrl-C"
+        "duration", nargs="?", type=seconds(0.001), help="so many seconds, fractions allowed; without: until Ctrl-C"
     )
     parser.add_argument(
         "-i",
         "--interval",
-        type=_seconds(0.1),
+        type=seconds(0.1),
         metavar="SECONDS",
         help="refresh the live view so often (2); without a live view: print a table so often",
     )
     parser.add_argument("--plain", "-b", action="store_true", help="no live view, on a terminal either")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON document with all numbers; with -i one per line")
-    form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
-    chosen = parser.add_argument_group("which exits (each can be given more than once)")
-    chosen.add_argument("-p", "--pid", action="append", type=_numbers, metavar="PID[,PID]", help="of these processes")
-    chosen.add_argument("-t", "--tid", action="append", type=_numbers, metavar="TID[,TID]", help="of these threads")
-    chosen.add_argument("--vm", action="append", type=_name, metavar="NAME", help="of the VM with exactly this name")
-    chosen.add_argument("--vcpu", action="append", type=_numbers, metavar="N[,N]", help="of vCPUs with this index")
-    chosen.add_argument("--reason", action="append", type=_words, metavar="R[,R]", help="for these reasons")
-    chosen.add_argument("--no-idle", action="store_true", help="leave out WFx, HLT and the like")
-    chosen.add_argument("--userspace", action="store_true", help="count returns to the VMM (KVM_EXIT_*) instead")
-    parser.add_argument("--sort", choices=SORT_KEYS, default="time", help="order of the rows (time)")
-    parser.add_argument("--limit", type=_limit, metavar="N", help="show the first N rows")
+    add_output(parser)
     parser.add_argument(
         "--source",
         choices=SOURCES,
@@ -93,12 +87,38 @@ def add(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add what `top` and `replay` have in common."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document with all numbers; with -i one per line")
+    form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+    chosen = parser.add_argument_group("which exits (each can be given more than once)")
+    chosen.add_argument("-p", "--pid", action="append", type=_numbers, metavar="PID[,PID]", help="of these processes")
+    chosen.add_argument("-t", "--tid", action="append", type=_numbers, metavar="TID[,TID]", help="of these threads")
+    chosen.add_argument("--vm", action="append", type=name, metavar="NAME", help="of the VM with exactly this name")
+    chosen.add_argument("--vcpu", action="append", type=_numbers, metavar="N[,N]", help="of vCPUs with this index")
+    chosen.add_argument("--reason", action="append", type=_words, metavar="R[,R]", help="for these reasons")
+    chosen.add_argument("--no-idle", action="store_true", help="leave out WFx, HLT and the like")
+    chosen.add_argument("--userspace", action="store_true", help="count returns to the VMM (KVM_EXIT_*) instead")
+    parser.add_argument("--sort", choices=SORT_KEYS, default="time", help="order of the rows (time)")
+    parser.add_argument("--limit", type=_limit, metavar="N", help="show the first N rows")
+
+
 def options(parsed: argparse.Namespace) -> Options:
     """The parsed command line."""
     return Options(
+        **vars(output(parsed)),
         duration=parsed.duration,
         interval=parsed.interval,
         plain=parsed.plain,
+        source=parsed.source,
+        url=parsed.url,
+    )
+
+
+def output(parsed: argparse.Namespace) -> Output:
+    """What add_output() added, parsed."""
+    return Output(
         form="json" if parsed.json else "csv" if parsed.csv else "table",
         filters=Filters(
             pids=_all(parsed.pid),
@@ -111,8 +131,6 @@ def options(parsed: argparse.Namespace) -> Options:
         sort=parsed.sort,
         limit=parsed.limit,
         userspace=parsed.userspace,
-        source=parsed.source,
-        url=parsed.url,
     )
 
 
@@ -120,7 +138,9 @@ def _all(given: list[list[Any]] | None) -> frozenset[Any]:
     return frozenset(each for values in given or () for each in values)
 
 
-def _seconds(least: float) -> Any:
+def seconds(least: float) -> Any:
+    """For argparse: a time of at least so many seconds."""
+
     def parse(text: str) -> float:
         try:
             value = float(text)
@@ -147,7 +167,8 @@ def _words(text: str) -> list[str]:
     return parts
 
 
-def _name(text: str) -> str:
+def name(text: str) -> str:
+    """A VM's name on a command line."""
     # As a name is read from a VM's command line: bytes that are no UTF-8 are replaced.
     return os.fsencode(text).decode(errors="replace")
 

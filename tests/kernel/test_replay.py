@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import re
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +19,13 @@ from exporter import program
 from exporter.reasons import Reasons, Space
 from exporter.records import VcpuRecord
 from exporter.replay import recording, tracks
+from exporter.replay.events import Event, Kind
 from exporter.replay.player import Player
 from exporter.replay.rerun import rerun
+from exporter.replay.vm import command_line
+from exporter.replay.writer import Writer
 from exporter.snapshot import Collector
-from exporter.vms import identify
+from exporter.vms import Vm, identify
 from tests.kernel.machine import histogram
 from tests.recordings import from_ftrace
 
@@ -187,3 +193,95 @@ def test_a_later_pass_invents_nothing() -> None:
                     wrong += call.program == state
                     state = call.program
             assert wrong == 1
+
+
+def _replay(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "exporter", "replay", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_table_is_the_trace() -> None:
+    """Recorded numbers and names, every reason of every vCPU, the mean of its intervals."""
+    counts, times = _truth(TRACE)
+    said = _replay(str(recording.DEFAULT), "--sort=count")
+    assert (said.returncode, said.stderr) == (0, "")
+    heading, *lines = said.stdout.splitlines()
+    assert heading.split() == ["TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME", "(ns)"]
+    found = [re.fullmatch(r"(\d+) +(\d+) +(CPU \d/KVM) +(\S+) +(\d+) +(\d+|-)", line) for line in lines]
+    vms = {tid: (vm.pid, comm) for vm in from_ftrace.vms(from_ftrace.DEMO) for tid, comm in vm.comms.items()}
+    expected = {
+        (str(vms[tid][0]), str(tid), vms[tid][1], reason, str(count), str(sum(ended) // len(ended)) if ended else "-")
+        for (kind, tid, reason), count in counts.items()
+        for ended in [times.get((kind, tid, reason))]
+        if kind == "exit"
+    }
+    assert {match.groups() for match in found if match} == expected
+    assert len(lines) == len(expected)
+    assert [int(match[5]) for match in found if match] == sorted((int(row[4]) for row in expected), reverse=True)
+
+
+def test_the_table_of_one_vm() -> None:
+    said = _replay(str(recording.DEFAULT), "--vm=web-1", "--vcpu=1", "--userspace", "--csv")
+    assert (said.returncode, said.stderr) == (0, "")
+    counts, _ = _truth(TRACE)
+    rows = list(csv.DictReader(said.stdout.splitlines()))
+    assert {(row["tid"], row["vm"], row["vcpu"], row["reason"], int(row["count"])) for row in rows} == {
+        ("152", "web-1", "1", reason, count)
+        for (kind, tid, reason), count in counts.items()
+        if (kind, tid) == ("userspace", 152)
+    }
+
+
+def test_losses_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "lost.kvmrec"
+    with path.open("wb") as out:
+        writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
+        writer.losses(5, 9, {Kind.EXIT: 17, Kind.ENTRY: 19})
+        writer.close([], [], "duration")
+    said = _replay(str(path))
+    assert said.returncode == 0
+    assert said.stderr.splitlines() == [
+        "kvm-exit-exporter replay: 36 events were lost while it was recorded (exit 17, entry 19): "
+        "the counts are too low by them",
+        "kvm-exit-exporter replay: no exit was seen: the recording has none",
+    ]
+
+
+def test_a_thread_that_ended_is_another_one_in_the_next_pass(replayed: program.Loaded, tmp_path: Path) -> None:
+    """Endless passes of 50 ms: the thread that ends is there once for each, the one that lives all the time."""
+    path = tmp_path / "ends.kvmrec"
+    ms = 1_000_000
+    happened = []
+    for tid, comm in ((43, b"CPU 0/KVM"), (44, b"CPU 1/KVM")):
+        happened.append((ms, Event(Kind.THREAD, tid, 41, comm=comm)))
+        for number in range(7):
+            happened.append((ms + number * ms, Event(Kind.EXIT, tid, 41, Space.ARM64_TRAP, 0x16)))
+            happened.append((ms + number * ms + 1000, Event(Kind.ENTRY, tid, 41)))
+    happened.append((51 * ms, Event(Kind.THREAD_END, 43, 41)))
+    from_ftrace.write(path, from_ftrace.header(from_ftrace.DEMO), [Vm(41, "ends", "", "qemu")], happened)
+    player = Player(recording.read(path), replayed.programs)
+    collector = Collector(replayed, player.clock_ns, 10**18)
+    deadline = time.monotonic() + 30
+    ended: list[VcpuRecord] = []
+    while len(ended) < 5:
+        assert time.monotonic() < deadline
+        records = collector.collect().vcpus
+        ended = [found for found in records if found.comm == b"CPU 0/KVM" and not found.alive]
+        time.sleep(0.01)
+    player.close()
+    assert {sum(cell.exits for cell in found.cells) for found in ended} == {7}
+    assert {cell.sum_ns for found in ended for cell in found.cells} == {7000}
+    assert len([found for found in records if found.comm == b"CPU 1/KVM"]) == 1
+    counters = collector.collect().counters
+    collector.close()
+    assert not any(counters.values())
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"])
+def test_a_stand_ins_command_line_says_who_it_is(tmp_path: Path, vmm: str) -> None:
+    uuid = "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001" if vmm in ("qemu", "cloud-hypervisor") else ""
+    wanted = Vm(41, "web-1,x", uuid, vmm)
+    argv = command_line(wanted, "aarch64")
+    (tmp_path / "41").mkdir()
+    (tmp_path / "41" / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in argv))
+    assert identify(41, tmp_path) == wanted

@@ -76,12 +76,36 @@ def test_a_port_in_use_is_status_1() -> None:
     assert f'msg="cannot listen on {address}: Address already in use"' in said.stderr
 
 
-def test_a_folder_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
-    said = run("demo", f"--recording={tmp_path}", "--web.listen-address=127.0.0.1:0")
+def test_a_file_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("TGID TID COMM")
+    said = run("demo", f"--recording={file}", "--web.listen-address=127.0.0.1:0")
     assert said.returncode == 1
     (error,) = [line for line in said.stderr.splitlines() if "level=error" in line]
-    assert f"{tmp_path} is not a recording" in error
+    assert f"{file} is not a recording" in error
     assert "Traceback" not in said.stderr
+    said = run("replay", str(file))
+    assert said.returncode == 1
+    assert said.stderr == (
+        f"kvm-exit-exporter replay: {file} is not a recording: it does not begin as one of `record` does\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ((), "the following arguments are required: FILE"),
+        (("x", "0"), "argument duration: '0': allowed is a number of seconds from 0.001"),
+        (("x", "--events=0"), "argument --events: '0': allowed is a whole number from 1 to 1000000000000"),
+        (("x", "-p", "one"), "argument -p/--pid: 'one': allowed is a whole number from 1 to 4194304"),
+        (("x", "--ring-size=100K"), "argument --ring-size: '100K': allowed is a power of two from 64K to 1G"),
+        (("x", "--ring-size=2G"), "argument --ring-size: '2G': allowed is a power of two from 64K to 1G"),
+    ],
+)
+def test_usage_of_record(arguments: tuple[str, ...], wrong: str) -> None:
+    said = run("record", *arguments)
+    assert said.returncode == 2
+    assert said.stderr.splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
 @pytest.mark.parametrize("module", ["yaml", "prometheus_client"])
