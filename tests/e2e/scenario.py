@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import figures
 import limits
+import recorded
 import top
 import workload
 from checks import Checks
@@ -53,6 +54,8 @@ class Scenario:
         if own_top:
             top.compare(self.checks, own_top)
             self._done("top beside it, by own programs and by the exporter")
+            recorded.compare(self.checks)
+            self._done("a recording beside it, and its replay")
 
         one = ExactGuest(identity("exact-1"), workload.SLEEPER, workload.KICKED)
         two = ExactGuest(identity("exact,2"), *workload.THREE)
