@@ -5,9 +5,9 @@ VENV := .venv
 CONFIG := config.yaml
 
 # Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
-PACKAGES := python3-bpfcc python3-prometheus-client python3-yaml
+PACKAGES := python3-bpfcc python3-prometheus-client python3-tornado python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
-TEST_PACKAGES := $(PACKAGES) python3-protobuf python3-venv prometheus
+TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus
 # Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)

@@ -18,6 +18,9 @@ _FAILURE, _USAGE_ERROR = 1, 2
 _FLAGS = (
     ("--web.listen-address", "web.listen_address", "address to listen on, can be given more than once"),
     ("--web.telemetry-path", "web.telemetry_path", "path of the metrics page"),
+    ("--web.config.file", "web.config_file", "file with TLS and users, in the format of Prometheus' exporters"),
+    ("--web.max-requests", "web.max_requests", "scrapes in flight at the same time (40)"),
+    ("--web.enable-lifecycle", "web.enable_lifecycle", "let POST /-/reload read the configuration again"),
     ("--log.level", "log.level", "debug, info, warn or error"),
     ("--log.format", "log.format", "logfmt or json"),
     ("--collect-interval", "collect_interval", "read the counters at least so often (15s)"),
@@ -60,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
             help="print the configuration in force, and exit",
         )
         for flag, key, text in _FLAGS:
+            if key == "web.enable_lifecycle":
+                command.add_argument(flag, dest=key, action="store_true", default=None, help=text)
+                continue
             repeated = "append" if key == "web.listen_address" else "store"
             command.add_argument(flag, dest=key, action=repeated, metavar="VALUE", help=text)
     demo.add_argument("--speed", type=_speed, default=1.0, help="how fast recorded time passes (0.01 to 1000)")
@@ -86,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if run:
         return run(chosen, arguments)
     if arguments.check:
+        try:
+            _check_web_file(chosen.web.config_file)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return _USAGE_ERROR
         print(configfile.describe(chosen), end="")
         return 0
     logs.setup(chosen.log.level, chosen.log.format)
@@ -114,6 +125,14 @@ def _replay(chosen: Config, arguments: argparse.Namespace) -> int:
     from exporter.replay import replay  # noqa: PLC0415
 
     return replay.run(chosen, arguments.recording, options.output(arguments))
+
+
+def _check_web_file(name: str) -> None:
+    """Raise ConfigError with what is wrong in the web configuration file, or in the certificates it names."""
+    if name:
+        from exporter.web.toolkit import Reading  # noqa: PLC0415
+
+        Reading(Path(name).absolute()).settings()
 
 
 def _check(chosen: Config, _: argparse.Namespace) -> int:

@@ -21,6 +21,9 @@ class Web:
     listen_address: tuple[str, ...] = (":9939",)
     telemetry_path: str = "/metrics"
     gzip: bool = True
+    config_file: str = ""
+    max_requests: int = 40
+    enable_lifecycle: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def _printable(character: str) -> str:
 _UNITS = {"w": 604_800_000_000, "d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000,
           "ms": 1_000, "us": 1}  # in microseconds  # fmt: skip
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS))
+UNIX = "unix:"  # before the path of a socket, in a listen address
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
@@ -158,6 +162,13 @@ def host_port(text: str) -> tuple[str, int]:
 
 
 def _listen_address(text: str) -> str:
+    if text.startswith(UNIX):
+        path = text[len(UNIX) :]
+        if not path.startswith("/") or not path.isprintable():
+            raise ValueError("has no absolute path")
+        if len(path.encode()) > 107:  # include/uapi/linux/un.h: UNIX_PATH_MAX, with its NUL
+            raise ValueError("has a path of more than 107 bytes")
+        return text
     host, port = host_port(text)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -180,6 +191,8 @@ class Option(NamedTuple):
     parse: Callable[[str], object]
     least: int | None = None  # a list of at least so many different values; None: a single one
     show: Callable[[Any], str] = partial(json.dumps, ensure_ascii=False)  # a JSON scalar is a YAML scalar
+    named: bool = False  # a mapping of any names to such values
+    secret: bool = False  # its value never stands in an error
 
 
 def _whole(low: int, high: int) -> Option:
@@ -229,7 +242,8 @@ def _path(*words: str, directory: bool = False) -> Option:
     return Option(("str",), f"{named} or an absolute path", parse)
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """What YAML 1.1 reads as a boolean. Raises ValueError."""
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() not in words:
         raise ValueError("is neither")
@@ -245,6 +259,12 @@ def _factor(*factors: int) -> Option:
     return Option(("int",), f"one of {', '.join(map(str, factors))}", parse)
 
 
+def _file(text: str) -> str:
+    if not text.isprintable() or text.endswith("/"):
+        raise ValueError("is no path of a file")
+    return text
+
+
 def _reason(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError("is no name")
@@ -252,27 +272,30 @@ def _reason(text: str) -> str:
 
 
 _REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
-_ADDRESS = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
+_ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
 _PATH = "a path such as /metrics, without query or white space"
 
 OPTIONS = {
     "web.listen_address": Option(("str",), _ADDRESS, _listen_address, least=1),
     "web.telemetry_path": Option(("str",), _PATH, _telemetry_path),
-    "web.gzip": Option(("bool",), "true or false", _boolean),
+    "web.gzip": Option(("bool",), "true or false", boolean),
+    "web.config_file": Option(("str",), '"" (none) or the path of a file', _file),
+    "web.max_requests": _whole(1, 1000),
+    "web.enable_lifecycle": Option(("bool",), "true or false", boolean),
     "collect_interval": _duration("1s", "1h"),
     "linger": _duration("0s", "24h"),
     "level.counters": _words("vcpu", "vm", "off"),
     "level.histograms": _words("vcpu", "vm", "off"),
     "reasons.allow": Option(("str",), _REASON, _reason, least=0),
     "reasons.deny": Option(("str",), _REASON, _reason, least=0),
-    "histogram.native": Option(("bool",), "true or false", _boolean),
+    "histogram.native": Option(("bool",), "true or false", boolean),
     "histogram.classic.factor": _factor(2, 4, 16),
     "histogram.classic.min": _duration("1us", "1h"),
     "histogram.classic.max": _duration("1us", "1h"),
-    "histogram.classic.in_protobuf": Option(("bool",), "true or false", _boolean),
+    "histogram.classic.in_protobuf": Option(("bool",), "true or false", boolean),
     "limits.vcpus": _whole(1, 65536),
     "limits.cells": _whole(1, 1048576),
-    "bpf_stats": Option(("bool",), "true or false", _boolean),
+    "bpf_stats": Option(("bool",), "true or false", boolean),
     "kernel_headers": _path("builtin", "system", directory=True),
     "lock_file": _path(""),
     "log.level": _words("debug", "info", "warn", "error"),

@@ -65,13 +65,24 @@ class Daemon:
         self._collecting = threading.Lock()
         self._stop = threading.Event()
         self._lock_file: int | None = None
-        self._web = web.Web(config.web.listen_address)
+        self._web = web.Web(
+            config.web.listen_address,
+            settings=web.Watched(Path(config.web.config_file)) if config.web.config_file else None,
+            max_requests=config.web.max_requests,
+        )
 
     def start(self, notice: str = "") -> None:
         """Answer on the web; what there is to count is attached afterwards."""
         self._web.serve(web.application(self.render, self._config.web.telemetry_path, notice, self.vcpus))
         for address in self._web.addresses:
-            event(log, "info", "listening", address=address, path=self._config.web.telemetry_path)
+            event(
+                log,
+                "info",
+                "listening",
+                address=address,
+                path=self._config.web.telemetry_path,
+                tls=self._web.scheme == "https",
+            )
 
     @property
     def addresses(self) -> list[str]:

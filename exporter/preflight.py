@@ -289,15 +289,15 @@ def _found(name: str, paths: Sequence[Path], remedy: str) -> Check:
 def _python_modules(version: Callable[[str], str]) -> Check:
     # bcc is left to the trial, which runs in a child: importing it here would cost this process 100 MB.
     found, missing = [], []
-    for distribution in ("prometheus_client", "PyYAML"):
+    for distribution in ("prometheus_client", "PyYAML", "tornado"):
         try:
             found.append(f"{distribution} {version(distribution)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(distribution)
     if missing:
         remedy = (
-            "install python3-prometheus-client and python3-yaml (Debian, Ubuntu), "
-            "python3-prometheus_client and python3-pyyaml (Fedora, RHEL)"
+            "install python3-prometheus-client, python3-tornado and python3-yaml (Debian, Ubuntu), "
+            "python3-prometheus_client, python3-tornado and python3-pyyaml (Fedora, RHEL)"
         )
         return Check("python modules", False, f"without {', '.join(missing)}", remedy)
     return Check("python modules", True, ", ".join(found))

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from exporter import host, program, web
-from exporter.config import Config
+from exporter.config import Config, ConfigError
 from exporter.daemon import Daemon, StartError
 from exporter.logs import event
 from exporter.replay import recording
@@ -37,6 +37,10 @@ def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> 
     except web.ListenError as error:
         event(log, "error", str(error))
         return 1
+    except ConfigError as error:
+        for problem in error.problems:
+            event(log, "error", problem)
+        return 2
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: daemon.stop())
     try:

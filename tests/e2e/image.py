@@ -25,7 +25,8 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = [
     *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
     *("sed", "tar", "util-linux"),
-    *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-yaml"),
+    *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-tornado"),
+    "python3-yaml",
 ]
 ARCHITECTURE_PACKAGES = {
     "arm64": ["linux-image-cloud-arm64", "qemu-system-arm"],

@@ -108,7 +108,7 @@ def test_usage_of_record(arguments: tuple[str, ...], wrong: str) -> None:
     assert said.stderr.splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
-@pytest.mark.parametrize("module", ["yaml", "prometheus_client"])
+@pytest.mark.parametrize("module", ["yaml", "prometheus_client", "tornado"])
 def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
     """As with a Python that is not the distribution's."""
     hidden = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['exporter', 'serve']; "

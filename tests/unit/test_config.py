@@ -42,7 +42,10 @@ HOSTS = st.one_of(
     st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z][a-z0-9-]{0,20}){0,2}", fullmatch=True),
 )
 ADDRESSES = st.lists(
-    st.tuples(HOSTS, st.integers(0, 65535)).map(lambda pair: f"{pair[0]}:{pair[1]}"),
+    st.one_of(
+        st.tuples(HOSTS, st.integers(0, 65535)).map(lambda pair: f"{pair[0]}:{pair[1]}"),
+        PATHS.map(lambda path: f"unix:{path}").filter(lambda address: len(address.encode()) <= 112),
+    ),
     min_size=1,
     max_size=4,
     unique=True,
@@ -57,6 +60,9 @@ CONFIGS = st.builds(
         listen_address=ADDRESSES,
         telemetry_path=st.from_regex(r"(/[A-Za-z0-9_~!$&'()*+,;=:@]+){1,3}/?", fullmatch=True),
         gzip=st.booleans(),
+        config_file=st.one_of(st.just(""), PATHS.filter(lambda path: not path.endswith("/"))),
+        max_requests=st.integers(1, 1000),
+        enable_lifecycle=st.booleans(),
     ),
     level=st.builds(Level, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
     reasons=st.builds(Reasons, NAMES, NAMES),
@@ -112,6 +118,7 @@ def test_no_flags_change_nothing(wanted: Config) -> None:
 def test_describe_words_the_defaults() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
+        '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
         "collect_interval: 15s\nlinger: 5m\n"
         'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n'
         "reasons:\n  allow: []\n  deny: []\n"
@@ -290,7 +297,7 @@ def test_every_flag_problem_is_told_by_its_flag() -> None:
     }
     with pytest.raises(ConfigError) as error:
         with_flags(Config(), flags)
-    address = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
+    address = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
     assert error.value.problems == (
         f'--web.listen-address: "x" has no port; allowed is {address}',
         f'--web.listen-address: ":1" is in the list already; allowed is {address}',
@@ -349,6 +356,7 @@ def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
 
 def test_flag_names() -> None:
     assert configfile.flag("web.listen_address") == "--web.listen-address"
+    assert configfile.flag("web.config_file") == "--web.config.file"
     assert len({configfile.flag(key) for key in config.OPTIONS}) == len(config.OPTIONS)
 
 

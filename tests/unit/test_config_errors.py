@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.config import Config, ConfigError
-from exporter.configfile import MAX_BYTES, load, parse
+from exporter.configfile import load, parse
+from exporter.yamlfile import MAX_BYTES
 
-ADDRESS = "host:port, :port or [ipv6]:port with port 1 to 65535 (0: any free one)"
+ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
 ALL_KEYS = (
-    "web.listen_address, web.telemetry_path, web.gzip, collect_interval, linger, level.counters, level.histograms, "
+    "web.listen_address, web.telemetry_path, web.gzip, web.config_file, web.max_requests, web.enable_lifecycle, "
+    "collect_interval, linger, level.counters, level.histograms, "
     "reasons.allow, reasons.deny, histogram.native, histogram.classic.factor, histogram.classic.min, "
     "histogram.classic.max, histogram.classic.in_protobuf, limits.vcpus, limits.cells, "
     "bpf_stats, kernel_headers, lock_file, log.level, log.format"

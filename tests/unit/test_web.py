@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -118,23 +116,6 @@ def test_what_cannot_be_listened_on(served: Web) -> None:
         Web(["192.0.2.1:9"])
     with pytest.raises(ListenError, match=r"^cannot listen on no-such-host\.invalid:9: "):
         Web(["no-such-host.invalid:9"])
-
-
-def test_more_connections_than_threads(served: Web) -> None:
-    """Idle connections up to the limit, refused beyond it; when they go, the next request is answered."""
-    host, port = served.addresses[0].split(":")
-    idle = [socket.create_connection((host, int(port)), timeout=10) for _ in range(101)]
-    refused = 0
-    for connection in idle:
-        connection.settimeout(0.05)
-        with contextlib.suppress(TimeoutError):
-            refused += connection.recv(100).startswith(b"HTTP/1.0 503 ")
-    assert refused == 101 - 64
-    for connection in idle:
-        connection.close()
-    deadline = time.monotonic() + 10
-    while _ask(served, "GET", "/-/healthy")[0].status != 200:
-        assert time.monotonic() < deadline
 
 
 def test_a_page_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:

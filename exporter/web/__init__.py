@@ -1,0 +1,8 @@
+"""The HTTP side: which path answers what, and the sockets, TLS, users and limits around it."""
+
+from exporter.web.app import Answer, Application, Request, Route, application, text
+from exporter.web.listen import ListenError
+from exporter.web.server import Web
+from exporter.web.watched import Watched
+
+__all__ = ["Answer", "Application", "ListenError", "Request", "Route", "Watched", "Web", "application", "text"]

@@ -1,0 +1,119 @@
+"""Connections that know since when they wait, and for what. server.py closes those that wait too long.
+
+tornado's streams, with the hooks that BaseIOStream documents for subclasses: read_from_fd, write_to_fd, close_fd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from typing import Any, Protocol
+
+from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
+
+READ_CHUNK = 1 << 14
+_MAX_BUFFER = 1 << 18
+_DRAIN = 1 << 18
+
+
+class Table(Protocol):
+    """Is told what a connection does."""
+
+    def began(self, stream: Timed) -> None:
+        """A request has come."""
+
+    def ended(self, stream: Timed) -> None:
+        """Its answer has gone."""
+
+    def closed(self, stream: Timed) -> None:
+        """The connection is no more."""
+
+
+class Timed(IOStream):
+    """A connection without TLS. All times are of the monotonic clock, in seconds."""
+
+    def __init__(self, connection: socket.socket, table: Table) -> None:
+        super().__init__(connection, max_buffer_size=_MAX_BUFFER, read_chunk_size=READ_CHUNK)
+        self.accepted = time.monotonic()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.busy_since: float | None = None
+        """Since when a request is being answered."""
+        self.idle_since = self.accepted
+        self.heard: float | None = None
+        """When the first byte came of a request whose header is not whole yet."""
+        self.moved = self.accepted
+        """When the client last took a byte of an answer."""
+        self._table = table
+
+    def begin(self) -> None:
+        """A request's header has come."""
+        self.moved = self.busy_since = time.monotonic()
+        self.heard = None
+        self._table.began(self)
+
+    def end(self) -> None:
+        """Its answer has gone; the next one may come."""
+        self.busy_since = None
+        self.idle_since = time.monotonic()
+        if not self.closed():
+            self._table.ended(self)
+
+    def stands(self, now: float) -> float:
+        """For how long there have been bytes to send that the client does not take; 0 if there are none."""
+        return now - self.moved if self.busy_since is not None and self.writing() else 0.0
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Read, and note when a header begins."""
+        count = super().read_from_fd(buf)
+        if count and self.heard is None and self.busy_since is None:
+            self.heard = time.monotonic()
+        return count
+
+    def write_to_fd(self, data: memoryview) -> int:
+        """Write, and note that something moves."""
+        count = super().write_to_fd(data)
+        if count:
+            self.moved = time.monotonic()
+        return count
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        """Write; what is new has not stood yet."""
+        if not self.writing():
+            self.moved = time.monotonic()
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:
+        """Close; a header that is too large is answered first."""
+        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
+            self._say(431, "Request Header Fields Too Large")
+        super().close(exc_info)
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Answer in the midst of a request, which is not read any further, and close."""
+        if not self.closed():
+            self._say(status, reason)
+            self.close()
+
+    def _say(self, status: int, reason: str) -> None:
+        body = f"{reason}\n"
+        head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+        with contextlib.suppress(OSError):
+            self.socket.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            self.socket.shutdown(socket.SHUT_WR)
+            # Take what has come meanwhile: bytes left unread would reset the connection under the answer.
+            taken = 0
+            while taken < _DRAIN and (part := self.socket.recv(1 << 16)):
+                taken += len(part)
+
+    def close_fd(self) -> None:
+        """Close the socket, once; everybody who waits for this connection hears of it."""
+        super().close_fd()
+        if not self.gone.done():
+            self.gone.set_result(None)
+        self._table.closed(self)
+
+
+class TimedTls(Timed, SSLIOStream):
+    """A connection with TLS; its socket is an SSLSocket whose handshake is still to come."""

@@ -1,0 +1,251 @@
+"""The web configuration file, in the format that Prometheus' exporters share (exporter-toolkit).
+
+https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md; docs/web.md has what differs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from exporter.config import Option, boolean, duration
+from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
+from exporter.yamlfile import Reader, text_of
+
+_MAX_PEM = 1 << 20
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+_TLS, _HEADERS = "tls_server_config", "http_server_config.headers"
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("is no path")
+    return text
+
+
+def _one_of(*words: str) -> Option:
+    return Option(("str",), f"one of {', '.join(words)}", _chosen(*words))
+
+
+def _chosen(*words: str) -> Any:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("is none of these")
+        return text
+
+    return parse
+
+
+def _client_auth(text: str) -> str:
+    if text in UNVERIFIED:
+        raise ValueError("takes certificates that nobody verifies, which Python's ssl cannot")
+    if text not in CLIENT_AUTH:
+        raise ValueError("is none of these")
+    return text
+
+
+def _header(text: str) -> str:
+    if not text.isprintable() or not text.isascii():
+        raise ValueError("is not printable ASCII")
+    return text
+
+
+def _interval(text: str) -> float:
+    return 0.0 if text == "0" else duration(text)
+
+
+def _burst(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("is out of range")
+    return int(text)
+
+
+def _hash(text: str) -> str:
+    match = _BCRYPT.fullmatch(text)
+    if not match:
+        raise ValueError("is no bcrypt hash")
+    if not 4 <= int(match[1]) <= 18:
+        raise ValueError(f"has cost {int(match[1])}: a check would take minutes")
+    return text
+
+
+_PEM = Option(("str",), "a text in PEM", _text, secret=True)
+_FILE = Option(("str",), "the path of a file", _path)
+_ANY_HEADER = Option(("str",), "printable ASCII", _header)
+_BOOLEAN = Option(("bool",), "true or false", boolean)
+
+_OPTIONS = {
+    f"{_TLS}.cert": _PEM,
+    f"{_TLS}.key": _PEM,
+    f"{_TLS}.client_ca": _PEM,
+    f"{_TLS}.cert_file": _FILE,
+    f"{_TLS}.key_file": _FILE,
+    f"{_TLS}.client_ca_file": _FILE,
+    f"{_TLS}.client_auth_type": Option(("str",), f"one of {', '.join(CLIENT_AUTH)}", _client_auth),
+    f"{_TLS}.client_allowed_sans": Option(("str",), "a DNS name, IP, e-mail or URI", _text, least=1),
+    f"{_TLS}.min_version": _one_of(*VERSIONS),
+    f"{_TLS}.max_version": _one_of(*VERSIONS),
+    f"{_TLS}.cipher_suites": _one_of(*CIPHERS_13, *CIPHERS)._replace(least=0),
+    f"{_TLS}.prefer_server_cipher_suites": _BOOLEAN,
+    f"{_TLS}.curve_preferences": _one_of(*CURVES)._replace(least=0),
+    "http_server_config.http2": _BOOLEAN,
+    f"{_HEADERS}.Content-Security-Policy": _ANY_HEADER,
+    f"{_HEADERS}.X-Frame-Options": _one_of("deny", "sameorigin"),
+    f"{_HEADERS}.X-Content-Type-Options": _one_of("nosniff"),
+    f"{_HEADERS}.X-XSS-Protection": _ANY_HEADER,
+    f"{_HEADERS}.Strict-Transport-Security": _ANY_HEADER,
+    "rate_limit.interval": Option(("str", "int"), "a duration such as 1s, or 0", _interval),
+    "rate_limit.burst": Option(("int",), "a whole number up to 999999999", _burst),
+    "basic_auth_users": Option(("str",), "a bcrypt hash of cost 4 to 18", _hash, named=True, secret=True),
+}
+
+
+class Bucket:
+    """A token bucket: `burst` requests at once, and one more every `interval` seconds."""
+
+    def __init__(self, interval: float, burst: int) -> None:
+        self._interval, self._burst = interval, burst
+        self._tokens, self._at = float(burst), 0.0
+
+    def take(self, now: float) -> bool:
+        """Take a token at a time of the monotonic clock; False if there is none."""
+        self._tokens = min(float(self._burst), self._tokens + (now - self._at) / self._interval)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is in force: without a file plain HTTP, for everybody."""
+
+    tls: ssl.SSLContext | None = None
+    client_sans: frozenset[str] = frozenset()
+    users: Mapping[str, str] = field(default_factory=dict)
+    headers: tuple[tuple[str, str], ...] = ()
+    bucket: Bucket | None = None
+
+
+class Reading:
+    """One reading of the file; `stamps` are those of the files that were read, each taken before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stamps: dict[Path, Stamp] = {path: stamp(path)}
+        where = f"{path}:{{}}: {{}}"
+        self.reader = Reader(_OPTIONS, where.format, lambda _: "is null (leave the key out for its default)")
+
+    def settings(self) -> Settings:
+        """Read it. Raises ConfigError with all that is wrong."""
+        reader = self.reader
+        reader.file(text_of(self.path), str(self.path))
+        tls = self._tls()
+        users: Any = reader.values.get("basic_auth_users", {})
+        for name in users:
+            if ":" in name:
+                self._wrong(f"basic_auth_users.{name}", "has a colon, which HTTP takes for the end of the name")
+        if users and importlib.util.find_spec("bcrypt") is None:
+            self._wrong("basic_auth_users", "needs Python's bcrypt: install python3-bcrypt")
+        interval: Any = reader.values.get("rate_limit.interval", 0.0)
+        burst: Any = reader.values.get("rate_limit.burst", 0)
+        if interval and not burst:
+            self._wrong("rate_limit.interval", "would refuse every request without a burst; allowed is a burst from 1")
+        headers = {
+            key: str(reader.values[key]) for key in _OPTIONS if key.startswith(_HEADERS) and key in reader.values
+        }
+        reader.check()
+        return Settings(
+            tls=tls,
+            client_sans=frozenset(self._given("client_allowed_sans", ())),
+            users=users,
+            headers=tuple((key[len(_HEADERS) + 1 :], value) for key, value in headers.items() if value),
+            bucket=Bucket(interval, burst) if interval else None,
+        )
+
+    def _given(self, name: str, default: Any) -> Any:
+        return self.reader.values.get(f"{_TLS}.{name}", default)
+
+    def _wrong(self, key: str, what: str) -> None:
+        lines = self.reader.lines
+        line = lines.get(key) or min((at for name, at in lines.items() if name.startswith(_TLS)), default=1)
+        self.reader.wrong(line, key, what)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not any(key.startswith(_TLS) for key in self.reader.lines):
+            return None
+        pem = {name: self._pem(name) for name in ("cert", "key", "client_ca")}
+        kind = self._given("client_auth_type", "NoClientCert")
+        key = f"{_TLS}.client_auth_type"
+        if key in self.reader.values or key not in self.reader.lines:
+            self._check_client_auth(kind)
+        for name in ("cert", "key"):
+            if not {f"{_TLS}.{name}", f"{_TLS}.{name}_file"} & self.reader.lines.keys():
+                self._wrong(f"{_TLS}.{name}_file", f"is missing; allowed is {name}_file or {name}")
+        if self.reader.problems:
+            return None
+        names = ("min_version", "max_version", "cipher_suites", "prefer_server_cipher_suites", "curve_preferences")
+        chosen = {name: self._given(name, None) for name in names}
+        try:
+            return context(
+                Tls(
+                    pem["cert"],
+                    pem["key"],
+                    pem["client_ca"],
+                    kind,
+                    **{name: value for name, value in chosen.items() if value is not None},
+                )
+            )
+        except TlsError as error:
+            key = f"{_TLS}.{error.key}"
+            self._wrong(f"{key}_file" if f"{key}_file" in self.reader.lines else key, error.what)
+            return None
+
+    def _check_client_auth(self, kind: str) -> None:
+        authorities = [name for name in ("client_ca_file", "client_ca") if f"{_TLS}.{name}" in self.reader.lines]
+        if authorities and kind == "NoClientCert":
+            self._wrong(f"{_TLS}.{authorities[0]}", "is not used with client_auth_type NoClientCert")
+        if not authorities and kind != "NoClientCert":
+            self._wrong(f"{_TLS}.client_auth_type", f"{kind} needs client_ca_file")
+        if f"{_TLS}.client_allowed_sans" in self.reader.lines and kind != "RequireAndVerifyClientCert":
+            what = "needs client_auth_type RequireAndVerifyClientCert: else a client can come without a certificate"
+            self._wrong(f"{_TLS}.client_allowed_sans", what)
+
+    def _pem(self, name: str) -> bytes:
+        inline, named = self._given(name, ""), self._given(f"{name}_file", "")
+        if inline and named:
+            self._wrong(f"{_TLS}.{name}", f"is given beside {name}_file; allowed is one of them")
+        if not named:
+            return str(inline).encode()
+        path = self.path.parent / named
+        self.stamps[path] = stamp(path)
+        try:
+            with path.open("rb") as file:
+                return bytes(file.read(_MAX_PEM))
+        except OSError as error:
+            self._wrong(f"{_TLS}.{name}_file", f'"{named}" cannot be read: {error.strerror}')
+            return b""
+
+
+Stamp = Optional[tuple[int, int, int]]
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file does, be it renamed over, linked anew or written in place; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
