@@ -16,6 +16,7 @@ VERSIONS = {
     "TLS12": ssl.TLSVersion.TLSv1_2,
     "TLS13": ssl.TLSVersion.TLSv1_3,
 }
+_TLS12, _TLS13 = 2, 3  # their places in it
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
@@ -86,7 +87,7 @@ def context(tls: Tls) -> ssl.SSLContext:
         try:
             made.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
-            raise TlsError("client_ca", f"holds no certificate authority in PEM ({_reason(error)})") from None
+            raise TlsError("client_ca", f"holds no certificate authority in PEM{_reason(error)}") from None
     made.verify_mode = CLIENT_AUTH[tls.client_auth_type]
     return made
 
@@ -111,9 +112,9 @@ def _load_certificate(made: ssl.SSLContext, tls: Tls) -> None:
         try:
             made.load_cert_chain(cert, key, password=lambda: "")
         except ssl.SSLError as error:
-            mismatch = "KEY_VALUES_MISMATCH" in str(error)
+            mismatch = "MISMATCH" in str(error)
             what = "does not belong to the private key" if mismatch else "or the private key is not PEM"
-            raise TlsError("cert", f"{what} ({_reason(error)})") from None
+            raise TlsError("cert", f"{what}{_reason(error)}") from None
 
 
 @contextlib.contextmanager
@@ -132,16 +133,13 @@ def _set_versions(made: ssl.SSLContext, tls: Tls) -> None:
         raise TlsError("min_version", f"{tls.min_version} is above max_version {tls.max_version}")
     chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
     if tls.cipher_suites and not chosen:  # those of TLS 1.3 alone
-        low = VERSIONS_13
+        low = _TLS13
         if high < low:
             raise TlsError("cipher_suites", f"has none that max_version {tls.max_version} can use")
     ciphers = ":".join(chosen) or "DEFAULT"
     # Their handshakes are signed with SHA-1, which OpenSSL 3 only does at level 0.
-    made.set_ciphers(ciphers + (":@SECLEVEL=0" if low < VERSIONS_12 else ""))
+    made.set_ciphers(ciphers + (":@SECLEVEL=0" if low < _TLS12 else ""))
     made.minimum_version, made.maximum_version = list(VERSIONS.values())[low], list(VERSIONS.values())[high]
-
-
-VERSIONS_12, VERSIONS_13 = list(VERSIONS).index("TLS12"), list(VERSIONS).index("TLS13")
 
 
 def _set_curves(made: ssl.SSLContext, curves: tuple[str, ...]) -> None:
@@ -157,4 +155,5 @@ def _set_curves(made: ssl.SSLContext, curves: tuple[str, ...]) -> None:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or str(error)).lower().replace("_", " ")
+    """OpenSSL's word for it in brackets, where it has one."""
+    return f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""

@@ -125,7 +125,9 @@ def shut(path: Path) -> None:
 
 
 def versions() -> str:
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("prometheus_client", "PyYAML"))
+    return ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("prometheus_client", "PyYAML", "tornado")
+    )
 
 
 def test_a_host_that_has_everything(host: Host) -> None:
@@ -508,10 +510,10 @@ def test_python_modules(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    detail = "without prometheus_client, PyYAML"
+    detail = "without prometheus_client, PyYAML, tornado"
     remedy = (
-        "install python3-prometheus-client and python3-yaml (Debian, Ubuntu), "
-        "python3-prometheus_client and python3-pyyaml (Fedora, RHEL)"
+        "install python3-prometheus-client, python3-tornado and python3-yaml (Debian, Ubuntu), "
+        "python3-prometheus_client, python3-tornado and python3-pyyaml (Fedora, RHEL)"
     )
     assert host.row("python modules") == Check("python modules", False, detail, remedy)
 

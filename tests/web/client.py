@@ -1,0 +1,79 @@
+"""A scraper, as simple as can be, and an application for it to scrape."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter.exposition.page import Page
+from exporter.web import Application, Web, application
+
+BODY = b"kvm_exits_total 4801\n"
+
+
+class Got(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def app(size: int = 1) -> Application:
+    """/metrics is BODY, so many times."""
+    page = Page([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
+    return application(lambda *_: page, "/metrics")
+
+
+def ask(
+    web: Web,
+    path: str = "/metrics",
+    *,
+    method: str = "GET",
+    tls: ssl.SSLContext | None = None,
+    user: tuple[str, str] | None = None,
+) -> Got:
+    """One request on a connection of its own."""
+    address = web.addresses[0]
+    if tls:
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(address, timeout=20, context=tls)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=20)
+    headers = {}
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(":".join(user).encode()).decode()
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return Got(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+def connect(web: Web) -> socket.socket:
+    """A bare connection."""
+    host, port = web.addresses[0].rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=20)
+
+
+def all_of(raw: socket.socket) -> bytes:
+    """What comes until the other end closes, or breaks off."""
+    parts = []
+    try:
+        while part := raw.recv(1 << 16):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def trusting(pki: Path, client: str = "", **versions: ssl.TLSVersion) -> ssl.SSLContext:
+    """A context that trusts the authority `ca`, and shows a client certificate if one is named."""
+    context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+    if client:
+        context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
+    for name, version in versions.items():
+        setattr(context, name, version)
+    return context

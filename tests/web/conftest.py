@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter.web import Application, Watched, Web
+from tests.web import certificates
+from tests.web.client import app
+
+Serve = Callable[..., Web]
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pki")
+    for name in ("ca", "other"):
+        certificates.authority(folder, name)
+    certificates.signed(folder, "server", "ca", "DNS:localhost,IP:127.0.0.1")
+    certificates.signed(folder, "renewed", "ca", "DNS:localhost,IP:127.0.0.1")
+    certificates.signed(folder, "prometheus", "ca", "DNS:prometheus.example,IP:::1,URI:spiffe://example/prometheus")
+    certificates.signed(folder, "stranger", "other", "DNS:prometheus.example")
+    return folder
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers that are closed at the end of the test."""
+    started: list[Web] = []
+
+    def start(config: Path | None = None, *, application: Application | None = None, **options: object) -> Web:
+        addresses = options.pop("addresses", ["127.0.0.1:0"])
+        web = Web(addresses, settings=Watched(config), **options)  # type: ignore[arg-type]
+        started.append(web)
+        web.serve(application or app())
+        return web
+
+    yield start
+    for web in started:
+        web.close()

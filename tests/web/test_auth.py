@@ -1,0 +1,132 @@
+"""Users and passwords."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import time
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from exporter.web import auth
+from exporter.web.auth import Passwords
+from tests.web.client import BODY, ask
+from tests.web.conftest import Serve
+
+GOOD = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+LONG = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+
+
+def basic(pair: str) -> str:
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def test_every_path_wants_a_user(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "web.yml"
+    path.write_text(f"basic_auth_users:\n  alice: {GOOD}\n  bob: {GOOD.replace('$2b$', '$2y$')}\n")
+    web = serve(path)
+    for asked in ("/metrics", "/", "/-/healthy", "/no-such-path"):
+        got = ask(web, asked)
+        assert (got.status, got.headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
+        assert got.body == b"Unauthorized\n"
+    for user in (("alice", "wrong"), ("carol", "secret"), ("alice", ""), ("", "secret"), ("alice", "sec\0ret")):
+        assert ask(web, user=user).status == 401
+    for name in ("alice", "bob", "alice"):
+        assert ask(web, user=(name, "secret")).body == BODY
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The passwords that bcrypt was asked for."""
+    asked: list[bytes] = []
+    matches = auth._matches
+
+    def counted(password: bytes, hashed: str) -> bool:
+        asked.append(password)
+        return matches(password, hashed)
+
+    monkeypatch.setattr(auth, "_matches", counted)
+    return asked
+
+
+def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> None:
+    async def main() -> None:
+        passwords, users = Passwords(), {"alice": GOOD, "long": LONG}
+        for _ in range(23):
+            assert await passwords.allowed(users, basic("alice:secret"), "::1")
+        assert checks == [b"secret"]
+        for _ in range(3):
+            assert not await passwords.allowed(users, basic("alice:guess"), "::1")
+            assert not await passwords.allowed(users, basic("nobody:secret"), "::1")
+        # Known or not, a pair that is wrong costs one check of bcrypt; so it stays after alice was right.
+        assert checks[1:] == [b"guess", b"secret"] * 3
+        assert await passwords.allowed(users, basic("long:" + "x" * 99), "::1")
+        # A user whose password was changed, and one who was removed, are out at once.
+        assert not await passwords.allowed({"alice": LONG}, basic("alice:secret"), "::1")
+        assert not await passwords.allowed({"long": LONG}, basic("alice:secret"), "::1")
+        assert not any(b"secret" in digest for digest in passwords._right)
+        passwords.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "=" * 8, basic("no colon"),
+                                    "Basic " + base64.b64encode(b"\xff:\xff").decode()])  # fmt: skip
+def test_what_is_no_basic_authentication(header: str, checks: list[bytes]) -> None:
+    passwords = Passwords()
+    assert not asyncio.run(passwords.allowed({"alice": GOOD}, header, "::1"))
+    assert checks == []
+    passwords.close()
+
+
+def test_who_guesses_waits_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """101 guesses of one address are in line; a scraper of another one comes next, not last."""
+    order: list[bytes] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(password: bytes, hashed: str) -> bool:
+        begun.set()
+        assert go_on.wait(20)
+        order.append(password)
+        return password == b"secret"
+
+    monkeypatch.setattr(auth, "_matches", slow)
+
+    async def main() -> None:
+        passwords, users = Passwords(), {"alice": GOOD}
+        guesses = [
+            asyncio.ensure_future(passwords.allowed(users, basic(f"alice:{n}"), "192.0.2.1")) for n in range(101)
+        ]
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        scraper = asyncio.ensure_future(passwords.allowed(users, basic("alice:secret"), "192.0.2.2"))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await scraper
+        assert order[:2] == [b"0", b"secret"]
+        assert await asyncio.gather(*guesses) == [False] * 101
+        assert len(order) == 102
+        assert not passwords._lines
+        passwords.close()
+
+    asyncio.run(main())
+
+
+def test_guessing_does_not_hold_a_known_scraper_up(serve: Serve, tmp_path: Path) -> None:
+    """With hashes of cost 12, some 0.3 s each, of which seven guessers wait for theirs."""
+    path = tmp_path / "web.yml"
+    path.write_text(f"basic_auth_users:\n  alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(12)).decode()}\n")
+    web = serve(path)
+    assert ask(web, user=("alice", "secret")).status == 200
+    guessers = [threading.Thread(target=ask, args=(web,), kwargs={"user": ("alice", str(n))}) for n in range(7)]
+    for guesser in guessers:
+        guesser.start()
+    time.sleep(0.1)
+    start = time.monotonic()
+    assert ask(web, user=("alice", "secret")).status == 200
+    assert time.monotonic() - start < 1
+    for guesser in guessers:
+        guesser.join()

@@ -1,0 +1,202 @@
+"""TLS as a Prometheus server meets it: certificates, versions, client certificates, renewal."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter.web import Web, watched
+from tests.web.client import BODY, ask, connect, trusting
+from tests.web.conftest import Serve
+
+
+def config(folder: Path, pki: Path, more: str = "", cert: str = "server") -> Path:
+    """A web configuration beside its certificate, which it names by a relative path."""
+    for kind in ("crt", "key"):
+        shutil.copy(pki / f"{cert}.{kind}", folder / f"server.{kind}")
+    shutil.copy(pki / "ca.crt", folder / "ca.crt")
+    path = folder / "web.yml"
+    path.write_text(f"tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n{more}")
+    return path
+
+
+def common_name(web: Web, context: ssl.SSLContext) -> str:
+    with context.wrap_socket(connect(web), server_hostname="localhost") as raw:
+        certificate = raw.getpeercert()
+    assert certificate
+    return str(certificate["subject"][0][0][1])  # type: ignore[index]
+
+
+def test_a_scrape(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    web = serve(config(tmp_path, pki))
+    assert web.scheme == "https"
+    got = ask(web, tls=trusting(pki))
+    assert (got.status, got.body) == (200, BODY)
+    with trusting(pki).wrap_socket(connect(web), server_hostname="localhost") as raw:
+        assert raw.version() == "TLSv1.3"
+
+
+def test_a_large_page(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    from tests.web.client import app
+
+    web = serve(config(tmp_path, pki), application=app(200_003))
+    assert ask(web, tls=trusting(pki)).body == BODY * 200_003
+
+
+def test_a_client_that_does_not_know_the_authority(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    web = serve(config(tmp_path, pki))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(web, tls=ssl.create_default_context())
+    assert ask(web, tls=trusting(pki)).status == 200
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET /metrics HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + b"\xff" * 600, b""]
+)
+def test_what_is_no_tls(serve: Serve, pki: Path, tmp_path: Path, garbage: bytes) -> None:
+    web = serve(config(tmp_path, pki))
+    with connect(web) as raw:
+        raw.sendall(garbage)
+        assert ask(web, tls=trusting(pki)).status == 200
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_versions(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    only_13 = serve(config(tmp_path, pki, "  min_version: TLS13\n"))
+    assert ask(only_13, tls=trusting(pki)).status == 200
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        ask(only_13, tls=trusting(pki, maximum_version=ssl.TLSVersion.TLSv1_2))
+    only_12 = serve(config(tmp_path, pki, "  max_version: TLS12\n"))
+    assert ask(only_12, tls=trusting(pki)).status == 200
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        ask(only_12, tls=trusting(pki, minimum_version=ssl.TLSVersion.TLSv1_3))
+    old = serve(config(tmp_path, pki, "  min_version: TLS10\n  max_version: TLS11\n"))
+    context = trusting(pki, minimum_version=ssl.TLSVersion.TLSv1)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    assert ask(old, tls=context).status == 200
+
+
+def test_ciphers_and_curves(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    suite = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
+    more = f"  cipher_suites: [TLS_AES_128_GCM_SHA256, {suite}]\n  curve_preferences: [CurveP384]\n"
+    web = serve(config(tmp_path, pki, more))
+    context = trusting(pki, maximum_version=ssl.TLSVersion.TLSv1_2)
+    with context.wrap_socket(connect(web), server_hostname="localhost") as raw:
+        cipher = raw.cipher()
+    assert cipher
+    assert cipher[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    context.set_ecdh_curve("prime256v1")
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        ask(web, tls=context)
+    only_13 = serve(config(tmp_path, pki, "  cipher_suites: [TLS_AES_128_GCM_SHA256]\n"))
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        ask(only_13, tls=trusting(pki, maximum_version=ssl.TLSVersion.TLSv1_2))
+    assert ask(only_13, tls=trusting(pki)).status == 200
+
+
+REFUSED = (ssl.SSLError, ConnectionResetError, BrokenPipeError)
+
+
+def test_client_certificates(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    required = serve(
+        config(tmp_path, pki, "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n")
+    )
+    assert ask(required, tls=trusting(pki, "prometheus")).body == BODY
+    for client in ("", "stranger"):
+        with pytest.raises(REFUSED):
+            ask(required, tls=trusting(pki, client))
+    optional = serve(config(tmp_path, pki, "  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.crt\n"))
+    for client in ("", "prometheus"):
+        assert ask(optional, tls=trusting(pki, client)).body == BODY
+    with pytest.raises(REFUSED):
+        ask(optional, tls=trusting(pki, "stranger"))
+
+
+@pytest.mark.parametrize(
+    ("san", "allowed"),
+    [
+        ("prometheus.example", True),
+        ("::1", True),
+        ("spiffe://example/prometheus", True),
+        ("example", False),
+        ("127.0.0.1", False),
+    ],
+)
+def test_names_of_clients(serve: Serve, pki: Path, tmp_path: Path, san: str, allowed: bool) -> None:
+    more = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n"
+    web = serve(config(tmp_path, pki, f"{more}  client_allowed_sans: ['{san}', grafana.example]\n"))
+    if allowed:
+        assert ask(web, tls=trusting(pki, "prometheus")).body == BODY
+        return
+    with pytest.raises((*REFUSED, ConnectionError)):
+        ask(web, tls=trusting(pki, "prometheus"))
+
+
+def test_renewal(
+    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate is replaced, then its key; in between, and while a file is broken, the old pair serves."""
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
+    web, context = serve(config(tmp_path, pki)), trusting(pki)
+    assert common_name(web, context) == "server"
+    with context.wrap_socket(connect(web), server_hostname="localhost") as kept:
+        shutil.copy(pki / "renewed.crt", tmp_path / "server.crt")
+        for _ in range(3):
+            assert common_name(web, context) == "server"
+        (problem,) = [record.__dict__["fields"]["err"] for record in caplog.records]
+        assert problem.startswith(f"{tmp_path}/web.yml:2: tls_server_config.cert_file: does not belong to the private")
+        shutil.copy(pki / "renewed.key", tmp_path / "server.key")
+        assert common_name(web, context) == "renewed"
+        kept.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+    (tmp_path / "server.key").unlink()
+    assert common_name(web, context) == "renewed"
+    assert ask(web, tls=context).status == 200
+
+
+def test_tls_can_come_but_not_go(
+    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that was cut short while it was written does not open the door."""
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
+    path = tmp_path / "web.yml"
+    path.write_text("")
+    web = serve(path)
+    assert ask(web).status == 200
+    whole = config(tmp_path, pki).read_text()
+    assert ask(web, tls=trusting(pki)).status == 200
+    for text in ("", "http_server_config: {http2: false}\n", whole[:30], whole[:3]):
+        path.write_text(text)
+        assert ask(web, tls=trusting(pki)).status == 200
+    said = [record.__dict__["fields"].get("err", "") for record in caplog.records]
+    assert f"{path}: tls_server_config is gone; restart to do without it" in said
+
+
+def test_a_handshake_that_never_ends_is_cut_off(
+    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporter.web import connections
+
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    web = serve(config(tmp_path, pki))
+    with connect(web) as raw:
+        raw.sendall(b"\x16\x03\x01")
+        start = time.monotonic()
+        assert raw.recv(1) == b""
+        assert time.monotonic() - start < 5
+
+
+def test_both_families_and_a_unix_socket_speak_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    web = serve(config(tmp_path, pki), addresses=["[::1]:0", f"unix:{path}"])
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    raw.connect(str(path))
+    for plain in (connect(web), raw):
+        with trusting(pki).wrap_socket(plain, server_hostname="localhost") as encrypted:
+            encrypted.sendall(b"HEAD /metrics HTTP/1.0\r\n\r\n")
+            assert encrypted.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
