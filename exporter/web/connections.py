@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from exporter.web.stream import Timed
 
@@ -41,7 +42,7 @@ class Connections:
         self._new: dict[Timed, None] = {}  # that have not asked for anything yet
         self._idle: dict[Timed, None] = {}  # between two requests
         self._busy: dict[Timed, None] = {}
-        self._scrapes: dict[Timed, None] = {}
+        self._scrapes: dict[Timed, str] = {}  # to the client's address
 
     def __len__(self) -> int:
         return len(self._new) + len(self._idle) + len(self._busy)
@@ -85,18 +86,33 @@ class Connections:
             if streams:
                 next(iter(streams)).close()
                 return True
-        return _close_standing(self._busy)
-
-    def admit(self, stream: Timed) -> bool:
-        """Count a scrape in flight; at the limit it takes the place of one whose reader stands still, or is refused."""
-        if len(self._scrapes) >= self._most_scrapes:
-            standing = _longest_standing(self._scrapes)
-            if standing is None:
-                return False
+        standing = _longest_standing(self._busy)
+        if standing:
             standing.close()
-            self._scrapes.pop(standing)
-        self._scrapes[stream] = None
+        return standing is not None
+
+    def admit(self, stream: Timed, peer: str) -> bool:
+        """Count a scrape in flight, of the client at the address `peer`; False if there are too many.
+
+        At the limit it takes the place of one whose reader stands still, else of one of an address that has more of
+        them in flight than `peer` would have: nobody holds the scrapes of others up by asking often.
+        """
+        if len(self._scrapes) >= self._most_scrapes:
+            given_up = _longest_standing(self._scrapes) or self._greediest(peer)
+            if given_up is None:
+                return False
+            given_up.close()
+            self._scrapes.pop(given_up)
+        self._scrapes[stream] = peer
         return True
+
+    def _greediest(self, peer: str) -> Timed | None:
+        counts = Counter(self._scrapes.values())
+        ((most, count),) = counts.most_common(1)
+        if count <= counts[peer] + 1:
+            return None
+        now = time.monotonic()
+        return max((one for one, of in self._scrapes.items() if of == most), key=lambda one: one.stands(now))
 
     def leave(self, stream: Timed) -> None:
         """A scrape admitted before is over."""
@@ -117,14 +133,7 @@ class Connections:
                 stream.close()
 
 
-def _longest_standing(streams: dict[Timed, None]) -> Timed | None:
+def _longest_standing(streams: Iterable[Timed]) -> Timed | None:
     now = time.monotonic()
     longest = max(streams, key=lambda stream: stream.stands(now), default=None)
     return longest if longest and longest.stands(now) >= GIVES_WAY_SECONDS else None
-
-
-def _close_standing(streams: dict[Timed, None]) -> bool:
-    standing = _longest_standing(streams)
-    if standing:
-        standing.close()
-    return standing is not None

@@ -41,7 +41,7 @@ class Host(Protocol):
     async def refused(self, authorization: str, peer: str) -> Answer | None:
         """The answer to somebody who may not ask, else None."""
 
-    def admit(self, stream: Timed) -> bool:
+    def admit(self, stream: Timed, peer: str) -> bool:
         """Count a scrape in flight; False where there are too many."""
 
     def leave(self, stream: Timed) -> None:
@@ -110,7 +110,7 @@ class Exchange(httputil.HTTPMessageDelegate):
             await self._send(refusal)
         elif not found.work:
             await self._send(answer(found, self._request))
-        elif not self._host.admit(self._stream):
+        elif not self._host.admit(self._stream, self._peer):
             await self._send(text(503, "Too many scrapes at the same time", ("Retry-After", "1")))
         else:
             try:

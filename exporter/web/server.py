@@ -137,7 +137,10 @@ class _Server(httputil.HTTPServerConnectionDelegate):
         while not self._stopping.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _SWEEP_SECONDS if len(self._connections) else None)
-            self._connections.close_overdue(time.monotonic())
+            try:
+                self._connections.close_overdue(time.monotonic())
+            except Exception as error:  # a defect of ours: scrapes go on, and the log says why
+                event(log, "error", "connections could not be looked through", err=error)
             if not self._stopping.is_set():
                 self._wake.clear()
         await self._finish()
@@ -251,9 +254,9 @@ class _Server(httputil.HTTPServerConnectionDelegate):
             return None
         return text(401, "", ("WWW-Authenticate", 'Basic realm="kvm-exit-exporter", charset="UTF-8"'))
 
-    def admit(self, stream: Timed) -> bool:
+    def admit(self, stream: Timed, peer: str) -> bool:
         """Count a scrape in flight; False where there are too many."""
-        return self._connections.admit(stream)
+        return self._connections.admit(stream, peer)
 
     def leave(self, stream: Timed) -> None:
         """A scrape admitted before is over."""

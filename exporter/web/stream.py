@@ -42,16 +42,18 @@ class Timed(IOStream):
         """Since when a request is being answered."""
         self.idle_since = self.accepted
         self.heard: float | None = None
-        """When the first byte came of a request whose header is not whole yet."""
+        """When the first byte came of a request whose header is not whole yet; one that came along with the request
+        before it is not seen, and that connection counts as idle."""
         self.moved = self.accepted
         """When the client last took a byte of an answer."""
         self._table = table
 
     def begin(self) -> None:
-        """A request's header has come."""
+        """A request's header has come; maybe with the last bytes before the end of the connection."""
         self.moved = self.busy_since = time.monotonic()
         self.heard = None
-        self._table.began(self)
+        if not self.closed():
+            self._table.began(self)
 
     def end(self) -> None:
         """Its answer has gone; the next one may come."""

@@ -52,10 +52,10 @@ def ask(
         connection.close()
 
 
-def connect(web: Web) -> socket.socket:
-    """A bare connection."""
+def connect(web: Web, source: str = "") -> socket.socket:
+    """A bare connection, from another address if one is given."""
     host, port = web.addresses[0].rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=20)
+    return socket.create_connection((host.strip("[]"), int(port)), 20, (source, 0) if source else None)
 
 
 def all_of(raw: socket.socket) -> bytes:

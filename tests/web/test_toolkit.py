@@ -77,7 +77,8 @@ def test_certificates_in_the_file_itself(folder: Path) -> None:
          ["2: tls_server_config.cert_file: does not belong to the private key (key values mismatch)"]),
         (TLS + ", client_auth_type: RequireAnyClientCert}",
          ['1: tls_server_config.client_auth_type: "RequireAnyClientCert" takes certificates that nobody verifies, '
-          "which Python's ssl cannot; allowed is one of NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert"]),
+          "which Python's ssl cannot; allowed is one of NoClientCert, VerifyClientCertIfGiven, "
+          "RequireAndVerifyClientCert"]),
         (TLS + ", client_auth_type: RequireAndVerifyClientCert}",
          ["1: tls_server_config.client_auth_type: RequireAndVerifyClientCert needs client_ca_file"]),
         (TLS + ", client_ca_file: ca.crt}",

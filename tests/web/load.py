@@ -1,0 +1,205 @@
+"""2,000 bad connections against a child process, on loopback: what the next good scrape takes, and what stays behind.
+
+    python3 -m tests.web.load       prints the figures
+
+The child serves a page of 20 MB. A third of the connections is idle, the others send half a request, a header in drops,
+a header of 1 MB, what is no TLS, or take a page and do not read it. Those that the server closes come again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CONNECTIONS, PAGE_BYTES = 2000, 20_000_000
+BAD_HOST = "127.0.0.2"  # an address of loopback too, and another than that of the good scraper
+ROOT = Path(__file__).resolve().parents[2]
+
+_LINE = b'kvm_exits_total{pid="142",tid="150",vm="web-1",vcpu="0",reason="EC_WFx",class="idle"} 1597\n'
+_GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+# What each kind sends at once, and how many of a hundred connections are of it.
+_KINDS = (
+    ("idle", 34, b""),
+    ("half a request", 20, b"GET /metrics HTT"),
+    ("header in drops", 16, b"GET /metrics HTTP/1.1\r\nX: "),
+    ("reads nothing", 10, _GET),
+    ("no TLS", 10, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 500),
+    ("1 MB header", 10, b"GET / HTTP/1.1\r\nCookie: " + b"x" * 1_000_000),
+)
+
+
+@dataclass
+class Figures:
+    """Seconds of good scrapes, and what the child holds: descriptors, and resident MB.
+
+    What it holds is of five times: before, in the first flood and after it, in the second and after it.
+    """
+
+    quiet: list[float]
+    loaded: list[float]
+    descriptors: list[int]
+    memory: list[float]
+
+
+def child() -> None:
+    """Serve until standard input ends."""
+    sys.path.insert(0, str(ROOT))
+    from exporter.exposition.page import Page
+    from exporter.web import Web, application
+
+    pieces = [_LINE * 100] * (PAGE_BYTES // len(_LINE) // 100)
+    web = Web(["127.0.0.1:0"])
+    web.serve(application(lambda *_: Page([("Content-Type", "text/plain")], pieces), "/metrics"))
+    print(web.addresses[0], flush=True)
+    sys.stdin.read()
+    web.close()
+
+
+def measure() -> Figures:
+    """Run the child, load it, and look at it before, meanwhile and afterwards."""
+    need = CONNECTIONS + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, max(need, hard)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tests.web.load import child; child()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        host, port = process.stdout.readline().strip().rsplit(":", 1)
+        address = (host, int(port))
+        quiet = [_scrape(address) for _ in range(5)]
+        loaded, held = [], [_held(process.pid)]
+        for _ in range(2):
+            with _bad_connections(address):
+                loaded += [_scrape(address) for _ in range(11)]
+                held.append(_held(process.pid))
+            deadline = time.monotonic() + 30
+            while (after := _held(process.pid))[0] > held[0][0] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            held.append(after)
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+    return Figures(quiet, loaded, [one[0] for one in held], [one[1] for one in held])
+
+
+def _held(pid: int) -> tuple[int, float]:
+    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return len(os.listdir(f"/proc/{pid}/fd")), int(match[1]) / 1024
+
+
+def _scrape(address: tuple[str, int]) -> float:
+    """Seconds from connecting to the last byte."""
+    start = time.monotonic()
+    with socket.create_connection(address, timeout=30) as raw:
+        raw.sendall(_GET.replace(b"1.1", b"1.0"))
+        head, read, buffer = b"", 0, bytearray(1 << 20)
+        while count := raw.recv_into(buffer):
+            head = head or bytes(buffer[:15])
+            read += count
+    if head != b"HTTP/1.1 200 OK" or read < PAGE_BYTES * 0.99:
+        raise RuntimeError(f"a scrape was answered with {head!r} and {read} bytes")
+    return time.monotonic() - start
+
+
+class _Bad:
+    """A bad connection, which comes again when the server has closed it, two seconds after it came before."""
+
+    def __init__(self, address: tuple[str, int], name: str, first: bytes) -> None:
+        self.address, self.name, self.first = address, name, first
+        self.open()
+
+    def open(self) -> None:
+        """Connect, and wait for nothing."""
+        self.came = time.monotonic()
+        self.rest = self.first
+        self.raw = socket.socket()
+        self.raw.setblocking(False)
+        self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        self.raw.bind((BAD_HOST, 0))
+        with contextlib.suppress(BlockingIOError):
+            self.raw.connect(self.address)
+
+    def go_on(self, *, drop: bool) -> None:
+        """Send what there is to send; `drop`: it is time for another byte of a header."""
+        try:
+            if self.rest:
+                self.rest = self.rest[self.raw.send(self.rest) :]
+            elif drop and self.name == "header in drops":
+                self.raw.send(b"x")
+            gone = self.raw.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone and time.monotonic() - self.came > 2:
+            self.raw.close()
+            self.open()
+
+
+@contextlib.contextmanager
+def _bad_connections(address: tuple[str, int]) -> Iterator[None]:
+    """All of them at once, from a process of their own, so that a good scrape is measured and not this one's lock."""
+    code = f"from tests.web.load import flood; flood({address!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdin
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == b"open\n"
+        yield
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
+def flood(address: tuple[str, int]) -> None:
+    """Open the connections and keep at it until standard input ends."""
+    wanted = [(name, first) for name, share, first in _KINDS for _ in range(CONNECTIONS * share // 100)]
+    # Mixed, the same way every time.
+    all_bad = [_Bad(address, *wanted[number * 7919 % len(wanted)]) for number in range(len(wanted))]
+    stop = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), stop.set())).start()
+    rounds = 0
+    while not stop.wait(0.1):
+        rounds += 1
+        for bad in all_bad:
+            bad.go_on(drop=rounds % 10 == 0)
+        if rounds == 10:
+            print("open", flush=True)
+
+
+def main() -> None:
+    """Print the figures."""
+    found = measure()
+    print(f"{CONNECTIONS:,} bad connections at once, a page of {PAGE_BYTES / 1e6:.0f} MB:\n")
+    print("| good scrape | median | worst |")
+    print("|---|---:|---:|")
+    for label, seconds in (("alone", found.quiet), ("beside them", found.loaded)):
+        print(f"| {label} | {sorted(seconds)[len(seconds) // 2] * 1e3:.0f} ms | {max(seconds) * 1e3:.0f} ms |")
+    print("\n| the server | before | first flood | after it | second flood | after it |")
+    print("|---|---:|---:|---:|---:|---:|")
+    print("| descriptors |" + "".join(f" {number} |" for number in found.descriptors))
+    print("| resident memory, MB |" + "".join(f" {size:.0f} |" for size in found.memory))
+
+
+if __name__ == "__main__":
+    main()
