@@ -76,6 +76,11 @@ class Connections:
         """How many requests are being answered."""
         return len(self._busy)
 
+    @property
+    def any_new(self) -> bool:
+        """Whether there is a connection that has not asked for anything yet."""
+        return bool(self._new)
+
     def make_room(self) -> bool:
         """Close what matters least, so that a new connection can be taken; False if all that is left is at work.
 

@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -34,11 +35,12 @@ log = logging.getLogger(__name__)
 
 MAX_HEADER = 1 << 14
 _THREADS = 4
-_ACCEPTS = 64  # at a time, before the connections there are have their turn
+_ACCEPTS = 1000  # at a time, before the connections there are have their turn
 _SWEEP_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
 """For how long close() waits for answers under way."""
 _PAUSE_SECONDS = 0.1
+_SAY_SECONDS = 3600.0
 _TCP_NOTSENT_LOWAT, _LOWAT = 25, 1 << 17  # include/uapi/linux/tcp.h; socket has the name from Python 3.12 on
 """A slow reader's page lies in our cached pieces, not once more in the kernel's send buffer."""
 
@@ -108,7 +110,7 @@ class _Server(httputil.HTTPServerConnectionDelegate):
         self._settings = settings
         self._passwords = Passwords()
         self._connections = Connections(most_connections(), max_requests)
-        self._full = False
+        self._say_again = 0.0
         self._stopping = threading.Event()
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -160,26 +162,33 @@ class _Server(httputil.HTTPServerConnectionDelegate):
     # --- connections ---
 
     def _accept(self, listener: socket.socket) -> None:
+        """Take what has come, all of it before any of it costs work: where there is no room the oldest goes first."""
+        come: deque[tuple[socket.socket, Any]] = deque()
         for _ in range(_ACCEPTS):
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                break
             except OSError as error:  # out of descriptors or memory
                 self._say_full(error.strerror or str(error))
                 if not self._connections.make_room():
                     self._pause(listener)
-                return
-            if len(self._connections) >= self._connections.most:
+                break
+            if len(self._connections) + len(come) >= self._connections.most:
                 self._say_full(f"{self._connections.most} connections")
-                if not self._connections.make_room():
+                if come and not self._connections.any_new:
+                    come.popleft()[0].close()
+                elif not self._connections.make_room():
                     connection.close()
                     continue
+            come.append((connection, address))
+        for connection, address in come:
             self._take(connection, address)
 
     def _say_full(self, why: str) -> None:
-        if not self._full:
-            self._full = True
+        now = time.monotonic()
+        if now >= self._say_again:
+            self._say_again = now + _SAY_SECONDS
             event(log, "warn", "so many connections that new ones close the oldest idle ones", limit=why)
 
     def _pause(self, listener: socket.socket) -> None:

@@ -3,7 +3,8 @@
     python3 -m tests.web.load       prints the figures
 
 The child serves a page of 20 MB. A third of the connections is idle, the others send half a request, a header in drops,
-a header of 1 MB, what is no TLS, or take a page and do not read it. Those that the server closes come again.
+a header of 1 MB, what is no TLS, or take a page and do not read it. Those that the server closes come
+again, a thousand a second.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONNECTIONS, PAGE_BYTES = 2000, 20_000_000
+AGAIN = 100  # of those that the server has closed, every tenth of a second
 BAD_HOST = "127.0.0.2"  # an address of loopback too, and another than that of the good scraper
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +123,7 @@ def _scrape(address: tuple[str, int]) -> float:
 
 
 class _Bad:
-    """A bad connection, which comes again when the server has closed it, two seconds after it came before."""
+    """A bad connection."""
 
     def __init__(self, address: tuple[str, int], name: str, first: bytes) -> None:
         self.address, self.name, self.first = address, name, first
@@ -129,7 +131,6 @@ class _Bad:
 
     def open(self) -> None:
         """Connect, and wait for nothing."""
-        self.came = time.monotonic()
         self.rest = self.first
         self.raw = socket.socket()
         self.raw.setblocking(False)
@@ -138,21 +139,18 @@ class _Bad:
         with contextlib.suppress(BlockingIOError):
             self.raw.connect(self.address)
 
-    def go_on(self, *, drop: bool) -> None:
-        """Send what there is to send; `drop`: it is time for another byte of a header."""
+    def go_on(self, *, drop: bool) -> bool:
+        """Send what there is to send; `drop`: it is time for another byte of a header. False: the server has closed."""
         try:
             if self.rest:
                 self.rest = self.rest[self.raw.send(self.rest) :]
             elif drop and self.name == "header in drops":
                 self.raw.send(b"x")
-            gone = self.raw.recv(1, socket.MSG_PEEK) == b""
+            return self.raw.recv(1, socket.MSG_PEEK) != b""
         except BlockingIOError:
-            return
+            return True
         except OSError:
-            gone = True
-        if gone and time.monotonic() - self.came > 2:
-            self.raw.close()
-            self.open()
+            return False
 
 
 @contextlib.contextmanager
@@ -181,8 +179,11 @@ def flood(address: tuple[str, int]) -> None:
     rounds = 0
     while not stop.wait(0.1):
         rounds += 1
-        for bad in all_bad:
-            bad.go_on(drop=rounds % 10 == 0)
+        closed = [bad for bad in all_bad if not bad.go_on(drop=rounds % 10 == 0)]
+        for bad in closed[:AGAIN]:
+            bad.raw.close()
+            bad.open()
+        all_bad = [*all_bad[AGAIN:], *all_bad[:AGAIN]]
         if rounds == 10:
             print("open", flush=True)
 

@@ -7,8 +7,10 @@ from tests.web import load
 
 def test_a_good_scrape_beside_two_thousand_bad_connections() -> None:
     found = load.measure()
-    if max(found.loaded) >= 1:  # something else may have had the machine: what is ours comes again
-        found = load.measure()
+    for _ in range(3):
+        if max(found.loaded) < 1:
+            break
+        found = load.measure()  # something else may have had the machine: what is ours comes again
     assert len(found.loaded) == 22
     assert max(found.loaded) < 1
     before, _, after, _, last = found.descriptors
