@@ -92,13 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if run:
         return run(chosen, arguments)
     if arguments.check:
-        try:
-            _check_web_file(chosen.web.config_file)
-        except ConfigError as error:
-            print(error, file=sys.stderr)
-            return _USAGE_ERROR
-        print(configfile.describe(chosen), end="")
-        return 0
+        return _check_config(chosen)
     logs.setup(chosen.log.level, chosen.log.format)
     # Not at the top: `check` and usage errors need none of it.
     from exporter import service  # noqa: PLC0415
@@ -127,12 +121,18 @@ def _replay(chosen: Config, arguments: argparse.Namespace) -> int:
     return replay.run(chosen, arguments.recording, options.output(arguments))
 
 
-def _check_web_file(name: str) -> None:
-    """Raise ConfigError with what is wrong in the web configuration file, or in the certificates it names."""
-    if name:
+def _check_config(chosen: Config) -> int:
+    """Print the configuration, unless something is wrong in the web configuration file or the certificates it names."""
+    if chosen.web.config_file:
         from exporter.web.toolkit import Reading  # noqa: PLC0415
 
-        Reading(Path(name).absolute()).settings()
+        try:
+            Reading(Path(chosen.web.config_file).absolute()).settings()
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return _FAILURE if isinstance(error, UnreadableError) else _USAGE_ERROR
+    print(configfile.describe(chosen), end="")
+    return 0
 
 
 def _check(chosen: Config, _: argparse.Namespace) -> int:

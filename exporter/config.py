@@ -217,7 +217,9 @@ def _duration(low: str, high: str) -> Option:
     return Option(("str", "int", "float"), f"a duration from {low} to {high}", parse, show=duration_text)
 
 
-def _words(*words: str) -> Option:
+def one_of(*words: str) -> Option:
+    """A value that is one of these words."""
+
     def parse(text: str) -> str:
         if text not in words:
             raise ValueError("is none of these")
@@ -284,8 +286,8 @@ OPTIONS = {
     "web.enable_lifecycle": Option(("bool",), "true or false", boolean),
     "collect_interval": _duration("1s", "1h"),
     "linger": _duration("0s", "24h"),
-    "level.counters": _words("vcpu", "vm", "off"),
-    "level.histograms": _words("vcpu", "vm", "off"),
+    "level.counters": one_of("vcpu", "vm", "off"),
+    "level.histograms": one_of("vcpu", "vm", "off"),
     "reasons.allow": Option(("str",), _REASON, _reason, least=0),
     "reasons.deny": Option(("str",), _REASON, _reason, least=0),
     "histogram.native": Option(("bool",), "true or false", boolean),
@@ -298,8 +300,8 @@ OPTIONS = {
     "bpf_stats": Option(("bool",), "true or false", boolean),
     "kernel_headers": _path("builtin", "system", directory=True),
     "lock_file": _path(""),
-    "log.level": _words("debug", "info", "warn", "error"),
-    "log.format": _words("logfmt", "json"),
+    "log.level": one_of("debug", "info", "warn", "error"),
+    "log.format": one_of("logfmt", "json"),
 }
 
 

@@ -71,9 +71,16 @@ class Daemon:
             max_requests=config.web.max_requests,
         )
 
-    def start(self, notice: str = "") -> None:
-        """Answer on the web; what there is to count is attached afterwards."""
-        self._web.serve(web.application(self.render, self._config.web.telemetry_path, notice, self.vcpus))
+    def start(self, notice: str = "", reload: web.Reload | None = None) -> None:
+        """Answer on the web; what there is to count is attached afterwards.
+
+        `reload` is what POST /-/reload calls where web.enable_lifecycle allows it.
+        """
+        settings = self._config.web
+        allowed = reload if settings.enable_lifecycle else None
+        self._web.serve(
+            web.application(self.render, settings.telemetry_path, notice, self.vcpus, reload=allowed),
+        )
         for address in self._web.addresses:
             event(
                 log,

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from exporter import host, program, web
-from exporter.config import Config, ConfigError
+from exporter.config import Config, ConfigError, UnreadableError
 from exporter.daemon import Daemon, StartError
 from exporter.logs import event
 from exporter.replay import recording
@@ -40,7 +40,7 @@ def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> 
     except ConfigError as error:
         for problem in error.problems:
             event(log, "error", problem)
-        return 2
+        return 1 if isinstance(error, UnreadableError) else 2
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: daemon.stop())
     try:

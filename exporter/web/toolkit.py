@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from exporter.config import Option, boolean, duration
+from exporter.config import Option, boolean, duration, one_of
 from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
 from exporter.yamlfile import Reader, text_of
 
@@ -32,19 +32,6 @@ def _path(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("is no path")
     return text
-
-
-def _one_of(*words: str) -> Option:
-    return Option(("str",), f"one of {', '.join(words)}", _chosen(*words))
-
-
-def _chosen(*words: str) -> Any:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError("is none of these")
-        return text
-
-    return parse
 
 
 def _client_auth(text: str) -> str:
@@ -94,15 +81,15 @@ _OPTIONS = {
     f"{_TLS}.client_ca_file": _FILE,
     f"{_TLS}.client_auth_type": Option(("str",), f"one of {', '.join(CLIENT_AUTH)}", _client_auth),
     f"{_TLS}.client_allowed_sans": Option(("str",), "a DNS name, IP, e-mail or URI", _text, least=1),
-    f"{_TLS}.min_version": _one_of(*VERSIONS),
-    f"{_TLS}.max_version": _one_of(*VERSIONS),
-    f"{_TLS}.cipher_suites": _one_of(*CIPHERS_13, *CIPHERS)._replace(least=0),
+    f"{_TLS}.min_version": one_of(*VERSIONS),
+    f"{_TLS}.max_version": one_of(*VERSIONS),
+    f"{_TLS}.cipher_suites": one_of(*CIPHERS_13, *CIPHERS)._replace(least=0),
     f"{_TLS}.prefer_server_cipher_suites": _BOOLEAN,
-    f"{_TLS}.curve_preferences": _one_of(*CURVES)._replace(least=0),
+    f"{_TLS}.curve_preferences": one_of(*CURVES)._replace(least=0),
     "http_server_config.http2": _BOOLEAN,
     f"{_HEADERS}.Content-Security-Policy": _ANY_HEADER,
-    f"{_HEADERS}.X-Frame-Options": _one_of("deny", "sameorigin"),
-    f"{_HEADERS}.X-Content-Type-Options": _one_of("nosniff"),
+    f"{_HEADERS}.X-Frame-Options": one_of("deny", "sameorigin"),
+    f"{_HEADERS}.X-Content-Type-Options": one_of("nosniff"),
     f"{_HEADERS}.X-XSS-Protection": _ANY_HEADER,
     f"{_HEADERS}.Strict-Transport-Security": _ANY_HEADER,
     "rate_limit.interval": Option(("str", "int"), "a duration such as 1s, or 0", _interval),

@@ -53,6 +53,18 @@ def test_paths(served: Web) -> None:
         assert _ask(served, "GET", path)[0].status == 404
 
 
+def test_the_document_of_the_vcpus(served: Web, caplog: pytest.LogCaptureFixture) -> None:
+    assert _ask(served, "GET", "/-/vcpus")[0].status == 404
+    documents = iter([b'{"vcpus": []}'])  # the second time it fails
+    web = Web(["127.0.0.1:0"])
+    web.serve(application(_render, "/metrics", vcpus=lambda: next(documents)))
+    answer, body = _ask(web, "GET", "/-/vcpus")
+    assert (answer.headers["Content-Type"], body) == ("application/json", b'{"vcpus": []}')
+    assert _ask(web, "GET", "/-/vcpus")[0].status == 500
+    assert [record.getMessage() for record in caplog.records] == ["a page could not be made"]
+    web.close()
+
+
 def test_methods(served: Web) -> None:
     answer, body = _ask(served, "HEAD", "/metrics")
     assert (answer.status, answer.headers["Content-Length"], body) == (200, "26", b"")
