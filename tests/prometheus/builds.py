@@ -26,9 +26,10 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Build:
-    """A Prometheus binary."""
+    """A Prometheus binary, and the promtool of the same package."""
 
     binary: Path
+    promtool: Path
     text: str
     """Its version as it says it."""
 
@@ -46,7 +47,7 @@ def find(suite: str) -> Build | UnavailableError:
             return _build(Path(installed))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "prometheus"
         link = cache / suite
-        if not link.exists():
+        if not (link / "promtool").exists():
             _fetch(suite, cache, link)
         return _build(link / "prometheus")
     except UnavailableError as error:
@@ -64,7 +65,7 @@ def _build(binary: Path) -> Build:
     match = re.search(r"prometheus, version (\d+\.\d+\.[\w.+~-]+)", said)
     if not match:
         raise UnavailableError(f"{binary} does not say its version")
-    return Build(binary, match[1])
+    return Build(binary, binary.with_name("promtool"), match[1])
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
@@ -84,12 +85,15 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as name:
         new = Path(name)
-        package = _download(suite, new)
+        _download(suite, new)
+        (package,) = new.glob("prometheus_*.deb")
         version = _run("dpkg-deb", "--field", str(package), "Version").strip()
-        _run("dpkg-deb", "--extract", str(package), str(new / "tree"))
+        for each in new.glob("*.deb"):
+            _run("dpkg-deb", "--extract", str(each), str(new / "tree"))
         unpacked = new / "unpacked"
         unpacked.mkdir()
-        (new / "tree/usr/bin/prometheus").rename(unpacked / "prometheus")
+        for binary in ("prometheus", "promtool"):
+            (new / "tree/usr/bin" / binary).rename(unpacked / binary)
         _build(unpacked / "prometheus")  # it must run here: a Go binary needs the C library, and that new enough
         folder = cache / version.replace(":", "_")
         try:
@@ -97,12 +101,13 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
         except OSError:
             if not (folder / "prometheus").exists():  # another run was faster
                 raise
+            (unpacked / "promtool").replace(folder / "promtool")  # or the server alone was kept, as it once was
         (new / "link").symlink_to(folder.name)
         (new / "link").replace(link)
 
 
-def _download(suite: str, new: Path) -> Path:
-    """By an apt with state of its own, from the machine's own mirror."""
+def _download(suite: str, new: Path) -> None:
+    """The server's package and promtool's, which are two since Debian 13. By an apt with state of its own, from the machine's own mirror."""
     for folder in (new / "lists/partial", new / "archives/partial"):
         folder.mkdir(parents=True)
     (new / "status").write_text("")
@@ -126,9 +131,7 @@ def _download(suite: str, new: Path) -> Path:
     }
     apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
     _run(*apt, "update")
-    _run(*apt, "download", "prometheus", cwd=new)
-    (package,) = new.glob("prometheus_*.deb")
-    return package
+    _run(*apt, "download", "prometheus", "promtool", cwd=new)
 
 
 def _mirror(etc: Path) -> str:
