@@ -11,8 +11,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -39,7 +41,10 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """One server that scrapes one exporter and `others`. `native`: native histograms; `classic_too`: and classic."""
+    """One server that scrapes one exporter and `others`. `native`: native histograms; `classic_too`: and classic.
+
+    `rules` are rule files, evaluated as often as is scraped; `settings` more of its configuration.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,8 @@ class Prometheus:
         native: bool,
         classic_too: bool = False,
         others: tuple[str, ...] = (),
+        rules: Sequence[Path] = (),
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         folder.mkdir()
         self.build = build
@@ -74,7 +81,13 @@ class Prometheus:
         if classic_too:
             old = build.version < (3, 0)
             options["scrape_classic_histograms" if old else "always_scrape_classic_histograms"] = True
-        (folder / "prometheus.yml").write_text(json.dumps({"scrape_configs": [options]}))  # JSON is YAML
+        configuration = {
+            "global": {"evaluation_interval": f"{INTERVAL_MS}ms"},
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": [options],
+            **settings,
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
