@@ -92,7 +92,8 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
         try:
-            self._url = f"http://{self._address()}"
+            self.address = self._address()
+            self._url = f"http://{self.address}"
             self._wait_until_ready()
         except BaseException:
             self._process.kill()
