@@ -43,7 +43,8 @@ class Sample(NamedTuple):
 class Prometheus:
     """One server that scrapes one exporter and `others`. `native`: native histograms; `classic_too`: and classic.
 
-    `rules` are rule files, evaluated as often as is scraped; `settings` more of its configuration.
+    `rules` are rule files, evaluated as often as is scraped; `settings` more of its configuration,
+    `flags` more of its command line.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Prometheus:
         others: tuple[str, ...] = (),
         rules: Sequence[Path] = (),
         settings: Mapping[str, Any] = MappingProxyType({}),
+        flags: Sequence[str] = (),
     ) -> None:
         folder.mkdir()
         self.build = build
@@ -66,6 +68,7 @@ class Prometheus:
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             "--web.listen-address=127.0.0.1:0",
+            *flags,
         ]
         options: dict[str, Any] = {
             "job_name": "kvm",

@@ -64,7 +64,9 @@ def test_only_what_is_recorded_is_sent(sending: Sending) -> None:
         for rule in group["rules"]
         if rule["type"] == "recording"
     }
-    wanted = {name for name in recorded if not re.match(r"instance_vm(_class)?_reason:|instance_vm_class:.*_bucket:", name)}
+    wanted = {
+        name for name in recorded if not re.match(r"instance_vm(_class)?_reason:|instance_vm_class:.*_bucket:", name)
+    }
     deadline = time.monotonic() + SECONDS
     while {dict(labels)["__name__"] for labels in sending.receiver.series} != wanted:
         assert time.monotonic() < deadline, {dict(labels)["__name__"] for labels in sending.receiver.series} ^ wanted

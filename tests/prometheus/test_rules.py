@@ -77,7 +77,9 @@ class Recorded:
     until_ms: int
     """While it lasted, and the rules had been evaluated since: the moment that all is looked at."""
 
-    def increases(self, name: str, by: Iterable[str], keep: Callable[[Labels], bool] = lambda _: True) -> dict[Group, float]:
+    def increases(
+        self, name: str, by: Iterable[str], keep: Callable[[Labels], bool] = lambda _: True
+    ) -> dict[Group, float]:
         """Of the series of a name that `keep` holds, by some labels: by how much they rose together."""
         before, after = ({tuple(s.labels.items()): s for s in page if s.name == name} for page in self.pages)
         assert before.keys() == after.keys() != set()
@@ -313,5 +315,8 @@ def test_every_rule_gave_something(recorded: Recorded) -> None:
         if rule["type"] == "recording":
             assert recorded.prometheus.query(rule["name"]), rule["name"]
     pending = {alert["labels"]["alertname"] for alert in recorded.prometheus.api("alerts")["alerts"]}
-    assert {name for name in pending if name.startswith("KvmExitExporter")} == {"KvmExitExporterReplay", "KvmExitExporterAbsent"}
+    assert {name for name in pending if name.startswith("KvmExitExporter")} == {
+        "KvmExitExporterReplay",
+        "KvmExitExporterAbsent",
+    }
     assert recorded.prometheus.complaints() == []

@@ -87,7 +87,9 @@ def read(expr: str) -> tuple[set[str], Iterator[tuple[str, set[str]]], set[str]]
 
 
 def test_the_reader_of_expressions() -> None:
-    names, selectors, grouped = read('sum by (a, b) (rate(x_total{c=~"d|e"}[5m] offset 1h)) > bool 2e3 unless on (f) y:z')
+    names, selectors, grouped = read(
+        'sum by (a, b) (rate(x_total{c=~"d|e"}[5m] offset 1h)) > bool 2e3 unless on (f) y:z'
+    )
     assert (names, list(selectors), grouped) == ({"x_total", "y:z"}, [("x_total", {"c"})], {"a", "b", "f"})
 
 
