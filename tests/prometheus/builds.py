@@ -107,7 +107,7 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
 
 
 def _download(suite: str, new: Path) -> None:
-    """The server's package and promtool's, which are two since Debian 13. By an apt with state of its own, from the machine's own mirror."""
+    """The server's package and promtool's, two since Debian 13, by an apt with its own state, from our mirror."""
     for folder in (new / "lists/partial", new / "archives/partial"):
         folder.mkdir(parents=True)
     (new / "status").write_text("")

@@ -1,7 +1,7 @@
 """What a recorded sample costs on the wire and on disk: `python3 -m tests.prometheus.fleet`, as root, three minutes.
 
-A demo is scraped under the names of many hosts, its recorded series are sent by remote_write, and then a snapshot of the
-storage is weighed. docs/operations.md works out a fleet from these figures.
+A demo is scraped under the names of many hosts, its recorded series are sent by remote_write, and then a snapshot of
+the storage is weighed. docs/operations.md works out a fleet from these figures.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(suite: str, form: str, folder: Path) -> None:
         vms = {dict(labels).get("vm") for labels in receiver.series} - {None}
         of_hosts = sum("vm" not in dict(labels) for labels in receiver.series)
         (all_recorded,) = server.query('count({__name__=~"instance.*:.*"})')
-        (all_raw,) = server.query('count({__name__!~"instance.*:.*"})')
+        (all_raw,) = server.query('count({__name__=~".+", __name__!~"instance.*:.*"})')
         name = server.api("admin/tsdb/snapshot", skip_head="false")["name"]
         block = next((folder / "server/data/snapshots" / name).glob("0*"))
         stats = json.loads((block / "meta.json").read_text())["stats"]
@@ -80,9 +80,7 @@ def measure(suite: str, form: str, folder: Path) -> None:
     print(f"  recorded series a host     {all_recorded.value / HOSTS:.1f}")
     print(f"  sent series a host         {shipped / HOSTS:.1f}, of VMs {(shipped - of_hosts) / HOSTS:.1f}")
     print(f"  on the wire                {sent / samples:.1f} bytes a sample ({samples} samples)")
-    print(
-        f"  on disk, raw and recorded  {chunks / stats['numSamples']:.2f} bytes a sample ({stats['numSamples']} samples),"
-    )
+    print(f"  on disk, raw and recorded  {chunks / stats['numSamples']:.2f} bytes a sample ({stats['numSamples']})")
     print(f"                             {index / stats['numSeries']:.0f} bytes of index a series")
 
 

@@ -1,4 +1,4 @@
-"""deploy/prometheus with promtool and in running servers: what is recorded is what the page rose by, in both forms alike.
+"""deploy/prometheus with promtool and in running servers: what is recorded is what the page rose by, in both forms.
 
 All rates of one evaluation are increases by the same time: the window begins before the first sample, and rate()
 reaches out by half a scrape interval there and up to the evaluation at its end. So increases of the text page between
@@ -86,7 +86,7 @@ class Recorded:
         total: dict[Group, float] = {}
         for key, sample in after.items():
             increase = sample.value - before[key].value
-            # Else rate() would reach out no farther than to where the counter was zero. There are more than eight scrapes.
+            # Else rate() would reach out no farther than to where the counter was zero; there are nine scrapes or more.
             assert before[key].value * 5 >= increase, sample
             if keep(sample.labels):
                 group = tuple(sample.labels[label] for label in by)
@@ -307,7 +307,7 @@ def test_own_metrics(recorded: Recorded) -> None:
 
 
 def test_every_rule_gave_something(recorded: Recorded) -> None:
-    """None fails, none is without a result; of the exporter two alerts are on their way: it is a demo, of another job."""
+    """None fails, none is without a result, and of the exporter two alerts are on their way: a demo, of another job."""
     groups = recorded.prometheus.api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert [rule for rule in rules if rule["health"] != "ok"] == []

@@ -1,4 +1,4 @@
-"""docs/operations.md keeps up with the code: every log line that wants something is in it, and what it asks for exists."""
+"""docs/operations.md keeps up with the code: log lines that want something are in it, and what it asks for exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deploy/prometheus: whatever a rule names exists, both forms of histograms are asked the same, every alert is explained."""
+"""deploy/prometheus: what a rule names exists, both forms of histograms are asked the same, alerts are explained."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ALERTS = [rule for rule in ALL if "alert" in rule.body]
 
 def level(record: str) -> set[str]:
     """Labels that the name of a recorded series says it has."""
-    labels = set(record.split(":")[0].split("_"))
+    labels = set(record.split(":", maxsplit=1)[0].split("_"))
     return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
 
 
