@@ -41,7 +41,6 @@ help:
 	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
 	@echo "sudo make e2e-amd64   the same with SVM"
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
-	@echo "sudo make deploy-test the rules and examples of deploy/, by their own tools and in real servers"
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
 	@echo "sudo make deploy-test what deploy/ ships, on real servers"
@@ -88,14 +87,6 @@ distros:
 	$(call install,$(PACKAGES) mmdebstrap)
 	tests/distros/run trixie sid
 
-.PHONY: deploy-test rules-test
-deploy-test: rules-test
-
-rules-test: $(VENV)/done
-	$(call tracefs)
-	$(VENV)/bin/python -m pytest tests/unit/test_rules.py tests/unit/test_operations.py \
-		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py
-
 .PHONY: bench
 bench:
 	$(call install,$(PACKAGES))
@@ -112,6 +103,14 @@ dashboards-test: $(VENV)/done
 
 .PHONY: deploy-test
 deploy-test: dashboards-test
+
+.PHONY: rules-test
+deploy-test: rules-test
+
+rules-test: $(VENV)/done
+	$(call tracefs)
+	$(VENV)/bin/python -m pytest tests/unit/test_rules.py tests/unit/test_operations.py \
+		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py
 
 .PHONY: clean
 clean:

@@ -51,7 +51,7 @@ class Truth(NamedTuple):
 
 
 @functools.cache
-def _recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
+def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
     """Count, durations and buckets by kind, recorded tid and reason."""
     counts, durations = _truth(TRACE)
     found: dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
@@ -79,7 +79,7 @@ class Standstill:
         self.exits, self.userspace_exits = self._labelled("exit"), self._labelled("userspace")
 
     def _labelled(self, kind: str) -> Truth:
-        truth = {Key(*self._vcpus[tid], reason): each for (tid, reason), each in _recorded()[kind].items()}
+        truth = {Key(*self._vcpus[tid], reason): each for (tid, reason), each in recorded()[kind].items()}
         return Truth(*({key: each[part] for key, each in truth.items()} for part in range(3)))  # type: ignore[arg-type]
 
 
