@@ -10,6 +10,7 @@ DEMO_PACKAGES := $(PACKAGES) curl
 TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus
 # Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
+RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
 DEPLOY_PACKAGES := podman runc mmdebstrap
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
@@ -106,6 +107,10 @@ containers-test: $(VENV)/deploy/done
 	$(call install,$(PACKAGES) $(DEPLOY_PACKAGES))
 	$(call tracefs)
 	$(DEPLOY_PYTEST) tests/deploy/containers
+
+.PHONY: prometheus-rule
+prometheus-rule:
+	deploy/kubernetes/prometheus-rule.sh $(RULES) >deploy/kubernetes/components/prometheus-rule/prometheusrule.yaml
 
 kubernetes-test compose-test: $(VENV)/deploy/done
 	$(DEPLOY_PYTEST) tests/deploy/$(@:-test=)

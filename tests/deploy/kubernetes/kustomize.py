@@ -1,0 +1,41 @@
+"""The manifests as `kubectl kustomize` builds them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "deploy/kubernetes"
+OVERLAYS = sorted(path.parent for path in FOLDER.glob("overlays/*/kustomization.yaml"))
+COMPONENTS = sorted(path.parent for path in FOLDER.glob("components/*/kustomization.yaml"))
+
+Manifest = dict[str, Any]
+
+
+def build(folder: Path) -> dict[str, Manifest]:
+    """What a kustomization makes, by kind; no overlay here has two of one."""
+    kubectl = Path(sys.executable).parent / "kubectl"
+    done = subprocess.run([kubectl, "kustomize", folder], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    manifests = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    by_kind = {manifest["kind"]: manifest for manifest in manifests}
+    assert len(by_kind) == len(manifests)
+    return by_kind
+
+
+def with_components(folder: Path, *components: Path) -> dict[str, Manifest]:
+    """The base with these components, by a kustomization written to `folder`, which must lie in deploy/kubernetes."""
+    lines = [
+        "apiVersion: kustomize.config.k8s.io/v1beta1",
+        "kind: Kustomization",
+        "resources: [../base]",
+        "components:",
+    ]
+    lines += [f"  - ../components/{component.name}" for component in components]
+    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+    return build(folder)

@@ -1,0 +1,160 @@
+"""Names, ports, labels and paths that must be the same in several places."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter import __version__, configfile
+from exporter.config import Config
+from tests.deploy.containers import documented
+from tests.deploy.kubernetes.kustomize import FOLDER, OVERLAYS, ROOT, Manifest, build
+
+RULE = FOLDER / "components/prometheus-rule/prometheusrule.yaml"
+Built = dict[str, Manifest]
+
+
+def pod(built: Built) -> Manifest:
+    template: Manifest = built["DaemonSet"]["spec"]["template"]
+    return template
+
+
+def container(built: Built) -> Manifest:
+    (only,) = pod(built)["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def labels(manifest: Manifest) -> set[tuple[str, str]]:
+    return set(manifest["metadata"]["labels"].items())
+
+
+def selected(selector: dict[str, str]) -> set[tuple[str, str]]:
+    return set(selector.items())
+
+
+def test_every_file_belongs_to_a_kustomization() -> None:
+    used = set()
+    for kustomization in FOLDER.rglob("kustomization.yaml"):
+        text = yaml.safe_load(kustomization.read_text())
+        named = [*text.get("resources", []), *text.get("components", [])]
+        named += [file for generator in text.get("configMapGenerator", []) for file in generator["files"]]
+        for name in named:
+            path = (kustomization.parent / name).resolve()
+            assert path.exists(), f"{kustomization}: {name}"
+            used.add(path)
+        used.add(kustomization.resolve())
+    there = {path for path in FOLDER.rglob("*") if path.is_file()} - {FOLDER / "prometheus-rule.sh"}
+    assert there - used == set()
+    assert len(OVERLAYS) == 3
+
+
+def test_selectors_find_the_pods(built: Built) -> None:
+    namespace = built["Namespace"]["metadata"]["name"]
+    assert {m["metadata"]["namespace"] for kind, m in built.items() if kind != "Namespace"} == {namespace}
+    assert selected(built["DaemonSet"]["spec"]["selector"]["matchLabels"]) <= labels(pod(built))
+    assert selected(built["Service"]["spec"]["selector"]) <= labels(pod(built))
+    if policy := built.get("NetworkPolicy"):
+        assert selected(policy["spec"]["podSelector"]["matchLabels"]) <= labels(pod(built))
+    if monitor := built.get("PodMonitor"):
+        assert selected(monitor["spec"]["selector"]["matchLabels"]) <= labels(pod(built))
+    if monitor := built.get("ServiceMonitor"):
+        assert selected(monitor["spec"]["selector"]["matchLabels"]) <= labels(built["Service"])
+
+
+def test_ports_are_the_containers(built: Built) -> None:
+    port = int(Config().web.listen_address[0].rpartition(":")[2])
+    assert container(built)["ports"] == [{"name": "metrics", "containerPort": port}]
+    named: list[Any] = [container(built)[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")]
+    (service,) = built["Service"]["spec"]["ports"]
+    assert (service["name"], service["port"]) == ("metrics", port)
+    named.append(service["targetPort"])
+    for kind, key in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
+        if kind in built:
+            (endpoint,) = built[kind]["spec"][key]
+            named.append(endpoint["port"])
+    if policy := built.get("NetworkPolicy"):
+        named += [allowed["port"] for rule in policy["spec"]["ingress"] for allowed in rule["ports"]]
+    assert set(named) == {"metrics"}
+
+
+def test_volumes_and_configuration(built: Built, tmp_path: Path) -> None:
+    volumes = {volume["name"]: volume for volume in pod(built)["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in container(built)["volumeMounts"]}
+    assert {mount["name"] for mount in mounts.values()} == volumes.keys()
+    assert volumes["config"]["configMap"]["name"] == built["ConfigMap"]["metadata"]["name"]
+    file = Path(container(built)["args"][1].partition("=")[2])
+    assert mounts[str(file.parent)]["name"] == "config"
+    assert built["ConfigMap"]["data"].keys() == {file.name}
+    (tmp_path / file.name).write_text(built["ConfigMap"]["data"][file.name])
+    config = configfile.load(tmp_path / file.name)
+    assert config.log.format == "json"
+    assert mounts[str(Path(config.lock_file).parent)]["name"] == "scratch"
+    assert volumes["tracefs"]["hostPath"]["path"] in mounts
+    written = {path for path, mount in mounts.items() if not mount.get("readOnly")}
+    assert written == {"/run", "/tmp"}
+
+
+def test_rights_are_the_documented_ones(built: Built) -> None:
+    options = documented.docker_run()
+    security = container(built)["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"], "add": documented.capabilities(options)}
+    assert security["readOnlyRootFilesystem"] is ("--read-only" in options)
+    assert security["allowPrivilegeEscalation"] is ("no-new-privileges" not in options)
+    assert security["privileged"] is False
+    spec = pod(built)["spec"]
+    assert spec["hostPID"] is True
+    assert spec["automountServiceAccountToken"] is False
+    assert {"hostNetwork", "hostIPC", "serviceAccountName"} & spec.keys() == set()
+
+
+def test_image_is_this_version(built: Built) -> None:
+    assert container(built)["image"] == f"kvm-exit-exporter:{__version__}"
+
+
+def test_monitors_ask_for_protobuf_first_and_name_the_job_of_the_rules(built: Built) -> None:
+    for kind, key in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
+        if kind in built:
+            assert built[kind]["spec"]["scrapeProtocols"][0] == "PrometheusProto"
+            (endpoint,) = built[kind]["spec"][key]
+            replaced = {rule["targetLabel"]: rule.get("replacement") for rule in endpoint["relabelings"]}
+            assert replaced == {"job": "kvm-exit", "instance": None}
+
+
+def test_overlays() -> None:
+    built = {folder.name: build(folder) for folder in OVERLAYS}
+    everywhere = {"Namespace", "ConfigMap", "Service", "DaemonSet"}
+    assert {name: set(kinds) - everywhere for name, kinds in built.items()} == {
+        "kubevirt": set(),
+        "prometheus-operator": {"PodMonitor", "PrometheusRule"},
+        "kubevirt-prometheus-operator": {"PodMonitor", "PrometheusRule", "NetworkPolicy"},
+    }
+    selectors = {name: pod(kinds)["spec"].get("nodeSelector") for name, kinds in built.items()}
+    assert selectors == {
+        "kubevirt": {"kubevirt.io/schedulable": "true"},
+        "prometheus-operator": None,
+        "kubevirt-prometheus-operator": {"kubevirt.io/schedulable": "true"},
+    }
+
+
+def test_rules_are_those_of_deploy_prometheus(tmp_path: Path) -> None:
+    rules = [ROOT / f"deploy/prometheus/{name}.rules.yml" for name in ("recording", "recording-native", "alerts")]
+    if not rules[0].parent.exists():
+        pytest.skip("deploy/prometheus is not there")
+    made = subprocess.run([FOLDER / "prometheus-rule.sh", *rules], check=True, capture_output=True, text=True).stdout
+    assert RULE.read_text() == made, "stale: make prometheus-rule"
+    groups = [group for path in rules for group in yaml.safe_load(path.read_text())["groups"]]
+    assert yaml.safe_load(made)["spec"] == {"groups": groups}
+
+
+def test_a_file_that_is_no_rules_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yml").write_text("namespace: x\ngroups:\n  - name: x\n")
+    done = subprocess.run(
+        [FOLDER / "prometheus-rule.sh", tmp_path / "x.yml"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path}/x.yml: expected is groups: at the first column, and nothing else\n"
