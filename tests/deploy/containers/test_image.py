@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from exporter import __version__
 from tests.deploy.containers import documented
@@ -152,6 +153,15 @@ def test_serves_with_the_documented_options(engine: Engine, options: list[str], 
     assert state["HostConfig"]["Privileged"] is False
     now = status(state["State"]["Pid"])
     assert now["NoNewPrivs"] == "1"
+
+
+def test_starts_within_the_memory_of_the_manifest(engine: Engine, options: list[str], start: Start) -> None:
+    """Compiling is the peak: a limit that is too low kills the loader."""
+    daemonset = yaml.safe_load((ROOT / "deploy/kubernetes/base/daemonset.yaml").read_text())
+    limit = daemonset["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    container = start([*options, f"--memory={limit.replace('Mi', 'm')}", f"--memory-swap={limit.replace('Mi', 'm')}"])
+    wait_for(lambda: "kvm_exit_exporter_up 1.0" in page(engine, container), "kvm_exit_exporter_up 1")
+    assert engine.inspect("container", container)["State"]["OOMKilled"] is False
 
 
 def test_a_container_that_does_not_answer_is_unhealthy(engine: Engine, image: str) -> None:

@@ -1,0 +1,128 @@
+"""compose.yaml as Docker Compose understands it, and the configuration it mounts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.config import Config
+from tests.deploy.containers import documented
+from tests.deploy.containers.engine import ROOT
+
+FOLDER = ROOT / "deploy/compose"
+# Folders of the other parts of deploy/ that are mounted.
+SHARED = [ROOT / path for path in ("deploy/prometheus", "deploy/grafana/provisioning", "deploy/grafana/dashboards")]
+
+
+def understood(**environment: str) -> dict[str, Any]:
+    docker_compose = Path(sys.executable).parent / "docker-compose"
+    command = [docker_compose, "--file", FOLDER / "compose.yaml", "config", "--format=json"]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = understood()["services"]
+    assert found.keys() == {"exporter", "prometheus", "grafana"}
+    return found
+
+
+def test_compose_names_what_it_does_not_know(tmp_path: Path) -> None:
+    """That `config` checks by the specification's schema, and says so on stderr, is what understood() stands on."""
+    (tmp_path / "compose.yaml").write_text("services: {exporter: {image: x, comand: [demo]}}\n")
+    docker_compose = Path(sys.executable).parent / "docker-compose"
+    command = [docker_compose, "--file", tmp_path / "compose.yaml", "config"]
+    done = subprocess.run(command, env={}, check=False, capture_output=True, text=True)
+    assert "additional properties 'comand' not allowed" in done.stderr
+
+
+def test_exporter_has_the_documented_rights(services: dict[str, Any]) -> None:
+    exporter = services["exporter"]
+    options = documented.docker_run()
+    assert exporter["cap_drop"] == ["ALL"]
+    assert exporter["cap_add"] == documented.capabilities(options)
+    assert exporter["pid"] == "host"
+    assert exporter["read_only"] is True
+    assert exporter["security_opt"] == ["no-new-privileges"]
+    assert exporter["command"] == ["demo"]
+    assert Path(exporter["build"]["context"]) == ROOT
+    assert "privileged" not in exporter
+
+
+def test_images_are_pinned(services: dict[str, Any]) -> None:
+    for name in ("prometheus", "grafana"):
+        assert re.fullmatch(r"docker\.io/\w+/\w+:v?\d+\.\d+\.\d+", services[name]["image"])
+
+
+def test_ports_are_open_to_this_machine_alone() -> None:
+    chosen = understood(EXPORTER_PORT="19939", PROMETHEUS_PORT="19090", GRAFANA_PORT="13000")["services"]
+    published = {name: [(p["host_ip"], p["published"], p["target"]) for p in s["ports"]] for name, s in chosen.items()}
+    port = int(Config().web.listen_address[0].rpartition(":")[2])
+    assert published == {
+        "exporter": [("127.0.0.1", "19939", port)],
+        "prometheus": [("127.0.0.1", "19090", 9090)],
+        "grafana": [("127.0.0.1", "13000", 3000)],
+    }
+
+
+def test_each_waits_until_the_one_before_is_healthy(services: dict[str, Any]) -> None:
+    waits = {name: list(service.get("depends_on", {})) for name, service in services.items()}
+    assert waits == {"exporter": [], "prometheus": ["exporter"], "grafana": ["prometheus"]}
+    for service in services.values():
+        assert all(wait["condition"] == "service_healthy" for wait in service.get("depends_on", {}).values())
+    assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text()
+    assert services["prometheus"]["healthcheck"]["test"][-1] == "http://localhost:9090/-/ready"
+    assert services["grafana"]["healthcheck"]["test"][-1] == "http://localhost:3000/api/health"
+
+
+def test_what_is_mounted_exists(services: dict[str, Any]) -> None:
+    sources = [Path(v["source"]) for s in services.values() for v in s.get("volumes", []) if v["type"] == "bind"]
+    assert len(sources) == 5
+    absent = {source for source in sources if not source.exists()}
+    if absent and absent <= {*SHARED, *(folder / "dashboards" for folder in SHARED)}:
+        pytest.skip(f"not there yet: {', '.join(map(str, sorted(absent)))}")
+    assert absent == set()
+
+
+def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+    """In a tree as the mounts make it."""
+    if not SHARED[0].exists():
+        pytest.skip("deploy/prometheus is not there")
+    mounts = {volume["target"]: volume["source"] for volume in services["prometheus"]["volumes"]}
+    shutil.copy(mounts["/etc/prometheus/prometheus.yml"], tmp_path)
+    shutil.copytree(mounts["/etc/prometheus/rules"], tmp_path / "rules")
+    command = ["promtool", "check", "config", tmp_path / "prometheus.yml"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS: 3 rule files found" in done.stdout
+
+
+def test_names_agree(services: dict[str, Any]) -> None:
+    prometheus = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    (job,) = prometheus["scrape_configs"]
+    assert job["job_name"] == "kvm-exit"
+    assert job["static_configs"] == [{"targets": ["exporter:9939"]}]
+    (source,) = yaml.safe_load((FOLDER / "datasource.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+    assert "--enable-feature=native-histograms" in services["prometheus"]["command"]
+
+
+def test_dashboards_are_where_grafana_looks(services: dict[str, Any]) -> None:
+    provider = SHARED[1] / "dashboards/kvm-exits.yaml"
+    if not provider.exists():
+        pytest.skip("deploy/grafana/provisioning is not there")
+    (wanted,) = yaml.safe_load(provider.read_text())["providers"]
+    mounts = {volume["target"]: volume["source"] for volume in services["grafana"]["volumes"]}
+    assert list(Path(mounts[wanted["options"]["path"]]).glob("*.json"))
