@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from exporter import __version__
+from exporter.config import Config
 from tests.deploy.containers import documented
 from tests.deploy.containers.engine import ROOT, SECCOMP, Engine, wait_for
 
@@ -151,8 +152,20 @@ def test_serves_with_the_documented_options(engine: Engine, options: list[str], 
     state = engine.inspect("container", container)
     assert state["HostConfig"]["ReadonlyRootfs"] is True
     assert state["HostConfig"]["Privileged"] is False
-    now = status(state["State"]["Pid"])
-    assert now["NoNewPrivs"] == "1"
+    assert status(state["State"]["Pid"])["NoNewPrivs"] == "1"
+
+
+@pytest.mark.skipif(not hasattr(Config(), "run_as"), reason="no run_as: this version stays root")
+def test_drops_to_its_user(engine: Engine, options: list[str], start: Start) -> None:
+    container = start(options)
+    wait_for(lambda: "kvm_exit_exporter_up 1.0" in page(engine, container), "kvm_exit_exporter_up 1")
+    uid = engine("exec", container, "id", "-u", "kvm-exit-exporter").stdout.strip()
+    now = status(engine.inspect("container", container)["State"]["Pid"])
+    assert set(now["Uid"].split()) == {uid}
+    assert uid != "0"
+    assert int(now["CapBnd"], 16) == 0
+    # Before Linux 5.19 CAP_BPF stays; nothing else ever does.
+    assert int(now["CapEff"], 16) & ~(1 << 39) == 0
 
 
 def test_starts_within_the_memory_of_the_manifest(engine: Engine, options: list[str], start: Start) -> None:
