@@ -45,7 +45,7 @@ help:
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
-	@echo "sudo make deploy-test what deploy/ ships, on real servers"
+	@echo "sudo make deploy-test what deploy/ ships, on real servers and in real containers"
 	@echo "make clean            remove what was built"
 
 .PHONY: demo
@@ -101,7 +101,7 @@ $(VENV)/deploy/done: $(VENV)/done
 DEPLOY_PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/deploy/bin/python -m pytest
 
 .PHONY: deploy-test containers-test kubernetes-test compose-test
-deploy-test: containers-test kubernetes-test compose-test
+deploy-test: rules-test dashboards-test containers-test kubernetes-test compose-test
 
 containers-test: $(VENV)/deploy/done
 	$(call install,$(PACKAGES) $(DEPLOY_PACKAGES))
@@ -129,12 +129,7 @@ dashboards: $(VENV)/done
 dashboards-test: $(VENV)/done
 	$(VENV)/bin/python -m pytest tests/deploy/test_dashboards.py tests/deploy/test_dashboards_live.py
 
-.PHONY: deploy-test
-deploy-test: dashboards-test
-
 .PHONY: rules-test
-deploy-test: rules-test
-
 rules-test: $(VENV)/done
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/unit/test_rules.py tests/unit/test_operations.py \
