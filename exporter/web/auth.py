@@ -12,8 +12,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 _REMEMBERED = 128
+_LINE, _LINES = 8, 256
+"""Checks in line for one address, and for all: whoever waits keeps a connection."""
 _MAX_BYTES = 72
 """What bcrypt looks at of a password; its newer versions refuse a longer one, Go's takes it."""
+
+
+class CrowdedError(Exception):
+    """So many checks are in line that this one is not made."""
 
 
 class Passwords:
@@ -35,7 +41,10 @@ class Passwords:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def allowed(self, users: Mapping[str, str], authorization: str, peer: str) -> bool:
-        """Whether an Authorization header names one of the users (name to hash) and gives the password."""
+        """Whether an Authorization header names one of the users (name to hash) and gives the password.
+
+        Raises CrowdedError.
+        """
         given = _credentials(authorization)
         if given is None:
             return False
@@ -47,7 +56,10 @@ class Passwords:
         if remembered in self._right:
             self._right[remembered] = self._right.pop(remembered)
             return known
-        line = self._lines.setdefault(peer, _Line())
+        line = self._lines.get(peer) or _Line()
+        if line.length >= _LINE or sum(each.length for each in self._lines.values()) >= _LINES:
+            raise CrowdedError
+        self._lines[peer] = line
         line.length += 1
         try:
             async with line.lock:

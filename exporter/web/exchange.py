@@ -68,10 +68,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         """Take a request's header; one with a body that will not be read is refused here."""
         assert isinstance(start_line, httputil.RequestStartLine)
         self._stream.begin()
-        path = start_line.path if start_line.path.startswith("/") else urlsplit(start_line.path).path
         self._request = Request(
             start_line.method,
-            unquote(path.partition("?")[0]) or "/",
+            _path(start_line.path),
             headers.get("Accept", ""),
             headers.get("Accept-Encoding", ""),
         )
@@ -147,6 +146,16 @@ class Exchange(httputil.HTTPMessageDelegate):
         await asyncio.wait({written, self._stream.gone}, return_when=asyncio.FIRST_COMPLETED)
         if self._stream.closed():
             raise StreamClosedError
+
+
+def _path(target: str) -> str:
+    """The path that a request's target asks for, decoded, without its query; "" of one that has none."""
+    if not target.startswith("/"):  # as a proxy is asked: with scheme and host
+        try:
+            target = urlsplit(target).path or "/"
+        except ValueError:
+            return ""
+    return unquote(target.partition("?")[0])
 
 
 def _body_refused(method: str, headers: httputil.HTTPHeaders) -> int:

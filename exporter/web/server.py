@@ -24,7 +24,7 @@ from tornado.httpserver import HTTPServer
 from exporter.logs import event
 from exporter.web import tls
 from exporter.web.app import Answer, Application, text
-from exporter.web.auth import Passwords
+from exporter.web.auth import CrowdedError, Passwords
 from exporter.web.connections import HEADER_SECONDS, IDLE_SECONDS, Connections, most_connections
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener, ListenError, inherited, listen
@@ -259,8 +259,11 @@ class _Server(httputil.HTTPServerConnectionDelegate):
         settings = self._settings.current()
         if settings.bucket and not settings.bucket.take(time.monotonic()):
             return text(429)
-        if not settings.users or await self._passwords.allowed(settings.users, authorization, peer):
-            return None
+        try:
+            if not settings.users or await self._passwords.allowed(settings.users, authorization, peer):
+                return None
+        except CrowdedError:
+            return text(429)
         return text(401, "", ("WWW-Authenticate", 'Basic realm="kvm-exit-exporter", charset="UTF-8"'))
 
     def admit(self, stream: Timed, peer: str) -> bool:

@@ -6,13 +6,15 @@ import asyncio
 import base64
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import bcrypt
 import pytest
 
 from exporter.web import auth
-from exporter.web.auth import Passwords
+from exporter.web.auth import CrowdedError, Passwords
 from tests.web.client import BODY, ask
 from tests.web.conftest import Serve
 
@@ -82,34 +84,67 @@ def test_what_is_no_basic_authentication(header: str, checks: list[bytes]) -> No
     passwords.close()
 
 
-def test_who_guesses_waits_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """101 guesses of one address are in line; a scraper of another one comes next, not last."""
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threading.Event]]:
+    """Checks wait for the event; the list has their passwords, in the order in which they were made."""
     order: list[bytes] = []
-    begun, go_on = threading.Event(), threading.Event()
+    go_on = threading.Event()
 
     def slow(password: bytes, hashed: str) -> bool:
-        begun.set()
         assert go_on.wait(20)
         order.append(password)
         return password == b"secret"
 
     monkeypatch.setattr(auth, "_matches", slow)
+    yield order, go_on
+    go_on.set()
+
+
+def test_who_guesses_waits_for_himself(held: tuple[list[bytes], threading.Event]) -> None:
+    """Seven guesses of one address are in line; a scraper of another one comes next, not last."""
+    order, go_on = held
 
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD}
-        guesses = [
-            asyncio.ensure_future(passwords.allowed(users, basic(f"alice:{n}"), "192.0.2.1")) for n in range(101)
-        ]
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
-        scraper = asyncio.ensure_future(passwords.allowed(users, basic("alice:secret"), "192.0.2.2"))
-        await asyncio.sleep(0)
+        check = partial(passwords.allowed, users)
+        guesses = [asyncio.ensure_future(check(basic(f"alice:{n}"), "192.0.2.1")) for n in range(7)]
+        await asyncio.sleep(0.01)
+        scraper = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.2"))
+        await asyncio.sleep(0.01)
         go_on.set()
         assert await scraper
         assert order[:2] == [b"0", b"secret"]
-        assert await asyncio.gather(*guesses) == [False] * 101
-        assert len(order) == 102
+        assert await asyncio.gather(*guesses) == [False] * 7
+        assert len(order) == 8
         assert not passwords._lines
+        passwords.close()
+
+    asyncio.run(main())
+
+
+def test_the_line_has_an_end(held: tuple[list[bytes], threading.Event]) -> None:
+    """Eight of an address wait, and 256 of all; the others are told at once, and whoever is known does not wait."""
+    _, go_on = held
+
+    async def main() -> None:
+        passwords, users = Passwords(), {"alice": GOOD}
+        check = partial(passwords.allowed, users)
+        known = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.1"))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        assert await known
+        go_on.clear()
+        waiting = []
+        for host in range(40):
+            for n in range(11):
+                waiting.append(asyncio.ensure_future(check(basic(f"alice:{n}"), f"198.51.100.{host}")))
+        await asyncio.sleep(0.01)
+        assert await check(basic("alice:secret"), "198.51.100.7")
+        go_on.set()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert ended.count(False) == 256
+        assert sum(isinstance(one, CrowdedError) for one in ended) == 440 - 256
+        assert sum(isinstance(one, CrowdedError) for one in ended[:11]) == 11 - 8
         passwords.close()
 
     asyncio.run(main())

@@ -38,6 +38,8 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
         (b"GET http://host.example/-/healthy?x#y HTTP/1.0\r\n\r\n", 200),
         (b"GET /%2d/%68ealthy HTTP/1.0\r\n\r\n", 200),
         (b"GET /-/../metrics HTTP/1.0\r\n\r\n", 404),
+        (b"GET http://[ HTTP/1.0\r\n\r\n", 404),
+        (b"GET http://host.example HTTP/1.0\r\n\r\n", 200),
         (b"OPTIONS * HTTP/1.0\r\n\r\n", 404),
     ],
 )
