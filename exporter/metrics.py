@@ -46,6 +46,17 @@ class Metrics:
             self._guest.update(record, vcpu)
         self._guest.forget(gone)
 
+    def go_on_from(self, earlier: Metrics) -> None:
+        """Have every series that `earlier` has too go on from its value there, whatever it is made of here.
+
+        Both must have seen the same snapshots last. After a change of what is served, no counter falls or jumps.
+        """
+        for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
+            for level in mine.keys() & theirs.keys():
+                mine[level].go_on_from(theirs[level])
+        if self._detail.counters == earlier._detail.counters:
+            self._guest.go_on_from(earlier._guest)
+
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
         """The families as of the last update; `vcpus` are those of the snapshot."""
         families: list[Family] = []

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterable, Sequence
-from operator import add
+from operator import add, sub
+from typing import NamedTuple
 
 from exporter.reasons import Reason, Space
 from exporter.records import Cell, ThreadKey, VcpuRecord
@@ -44,6 +45,21 @@ class Reasons:
         return reason
 
 
+class _Base(NamedTuple):
+    """What a series holds besides its cells. Less than nothing where it is made of more cells than it once was."""
+
+    exits: int
+    sum_ns: int
+    counts: tuple[int, ...]
+
+    def plus(self, cell: Cell) -> _Base:
+        counts = tuple(map(add, self.counts, COUNTS.unpack(cell.buckets)))
+        return _Base(self.exits + cell.exits, self.sum_ns + cell.sum_ns, counts)
+
+
+_NOTHING = _Base(0, 0, (0,) * BUCKETS)
+
+
 class Series:
     """One label set: the sum of one cell or more, and of threads that are gone."""
 
@@ -58,7 +74,7 @@ class Series:
         self.labels_text: bytes | None = None
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
-        self._base: Cell | None = None
+        self._base: _Base | None = None
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:
@@ -77,21 +93,32 @@ class Series:
         """Let a cell go, and keep its value while there are others: a sum must not fall. True if none is left."""
         cell = self._cells.pop((key, number))
         if self._cells:
-            self._base = cell if self._base is None else _sum(self._base, cell)
+            self._base = (self._base or _NOTHING).plus(cell)
         return not self._cells
+
+    def go_on_from(self, earlier: Series) -> None:
+        """Have the total be what that of `earlier` is, and grow from there."""
+        then, now = earlier.total(), self.total()
+        if (then.exits, then.sum_ns, then.buckets) != (now.exits, now.sum_ns, now.buckets):
+            base = self._base or _NOTHING
+            difference = map(sub, COUNTS.unpack(then.buckets), COUNTS.unpack(now.buckets))
+            self._base = _Base(
+                base.exits + then.exits - now.exits,
+                base.sum_ns + then.sum_ns - now.sum_ns,
+                tuple(map(add, base.counts, difference)),
+            )
+            self._drop_rendered()
 
     def total(self) -> Cell:
         """The sum of all cells; its space and code mean nothing where there are several."""
         cells = iter(self._cells.values())
-        total = next(cells) if self._base is None else self._base
+        first = next(cells)
+        if self._base is None and len(self._cells) == 1:
+            return first
+        total = (self._base or _NOTHING).plus(first)
         for cell in cells:
-            total = _sum(total, cell)
-        return total
-
-
-def _sum(a: Cell, b: Cell) -> Cell:
-    counts = map(add, COUNTS.unpack(a.buckets), COUNTS.unpack(b.buckets))
-    return Cell(a.space, a.code, a.exits + b.exits, a.sum_ns + b.sum_ns, COUNTS.pack(*counts))
+            total = total.plus(cell)
+        return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts))
 
 
 class Table:
@@ -141,6 +168,12 @@ class Table:
                 if series is not None and series.retire(key, number):
                     del self._series[series.labels]
 
+    def go_on_from(self, earlier: Table) -> None:
+        """Have the series that both have go on from their values there."""
+        for labels, series in self._series.items():
+            if labels in earlier._series:
+                series.go_on_from(earlier._series[labels])
+
     def _series_of(self, key: ThreadKey, vcpu: Vcpu, cell: Cell) -> Series | None:
         if (cell.space in _USERSPACE) != self._userspace:
             return None
@@ -181,6 +214,12 @@ class GuestTime:
             self._base[labels] = self._base.get(labels, 0) + ns
         for labels in [labels for labels in self._base if gone and labels not in left]:
             del self._base[labels]
+
+    def go_on_from(self, earlier: GuestTime) -> None:
+        """Have the label sets that both have go on from their values there."""
+        then, now = earlier.totals(), self.totals()
+        for labels in then.keys() & now.keys():
+            self._base[labels] = self._base.get(labels, 0) + then[labels] - now[labels]
 
     def totals(self) -> dict[Labels, int]:
         """Nanoseconds by label set."""
