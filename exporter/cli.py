@@ -99,8 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from exporter.replay import recording  # noqa: PLC0415
 
     if arguments.command == "serve":
-        return service.run(chosen)
-    return service.run(chosen, recorded=arguments.recording or recording.DEFAULT, speed=arguments.speed)
+        return service.run(chosen, reread=lambda: _config(arguments))
+    return service.run(
+        chosen,
+        recorded=arguments.recording or recording.DEFAULT,
+        speed=arguments.speed,
+        reread=lambda: _config(arguments),
+    )
 
 
 def _top(chosen: Config, arguments: argparse.Namespace) -> int:

@@ -89,7 +89,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     bpf_stats: bool = False
     kernel_headers: str = "builtin"
-    lock_file: str = "/run/kvm-exit-exporter.lock"
+    lock_file: str = "/run/kvm-exit-exporter/lock"
+    run_as: str = "kvm-exit-exporter"
     log: Log = field(default_factory=Log)
 
 
@@ -273,6 +274,12 @@ def _reason(text: str) -> str:
     return text
 
 
+def _user(text: str) -> str:
+    if not re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}\$?)?", text) or text.isdecimal():
+        raise ValueError("is no user name")
+    return text
+
+
 _REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
 _ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
 _PATH = "a path such as /metrics, without query or white space"
@@ -300,9 +307,21 @@ OPTIONS = {
     "bpf_stats": Option(("bool",), "true or false", boolean),
     "kernel_headers": _path("builtin", "system", directory=True),
     "lock_file": _path(""),
+    "run_as": Option(("str",), '"" (nobody else) or the name of a user', _user),
     "log.level": one_of("debug", "info", "warn", "error"),
     "log.format": one_of("logfmt", "json"),
 }
+
+
+LIVE = frozenset(
+    (
+        *("web.telemetry_path", "web.gzip", "web.enable_lifecycle", "collect_interval", "linger"),
+        *("level.counters", "level.histograms", "reasons.allow", "reasons.deny", "histogram.native"),
+        *("histogram.classic.factor", "histogram.classic.min", "histogram.classic.max"),
+        *("histogram.classic.in_protobuf", "log.level", "log.format"),
+    )
+)
+"""Options that a reload changes; every other one waits for a restart."""
 
 
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import yaml
 
-from exporter.config import OPTIONS, Config, contradictions
+from exporter.config import LIVE, OPTIONS, Config, contradictions
 from exporter.yamlfile import FLAG, Reader, text_of
 
 _TOOLKIT_FLAGS = {"web.config_file": "--web.config.file"}  # the one name that does not follow from its key
@@ -31,10 +31,7 @@ def _finish(reader: Reader, base: Config) -> Config:
 
 
 def _default(key: str) -> str:
-    value: Any = Config()
-    for name in key.split("."):
-        value = getattr(value, name)
-    return f"is null (leave the key out for its default, {OPTIONS[key].show(value)})"
+    return f"is null (leave the key out for its default, {shown(Config(), key)})"
 
 
 def _replaced(node: Any, section: str, values: Mapping[str, object]) -> Any:
@@ -83,6 +80,24 @@ def with_flags(config: Config, overrides: Mapping[str, object]) -> Config:
         else:
             reader.wrong(0, key, f"given {len(nodes)} times; allowed is once")
     return _finish(reader, config)
+
+
+def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """What of `new` can be in force without a restart, and the keys that need one: they stay as in `old`."""
+    waiting = [key for key in OPTIONS if key not in LIVE and _value(old, key) != _value(new, key)]
+    return _replaced(new, "", {key: _value(old, key) for key in waiting}), waiting
+
+
+def shown(config: Config, key: str) -> str:
+    """The value of an option as it stands in a file."""
+    return OPTIONS[key].show(_value(config, key))
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def describe(config: Config) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exporter import preflight, program
-from exporter.config import Config
+from exporter.config import Config, Limits
 from exporter.preflight import Check
 from exporter.reasons import FormatError, TracepointFormat, parse_format
 
@@ -24,29 +24,45 @@ class Formats(NamedTuple):
     kvm_userspace_exit: TracepointFormat
 
 
-def read_formats(sysfs: Path) -> Formats | None:
+def read_texts(sysfs: Path) -> dict[str, str] | None:
     """Read what the running kernel says of its tracepoints; None while KVM is not there. Raises LoadError."""
-    texts = read_format_texts(sysfs)
-    try:
-        return Formats(*map(parse_format, texts)) if texts else None
-    except FormatError as error:
-        raise program.LoadError(f"tracefs, events/kvm: {error}", "report it with that file") from error
-
-
-def read_format_texts(sysfs: Path) -> tuple[str, str] | None:
-    """Read the two files as they are; None while KVM is not there. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
         raise program.LoadError("tracefs is not mounted", preflight.MOUNT_TRACEFS)
     events = tracefs / "events" / "kvm"
     try:
-        return (events / "kvm_exit" / "format").read_text(), (events / "kvm_userspace_exit" / "format").read_text()
+        return {name: (events / name / "format").read_text() for name in Formats._fields}
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", preflight.READ_TRACEFS) from error
-    except OSError as error:
-        raise program.LoadError(f"cannot read {error.filename}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{events}: {error}"
+        raise program.LoadError(f"cannot read {what}") from error
+
+
+def parsed(texts: Mapping[str, str]) -> Formats:
+    """Parse the texts of read_texts(). Raises LoadError."""
+    try:
+        return Formats(*(parse_format(texts[name]) for name in Formats._fields))
+    except FormatError as error:
+        remedy = "report it with the files events/kvm/*/format"
+        raise program.LoadError(f"a tracepoint format of KVM cannot be read: {error}", remedy) from error
+
+
+def read_formats(sysfs: Path) -> Formats | None:
+    """Read and parse the formats; None while KVM is not there. Raises LoadError."""
+    texts = read_texts(sysfs)
+    return None if texts is None else parsed(texts)
+
+
+def front(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Which of the program's fronts these formats need, and with which offsets: fields of a Request.
+
+    Raises LoadError.
+    """
+    fitting = program.request_for(parsed(texts).kvm_exit, slots=1, cells=1)
+    return {"front": fitting.front, "defines": fitting.defines}
 
 
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.Request:
@@ -62,9 +78,22 @@ def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> prog
     )
 
 
-def map_bytes(config: Config) -> int:
+def attach_request(config: Config, sysfs: Path) -> program.Request:
+    """Build what the loader is asked for on this host; it then waits for KVM, and reads the formats itself."""
+    return program.Request(
+        front="",
+        defines={},
+        sysfs=str(sysfs),
+        slots=config.limits.vcpus,
+        cells=config.limits.cells,
+        bpf_stats=config.bpf_stats,
+        kernel_headers=config.kernel_headers,
+    )
+
+
+def map_bytes(limits: Limits) -> int:
     """Kernel memory that the maps pin, in bytes, rounded up."""
-    return config.limits.vcpus * _SLOT_BYTES + config.limits.cells * _CELL_BYTES
+    return limits.vcpus * _SLOT_BYTES + limits.cells * _CELL_BYTES
 
 
 def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
@@ -72,14 +101,15 @@ def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
     return _checks(config, proc, sysfs, lambda: _trial(config, sysfs))
 
 
-def explained(error: program.LoadError, config: Config, *, proc: Path, sysfs: Path, attach: bool) -> str:
-    """One line: what was refused, and the remedy; where the kernel gave an errno alone, what the host lacks."""
-    if error.remedy:
-        return str(error)
-    lacks = [check for check in _checks(config, proc, sysfs, lambda: "") if not check.ok]
-    if not attach:  # a replay needs no tracepoints
-        lacks = [check for check in lacks if not check.name.startswith("trace") and "tracepoints" not in check.name]
-    return "; ".join([error.what, *(f"{check.name}: {check.detail} ({check.remedy})" for check in lacks)])
+def lacks(request: Mapping[str, Any]) -> list[str]:
+    """What this host lacks for a program.Request that failed (as a dictionary): a few words for each."""
+    limits = Limits(request["slots"], request["cells"])
+    config = Config(limits=limits, kernel_headers=request["kernel_headers"])
+    found = _checks(config, Path("/proc"), Path(request["sysfs"] or "/sys"), lambda: "")
+    missing = [check for check in found if not check.ok]
+    if not request["attach"]:  # a replay needs no tracepoints
+        missing = [check for check in missing if not check.name.startswith("trace") and "tracepoints" not in check.name]
+    return [f"{check.name}: {check.detail} ({check.remedy})" for check in missing]
 
 
 def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -> list[Check]:
@@ -90,7 +120,7 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
         trial=trial,
         release=os.uname().release,
         machine=platform.machine(),
-        map_bytes=map_bytes(config),
+        map_bytes=map_bytes(config.limits),
         kernel_headers=config.kernel_headers,
     )
 
@@ -101,6 +131,6 @@ def _trial(config: Config, sysfs: Path) -> str:
         raise program.LoadError("not tried: kvm:kvm_exit is missing")
     loaded = program.load(request(config, formats.kvm_exit, attach=False))
     try:
-        return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config) >> 20} MiB of maps"
+        return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"
     finally:
         loaded.close()

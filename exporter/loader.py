@@ -1,7 +1,8 @@
-"""Compile, load and attach the BPF program: run with -m as a short-lived child of program.load().
+"""Compile, load and attach the BPF program: run as a child of program.Loader, and the only part with privileges.
 
-Standard input is the socket that the descriptors are sent over; the request is the one argument, as JSON. This is
-the only module that imports bcc.
+Standard input is the socket that the descriptors are sent over; the request is the one argument, as JSON. Where KVM's
+tracepoints are not there yet it says so and waits for them. It ends when it has answered, or when nobody holds the
+other end of the socket any more. This is the only module that imports bcc.
 """
 
 from __future__ import annotations
@@ -12,23 +13,22 @@ import json
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporter import host
 from exporter.bpf import syscall
-from exporter.program import PROGRAMS, Field
+from exporter.program import BPF, MAPS, PROGRAMS, SOURCES, Field, LoadError
 from exporter.reasons import Space
 
-BPF = Path(__file__).parent / "bpf"
 HEADERS = BPF / "headers"
-SOURCES = {"counting": "kvm_exit.bpf.c", "recording": "record.bpf.c"}
 
-# Maps handed over, of them the arrays, whose leaves user space reads, and the stacks that it fills.
-MAPS = {
-    "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
-    "recording": ("events", "lost"),
-}
+_KVM_POLL_SECONDS = 2.0
+
+# Of the maps that are handed over: the arrays, whose leaves user space reads, and the stacks that it fills.
 ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
 STACKS = {"counting": {"free_slots": "slots", "free_cells": "cells"}, "recording": {}}
 
@@ -64,7 +64,7 @@ def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
     flags.append(f"-DFRONT_{request['front'].upper()}")
     if request["clock_in_context"]:
         flags.append("-DCLOCK_IN_CONTEXT")
-    sources = [(BPF / name).read_text() for name in ("fronts.bpf.h", SOURCES[request["kind"]])]
+    sources = [(BPF / name).read_text() for name in SOURCES[request["kind"]]]
     source = "".join([*sources, request["extra_source"]])
     if request["kernel_headers"] != "system":
         builtin = request["kernel_headers"] == "builtin"
@@ -110,7 +110,19 @@ def _layout(table: Any) -> tuple[int, int, dict[str, Field]]:
     return (ctypes.sizeof(leaf) + 7) // 8 * 8, table.max_entries, fields
 
 
-def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+def _wait_for_kvm(request: Mapping[str, Any], parent: socket.socket) -> dict[str, str]:
+    """Return the texts of the tracepoint formats, as soon as there are any."""
+    said = False
+    while (texts := host.read_texts(Path(request["sysfs"]))) is None:
+        if not said:
+            parent.send(json.dumps({"waiting": True}).encode())
+            said = True
+        time.sleep(_KVM_POLL_SECONDS)
+    parent.send(json.dumps({"waiting": False}).encode())
+    return texts
+
+
+def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[int]]:
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
@@ -141,16 +153,35 @@ def _build(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         "programs": list(programs),
         "attachments": list(attachments),
         "layouts": {name: _layout(bpf[name]) for name in ARRAYS[request["kind"]]},
+        "formats": texts,
     }
     return answer, [*maps.values(), *programs.values(), *attachments.values()]
 
 
+def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    texts: dict[str, str] = {}
+    try:
+        if request["sysfs"]:
+            texts = _wait_for_kvm(request, parent)
+            request.update(host.front(texts))
+        return _build(request, texts)
+    except LoadError as error:
+        answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}
+    except _ChildError as error:
+        answer = error.answer
+    return {**answer, "lacks": host.lacks(request)}, []
+
+
+def _end_with(parent: socket.socket) -> None:
+    """Not by PR_SET_PDEATHSIG: a parent that has dropped its privileges may not signal this process, even by dying."""
+    parent.recv(1)
+    os._exit(1)
+
+
 def _child() -> None:
     with socket.socket(fileno=0) as parent:
-        try:
-            answer, fds = _build(json.loads(sys.argv[1]))
-        except _ChildError as error:
-            answer, fds = error.answer, []
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        answer, fds = _answer(json.loads(sys.argv[1]), parent)
         socket.send_fds(parent, [json.dumps(answer).encode()], fds)
     # bcc's cleanup at exit would only close what the kernel closes anyway.
     sys.stdout.flush()

@@ -6,7 +6,6 @@ the program, which is the proof where a distribution's kernel differs from its v
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Callable
 
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 21, 24, 38, 39  # include/uapi/linux/capability.h
+_VISIBLE = ("hidepid=0", "hidepid=off")
 PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h: the inode of the host's pid namespace
 
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
@@ -80,9 +80,10 @@ def run(
         _lockdown(sys / "kernel/security/lockdown"),
         _memlock(proc / "self/limits", map_bytes, caps, version),
         _pid_namespace(proc / "self/ns/pid"),
+        _hidepid(proc / "self/mountinfo", proc),
         _btf(sys / "kernel/btf/vmlinux"),
         _headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
-        _python_modules(importlib.metadata.version),
+        _python_modules(_version_of),
         _jit(proc / "sys/net/core/bpf_jit_enable"),
         _trial(trial),
     ]
@@ -257,6 +258,27 @@ def _pid_namespace(path: Path) -> Check:
     return Check(name, False, f"{link} is not the host's: the pids of VMs mean others here", remedy)
 
 
+def _hidepid(path: Path, proc: Path) -> Check:
+    name = "hidepid"
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        return Check(name, True, f"unknown: {error.strerror}")
+    options: list[str] = []
+    for line in lines:  # proc_pid_mountinfo(5): the fifth field is where, the last one the file system's options
+        fields = line.split(" ")
+        if len(fields) > 9 and fields[4] == str(proc) and fields[-3] == "proc":
+            options = fields[-1].split(",")  # the mount on top comes last
+    hidden = [option for option in options if option.startswith("hidepid=") and option not in _VISIBLE]
+    if not hidden:
+        return Check(name, True, "processes of other users can be seen")
+    group = next((option for option in options if option.startswith("gid=")), "")
+    detail = f"{hidden[0]}: the exporter, which is not root, sees no VM of another user: pids stand for names"
+    if group:
+        return Check(name, False, detail, f"add the user of run_as to the group of {group}")
+    return Check(name, False, detail, f"mount -o remount,hidepid=0 {proc}, or with gid=GROUP and run_as's user in it")
+
+
 def _btf(path: Path) -> Check:
     present = _exists(path)
     return Check("BTF", True, "present, not used" if present else "not used", needed=present)
@@ -286,13 +308,24 @@ def _found(name: str, paths: Sequence[Path], remedy: str) -> Check:
     return Check(name, False, f"no {' and no '.join(map(str, paths))}", remedy)
 
 
+def _version_of(distribution: str) -> str:
+    """The version of an installed distribution, "" where there is none."""
+    from importlib import metadata  # noqa: PLC0415 - costs the waiting loader some megabytes
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _python_modules(version: Callable[[str], str]) -> Check:
     # bcc is left to the trial, which runs in a child: importing it here would cost this process 100 MB.
     found, missing = [], []
     for distribution in ("prometheus_client", "PyYAML", "tornado"):
-        try:
-            found.append(f"{distribution} {version(distribution)}")
-        except importlib.metadata.PackageNotFoundError:
+        installed = version(distribution)
+        if installed:
+            found.append(f"{distribution} {installed}")
+        else:
             missing.append(distribution)
     if missing:
         remedy = (

@@ -6,34 +6,53 @@ over a socket, and exits. The programs stay attached while this process holds th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.reasons import TracepointFormat
 
+BPF = Path(__file__).parent / "bpf"
+
+# By kind of program: the files it is made of, and the maps that are handed over.
+SOURCES = {"counting": ("fronts.bpf.h", "kvm_exit.bpf.c"), "recording": ("fronts.bpf.h", "record.bpf.c")}
+MAPS = {
+    "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
+    "recording": ("events", "lost"),
+}
 PROGRAMS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit", "sched_process_exec")
 
 _COMPILE_SECONDS = 120  # an emulated machine needs ten
-_MESSAGE_SIZE = 65536
+_END_SECONDS = 5
+_MESSAGE_SIZE = 1 << 18  # two tracepoint formats with all their names are some 15 KB
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 class LoadError(Exception):
-    """The kernel, or bcc, refused. `what` is one line for the operator, `remedy` may be empty."""
+    """The kernel, or bcc, refused. `what` is one line for the operator, `remedy` may be empty.
 
-    def __init__(self, what: str, remedy: str = "") -> None:
+    `lacks` is what the loader found missing on this host, as far as it looked.
+    """
+
+    def __init__(self, what: str, remedy: str = "", lacks: Sequence[str] = ()) -> None:
         super().__init__(f"{what}; {remedy}" if remedy else what)
         self.what = what
         self.remedy = remedy
+        self.lacks = tuple(lacks)
+
+    def explained(self) -> str:
+        """One line: what was refused and the remedy; where the kernel gave an errno alone, what the host lacks."""
+        return str(self) if self.remedy else "; ".join([self.what, *self.lacks])
 
 
 class Field(NamedTuple):
@@ -58,12 +77,14 @@ class Request:
     """What the child is to build."""
 
     front: str
-    """`arm64` or `x86`: which kvm:kvm_exit the program is to understand."""
+    """`arm64` or `x86`: which kvm:kvm_exit the program is to understand. With `sysfs`, the child finds out."""
     defines: Mapping[str, int]
     slots: int
     cells: int
     kind: str = "counting"
     """Or `recording`: whether events are counted in the kernel, or sent to user space one by one."""
+    sysfs: str = ""
+    """Where the child reads this host's tracepoint formats, once KVM is there. "": front and defines are given."""
     attach: bool = True
     """False: load only (replay, preflight); every program is then a raw tracepoint that TestRun can call."""
     clock_in_context: bool = False
@@ -85,6 +106,8 @@ class Loaded:
     programs: Mapping[str, int]
     attachments: Mapping[str, int]
     """Open while the programs are attached; the BPF_ENABLE_STATS descriptor is one of them."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Texts of the tracepoint formats that the child read, by event; tracefs is root's."""
 
     def detach(self) -> None:
         """Have the tracepoints call the programs no more."""
@@ -130,41 +153,78 @@ def isolated(module: str) -> list[str]:
     return [sys.executable, "-I", "-c", start]
 
 
-def load(request: Request) -> Loaded:
-    """Compile and load in a child; returns the descriptors. Raises LoadError."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, tempfile.TemporaryFile() as said:
-        ours.settimeout(_COMPILE_SECONDS)
-        child = subprocess.Popen(
-            [*isolated("exporter.loader"), json.dumps(asdict(request))],
-            stdin=theirs.fileno(),
-            stdout=said,
-            stderr=said,
-            start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
+def layouts(described: Mapping[str, Any]) -> dict[str, Layout]:
+    """Layouts from their JSON: size, entries and members by name."""
+    return {
+        name: Layout(size, entries, {member: Field(*where) for member, where in members.items()})
+        for name, (size, entries, members) in described.items()
+    }
+
+
+class Loader:
+    """The child at work: it waits for KVM if it must, builds, answers, and ends. It ends with this process, too."""
+
+    def __init__(self, request: Request) -> None:
+        self.waiting = False
+        """For KVM, whose tracepoints are not there yet."""
+        self._deadline = time.monotonic() + _COMPILE_SECONDS
+        self._said = os.fdopen(os.memfd_create("loader"), "w+b")
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._child = subprocess.Popen(
+                [*isolated("exporter.loader"), json.dumps(asdict(request))],
+                stdin=theirs.fileno(),
+                stdout=self._said,
+                stderr=self._said,
+                start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
+            )
+
+    def receive(self, timeout: float) -> Loaded | None:
+        """Return the loaded program, or None if it is not there after so many seconds. Raises LoadError."""
+        if not select.select([self._socket], [], [], timeout)[0]:
+            if not self.waiting and time.monotonic() > self._deadline:
+                raise LoadError(f"the compiler did not finish within {_COMPILE_SECONDS} s")
+            return None
+        message, fds, _, _ = socket.recv_fds(self._socket, _MESSAGE_SIZE, 64)
+        answer = json.loads(message) if message else {}
+        if "waiting" in answer:
+            self.waiting = answer["waiting"]
+            self._deadline = time.monotonic() + _COMPILE_SECONDS
+            return None
+        self._child.wait()
+        if "error" in answer or not answer:
+            self._said.seek(0)
+            output = self._said.read().decode(errors="replace")
+            error = answer.get("error", f"the loader ended with status {self._child.returncode}")
+            raise _explain(error, output, answer)
+        names = iter(fds)
+        return Loaded(
+            maps={name: next(names) for name in answer["maps"]},
+            programs={name: next(names) for name in answer["programs"]},
+            attachments={name: next(names) for name in answer["attachments"]},
+            layouts=layouts(answer["layouts"]),
+            formats=answer["formats"],
         )
-        theirs.close()
+
+    def close(self) -> None:
+        """End the child if it has not ended. It may have more rights than this process, which then cannot kill it."""
+        self._socket.close()  # at which it ends by itself
         try:
-            message, fds, _, _ = socket.recv_fds(ours, _MESSAGE_SIZE, 64)
-            answer = json.loads(message) if message else {}
-        except socket.timeout:
-            child.kill()
-            raise LoadError(f"the compiler did not finish within {_COMPILE_SECONDS} s") from None
-        finally:
-            child.wait()
-        said.seek(0)
-        output = said.read().decode(errors="replace")
-    if "error" in answer or not answer:
-        raise _explain(answer.get("error", f"the loader ended with status {child.returncode}"), output, answer)
-    names = iter(fds)
-    return Loaded(
-        maps={name: next(names) for name in answer["maps"]},
-        programs={name: next(names) for name in answer["programs"]},
-        attachments={name: next(names) for name in answer["attachments"]},
-        layouts={
-            name: Layout(size, entries, {field: Field(*where) for field, where in fields.items()})
-            for name, (size, entries, fields) in answer["layouts"].items()
-        },
-    )
+            self._child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(PermissionError):
+                self._child.kill()
+                self._child.wait()
+        self._said.close()
+
+
+def load(request: Request) -> Loaded:
+    """Compile and load in a child, and wait for it; returns the descriptors. Raises LoadError."""
+    with contextlib.closing(Loader(request)) as loader:
+        while True:
+            loaded = loader.receive(_COMPILE_SECONDS)
+            if loaded:
+                return loaded
 
 
 _BUILTIN = "set kernel_headers: builtin in the configuration"
@@ -192,8 +252,8 @@ def _explain(error: str, output: str, answer: Mapping[str, Any]) -> LoadError:
     for pattern, what, remedy in _SAID:
         match = pattern.search(output)
         if match:
-            return LoadError(what.format(*match.groups()), remedy)
+            return LoadError(what.format(*match.groups()), remedy, answer.get("lacks", ()))
     code = answer.get("errno", 0)
     last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
     reason = os.strerror(code) if code else last
-    return LoadError(f"{error}: {reason}" if reason else error, answer.get("remedy", ""))
+    return LoadError(f"{error}: {reason}" if reason else error, answer.get("remedy", ""), answer.get("lacks", ()))

@@ -42,6 +42,12 @@ class State:
     lookups_pending: int = 0
     config_loaded: float = 0.0
     """Unix time of the last successful (re)load of the configuration."""
+    config_good: bool = True
+    """The configuration was good when it was last read."""
+    counting_since: float = 0.0
+    """Unix time when the program was attached, maybe by an earlier process; 0 before."""
+    counting_since_ns: int = 0
+    """The same by the clock that the program stamps with."""
 
 
 def registry(state: State, proc: str = "/proc") -> CollectorRegistry:
@@ -89,12 +95,22 @@ class _Own:
                 state.lookups_pending,
                 "vCPU threads whose VM is being looked up; not served yet.",
             ),
-            config_last_reload_successful=(1, "1 if the configuration file was good when it was last read."),
+            config_last_reload_successful=(
+                state.config_good,
+                "1 if the configuration file was good when it was last read.",
+            ),
             config_last_reload_success_timestamp_seconds=(
                 state.config_loaded,
                 "Unix time when the configuration in force was read.",
             ),
         )
+        if state.counting_since:
+            yield from _gauges(
+                counting_since_timestamp_seconds=(
+                    state.counting_since,
+                    "Unix time since which exits are counted; a restart under systemd need not change it.",
+                )
+            )
         yield from _counters(
             collections_total=(state.collections, "Collections, by scrapes and by the timer."),
             collect_errors_total=(state.collect_errors, "Collections that failed; the log says why."),

@@ -1,21 +1,26 @@
-"""The process around the daemon: signals, heap, exit status."""
+"""The process around the daemon: privileges, signals, heap, exit status."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
-from exporter import host, program, web
+from exporter import privileges, program, web
 from exporter.config import Config, ConfigError, UnreadableError
 from exporter.daemon import Daemon, StartError
 from exporter.logs import event
+from exporter.privileges import Account
 from exporter.replay import recording
+from exporter.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_FALLBACK = "nobody"
 
 
 def _keep_heap_small() -> None:
@@ -29,33 +34,85 @@ def _keep_heap_small() -> None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 17)
 
 
-def run(config: Config, *, recorded: Path | None = None, speed: float = 1.0) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit status. With `recorded`, serve a replay of it."""
-    _keep_heap_small()
+def _account(run_as: str) -> Account | None:
+    """Whom to become; None: stay who we are. Raises ConfigError."""
+    if os.geteuid() != 0:
+        return None  # as systemd's User= has it, or whoever started us
+    if not run_as:
+        event(log, "warn", "running as root, without capabilities", remedy="name a user in run_as")
+        return None
+    if not privileges.may_change_user():
+        remedy = "give the container CAP_SETUID and CAP_SETGID, or start it as another user"
+        event(log, "warn", "running as root, without capabilities: the user cannot be changed", remedy=remedy)
+        return None
+    account = privileges.account(run_as)
+    if account:
+        return account
+    if run_as == Config().run_as:
+        account = privileges.account(_FALLBACK)
+        if account:
+            remedy = f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {run_as}"
+            event(log, "warn", f"running as {_FALLBACK}: there is no user {run_as}", remedy=remedy)
+            return account
+    raise ConfigError(f'run_as: there is no user "{run_as}"; allowed is the name of a user of this host, or ""')
+
+
+def _drop(account: Account | None) -> None:
+    """Give up all privileges. Raises StartError."""
     try:
-        daemon = Daemon(config)
+        kept = privileges.drop(account)
+    except OSError as error:
+        raise StartError(f"cannot run as {account.name if account else 'this user'}: {error.strerror}") from error
+    event(log, "info", "privileges dropped", user=privileges.user(), capabilities=" ".join(kept) or "none")
+
+
+def _refused(error: ConfigError) -> int:
+    """Say what is wrong; returns the exit status."""
+    for problem in error.problems:
+        event(log, "error", problem)
+    return 1 if isinstance(error, UnreadableError) else 2
+
+
+def run(
+    config: Config,
+    *,
+    recorded: Path | None = None,
+    speed: float = 1.0,
+    reread: Callable[[], Config] | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status. With `recorded`, serve a replay of it.
+
+    `reread` reads the configuration again, and raises ConfigError.
+    """
+    _keep_heap_small()
+    systemd = Systemd(os.environ, os.getpid())
+    try:
+        daemon = Daemon(config, systemd=systemd, reread=reread)
     except web.ListenError as error:
         event(log, "error", str(error))
         return 1
     except ConfigError as error:
-        for problem in error.problems:
-            event(log, "error", problem)
-        return 1 if isinstance(error, UnreadableError) else 2
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return _refused(error)
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
+    signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
     try:
-        daemon.start("This is a replay of a recording, not this host." if recorded else "")
+        account = _account(config.run_as)
         if recorded:
-            daemon.replay(recorded, speed)
+            daemon.prepare_replay(recorded, speed, account)
         else:
-            daemon.attach()
+            daemon.prepare()
+        _drop(account)
+        daemon.start()
+        daemon.attach()
         daemon.wait()
+    except ConfigError as error:
+        return _refused(error)
     except (StartError, recording.RecordingError) as error:
         event(log, "error", str(error))
         return 1
     except program.LoadError as error:
-        attach = recorded is None
-        event(log, "error", host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys"), attach=attach))
+        event(log, "error", error.explained())
         return 1
     finally:
         daemon.close()

@@ -6,7 +6,7 @@ Each collect() copies the dead out, gives their slot and cells back to the kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from exporter.bpf import syscall
@@ -19,7 +19,9 @@ MAX_RETIRED_CELLS = 16384
 
 
 @dataclass
-class _Retired:
+class Retired:
+    """A vCPU that ended: its last values, and until when they are served, on the collector's clock."""
+
     record: VcpuRecord
     expires_ns: int
 
@@ -39,18 +41,22 @@ class _Kept:
 class Collector:
     """Reads the maps of a loaded program. Not thread-safe: one collection at a time.
 
-    `clock_ns` must be the clock the program stamps with: CLOCK_MONOTONIC, or that of a replay.
+    `clock_ns` must be the clock the program stamps with: CLOCK_MONOTONIC, or that of a replay. `retired` are
+    those that an earlier process has copied out of the same maps.
     """
 
-    def __init__(self, loaded: Loaded, clock_ns: Callable[[], int], linger_ns: int) -> None:
+    def __init__(
+        self, loaded: Loaded, clock_ns: Callable[[], int], linger_ns: int, retired: Iterable[Retired] = ()
+    ) -> None:
+        self.linger_ns = linger_ns
+        """How long the records of vCPUs are kept that end from now on."""
         self._loaded = loaded
         self._clock_ns = clock_ns
-        self._linger_ns = linger_ns
         self._slots = Slots(loaded.maps["slots"], loaded.layouts["slots"])
         self._cells = Cells(loaded.maps["cells"], loaded.layouts["cells"])
         self._counters = Counters(loaded.maps["counters"], loaded.layouts["counters"])
         self._kept: dict[int, _Kept] = {}
-        self._retired: list[_Retired] = []
+        self._retired = list(retired)
         self._freed: list[tuple[str, int]] = []
         """Cleared, and not yet handed back: stack and number."""
         self._expired_early = 0
@@ -59,6 +65,11 @@ class Collector:
         """Unmap the arrays."""
         for mapped in (self._slots, self._cells, self._counters):
             mapped.close()
+
+    @property
+    def retired(self) -> list[Retired]:
+        """The vCPUs that ended and linger, in that order."""
+        return list(self._retired)
 
     def collect(self) -> Snapshot:
         """Read every slot in use and the cells that changed; recycle the dead; drop what has lingered."""
@@ -78,7 +89,7 @@ class Collector:
             if hot.owner:
                 live.append(self._record(number, hot, now))
             elif self._slots.died(number):
-                self._retired.append(_Retired(self._last_record(number, hot, now), now + self._linger_ns))
+                self._retired.append(Retired(self._last_record(number, hot, now), now + self.linger_ns))
         self._give_back()
         vanished = self._expire(now)
         return Snapshot(
@@ -144,7 +155,9 @@ class Collector:
         for first in self._slots.heads(number):
             cell_number = first
             while cell_number:
-                cell, _, following = self._cells.read(cell_number)
+                cell, slot, following = self._cells.read(cell_number)
+                if not slot:  # cleared by a process that was killed before it came to the slot
+                    break
                 self._keep(number, cell_number, cell)
                 cell_number = following
         record = self._record(number, hot, now)
@@ -171,7 +184,7 @@ class Collector:
         So that VMs that come and go by the thousand cannot make the daemon grow without bound.
         """
         room = MAX_RETIRED_CELLS
-        kept: list[_Retired] = []
+        kept: list[Retired] = []
         vanished: list[ThreadKey] = []
         for retired in reversed(self._retired):
             room -= max(1, len(retired.record.cells))

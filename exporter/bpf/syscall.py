@@ -6,6 +6,7 @@ Numbers and structures are those of include/uapi/linux/bpf.h. Every function rai
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -57,6 +58,15 @@ def stack_push(stack: int, value: int) -> None:
     """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
     leaf = ctypes.c_uint32(value)
     _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+
+
+def permitted() -> bool:
+    """False if the kernel refuses bpf() on a map to this thread, whatever map it is."""
+    try:
+        _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", 0xFFFFFFFF, 0, 0, 0))
+    except OSError as error:
+        return error.errno != errno.EPERM
+    return True
 
 
 def enable_stats() -> int:

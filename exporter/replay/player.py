@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 
+from exporter.privileges import Account
 from exporter.program import isolated
 from exporter.replay.recording import Recording, RecordingError
 from exporter.replay.vm import command_line
@@ -17,13 +18,21 @@ class Player:
     """A running replay. `clock_ns` is its time: the monotonic clock, `speed` times as fast."""
 
     def __init__(
-        self, recording: Recording, programs: Mapping[str, int], *, speed: float = 1.0, endless: bool = True
+        self,
+        recording: Recording,
+        programs: Mapping[str, int],
+        *,
+        speed: float = 1.0,
+        endless: bool = True,
+        account: Account | None = None,
     ) -> None:
-        """Start it; it counts when this returns. Raises RecordingError."""
+        """Start it, as processes of `account` (None: of this user); it counts when this returns.
+
+        Raises RecordingError.
+        """
         self._speed = speed
-        self._processes = [
-            self._start(recording, number, programs, speed, endless) for number in range(len(recording.vms))
-        ]
+        how = {"speed": speed, "endless": endless, "account": account}
+        self._processes = [self._start(recording, number, programs, how) for number in range(len(recording.vms))]
         for process in self._processes:
             assert process.stdout
             wrong = process.stdout.readline().rstrip("\n")
@@ -38,14 +47,13 @@ class Player:
 
     @staticmethod
     def _start(
-        recording: Recording, number: int, programs: Mapping[str, int], speed: float, endless: bool
+        recording: Recording, number: int, programs: Mapping[str, int], how: Mapping[str, object]
     ) -> subprocess.Popen[str]:
         order = {
             "recording": str(recording.path.resolve()),
             "vm": number,
             "programs": dict(programs),
-            "speed": speed,
-            "endless": endless,
+            **how,
         }
         # Room for the command line that the stand-in puts there.
         argv = command_line(recording.vms[number], recording.machine)

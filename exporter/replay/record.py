@@ -7,14 +7,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from exporter import __version__, host, program
 from exporter.config import Config
-from exporter.reasons import parse_format
 from exporter.replay import writer
 from exporter.replay.events import COUNTED
 from exporter.replay.options import STDOUT, Options
@@ -38,7 +37,7 @@ def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: 
             writer.check_target(options.file, force=options.force)
         elif sys.stdout.isatty():
             raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
-        with Stop() as stop, _loaded(config, options, proc, sysfs) as (loaded, texts), _output(options) as out:
+        with Stop() as stop, _loaded(config, options, sysfs) as (loaded, texts), _output(options) as out:
             return _record(loaded, Writer(out, _header(texts)), options, proc, lambda: stop.asked)
     except (RecordError, RingError, writer.ExistsError, program.LoadError) as error:
         print(f"cannot record: {error}", file=sys.stderr)
@@ -48,16 +47,14 @@ def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: 
 
 
 @contextlib.contextmanager
-def _loaded(
-    config: Config, options: Options, proc: Path, sysfs: Path
-) -> Iterator[tuple[program.Loaded, tuple[str, str]]]:
-    texts = host.read_format_texts(sysfs)
+def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[program.Loaded, Mapping[str, str]]]:
+    texts = host.read_texts(sysfs)
     if texts is None:
         raise RecordError(
             "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded (modprobe kvm_intel or kvm_amd)"
         )
     asked = program.request_for(
-        parse_format(texts[0]),
+        host.parsed(texts).kvm_exit,
         kind="recording",
         slots=MAX_LIVE_THREADS,
         cells=0,
@@ -69,7 +66,7 @@ def _loaded(
     try:
         loaded = program.load(replace(asked, defines=defines))
     except program.LoadError as error:
-        raise RecordError(host.explained(error, config, proc=proc, sysfs=sysfs, attach=True)) from error
+        raise RecordError(error.explained()) from error
     try:
         yield loaded, texts
     finally:
@@ -85,8 +82,11 @@ def _output(options: Options) -> Iterator[BinaryIO]:
         yield file
 
 
-def _header(texts: tuple[str, str]) -> writer.Header:
-    return writer.Header(os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *texts)
+def _header(texts: Mapping[str, str]) -> writer.Header:
+    formats = texts["kvm_exit"], texts["kvm_userspace_exit"]
+    return writer.Header(
+        os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *formats
+    )
 
 
 def _record(loaded: program.Loaded, out: Writer, options: Options, proc: Path, stopped: Callable[[], bool]) -> int:

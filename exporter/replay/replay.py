@@ -27,7 +27,7 @@ def run(config: Config, file: Path, output: Output) -> int:
         _say(str(error))
         return 1
     except program.LoadError as error:
-        _say(host.explained(error, config, proc=Path("/proc"), sysfs=Path("/sys"), attach=False))
+        _say(error.explained())
         return 1
     if not _print(report.text(output, str(file), first, last, first=True, heading=False)):
         return 1

@@ -71,7 +71,7 @@ class Own:
                 )
             self._loaded = program.load(host.request(config, formats.kvm_exit, attach=True))
         except program.LoadError as error:
-            raise SourceError(host.explained(error, config, proc=proc, sysfs=sysfs, attach=True)) from error
+            raise SourceError(error.explained()) from error
         self.first = document.nothing(time.monotonic_ns())
         self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
         self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields

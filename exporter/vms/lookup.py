@@ -107,6 +107,11 @@ class Lookup:
                 self._lock.notify_all()
             self._staff()
 
+    def know(self, key: ThreadKey, vcpu: Vcpu) -> None:
+        """Take over what an earlier process has found out of a thread that may be gone by now."""
+        with self._lock:
+            self._threads[key] = _Thread(b"", None, self._clock(), index=vcpu.index, served=vcpu)
+
     def get(self, key: ThreadKey) -> Vcpu | None:
         """The vCPU, or None while it is being looked up (or was never submitted)."""
         with self._lock:

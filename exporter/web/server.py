@@ -89,6 +89,11 @@ class Web:
         self._thread = threading.Thread(target=asyncio.run, args=(self._server.run(),), name="web", daemon=True)
         self._thread.start()
 
+    def use(self, app: Application) -> None:
+        """Answer by another application from the next request on."""
+        if self._server:
+            self._server.app = app
+
     def close(self) -> None:
         """Stop answering and free the addresses. Answers under way have a few seconds to be taken."""
         if self._server and self._thread:

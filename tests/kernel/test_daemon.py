@@ -3,79 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.reasons import parse_format
+from tests.kernel.services import Service
 from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
 
 Start = Callable[..., "Service"]
-Samples = dict[str, list[tuple[dict[str, str], float]]]
-
-
-class Service:
-    """A child process of `python3 -m exporter`; its log is read by a thread."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "exporter", *arguments], stderr=subprocess.PIPE, text=True
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.log.append(line)
-
-    def logged(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of the log."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            for line in list(self.log):
-                match = re.search(pattern, line)
-                if match:
-                    return match
-            assert self.process.poll() is None, self.log
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern} not in {self.log}")
-
-    def get(self, path: str) -> str:
-        address = self.logged(r"msg=listening address=(\S+)")[1].replace("[::]", "localhost")
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
-            return str(answer.read().decode())
-
-    def scrape(self) -> Samples:
-        samples: Samples = {}
-        for family in text_string_to_metric_families(self.get("/metrics")):
-            for sample in family.samples:
-                samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
-        return samples
-
-    def value(self, name: str) -> float:
-        ((_, value),) = self.scrape()[name]
-        return value
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self._reader.join(timeout=10)
-        return status
 
 
 @pytest.fixture
@@ -84,7 +27,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def begin(command: str, *options: str) -> Service:
             config = tmp_path / f"{command}.yaml"
-            config.write_text(f"lock_file: {tmp_path}/lock\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
+            config.write_text(f"lock_file: {tmp_path}/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
             service = Service(command, f"--config.file={config}", *options)
             stack.callback(service.end)
             return service
@@ -218,7 +161,12 @@ def test_json_log(start: Start) -> None:
     serve = start("serve", "--log.format=json")
     serve.logged('"msg": "attached"')
     serve.end()
-    assert [json.loads(line)["msg"] for line in serve.log] == ["listening", "attached", "stopped"]
+    assert [json.loads(line)["msg"] for line in serve.log] == [
+        "privileges dropped",
+        "listening",
+        "attached",
+        "stopped",
+    ]
 
 
 def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
@@ -241,7 +189,7 @@ def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_without_kvm_it_waits_and_says_so() -> None:
+def test_without_kvm_it_waits_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """With a tracefs that has no kvm events yet; then they come."""
     import shutil
     import tempfile
@@ -255,9 +203,13 @@ def test_without_kvm_it_waits_and_says_so() -> None:
         (events / "sched").mkdir(parents=True)
         config = Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file="", log=Log())
         daemon = Daemon(config, sysfs=sysfs)
+        daemon.prepare()
         attaching = threading.Thread(target=daemon.attach)
         attaching.start()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while not any("waiting for KVM" in record.message for record in caplog.records):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert attaching.is_alive()
         assert b"kvm_exit_exporter_up 0.0\n" in daemon.render("", "").body
         real = Path("/sys/kernel/tracing/events/kvm")

@@ -21,8 +21,9 @@ from exporter.terminal.rows import between, grouped, ordered
 from exporter.terminal.table import table
 from exporter.vms import Vcpu, Vm
 from tests.kernel.machine import TRAP, Machine
+from tests.kernel.services import Service
 from tests.kernel.test_attach import _run_interrupted
-from tests.kernel.test_daemon import Service, Start, start
+from tests.kernel.test_daemon import Start, start
 
 __all__ = ["start"]
 

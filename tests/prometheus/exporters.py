@@ -21,7 +21,7 @@ from exporter.config import Config
 from exporter.replay import recording
 from exporter.replay.player import Player
 from tests.kernel.machine import histogram
-from tests.kernel.test_daemon import Service
+from tests.kernel.services import Service
 from tests.kernel.test_replay import TRACE, _truth
 from tests.recordings import from_ftrace
 

@@ -83,6 +83,7 @@ CONFIGS = st.builds(
     bpf_stats=st.booleans(),
     kernel_headers=st.sampled_from(["builtin", "system"]) | PATHS,
     lock_file=st.just("") | PATHS,
+    run_as=st.just("") | st.from_regex(r"\A[a-z_][a-z0-9_-]{0,30}\Z"),
     log=st.builds(
         Log,
         level=st.sampled_from(["debug", "info", "warn", "error"]),
@@ -125,7 +126,8 @@ def test_describe_words_the_defaults() -> None:
         "histogram:\n  native: true\n"
         "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: false\n"
         "limits:\n  vcpus: 4096\n  cells: 16384\n"
-        'bpf_stats: false\nkernel_headers: "builtin"\nlock_file: "/run/kvm-exit-exporter.lock"\n'
+        'bpf_stats: false\nkernel_headers: "builtin"\nlock_file: "/run/kvm-exit-exporter/lock"\n'
+        'run_as: "kvm-exit-exporter"\n'
         'log:\n  level: "info"\n  format: "logfmt"\n'
     )
 

@@ -19,7 +19,7 @@ ALL_KEYS = (
     "collect_interval, linger, level.counters, level.histograms, "
     "reasons.allow, reasons.deny, histogram.native, histogram.classic.factor, histogram.classic.min, "
     "histogram.classic.max, histogram.classic.in_protobuf, limits.vcpus, limits.cells, "
-    "bpf_stats, kernel_headers, lock_file, log.level, log.format"
+    "bpf_stats, kernel_headers, lock_file, run_as, log.level, log.format"
 )
 DURATION = "allowed is a duration from 0s to 24h"
 NULL = "is null (leave the key out for its default,"

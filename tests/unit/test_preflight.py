@@ -47,6 +47,7 @@ class Host:
         self.caps(ALL_CAPS)
         self.memlock("8388608", "8388608")
         self.pid_namespace("pid:[4026531836]")
+        self.proc_options("rw")
 
     def write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,11 @@ class Host:
             f"Max locked memory         {soft:<20} {hard:<20} bytes     \n"
         )
         self.write(self.proc / "self/limits", text)
+
+    def proc_options(self, *options: str) -> None:
+        """Of the file systems mounted on /proc, one over the other."""
+        lines = [f"{22 + i} 27 0:21 / {self.proc} rw shared:9 - proc proc {one}\n" for i, one in enumerate(options)]
+        self.write(self.proc / "self/mountinfo", "21 27 0:20 / /sys rw - sysfs sysfs rw\n" + "".join(lines))
 
     def pid_namespace(self, link: str) -> None:
         path = self.proc / "self/ns/pid"
@@ -143,6 +149,7 @@ def test_a_host_that_has_everything(host: Host) -> None:
         Check("lockdown", True, "none"),
         Check("memlock", True, "no limit on maps since Linux 5.11"),
         Check("pid namespace", True, "the host's"),
+        Check("hidepid", True, "processes of other users can be seen"),
         Check("BTF", True, "present, not used"),
         Check("kernel headers", True, "built-in headers", needed=False),
         Check("python modules", True, versions()),
@@ -181,6 +188,7 @@ def test_a_host_that_has_nothing_gets_every_row(tmp_path: Path) -> None:
         "lockdown": "ok",
         "memlock": "missing",
         "pid namespace": "missing",
+        "hidepid": "ok",
         "BTF": "not needed",
         "kernel headers": "not needed",
         "python modules": "ok",
@@ -505,6 +513,19 @@ def test_kernel_headers_of_a_path(host: Host) -> None:
     assert host.row("kernel headers") == Check("kernel headers", True, str(tree))
 
 
+def test_hidepid(host: Host) -> None:
+    detail = "{}: the exporter, which is not root, sees no VM of another user: pids stand for names"
+    host.proc_options("rw,hidepid=invisible")
+    remedy = f"mount -o remount,hidepid=0 {host.proc}, or with gid=GROUP and run_as's user in it"
+    assert host.row("hidepid") == Check("hidepid", False, detail.format("hidepid=invisible"), remedy)
+    host.proc_options("rw,gid=26,hidepid=2")
+    remedy = "add the user of run_as to the group of gid=26"
+    assert host.row("hidepid") == Check("hidepid", False, detail.format("hidepid=2"), remedy)
+    for options in (("rw,hidepid=0",), ("rw,hidepid=off",), ("rw,hidepid=2", "rw"), ()):
+        host.proc_options(*options)
+        assert host.row("hidepid").ok
+
+
 def test_python_modules(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
@@ -631,6 +652,6 @@ def test_this_machine() -> None:
         map_bytes=1,
     )
     assert checks[0] == Check("kernel", True, uname.release)
-    assert len(checks) == 15
+    assert len(checks) == 16
     assert table(checks).startswith("CHECK ")
     assert status(checks) in {0, 1}

@@ -1,0 +1,94 @@
+"""How the daemon comes by an attached program: from the process before it, by systemd's store, or from the loader."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter import handover, host
+from exporter.config import Config
+from exporter.logs import event
+from exporter.program import Loaded, Loader
+from exporter.systemd import Systemd
+
+log = logging.getLogger(__name__)
+
+
+class Attached(NamedTuple):
+    """A program that counts, and what an earlier process knew of it."""
+
+    loaded: Loaded
+    since: handover.Since
+    ended: handover.Ended
+    kept: bool
+    """It was attached already: its counters go on."""
+
+
+class Attaching:
+    """On the way to it. Only prepare() needs privileges."""
+
+    def __init__(self, systemd: Systemd) -> None:
+        self._systemd = systemd
+        self._left = handover.Kept.of(systemd.passed)
+        self._found: tuple[Loaded, handover.Since] | None = None
+        self._loader: Loader | None = None
+        self.sockets = [fd for name, fd in systemd.passed if name not in self._left.names]
+        """What systemd passed besides: sockets that listen."""
+
+    def prepare(self, config: Config, sysfs: Path) -> None:
+        """Take over what was left attached; where there is nothing, or it does not fit, start the loader."""
+        self._config = config
+        if self._left.names:
+            try:
+                self._found = self._left.take(config)
+            except handover.HandoverError as error:
+                event(
+                    log,
+                    "warn",
+                    "counting anew: the program of before the restart is not taken over",
+                    reason=str(error),
+                )
+                self._left.discard(self._systemd)
+        if not self._found:
+            self._loader = Loader(host.attach_request(config, sysfs))
+
+    @property
+    def waiting(self) -> bool:
+        """True while the loader waits for KVM."""
+        return bool(self._loader and self._loader.waiting)
+
+    def receive(self, timeout: float) -> Attached | None:
+        """Return the program, or None if it is not there after so many seconds. Raises LoadError."""
+        if self._found:
+            (loaded, since), self._found = self._found, None
+            return Attached(loaded, since, self._ended(), kept=True)
+        assert self._loader, "prepare() comes first"
+        built = self._loader.receive(timeout)
+        if not built:
+            return None
+        since = handover.Since(time.time(), time.monotonic_ns())
+        handover.keep(self._systemd, built, self._config, since)  # at once: from here on nothing is lost by a kill
+        return Attached(built, since, (), kept=False)
+
+    def discard(self) -> None:
+        """Have the next start begin anew."""
+        self._left.discard(self._systemd)
+
+    def close(self) -> None:
+        """End the loader, and free what nobody took."""
+        if self._loader:
+            self._loader.close()
+        if self._found:
+            self._found[0].close()
+        self._left.close()
+
+    def _ended(self) -> handover.Ended:
+        try:
+            return self._left.take_ended()
+        except handover.HandoverError as error:
+            event(log, "warn", "ended vCPUs are no longer served", reason=str(error))
+            return ()
+        finally:
+            self._left.close()

@@ -1,0 +1,160 @@
+"""The exporter as a process of its own, with a systemd that the test plays."""
+
+from __future__ import annotations
+
+import array
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+# What sd_listen_fds(3) promises: descriptors from 3 on, and the pid of the very process that is to take them.
+_PASS = """
+import fcntl, os, sys
+fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
+aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in fds]
+for fd in fds:
+    os.close(fd)
+for number, fd in enumerate(aside):
+    os.dup2(fd, 3 + number)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
+"""
+
+
+class Service:
+    """A child process of `python3 -m exporter`; its log is read by a thread."""
+
+    def __init__(self, *arguments: str, systemd: FakeSystemd | None = None, prefix: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-m", "exporter", *arguments]
+        environ: Mapping[str, str] = os.environ
+        fds: tuple[int, ...] = ()
+        if systemd:
+            command, environ, fds = systemd.command(arguments)
+        self.process = subprocess.Popen(
+            [*prefix, *command], stderr=subprocess.PIPE, text=True, env=environ, pass_fds=fds
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def logged(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait for a line of the log, or for so many of them; returns the last."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = [match for line in list(self.log) if (match := re.search(pattern, line))]
+            if len(found) >= times:
+                return found[-1]
+            assert self.process.poll() is None, self.log
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern} not in {self.log}")
+
+    def get(self, path: str) -> str:
+        address = self.logged(r"msg=listening address=(\S+)")[1].replace("[::]", "localhost")
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def scrape(self, path: str = "/metrics") -> Samples:
+        samples: Samples = {}
+        for family in text_string_to_metric_families(self.get(path)):
+            for sample in family.samples:
+                samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+        return samples
+
+    def value(self, name: str, path: str = "/metrics") -> float:
+        ((_, value),) = self.scrape(path)[name]
+        return value
+
+    def of_thread(self, name: str, tid: int) -> dict[str, float]:
+        """Values of a thread by reason."""
+        return {labels["reason"]: value for labels, value in self.scrape().get(name, []) if labels["tid"] == str(tid)}
+
+    def status(self) -> dict[str, str]:
+        """What the kernel says of the process: /proc/PID/status."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=10)
+        return status
+
+
+class FakeSystemd:
+    """The other side of exporter/systemd.py: takes datagrams, keeps descriptors, passes them to the next start."""
+
+    def __init__(self, address: str) -> None:
+        self.messages: list[str] = []
+        self.store: list[tuple[str, int]] = []
+        self.environ: dict[str, str] = {"NOTIFY_SOCKET": address}
+        self._lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        if not address.startswith("@"):
+            os.chmod(address, 0o777)
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _receive(self) -> None:
+        size = array.array("i").itemsize
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(8192, socket.CMSG_SPACE(64 * size))
+            except OSError:
+                return
+            if not data:  # close()
+                return
+            fds = array.array("i")
+            for level, kind, content in ancillary:
+                assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+                fds.frombytes(content[: len(content) - len(content) % size])
+            lines = data.decode().split("\n")
+            fields = dict(line.split("=", 1) for line in lines)
+            with self._lock:
+                self.messages += lines
+                if "FDSTORE" in fields:
+                    assert fields["FDPOLL"] == "0"
+                    self.store += [(fields["FDNAME"], fd) for fd in fds]
+                if "FDSTOREREMOVE" in fields:
+                    for name, fd in [entry for entry in self.store if entry[0] == fields["FDNAME"]]:
+                        os.close(fd)
+                        self.store.remove((name, fd))
+
+    def names(self) -> set[str]:
+        with self._lock:
+            return {name for name, _ in self.store}
+
+    def wait_for(self, message: str, times: int = 1) -> None:
+        deadline = time.monotonic() + 60
+        while self.messages.count(message) < times:
+            assert time.monotonic() < deadline, self.messages
+            time.sleep(0.01)
+
+    def command(self, arguments: Sequence[str]) -> tuple[list[str], Mapping[str, str], tuple[int, ...]]:
+        with self._lock:
+            names, fds = [name for name, _ in self.store], tuple(fd for _, fd in self.store)
+        environ = {**os.environ, **self.environ, "LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(names)}
+        return [sys.executable, "-c", _PASS, ",".join(map(str, fds)), *arguments], environ, fds
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for _, fd in self.store:
+            os.close(fd)

@@ -1,0 +1,249 @@
+"""Restarts under systemd, which the test plays: exits go on all the time, and not one is missing afterwards."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from exporter.bpf import syscall
+from exporter.program import MAPS, PROGRAMS
+from exporter.replay.vm import name_thread
+from tests.kernel.services import FakeSystemd, Service
+from tests.kernel.test_attach import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, _run_interrupted
+
+pytestmark = pytest.mark.kvm
+
+TOTAL = 999_983
+"""Events of the vCPU that lives through all restarts: a prime."""
+
+STORED = {
+    *(f"map.{name}" for name in MAPS["counting"]),
+    *(f"program.{name}" for name in PROGRAMS),
+    *(f"attachment.{name}" for name in PROGRAMS),
+    "state",
+}
+
+Start = Callable[..., Service]
+
+
+class Busy(threading.Thread):
+    """A vCPU that returns to user space, as fast as it can, until it may finish; then TOTAL times in all."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.sent = 0
+        self.finish, self.finished, self.leave = threading.Event(), threading.Event(), threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        name_thread(b"CPU 5/KVM")
+        kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+        vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 5)
+        libc = ctypes.CDLL(None, use_errno=True)
+        with mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)) as run:
+            run[1] = 1  # struct kvm_run, immediate_exit
+            while self.sent < TOTAL:
+                # Some of it is kept for the last start to see.
+                if not self.finish.is_set() and self.sent > TOTAL - 10_007:
+                    self.finish.wait()
+                assert libc.ioctl(vcpu, ctypes.c_ulong(KVM_RUN), 0) == -1
+                assert ctypes.get_errno() == errno.EINTR
+                self.sent += 1
+                if self.sent % 97 == 0:
+                    time.sleep(0.0005)
+            self.finished.set()
+            self.leave.wait()
+        for fd in (vcpu, vm, kvm):
+            os.close(fd)
+
+
+def short_lived(times: int) -> int:
+    """A vCPU that comes and goes; returns its tid."""
+    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread.start()
+    thread.join()
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        pass
+    assert thread.native_id
+    return thread.native_id
+
+
+@pytest.fixture
+def systemd() -> Iterator[FakeSystemd]:
+    # In a folder of its own: those of pytest are root's alone, and the exporter is not root.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        played = FakeSystemd(f"{folder}/notify")
+        yield played
+        played.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, systemd: FakeSystemd) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def begin(more: str = "") -> Service:
+            config = tmp_path / "serve.yaml"
+            config.write_text(
+                f"lock_file: {tmp_path}/run/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n{more}"
+            )
+            service = Service("serve", f"--config.file={config}", systemd=systemd)
+            stack.callback(service.end, signal.SIGKILL)
+            service.logged("msg=attached")
+            return service
+
+        yield begin
+
+
+def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
+    """Seven starts, three of them after SIGKILL, under a vCPU that never pauses and others that end meanwhile."""
+    serve = start()
+    systemd.wait_for("FDNAME=state")
+    assert systemd.names() == STORED
+    since = serve.value("kvm_exit_exporter_counting_since_timestamp_seconds")
+    busy = Busy()
+    ended: dict[int, int] = {}
+    last = 0.0
+    for number, prime in zip((signal.SIGTERM, signal.SIGKILL) * 3, (101, 103, 107, 109, 113, 127)):
+        deadline = time.monotonic() + 60
+        while not (seen := serve.of_thread("kvm_userspace_exits_total", busy.native_id or 0)):
+            assert busy.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert seen["restart"] >= last
+        last = seen["restart"]
+        ended[short_lived(prime)] = prime  # nobody looks before the end
+        before = busy.sent
+        status = serve.end(number)
+        assert status == (0 if number == signal.SIGTERM else -9)
+        ended[short_lived(prime + 6)] = prime + 6  # while no exporter runs
+        serve = start()
+        assert busy.sent > before
+        assert "kept_over_restart=true" in "".join(serve.log)
+    assert not busy.finished.is_set(), "the vCPU was to be busy through all restarts"
+    busy.finish.set()
+    busy.finished.wait(60)
+    assert serve.of_thread("kvm_userspace_exits_total", busy.native_id or 0) == {"restart": TOTAL}
+    samples = serve.scrape()["kvm_userspace_exits_total"]
+    served = {int(labels["tid"]): value for labels, value in samples if labels["pid"] == str(os.getpid())}
+    assert served == {**ended, busy.native_id: TOTAL}
+    assert serve.value("kvm_exit_exporter_counting_since_timestamp_seconds") == since
+    assert serve.value("kvm_exit_exporter_recycling_pending") == 0
+    dropped = serve.scrape()["kvm_exit_exporter_dropped_userspace_exits_total"]
+    assert [labels for labels, value in dropped if value] == []
+    busy.leave.set()
+
+
+def test_ended_vcpus_keep_their_names(start: Start, systemd: FakeSystemd) -> None:
+    serve = start()
+    tid = short_lived(211)
+    assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
+    (before,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
+    serve.end()
+    assert systemd.names() == {*STORED, "ended"}
+    serve = start("linger: 1m\n")
+    (after,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
+    assert after == before
+    assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
+
+
+def test_nothing_leaks_over_restarts(start: Start) -> None:
+    """Room for three vCPUs: they come and go, four and more to a start, and none finds no room."""
+    tids = {}
+    for number in (signal.SIGTERM,) * 3:
+        serve = start("limits: {vcpus: 3, cells: 5}\n")
+        for times in (3, 5, 7, 11):
+            tids[short_lived(times)] = times
+            serve.scrape()
+        serve.end(number)
+    serve = start("limits: {vcpus: 3, cells: 5}\n")
+    samples = serve.scrape()
+    served = {int(labels["tid"]): value for labels, value in samples["kvm_userspace_exits_total"]}
+    assert {tid: served.get(tid) for tid in tids} == tids
+    dropped = samples["kvm_exit_exporter_dropped_userspace_exits_total"]
+    assert [labels for labels, value in dropped if value] == []
+
+
+def test_other_limits_count_anew(start: Start, systemd: FakeSystemd) -> None:
+    serve = start()
+    systemd.wait_for("FDNAME=state")
+    tid = short_lived(307)
+    old = os.dup(dict(systemd.store)["program.kvm_userspace_exit"])
+    statistics = syscall.enable_stats()
+    try:
+        serve.end()
+        serve = start("limits: {vcpus: 23, cells: 29}\n")
+        systemd.wait_for("FDNAME=state", times=3)  # kept, removed, kept
+        (line,) = [line for line in serve.log if "level=warn" in line]
+        assert "counting anew" in line
+        assert "another limits.vcpus, limits.cells" in line
+        assert systemd.names() == STORED
+        assert len(systemd.store) == len(STORED)
+        assert serve.value("kvm_exit_exporter_vcpu_slots") == 23
+        before = syscall.program_stats(old).runs
+        other = short_lived(311)
+        assert serve.of_thread("kvm_userspace_exits_total", tid) == {}
+        assert serve.of_thread("kvm_userspace_exits_total", other) == {"restart": 311}
+        assert syscall.program_stats(old).runs == before, "the old program is still attached"
+    finally:
+        os.close(old)
+        os.close(statistics)
+
+
+@pytest.mark.parametrize("lost", ["attachment.kvm_exit", "state", "map.cells"])
+def test_a_store_that_is_not_complete_counts_anew(start: Start, systemd: FakeSystemd, lost: str) -> None:
+    start().end(signal.SIGKILL)
+    (entry,) = [entry for entry in systemd.store if entry[0] == lost]
+    systemd.store.remove(entry)
+    os.close(entry[1])
+    serve = start()
+    assert "counting anew" in "".join(serve.log)
+    tid = short_lived(101)
+    assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 101}
+    systemd.wait_for("FDNAME=state", times=3 if lost != "state" else 2)
+    assert systemd.names() == {*STORED, "ended"}
+
+
+def test_a_layout_that_cannot_be_read_counts_anew(start: Start, systemd: FakeSystemd) -> None:
+    start().end(signal.SIGKILL)
+    os.ftruncate(dict(systemd.store)["state"], 100)
+    serve = start()
+    assert "counting anew" in "".join(serve.log)
+    serve.end(signal.SIGKILL)
+    os.pwrite(dict(systemd.store)["state"], b" ", 0)
+    assert "counting anew" in "".join(start().log)
+
+
+def test_what_systemd_is_told(start: Start, systemd: FakeSystemd) -> None:
+    systemd.environ["WATCHDOG_USEC"] = "400000"
+    serve = start()
+    systemd.wait_for("READY=1")
+    assert any(message.startswith("STATUS=counting; serving on 127.0.0.1:") for message in systemd.messages)
+    systemd.wait_for("WATCHDOG=1", times=5)
+
+    os.kill(serve.process.pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    pings = systemd.messages.count("WATCHDOG=1")
+    time.sleep(1)
+    assert systemd.messages.count("WATCHDOG=1") == pings
+    os.kill(serve.process.pid, signal.SIGCONT)
+    systemd.wait_for("WATCHDOG=1", times=pings + 1)
+    os.kill(serve.process.pid, signal.SIGHUP)
+    systemd.wait_for("RELOADING=1")
+    systemd.wait_for("READY=1", times=2)
+    assert any(message.startswith("MONOTONIC_USEC=") for message in systemd.messages)
+    serve.end()
+    assert "STOPPING=1" in systemd.messages
