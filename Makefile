@@ -42,6 +42,7 @@ help:
 	@echo "sudo make test        linters, unit tests and the kernel suite"
 	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
 	@echo "sudo make e2e-amd64   the same with SVM"
+	@echo "sudo make e2e-systemd the unit on a host that systemd has booted: restarts without losing an exit"
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
@@ -83,6 +84,12 @@ test: lint
 e2e-arm64 e2e-amd64:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py $(patsubst e2e-%,%,$@)
+
+# A machine that systemd has booted: the unit, restarts without loss, the watchdog.
+.PHONY: e2e-systemd
+e2e-systemd:
+	$(call install,$(PACKAGES) $(E2E_PACKAGES))
+	$(PYTHON) tests/e2e/run.py arm64 --systemd --timeout 500
 
 .PHONY: distros
 distros:

@@ -24,7 +24,7 @@ import apt
 HERE = Path(__file__).resolve().parent
 PACKAGES = [
     *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
-    *("sed", "tar", "util-linux"),
+    *("sed", "systemd", "tar", "util-linux"),
     *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-tornado"),
     "python3-yaml",
 ]
@@ -135,8 +135,11 @@ def _configure(tree: Path) -> None:
     (etc / "ld.so.conf.d").mkdir(exist_ok=True)
     for folder in ("dev", "proc", "sys", "run", "tmp", "root"):
         (tree / folder).mkdir(exist_ok=True)
-    shutil.copy(HERE / "boot/e2e-init", tree / "sbin/e2e-init")
-    (tree / "sbin/e2e-init").chmod(0o755)
+    for script in ("e2e-init", "e2e-job"):
+        shutil.copy(HERE / "boot" / script, tree / "sbin" / script)
+        (tree / "sbin" / script).chmod(0o755)
+    shutil.copy(HERE / "boot/e2e.service", tree / "usr/lib/systemd/system/e2e.service")
+    (etc / "machine-id").write_text("")  # systemd makes one, for this boot
 
 
 def _initrd(stage: Path, busybox: Path, init: Path, modules: Path | None) -> bytes:

@@ -65,13 +65,15 @@ def run(
     command: str,
     timeout: float,
     shell: bool = False,
+    systemd: bool = False,
     keep: Path | None = None,
 ) -> int:
     """Run a shell command at the top of the checkout in a fresh machine; returns its exit status.
 
     extra maps names in /job to files of this machine. With shell, a login shell on this terminal takes the
-    command's place. keep is a folder for the machine's console and job. A machine that ends without a status,
-    or is ended after `timeout` seconds, prints the end of its console.
+    command's place; with systemd, systemd is the machine's first process. keep is a folder for the machine's
+    console and job. A machine that ends without a status, or is ended after `timeout` seconds, prints the end of
+    its console.
     """
     with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
         folder = keep or Path(scratch)
@@ -85,7 +87,7 @@ def run(
             *QEMU[architecture].split(),
             *COMMON.split(),
             *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
-            *("-append", append + (" e2e.shell" if shell else "")),
+            *("-append", append + (" e2e.shell" if shell else "") + (" e2e.systemd" if systemd else "")),
             *_disk("root", image.disk),
             *_disk("job", job),
             *("-serial", "mon:stdio" if shell else f"file:{console}"),

@@ -35,10 +35,12 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=280, metavar="SECONDS", help="for the machine (280)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk there")
     parser.add_argument("--shell", action="store_true", help="a shell in the machine instead of the scenario")
+    parser.add_argument("--systemd", action="store_true", help="boot with systemd, and run systemd_scenario.py")
     parser.add_argument("--command", help="another command than the scenario, run at the top of the checkout")
     parser.add_argument("scenario", nargs="*", help="arguments of scenario.py, after --")
     arguments = parser.parse_args()
 
+    scenario = "systemd_scenario.py" if arguments.systemd else "scenario.py"
     started = time.monotonic()
     built = image(arguments.architecture)
     print(f"{arguments.architecture}: image after {time.monotonic() - started:.0f} s", flush=True)
@@ -50,9 +52,10 @@ def main() -> int:
             built,
             CHECKOUT,
             extra={"guest": guest},
-            command=arguments.command or " ".join(["python3 tests/e2e/scenario.py", *arguments.scenario]),
+            command=arguments.command or " ".join([f"python3 tests/e2e/{scenario}", *arguments.scenario]),
             timeout=arguments.timeout,
             shell=arguments.shell,
+            systemd=arguments.systemd,
             keep=arguments.keep,
         )
 

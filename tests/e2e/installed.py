@@ -1,0 +1,96 @@
+"""The exporter as systemd's service: installed as a package would install it, started, restarted, watched."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import page
+
+NAME = "kvm-exit-exporter"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+CONFIG = Path("/etc/kvm-exit-exporter/config.yaml")
+DROP_INS = Path(f"/etc/systemd/system/{NAME}.service.d")
+START_SECONDS = 120  # compiling takes most of it, under emulation
+
+
+def systemctl(*arguments: str) -> str:
+    """Run it; returns what it printed. Raises CalledProcessError."""
+    done = subprocess.run(["systemctl", *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
+
+
+def install(configuration: str) -> None:
+    """Put every file where Debian's package has it, and the user in place. Raises CalledProcessError."""
+    for kind in ("passwd", "group"):  # the image has the user already, and it is sysusers.d that is to make it
+        file = Path("/etc") / kind
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if not line.startswith(NAME)))
+    shutil.copytree(CHECKOUT / "exporter", "/usr/lib/python3/dist-packages/exporter")
+    for source, target in (
+        (f"deploy/bin/{NAME}", f"/usr/bin/{NAME}"),
+        (f"systemd/{NAME}.service", f"/usr/lib/systemd/system/{NAME}.service"),
+        (f"systemd/{NAME}.socket", f"/usr/lib/systemd/system/{NAME}.socket"),
+        (f"systemd/{NAME}.sysusers", f"/usr/lib/sysusers.d/{NAME}.conf"),
+        (f"systemd/{NAME}.tmpfiles", f"/usr/lib/tmpfiles.d/{NAME}.conf"),
+        (f"systemd/{NAME}.default", f"/etc/default/{NAME}"),
+    ):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / source, target)
+    configure(configuration)
+    subprocess.run(["systemd-sysusers", f"{NAME}.conf"], check=True)
+    subprocess.run(["systemd-tmpfiles", "--create", f"{NAME}.conf"], check=True)
+    systemctl("daemon-reload")
+
+
+def configure(configuration: str) -> None:
+    """Write the configuration file."""
+    CONFIG.parent.mkdir(exist_ok=True)
+    CONFIG.write_text(f'web: {{listen_address: ["{page.ADDRESS}"]}}\n{configuration}')
+
+
+def drop_in(text: str) -> None:
+    """Change the unit as an operator would."""
+    DROP_INS.mkdir(parents=True, exist_ok=True)
+    (DROP_INS / "e2e.conf").write_text(text)
+    systemctl("daemon-reload")
+
+
+def show(name: str) -> str:
+    """A property of the unit."""
+    return systemctl("show", "--value", f"--property={name}", f"{NAME}.service")
+
+
+def pid() -> int:
+    """Of its main process."""
+    return int(show("MainPID"))
+
+
+def status() -> dict[str, str]:
+    """What the kernel says of the main process: /proc/PID/status."""
+    text = Path(f"/proc/{pid()}/status").read_text()
+    return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def log() -> str:
+    """All it has logged in this boot."""
+    command = ["journalctl", "--no-pager", "--output=cat", f"--unit={NAME}.service"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def wait_for_another(earlier: int) -> None:
+    """Wait until systemd has started it again, and it answers. Raises RuntimeError."""
+    deadline = time.monotonic() + START_SECONDS
+    while pid() in (0, earlier) or show("ActiveState") != "active":
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{NAME} did not come back; its log:\n{log()}")
+        time.sleep(0.2)
+
+
+def loaded_programs() -> int:
+    """How many programs for the exits' tracepoint the kernel has."""
+    shown = subprocess.run(["bpftool", "prog", "show"], stdout=subprocess.PIPE, text=True, check=True)
+    return len(re.findall(r"\bname kvm_exit\b", shown.stdout))
