@@ -15,7 +15,7 @@ from exporter.program import Loaded
 from exporter.records import Cell, ExitInProgress, Snapshot, ThreadKey, VcpuRecord
 
 MAX_RETIRED_CELLS = 16384
-"""Of ended vCPUs that linger: some 20 MB, and as many histograms on the page."""
+"""Of ended vCPUs that linger: some 20 MB, and as many histograms on the page; what the pools hold, if that is more."""
 
 
 @dataclass
@@ -181,9 +181,10 @@ class Collector:
     def _expire(self, now: int) -> list[ThreadKey]:
         """Forget what has lingered long enough; the oldest sooner where there is too much of it.
 
-        So that VMs that come and go by the thousand cannot make the daemon grow without bound.
+        So that VMs that come and go by the thousand cannot make the daemon grow without bound. What one collection
+        finds ended always has room, so that every vCPU is in one snapshot at least.
         """
-        room = MAX_RETIRED_CELLS
+        room = max(MAX_RETIRED_CELLS, self._slots.layout.entries + self._cells.layout.entries)
         kept: list[Retired] = []
         vanished: list[ThreadKey] = []
         for retired in reversed(self._retired):

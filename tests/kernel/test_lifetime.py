@@ -306,6 +306,19 @@ def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) ->
     assert last.expired_early == 4
 
 
+def test_all_that_ended_between_two_collections(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it is: each is in the snapshot of the collection that found it ended."""
+    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 2)
+    under_test = machine(slots=11, cells=11)
+    vcpu = under_test.vcpu()
+    for life in range(11):
+        vcpu.call(_rounds(vcpu, life + 1, HVC64))
+        vcpu.call(lambda: vcpu.dies(5_000))
+    first = under_test.collect()
+    assert sorted(record.cells[0].exits for record in first.vcpus) == list(range(1, 12))
+    assert first.expired_early == 0
+
+
 def _open_raw_tracepoint(name: bytes, program: int) -> int:
     text = ctypes.create_string_buffer(name)
     return syscall._bpf(17, struct.pack("=QI", ctypes.addressof(text), program))  # BPF_RAW_TRACEPOINT_OPEN

@@ -1,0 +1,28 @@
+"""Faults are made on the running kernel, as root; they are skipped where the kernel suite is."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults import driver, figures
+from tests.kernel.conftest import _missing, _missing_kvm
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items = [item for item in items if "/faults/" in str(item.path)]
+    attaching = [item for item in items if item.get_closest_marker("kvm")]
+    compiler = "" if driver.have_compiler() else "no gcc"
+    for reason, concerned in ((_missing() or compiler, items), (_missing_kvm(), attaching)):
+        if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
+            raise pytest.UsageError(f"the faults are required here, but: {reason}")
+        for item in concerned if reason else ():
+            item.add_marker(pytest.mark.skip(reason=f"faults: {reason}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if figures.LINES:
+        terminalreporter.section("faults: what was sent and what was counted")
+        for line in figures.LINES:
+            terminalreporter.write_line(line)

@@ -1,0 +1,178 @@
+"""vCPU threads and VMs that come and go by the thousand: what was sent is counted once, or named as dropped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from exporter import program
+from exporter.reasons import Space
+from exporter.records import Snapshot, ThreadKey
+from exporter.snapshot import Collector
+from tests.faults import driver
+from tests.faults.driver import Sent
+from tests.faults.figures import often, say
+
+LINGER_NS = 10**8
+"""Short, so that what lingers stays below the collector's bound; each record is in one snapshot at least."""
+
+
+class Counted:
+    """Sums over every thread that a collector ever showed, by the last values it showed of it."""
+
+    def __init__(self, loaded: program.Loaded) -> None:
+        self.collector = Collector(loaded, time.monotonic_ns, LINGER_NS)
+        self._ended: set[ThreadKey] = set()
+        self.last: dict[ThreadKey, tuple[int, int, int]] = {}
+        self.collections = 0
+        self.backwards = 0
+
+    def collect(self) -> Snapshot:
+        snapshot = self.collector.collect()
+        self.collections += 1
+        for record in snapshot.vcpus:
+            if record.key in self._ended:
+                continue
+            if not record.alive:
+                self._ended.add(record.key)
+            exits = completed = userspace = 0
+            for cell in record.cells:
+                if cell.space == Space.USERSPACE:
+                    userspace += cell.exits
+                else:
+                    exits += cell.exits
+                    completed += sum(cell.counts())
+            before = self.last.get(record.key, (0, 0, 0))
+            self.last[record.key] = (exits, completed, userspace)
+            self.backwards += any(new < old for new, old in zip(self.last[record.key], before))
+        return snapshot
+
+    def until(self, driven: subprocess.Popen[str]) -> Sent:
+        while driven.poll() is None:
+            self.collect()
+        return driver.finish(driven)
+
+    def totals(self) -> tuple[int, int, int]:
+        exits, completed, userspace = (sum(column) for column in zip(*self.last.values()))
+        return exits, completed, userspace
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
+    """The programs, the two of the scheduler attached, and a collector of theirs."""
+    with ExitStack() as stack:
+
+        def begin(slots: int, cells: int) -> tuple[program.Loaded, Counted]:
+            request = program.Request(front="arm64", defines={}, slots=slots, cells=cells, attach=False)
+            loaded = program.load(request)
+            stack.callback(loaded.close)
+            for name in ("sched_process_exit", "sched_process_exec"):
+                stack.callback(os.close, driver.attach(loaded.programs[name], name))
+            counted = Counted(loaded)
+            stack.callback(counted.collector.close)
+            return loaded, counted
+
+        yield begin
+
+
+def check(counted: Counted, sent: Sent, slots: int) -> Counter[str]:
+    """Nothing double, nothing lost but what a counter names, nothing kept; returns those counters."""
+    last = counted.collect()
+    exits, completed, userspace = counted.totals()
+    dropped = Counter({name: value for name, value in last.counters.items() if name.startswith("dropped_")})
+    lost = sum(value for name, value in dropped.items() if "userspace" not in name)
+    assert exits + lost == sent.exits
+    assert userspace + sum(dropped.values()) - lost == sent.userspace
+    assert completed == exits
+    assert counted.backwards == 0
+    assert sum(stats.misses for stats in last.runs.values()) == 0
+    assert (last.slots_in_use, last.cells_in_use, last.recycling_pending) == (0, 0, 0)
+    assert last.slots == slots
+    return +dropped
+
+
+def test_threads(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
+    """50,021 threads of one process: with the 32,768 thread IDs of a small machine, many are reused."""
+    loaded, counted = load(slots=16381, cells=65537)
+    threads = often(50_021, 5_003)
+    sent = counted.until(driver.begin(loaded.programs, threads=threads, parallel=17, rounds=101, reasons=2))
+    assert (sent.threads, sent.exits, sent.entries, sent.userspace) == (
+        threads,
+        101 * threads,
+        101 * threads,
+        14 * threads,
+    )
+    dropped = check(counted, sent, slots=16381)
+    say(
+        "threads of one process",
+        threads=sent.threads,
+        thread_ids_reused=sent.reused,
+        exits_sent=sent.exits,
+        counted=counted.totals()[0],
+        dropped=dict(dropped),
+        collections=counted.collections,
+        seconds=sent.seconds,
+    )
+
+
+def test_vms(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
+    """Processes of four threads, every second one ended by SIGKILL."""
+    loaded, counted = load(slots=8191, cells=32749)
+    threads = often(20_012, 2_012)
+    sent = counted.until(driver.begin(loaded.programs, threads=threads, parallel=7, rounds=29, reasons=3, vcpus=4))
+    assert (sent.threads, sent.exits, sent.entries, sent.userspace) == (
+        threads,
+        29 * threads,
+        29 * threads,
+        4 * threads,
+    )
+    assert sent.killed == threads // 8
+    dropped = check(counted, sent, 8191)
+    say(
+        "VM processes",
+        VMs=threads // 4,
+        ended_by_SIGKILL=sent.killed,
+        exits_sent=sent.exits,
+        counted=counted.totals()[0],
+        dropped=dict(dropped),
+        seconds=sent.seconds,
+    )
+
+
+def test_pools_run_out_and_recover(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
+    """More threads than slots and more reasons than cells, collected seldom; then as many as there is room for."""
+    loaded, counted = load(slots=31, cells=61)
+    threads = often(10_007, 1_009)
+    driven = driver.begin(loaded.programs, threads=threads, parallel=61, rounds=37, reasons=5)
+    while driven.poll() is None:
+        counted.collect()
+        try:
+            driven.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    sent = driver.finish(driven)
+    dropped = check(counted, sent, 31)
+    assert dropped.keys() >= {"dropped_no_slot", "dropped_no_cell"}
+    first = counted.totals()[0]
+
+    again = Counter({"exits": 0})
+    for _ in range(101):  # each of them fills the pool of cells but for one
+        again["exits"] += driver.drive(loaded.programs, threads=10, parallel=10, rounds=5, reasons=6).exits
+        counted.collect()
+    assert counted.totals()[0] - first == again["exits"] == 101 * 10 * 5
+    assert check(counted, sent._replace(exits=sent.exits + again["exits"]), 31) == dropped
+    say(
+        "pools exhausted",
+        threads=sent.threads,
+        exits_sent=sent.exits,
+        counted=first,
+        dropped=dict(dropped),
+        sent_after_recovery=again["exits"],
+        counted_then=counted.totals()[0] - first,
+    )
