@@ -1,0 +1,239 @@
+"""The service as a process that is driven: `serve`, attached, its raw tracepoints called by hand.
+
+It sees aarch64's kvm_exit format (bind-mounted in a mount namespace of its own), so that kvm_exit too is a raw
+tracepoint, which BPF_PROG_TEST_RUN takes on every machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults import driver
+
+FORMAT = Path(__file__).parent.parent / "unit/data/formats/aarch64-6.12/kvm_exit.format"
+EVENTS = "/sys/kernel/tracing/events/kvm"
+
+TEXT = "text/plain;version=0.0.4"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+FORMATS = (TEXT, OPENMETRICS, PROTOBUF)
+
+AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
+
+
+class Service:
+    """`python3 -m exporter serve` in a mount namespace of its own, after `before`, a line of sh.
+
+    `redirect` goes to the shell too ("2>/dev/full"); without one the log is read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        before: str = AS_ARM64,
+        redirect: str = "",
+        config: str = "",
+        port: int = 0,
+        command: str = "serve",
+        arguments: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        file = folder / "faults.yaml"
+        file.write_text(
+            f"lock_file: {folder}/lock\nweb: {{listen_address: ['127.0.0.1:{port}']}}\ncollect_interval: 1s\n{config}"
+        )
+        words = [sys.executable, "-m", "exporter", command, f"--config.file={file}", *arguments]
+        script = f'{before}\nexec "$@" {redirect}'
+        self.process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-ec", script, "sh", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self.port = port
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line.rstrip("\n"))
+
+    def logged(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+        """Wait for a line of the log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if match := re.search(pattern, line):
+                    return match
+            if self.process.poll() is not None and not self._reader.is_alive():
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern} not in {self.log}")
+
+    def address(self) -> tuple[str, int]:
+        if not self.port:
+            self.port = int(self.logged(r"msg=listening address=127\.0\.0\.1:(\d+)")[1])
+        return "127.0.0.1", self.port
+
+    def get(self, accept: str = TEXT, path: str = "/metrics", timeout: float = 60) -> bytes:
+        """A page. Raises OSError, http.client.HTTPException, and ValueError where the status is not 200."""
+        connection = http.client.HTTPConnection(*self.address(), timeout=timeout)
+        try:
+            connection.request("GET", path, headers={"Accept": accept})
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise ValueError(f"{answer.status}: {body[:80]!r}")
+        return body
+
+    def up(self, seconds: float = 60) -> None:
+        """Wait until it counts."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if b"\nkvm_exit_exporter_up 1.0\n" in self.get():
+                    return
+            except (OSError, ValueError, http.client.HTTPException):
+                assert self.process.poll() is None, self.log
+            time.sleep(0.05)
+        raise AssertionError(f"never up: {self.log}")
+
+    def descriptors(self) -> int:
+        """Open descriptors, once no connection is being closed."""
+        least = len(os.listdir(f"/proc/{self.pid}/fd"))
+        for _ in range(10):
+            time.sleep(0.02)
+            least = min(least, len(os.listdir(f"/proc/{self.pid}/fd")))
+        return least
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def memory(self) -> tuple[int, int]:
+        """RSS and PSS in KiB."""
+        text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return tuple(int(re.search(rf"^{key}: +(\d+) kB$", text, re.M)[1]) for key in ("Rss", "Pss"))  # type: ignore[index,return-value]
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=10)
+        return status
+
+
+class Totals:
+    """Sums over all series that pages ever had, as a Prometheus server would come to them.
+
+    A series that a page lacks has ended: what comes under its name later is another thread's. Counting from the
+    daemon's start, pages must come more often than `linger`.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[str, float] = defaultdict(float)
+        self._last: dict[str, dict[bytes, float]] = {}
+        self._plain: dict[str, float] = {}
+        self.pages = 0
+        self.backwards = 0
+
+    def add(self, page: bytes) -> None:
+        """Take in a page of text format."""
+        self.pages += 1
+        families: dict[str, dict[bytes, float]] = {name: {} for name in SUMMED}
+        for line in page.split(b"\n"):
+            if line.startswith(b"kvm_"):
+                series, _, value = line.rpartition(b" ")
+                name = series.partition(b"{")[0].decode()
+                if name in families:
+                    assert series not in families[name], f"twice on one page: {series!r}"
+                    families[name][series] = float(value)
+                elif name.startswith("kvm_exit_exporter_"):
+                    self._plain[series.decode()] = float(value)
+        for name, now in families.items():
+            last = self._last.get(name, {})
+            self.backwards += sum(value < last.get(series, 0) for series, value in now.items())
+            self._ended[name] += sum(value for series, value in last.items() if series not in now)
+            self._last[name] = now
+
+    def total(self, name: str) -> int:
+        return round(self._ended[name] + sum(self._last.get(name, {}).values()))
+
+    def own(self, series: str) -> int:
+        """The last value of a metric of the exporter about itself; `series` without the prefix."""
+        return round(self._plain["kvm_exit_exporter_" + series])
+
+    def dropped(self, family: str = "dropped_exits_total") -> dict[str, int]:
+        pattern = re.compile(rf'kvm_exit_exporter_{family}{{cause="(\w+)"}}')
+        return {match[1]: round(value) for key, value in self._plain.items() if (match := pattern.fullmatch(key))}
+
+
+EXITS, DURATIONS, USERSPACE = "kvm_exits_total", "kvm_exit_duration_seconds_count", "kvm_userspace_exits_total"
+SUMMED = (EXITS, DURATIONS, USERSPACE)
+
+
+class Scraper(threading.Thread):
+    """Scrapes all formats in turn, as fast as the pause lets it; the text pages are summed."""
+
+    def __init__(self, service: Service, pause: float = 0.1) -> None:
+        super().__init__(daemon=True)
+        self._service = service
+        self._pause = pause
+        self._stop_asked = threading.Event()
+        self.totals = Totals()
+        self.failed = 0
+
+    def run(self) -> None:
+        while not self._stop_asked.is_set():
+            self.once()
+            self._stop_asked.wait(self._pause)
+
+    def once(self) -> None:
+        for accept in FORMATS:
+            try:
+                page = self._service.get(accept)
+            except (OSError, ValueError, http.client.HTTPException):
+                self.failed += 1
+                continue
+            if accept == TEXT:
+                self.totals.add(page)
+
+    def finish(self) -> Totals:
+        """Stop, and scrape until every thread is named."""
+        self._stop_asked.set()
+        self.join()
+        deadline = time.monotonic() + 30
+        self.once()
+        while self.totals.own("lookups_pending") and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self.once()
+        return self.totals
+
+
+def agree(totals: Totals, sent: driver.Sent) -> dict[str, int]:
+    """What was sent is on the pages once, or in a counter of what was dropped; returns those."""
+    dropped = totals.dropped()
+    assert totals.total(EXITS) + sum(dropped.values()) == sent.exits
+    assert totals.total(USERSPACE) + sum(totals.dropped("dropped_userspace_exits_total").values()) == sent.userspace
+    assert totals.total(DURATIONS) == totals.total(EXITS)
+    assert totals.backwards == 0
+    assert totals.own("collect_errors_total") == 0
+    return {cause: number for cause, number in dropped.items() if number}
