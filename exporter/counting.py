@@ -11,7 +11,7 @@ from exporter.handover import Ended
 from exporter.logs import event
 from exporter.metrics import Identified
 from exporter.program import Loaded
-from exporter.records import ThreadKey
+from exporter.records import ThreadKey, VcpuRecord
 from exporter.selfmetrics import State
 from exporter.snapshot import Collector, Retired
 from exporter.vms import Lookup, Vcpu
@@ -38,7 +38,7 @@ class Counting:
         self._loaded: Loaded | None = None
         self._collector: Collector | None = None
         self._vcpu_ids = False
-        self._vanished: list[ThreadKey] = []
+        self._vanished: list[VcpuRecord] = []
         self._warned: set[str] = set()
         self._pass_on: Callable[[Ended], None] | None = None
         self._passed_on: list[tuple[ThreadKey, Vcpu | None]] | None = None
@@ -92,17 +92,17 @@ class Counting:
                 if nameable(record, vcpu_ids=self._vcpu_ids):
                     self._lookup.submit(record.key, record.comm, record.vcpu_id)
             self._warn_of_drops(state.snapshot.counters)
-            self._lookup.forget(state.snapshot.vanished)
+            self._lookup.forget(record.key for record in state.snapshot.vanished)
             self._vanished += state.snapshot.vanished
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
 
-    def observed(self) -> tuple[Sequence[Identified], Sequence[ThreadKey]]:
+    def observed(self) -> tuple[Sequence[Identified], Sequence[VcpuRecord]]:
         """The vCPUs of the latest collection whose names are known, and those that vanished since the last call.
 
         Counts of the others are in the maps: they come as soon as their labels are known.
         """
-        with self._lock:
+        with self._lock:  # both at once: no later snapshot may have what is gone
             snapshot = self._state.snapshot
             gone, self._vanished = self._vanished, []
         vcpus: list[Identified] = []
@@ -111,6 +111,12 @@ class Counting:
             if vcpu:
                 vcpus.append((record, vcpu))
         return vcpus, gone
+
+    def vanished(self) -> Sequence[VcpuRecord]:
+        """The vCPUs that vanished since this or observed() was last called."""
+        with self._lock:
+            gone, self._vanished = self._vanished, []
+        return gone
 
     def settle(self) -> None:
         """Collect a last time before another process takes over: what is not given back by then would be lost."""

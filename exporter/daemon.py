@@ -145,6 +145,7 @@ class Daemon:
             self._sleep(min(self._config.collect_interval, (self._systemd.watchdog_seconds or 1e9) / 2))
             self._do_asked()
             self._counting.collect()
+            self._pages.tidy()
             self._systemd.watchdog()  # from here alone: who cannot collect is not alive
             if self._player and self._player.ended():
                 raise StartError("a stand-in for a VM ended: the replay is no longer whole")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from exporter.families import Counters, Family, Histograms, Plain
 from exporter.records import ThreadKey, VcpuRecord
-from exporter.series import GuestTime, NameReason, Table
+from exporter.series import GuestTime, NameReason, Table, sums
 from exporter.vms import Vcpu, Vm
 
 Identified = tuple[VcpuRecord, Vcpu]
@@ -56,6 +56,14 @@ class Metrics:
                 mine[level].go_on_from(theirs[level])
         if self._detail.counters == earlier._detail.counters:
             self._guest.go_on_from(earlier._guest)
+
+    def unserved(self, record: VcpuRecord) -> tuple[int, int]:
+        """Exits, and those to the VMM, that a record has more than when it was last shown to update()."""
+        exits, userspace = sums(record.cells)
+        for table in self._exits.values():
+            seen_exits, seen_userspace = sums(table.seen(record.key))
+            return exits - seen_exits, userspace - seen_userspace
+        return exits, userspace
 
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
         """The families as of the last update; `vcpus` are those of the snapshot."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -13,6 +14,7 @@ from exporter.exposition.buckets import Classic
 from exporter.exposition.page import Exposition, Page, Shape
 from exporter.metrics import Detail, Metrics
 from exporter.reasons import Reasons
+from exporter.records import VcpuRecord
 from exporter.selfmetrics import State
 from exporter.series import Reasons as ShownReasons
 from exporter.vms import Lookup
@@ -47,7 +49,8 @@ class Pages:
         with self._lock:
             self._counting.collect()
             vcpus, gone = self._counting.observed()
-            self._metrics.update(vcpus, gone)
+            self._metrics.update(vcpus, ())
+            self._forget(gone)
             fresh = self._new_metrics(config)
             fresh.update(vcpus, ())
             fresh.go_on_from(self._metrics)
@@ -61,7 +64,8 @@ class Pages:
         with self._lock:
             self._state.lookups_pending = self._lookup.pending
             vcpus, gone = self._counting.observed()  # may be newer than our own collection: that is only better
-            self._metrics.update(vcpus, gone)
+            self._metrics.update(vcpus, ())
+            self._forget(gone)
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def document(self) -> bytes:
@@ -73,6 +77,19 @@ class Pages:
             return document.encode(document.nothing(0, replay=replay))
         since_ns, name = self._state.counting_since_ns, self._reasons.lookup
         return document.encode(document.reading(snapshot, self._lookup.get, name, since_ns=since_ns, replay=replay))
+
+    def tidy(self) -> None:
+        """Let go of what no later page has: where nobody scrapes, it would pile up."""
+        with self._lock:
+            self._forget(self._counting.vanished())
+
+    def _forget(self, gone: Sequence[VcpuRecord]) -> None:
+        """Let threads go that no later snapshot has; what no page had of them is counted as that."""
+        for record in gone:
+            exits, userspace = self._metrics.unserved(record)
+            self._state.unserved_exits += exits
+            self._state.unserved_userspace_exits += userspace
+        self._metrics.update((), [record.key for record in gone])
 
     def _new_metrics(self, config: Config) -> Metrics:
         shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)

@@ -65,8 +65,8 @@ class Snapshot:
     slots_in_use: int
     cells: int
     cells_in_use: int
-    vanished: Sequence[ThreadKey] = ()
-    """Threads whose records have lingered long enough; no later snapshot has them."""
+    vanished: Sequence[VcpuRecord] = ()
+    """Of threads that have lingered long enough; no later snapshot has them."""
     expired_early: int = 0
     """Records of ended threads that were dropped before their time, since there were too many; since the start."""
     recycling_pending: int = 0

@@ -40,6 +40,9 @@ class State:
     collections: int = 0
     collect_errors: int = 0
     lookups_pending: int = 0
+    unserved_exits: int = 0
+    """Of ended vCPUs that have gone from the pages, and were on none with these."""
+    unserved_userspace_exits: int = 0
     config_loaded: float = 0.0
     """Unix time of the last successful (re)load of the configuration."""
     config_good: bool = True
@@ -114,6 +117,14 @@ class _Own:
         yield from _counters(
             collections_total=(state.collections, "Collections, by scrapes and by the timer."),
             collect_errors_total=(state.collect_errors, "Collections that failed; the log says why."),
+            unserved_exits_total=(
+                state.unserved_exits,
+                "Exits of ended vCPUs that went before any page had them: scraped too seldom for linger.",
+            ),
+            unserved_userspace_exits_total=(
+                state.unserved_userspace_exits,
+                "The same for returns to the VMM.",
+            ),
         )
         if snapshot:
             yield from _of_snapshot(snapshot)

@@ -121,6 +121,17 @@ class Series:
         return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts))
 
 
+def sums(cells: Iterable[Cell]) -> tuple[int, int]:
+    """Exits from the guest, and those to the VMM."""
+    exits = userspace = 0
+    for cell in cells:
+        if cell.space in _USERSPACE:
+            userspace += cell.exits
+        else:
+            exits += cell.exits
+    return exits, userspace
+
+
 class Table:
     """All series of one pair of families (counter and histogram) at one level of detail.
 
@@ -160,6 +171,10 @@ class Table:
             if target is not None:
                 target.put(record.key, number, cell)
         self._seen[record.key] = (cells, series)
+
+    def seen(self, key: ThreadKey) -> Sequence[Cell]:
+        """A thread's cells as of its last update; none if there was no update."""
+        return self._seen.get(key, ((), []))[0]
 
     def forget(self, keys: Iterable[ThreadKey]) -> None:
         """Let threads go. A series goes with its last thread, and keeps the sum of the others until then."""

@@ -178,7 +178,7 @@ class Collector:
                 return  # kvm_exit_exporter_recycling_pending shows it
             self._freed.pop()
 
-    def _expire(self, now: int) -> list[ThreadKey]:
+    def _expire(self, now: int) -> list[VcpuRecord]:
         """Forget what has lingered long enough; the oldest sooner where there is too much of it.
 
         So that VMs that come and go by the thousand cannot make the daemon grow without bound. What one collection
@@ -186,13 +186,13 @@ class Collector:
         """
         room = max(MAX_RETIRED_CELLS, self._slots.layout.entries + self._cells.layout.entries)
         kept: list[Retired] = []
-        vanished: list[ThreadKey] = []
+        vanished: list[VcpuRecord] = []
         for retired in reversed(self._retired):
             room -= max(1, len(retired.record.cells))
             if retired.expires_ns <= now:
-                vanished.append(retired.record.key)
+                vanished.append(retired.record)
             elif room < 0:
-                vanished.append(retired.record.key)
+                vanished.append(retired.record)
                 self._expired_early += 1
             else:
                 kept.append(retired)

@@ -87,7 +87,7 @@ class Own:
         for record in snapshot.vcpus:
             if nameable(record, vcpu_ids=self._vcpu_ids):
                 self._lookup.submit(record.key, record.comm, record.vcpu_id)
-        self._lookup.forget(snapshot.vanished)
+        self._lookup.forget([record.key for record in snapshot.vanished])
         self._lookup.settle(_SETTLE_SECONDS)
         return document.reading(
             snapshot, self._lookup.get, self._reasons.lookup, since_ns=self.first.since_ns, replay=False

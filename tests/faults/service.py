@@ -191,10 +191,11 @@ SUMMED = (EXITS, DURATIONS, USERSPACE)
 
 
 class Scraper(threading.Thread):
-    """Scrapes all formats in turn, as fast as the pause lets it; the text pages are summed."""
+    """Scrapes the formats in turn, with a pause after each turn; the text pages are summed."""
 
-    def __init__(self, service: Service, pause: float = 0.1) -> None:
+    def __init__(self, service: Service, pause: float = 0.1, formats: Sequence[str] = FORMATS) -> None:
         super().__init__(daemon=True)
+        self._formats = formats
         self._service = service
         self._pause = pause
         self._stop_asked = threading.Event()
@@ -207,7 +208,7 @@ class Scraper(threading.Thread):
             self._stop_asked.wait(self._pause)
 
     def once(self) -> None:
-        for accept in FORMATS:
+        for accept in self._formats:
             try:
                 page = self._service.get(accept)
             except (OSError, ValueError, http.client.HTTPException):
@@ -229,10 +230,11 @@ class Scraper(threading.Thread):
 
 
 def agree(totals: Totals, sent: driver.Sent) -> dict[str, int]:
-    """What was sent is on the pages once, or in a counter of what was dropped; returns those."""
-    dropped = totals.dropped()
+    """What was sent is on the pages once, or in a counter of what is on none; returns those."""
+    dropped = {**totals.dropped(), "unserved": totals.own("unserved_exits_total")}
     assert totals.total(EXITS) + sum(dropped.values()) == sent.exits
-    assert totals.total(USERSPACE) + sum(totals.dropped("dropped_userspace_exits_total").values()) == sent.userspace
+    userspace = sum(totals.dropped("dropped_userspace_exits_total").values())
+    assert totals.total(USERSPACE) + userspace + totals.own("unserved_userspace_exits_total") == sent.userspace
     assert totals.total(DURATIONS) == totals.total(EXITS)
     assert totals.backwards == 0
     assert totals.own("collect_errors_total") == 0

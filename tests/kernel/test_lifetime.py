@@ -59,7 +59,7 @@ def test_last_values_linger_then_go(machine: Load) -> None:
     under_test.now = 21_000
     snapshot = under_test.collect()
     assert snapshot.vcpus == []
-    assert snapshot.vanished == [record.key]
+    assert snapshot.vanished == [record]
     assert under_test.collect().vanished == []
 
 
@@ -78,7 +78,7 @@ def test_reused_tid_in_the_same_process(machine: Load) -> None:
         under_test.now = now
         snapshot = under_test.collect()
         vcpus = [(record, identity) for record in snapshot.vcpus]
-        metrics.update(vcpus, snapshot.vanished)
+        metrics.update(vcpus, [record.key for record in snapshot.vanished])
         exits_total = metrics.families(vcpus)[0]
         assert isinstance(exits_total, Counters)
         return {series.labels[4]: series.total().exits for series in exits_total.series}
