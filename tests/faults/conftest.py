@@ -9,6 +9,8 @@ import pytest
 from tests.faults import driver, figures
 from tests.kernel.conftest import _missing, _missing_kvm
 
+pytest.register_assert_rewrite("tests.faults.service", "tests.faults.driver")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if "/faults/" in str(item.path)]

@@ -2,8 +2,8 @@
 
     python3 -m tests.faults.soak [--minutes 30]
 
-Threads come and go without a pause, all formats are scraped each second. Every 10 s a line with the daemon's memory (KiB),
-descriptors and threads. Exit status 1 where the verdict is not "steady" or the sums do not agree.
+Threads come and go without a pause, all formats are scraped each second. Every 10 s a line with the daemon's memory
+(KiB), descriptors and threads. Exit status 1 where the verdict is not "steady" or the sums do not agree.
 """
 
 from __future__ import annotations
