@@ -64,20 +64,24 @@ class ArrayMap:
         self.layout = layout
         self._fd = fd
         self._columns: dict[str, memoryview[int]] = {}
-        self._map(_FIRST_BYTES // layout.size)
+        self._use(self._map(_FIRST_BYTES // layout.size))
 
-    def _map(self, leaves: int) -> None:
+    def _map(self, leaves: int) -> mmap.mmap:
         page = mmap.PAGESIZE
         length = (self.layout.size * min(leaves, self.layout.entries) + page - 1) // page * page
-        self.mapped = min(length // self.layout.size, self.layout.entries)
-        self.memory = mmap.mmap(self._fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._view = memoryview(self.memory)
+        return mmap.mmap(self._fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def _use(self, memory: mmap.mmap) -> None:
+        self.mapped = min(len(memory) // self.layout.size, self.layout.entries)
+        self.memory = memory
+        self._view = memoryview(memory)
 
     def reach(self, number: int) -> None:
-        """Have a leaf mapped."""
+        """Have a leaf mapped. OSError where there is no memory for it: what was mapped stays so."""
         if number >= self.mapped:
+            longer = self._map(max(2 * self.mapped, number + 1))
             self.close()
-            self._map(max(2 * self.mapped, number + 1))
+            self._use(longer)
 
     def cover(self) -> None:
         """Have every leaf in use mapped."""

@@ -7,6 +7,7 @@ over a socket, and exits. The programs stay attached while this process holds th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -35,6 +36,7 @@ PROGRAMS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit",
 _COMPILE_SECONDS = 120  # an emulated machine needs ten
 _END_SECONDS = 5
 _MESSAGE_SIZE = 1 << 18  # two tracepoint formats with all their names are some 15 KB
+_MORE_FILES = "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)"
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -165,19 +167,27 @@ class Loader:
     """The child at work: it waits for KVM if it must, builds, answers, and ends. It ends with this process, too."""
 
     def __init__(self, request: Request) -> None:
+        """Start it. Raises LoadError."""
         self.waiting = False
         """For KVM, whose tracepoints are not there yet."""
         self._deadline = time.monotonic() + _COMPILE_SECONDS
-        self._said = os.fdopen(os.memfd_create("loader"), "w+b")
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._child = subprocess.Popen(
-                [*isolated("exporter.loader"), json.dumps(asdict(request))],
-                stdin=theirs.fileno(),
-                stdout=self._said,
-                stderr=self._said,
-                start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
-            )
+        with contextlib.ExitStack() as opened:
+            try:
+                self._said = opened.enter_context(os.fdopen(os.memfd_create("loader"), "w+b"))
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                opened.enter_context(self._socket)
+                with theirs:
+                    self._child = subprocess.Popen(
+                        [*isolated("exporter.loader"), json.dumps(asdict(request))],
+                        stdin=theirs.fileno(),
+                        stdout=self._said,
+                        stderr=self._said,
+                        start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
+                    )
+            except OSError as error:  # no descriptor, process or memory to be had
+                remedy = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+                raise LoadError(f"cannot run the loader: {error.strerror or error}", remedy) from error
+            opened.pop_all()
 
     def receive(self, timeout: float) -> Loaded | None:
         """Return the loaded program, or None if it is not there after so many seconds. Raises LoadError."""
@@ -185,7 +195,11 @@ class Loader:
             if not self.waiting and time.monotonic() > self._deadline:
                 raise LoadError(f"the compiler did not finish within {_COMPILE_SECONDS} s")
             return None
-        message, fds, _, _ = socket.recv_fds(self._socket, _MESSAGE_SIZE, 64)
+        message, fds, flags, _ = socket.recv_fds(self._socket, _MESSAGE_SIZE, 64)
+        if flags & socket.MSG_CTRUNC:  # RLIMIT_NOFILE: the kernel hands over as many as there is room for
+            for fd in fds:
+                os.close(fd)
+            raise LoadError(f"the loader's descriptors: {os.strerror(errno.EMFILE)}", _MORE_FILES)
         answer = json.loads(message) if message else {}
         if "waiting" in answer:
             self.waiting = answer["waiting"]

@@ -111,6 +111,9 @@ def run(
     except (StartError, recording.RecordingError) as error:
         event(log, "error", str(error))
         return 1
+    except OSError as error:  # descriptors or memory ran out between loading and counting
+        event(log, "error", f"cannot start: {error.strerror or error}")
+        return 1
     except program.LoadError as error:
         event(log, "error", error.explained())
         return 1

@@ -77,12 +77,18 @@ class Collector:
         now = self._clock_ns()
         self._slots.cover()
         self._cells.cover()
-        for number in self._cells.changed():
-            cell, slot, _ = self._cells.read(number)
-            if slot:
-                self._keep(slot, number, cell)
-            else:  # taken this very moment: a weakly ordered CPU may show the exit before the owner
+        changed = self._cells.changed()
+        try:
+            for number in changed:
+                cell, slot, _ = self._cells.read(number)
+                if slot:
+                    self._keep(slot, number, cell)
+                else:  # taken this very moment: a weakly ordered CPU may show the exit before the owner
+                    self._cells.look_again(number)
+        except BaseException:  # out of memory: what was not read has changed for the next collection too
+            for number in changed:
                 self._cells.look_again(number)
+            raise
         live: list[VcpuRecord] = []
         for number in self._slots.used():
             hot = self._slots.read(number)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
 from tests.faults import driver, figures
 from tests.kernel.conftest import _missing, _missing_kvm
 
-pytest.register_assert_rewrite("tests.faults.service", "tests.faults.driver")
+pytest.register_assert_rewrite("tests.faults.service")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port for a service that cannot say which one it got."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,398 @@
+"""What goes wrong around the service: it says so on one line, goes on, and its totals stay true."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from exporter.vms.identity import Vm, identify, start_time, unknown
+from exporter.vms.vcpu import vcpu_index
+from tests.faults import driver
+from tests.faults.driver import Sent
+from tests.faults.figures import often, say
+from tests.faults.service import AS_ARM64, EVENTS, EXITS, TEXT, Scraper, Service, Totals, agree
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def begin(**options: object) -> Service:
+            service = Service(tmp_path, **options)  # type: ignore[arg-type]
+            stack.callback(service.end)
+            return service
+
+        yield begin
+
+
+class Driven:
+    """A service, and stand-ins for vCPUs that it counts: 101 threads at a time."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.programs = driver.programs_of(service.pid)
+        self.scraper = Scraper(service, formats=(TEXT,))
+        self.scraper.once()
+        self.sent = Sent(0, 0, 0, 0, 0, 0, 0, 0.0)
+
+    def drive(self) -> None:
+        more = driver.drive(self.programs, threads=101, parallel=3, rounds=211, reasons=3)
+        self.sent = Sent(*(a + b for a, b in zip(self.sent, more)))
+
+    def agrees(self) -> Totals:
+        totals = self.scraper.finish() if self.scraper.is_alive() else self._once()
+        assert agree(totals, self.sent) == {}
+        return totals
+
+    def _once(self) -> Totals:
+        deadline = time.monotonic() + 30
+        while True:
+            self.scraper.once()
+            if not self.scraper.totals.own("lookups_pending"):
+                return self.scraper.totals
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        driver.close(list(self.programs.values()))
+
+
+def summary(driven: Driven, totals: Totals) -> dict[str, int]:
+    return {"exits_sent": driven.sent.exits, "on_the_pages": totals.total(EXITS)}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("fault", "redirect"),
+    [
+        ("stderr on a full disk", "2>/dev/full"),
+        ("stderr closed", "2>&-"),
+        ("all three standard streams closed", "<&- >&- 2>&-"),
+        ("nobody reads the pipe on stderr", "2>&$pipe"),
+    ],
+)
+def test_no_log(start: Start, fault: str, redirect: str, free_port: int) -> None:
+    before = AS_ARM64
+    if "pipe" in redirect:  # a pipe whose reading end is closed
+        before += "\nmkfifo $PIPE; exec 8<>$PIPE 9>$PIPE 8<&-"
+        redirect = "2>&9"
+    folder = os.environ.get("TMPDIR", "/tmp")
+    pipe = f"{folder}/faults-{os.getpid()}.fifo"
+    try:
+        service = start(before=before, redirect=redirect, port=free_port, environment={"PIPE": pipe})
+        service.up()
+    finally:
+        Path(pipe).unlink(missing_ok=True)
+    driven = Driven(service)
+    for _ in range(3):
+        driven.drive()
+        totals = driven.agrees()
+    with pytest.raises(ValueError, match="404"):
+        service.get(path="/none")
+    driven.close()
+    assert service.end() == 0
+    say(fault, **summary(driven, totals), exit_status=0)
+
+
+@pytest.mark.kvm
+def test_nowhere_to_write(start: Start, tmp_path: Path) -> None:
+    """/tmp and the lock file's folder are full: the loader needs no room, and a lock file of 0 bytes none either."""
+    full = tmp_path / "full"
+    full.mkdir()
+    before = f"{AS_ARM64}\nmount -t tmpfs -o size=4k none {full}; cat /dev/zero > {full}/full 2>/dev/null || :"
+    service = start(before=before, environment={"TMPDIR": str(full)}, config="")
+    service.up()
+    driven = Driven(service)
+    driven.drive()
+    totals = driven.agrees()
+    driven.close()
+    assert service.end() == 0
+    say("TMPDIR on a full disk", **summary(driven, totals))
+
+
+@pytest.mark.kvm
+def test_loader_is_killed(start: Start) -> None:
+    """SIGKILL, as the kernel's OOM killer sends it, while bcc compiles: one line, and exit status 1."""
+    service = start()
+    child = _loader_of(service)
+    os.kill(child, signal.SIGKILL)
+    assert service.process.wait(timeout=30) == 1
+    service.end()
+    (error,) = [line for line in service.log if "level=error" in line]
+    assert "the loader ended with status -9" in error or "killed" in error, error
+    assert "Traceback" not in "".join(service.log)
+    say("SIGKILL of the loader", exit_status=1, said=error.partition("msg=")[2])
+
+
+def _loader_of(service: Service) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for child in _children(service.pid):
+            try:
+                if b"exporter.loader" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return child
+            except OSError:
+                continue
+    raise AssertionError(f"no loader was seen: {service.log}")
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def test_stand_in_is_killed(start: Start) -> None:
+    """SIGKILL of one process of a replay: the demo is no longer what it says, and ends."""
+    service = start(command="demo", before=":")
+    service.logged("msg=.?replaying")
+    victim = _children(service.pid)[1]
+    killed = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    assert service.process.wait(timeout=30) == 1
+    seconds = time.monotonic() - killed
+    service.end()
+    (error,) = [line for line in service.log if "level=error" in line]
+    assert "stand-in" in error
+    assert "Traceback" not in "".join(service.log)
+    say("SIGKILL of a stand-in", exit_status=1, after_seconds=f"{seconds:.1f}", said=error.partition("msg=")[2])
+
+
+@pytest.mark.kvm
+def test_descriptors_run_out(start: Start) -> None:
+    """RLIMIT_NOFILE at what is open: no connection can be accepted, counting goes on, all comes with the next page."""
+    service = start()
+    service.up()
+    driven = Driven(service)
+    driven.drive()
+    limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+    collections = driven.agrees().own("collections_total")
+    # The lowest number that is free, so that none above it can be had.
+    taken = {int(name) for name in os.listdir(f"/proc/{service.pid}/fd")}
+    free = next(number for number in range(len(taken) + 1) if number not in taken)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (free, limit[1]))
+    refused = 0
+    for _ in range(5):
+        driven.drive()
+        try:
+            service.get(timeout=1)
+        except OSError:
+            refused += 1
+    busy = _cpu_seconds(service.pid)
+    time.sleep(1)
+    busy = _cpu_seconds(service.pid) - busy
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limit)
+    driven.drive()
+    totals = driven.agrees()
+    assert refused == 5
+    assert busy < 0.5, "it spins"
+    assert totals.own("collections_total") - collections >= 5  # by the timer
+    driven.close()
+    assert service.end() == 0
+    say("descriptors exhausted", refused_scrapes=refused, **summary(driven, totals), CPU_meanwhile=f"{busy:.2f} s/s")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("limit", [12, 17, 19, 22, 25])
+def test_too_few_descriptors_to_start(start: Start, limit: int) -> None:
+    """It starts, or says on one line what it lacks."""
+    service = start(before=f"{AS_ARM64}\nulimit -n {limit}")
+    try:
+        service.up(seconds=20)
+        status: int | None = None
+    except AssertionError:
+        status = service.process.wait(timeout=30)
+    service.end()
+    said = [line for line in service.log if "level=info" not in line]
+    assert "Traceback" not in "\n".join(service.log), service.log
+    if status is not None:
+        assert status == 1
+        assert len(said) == 1, said
+        assert "open files" in said[0], said
+    say(f"started with RLIMIT_NOFILE {limit}", result="counts" if status is None else said[0].partition("msg=")[2])
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.kvm
+def test_no_memory_for_threads(start: Start) -> None:
+    """RLIMIT_AS at what is mapped: no thread's stack can be had, for a scrape or a look-up. Afterwards all comes."""
+    service = start()
+    service.up()
+    driven = Driven(service)
+    driven.drive()
+    driven.agrees()
+    limit = resource.prlimit(service.pid, resource.RLIMIT_AS)
+    mapped = int(Path(f"/proc/{service.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(service.pid, resource.RLIMIT_AS, (mapped + (1 << 20), limit[1]))
+    refused = 0
+    for _ in range(5):
+        driven.drive()
+        try:
+            service.get(timeout=2)
+        except (OSError, ValueError, http.client.HTTPException):
+            refused += 1
+    time.sleep(1.5)
+    assert service.process.poll() is None, service.log
+    resource.prlimit(service.pid, resource.RLIMIT_AS, limit)
+    driven.drive()
+    totals = driven._once()
+    assert totals.total(EXITS) == driven.sent.exits, service.log
+    assert "Traceback" not in "".join(service.log)
+    driven.close()
+    assert service.end() == 0
+    say(
+        "no memory for threads",
+        refused_scrapes=refused,
+        **summary(driven, totals),
+        collect_errors=totals.own("collect_errors_total"),
+    )
+
+
+@pytest.mark.kvm
+def test_kvm_comes_later(start: Start, tmp_path: Path) -> None:
+    """Without events/kvm it waits and answers; then they are there, and it counts."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    service = start(before=f"{AS_ARM64}\nmount --bind {empty} {EVENTS}")
+    service.logged("waiting for KVM")
+    assert b"\nkvm_exit_exporter_up 0.0\n" in service.get()
+    busy = _cpu_seconds(service.pid)
+    time.sleep(2)
+    busy = _cpu_seconds(service.pid) - busy
+    assert busy < 0.5
+    came = time.monotonic()
+    subprocess.run(["nsenter", "-t", str(service.pid), "-m", "umount", EVENTS], check=True)
+    service.up()
+    seconds = time.monotonic() - came
+    driven = Driven(service)
+    driven.drive()
+    totals = driven.agrees()
+    driven.close()
+    assert service.end() == 0
+    say("KVM comes later", attached_after_seconds=f"{seconds:.1f}", **summary(driven, totals))
+
+
+@pytest.mark.kvm
+def test_the_wall_clock_jumps(start: Start, tmp_path: Path) -> None:
+    """Years forth and back, by a clock_gettime of our own: only the log's time stamps follow."""
+    jump = tmp_path / "jump"
+    jump.write_text("0\n")
+    library = tmp_path / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source], check=True)
+    service = start(config="linger: 3s\n", environment={"LD_PRELOAD": str(library), "CLOCK_JUMP_FILE": str(jump)})
+    service.up()
+    driven = Driven(service)
+    driven.scraper.start()
+    for seconds in (0, 10**8, -(10**9), 86_400, -3600, 0):
+        jump.write_text(f"{seconds}\n")
+        driven.drive()
+        time.sleep(0.3)
+    collections = driven.scraper.totals.own("collections_total")
+    totals = driven.agrees()
+    guest = [line for line in service.get().decode().splitlines() if line.startswith("kvm_vcpu_guest_seconds_total{")]
+    assert all(0 <= float(line.rpartition(" ")[2]) < 60 for line in guest)
+    assert totals.own("collections_total") >= collections > 0
+    time.sleep(3.5)  # linger, by the monotonic clock
+    assert f"{EXITS}{{".encode() not in service.get()
+    driven.close()
+    assert service.end() == 0
+    say("the wall clock jumps", jumps=6, **summary(driven, totals), backwards=totals.backwards)
+
+
+def test_processes_vanish_while_they_are_looked_up() -> None:
+    """Children killed while four threads read their /proc entries: an answer, or none; never an error or another's."""
+    proc = Path("/proc")
+    errors: list[BaseException] = []
+    answers = {"whole": 0, "gone": 0}
+    current = [0]
+    done = threading.Event()
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                pid = current[0]
+                if not pid:
+                    continue
+                began = start_time(pid, proc)
+                vm = identify(pid, proc)
+                vcpu_index(b"worker", None, pid, pid, proc)
+                if vm == Vm(pid, f"vm-{pid}", "", "qemu"):
+                    answers["whole"] += 1
+                else:  # between fork and exec, or when it has ended: nothing, or our own command line
+                    assert vm.name == str(pid), vm
+                    answers["gone"] += 1
+                assert began is None or began > 0
+        except BaseException as error:
+            errors.append(error)
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    processes = often(2003, 307)
+    script = 'exec -a qemu-system-x86_64 "$0" -c "import time; time.sleep(60)" -name guest=vm-$$'
+    for number in range(processes):
+        child = subprocess.Popen(["bash", "-c", script, sys.executable])
+        current[0] = child.pid
+        time.sleep(number % 11 * 0.003)
+        child.kill()
+        child.wait()
+    done.set()
+    for looker in lookers:
+        looker.join()
+    assert errors == []
+    assert answers["whole"] > 0
+    assert answers["gone"] > 0
+    say("/proc entries vanish", processes=processes, identities=answers["whole"], fallbacks=answers["gone"])
+    assert unknown(1).name == "1"
+
+
+_FEW_DESCRIPTORS = """
+import os, resource
+from exporter import program
+request = program.Request(front='arm64', defines={}, slots=4, cells=4, attach=False)
+held = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]  # ours alone: the loader itself has room
+before = len(os.listdir('/proc/self/fd'))
+for room in range(1, 25):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + room, 4096))
+    try:
+        program.load(request).close()
+        said = 'loaded'
+    except program.LoadError as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    print(len(os.listdir('/proc/self/fd')) - before, said)
+"""
+
+
+def test_the_loaders_answer_without_descriptors() -> None:
+    """As few as the limit leaves room for: an error on one line, and none of them stays open."""
+    said = subprocess.run([sys.executable, "-c", _FEW_DESCRIPTORS], capture_output=True, text=True, check=True)
+    answers = [line.partition(" ") for line in said.stdout.splitlines()]
+    assert len(answers) == 24
+    assert {left_open for left_open, _, _ in answers} == {"0"}
+    refused = [what for _, _, what in answers if what != "loaded"]
+    assert 0 < len(refused) < 24
+    assert all("Too many open files" in what for what in refused), refused
+    say("descriptors exhausted while loading", tried=24, refused_on_one_line=len(refused), left_open=0)
