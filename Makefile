@@ -7,7 +7,7 @@ CONFIG := config.yaml
 # Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
 PACKAGES := python3-bpfcc python3-prometheus-client python3-tornado python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
-TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus
+TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus gcc libc6-dev
 # Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
 RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
@@ -47,6 +47,9 @@ help:
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
 	@echo "sudo make deploy-test what deploy/ ships, on real servers and in real containers"
+	@echo "sudo make faults      everything that can go wrong around the daemon, with the counts of tests/faults/README.md"
+	@echo "sudo make soak        half an hour at full speed: memory, descriptors, exactness (SOAK_MINUTES)"
+	@echo "make fuzz             its parsers, FUZZ_SECONDS (60) each, guided by coverage"
 	@echo "make clean            remove what was built"
 
 .PHONY: demo
@@ -142,7 +145,30 @@ rules-test: $(VENV)/done
 	$(VENV)/bin/python -m pytest tests/unit/test_rules.py tests/unit/test_operations.py \
 		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py
 
+.PHONY: faults
+faults: $(VENV)/done
+	$(call tracefs)
+	FAULTS=full $(VENV)/bin/python -m pytest tests/faults
+
+SOAK_MINUTES := 30
+.PHONY: soak
+soak: $(VENV)/done
+	$(call tracefs)
+	$(VENV)/bin/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
+
+# atheris is built for few versions of Python and for nothing but fuzzing: it has a venv of its own.
+$(VENV)-fuzz/done: Makefile
+	$(call install,$(PACKAGES) python3-venv)
+	rm -rf $(VENV)-fuzz
+	$(PYTHON) -m venv --system-site-packages $(VENV)-fuzz
+	$(VENV)-fuzz/bin/pip install -q --disable-pip-version-check 'atheris>=3'
+	touch $@
+
+.PHONY: fuzz
+fuzz: $(VENV)-fuzz/done
+	$(VENV)-fuzz/bin/python -m tests.fuzz.run
+
 .PHONY: clean
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

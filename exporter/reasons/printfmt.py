@@ -32,6 +32,8 @@ _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 _OPENING, _CLOSING = frozenset("({["), frozenset(")}]")
 _PRECEDENCE = {"|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6}
 _MAX_DEPTH = 32
+#: The kernel's own have four at most; a recording's format file is whoever made it.
+_MAX_TABLES = 64
 _LIMIT = 1 << 64
 
 
@@ -54,7 +56,8 @@ def symbol_tables(text: str) -> dict[str, dict[int, str]]:
     """Return {first argument of the call: {value: name}} for each table in `text`, a print fmt.
 
     The key is the argument as it stands there ("REC->exit_reason & 0xffff"). Should one expression have
-    several, different tables, the second has the key "<argument> #2", and so on. Entries whose value or name
+    several, different tables, the second has the key "<argument> #2", and so on; of more than 64 tables the first
+    64 are returned. Entries whose value or name
     is not plain enough to be sure of are left out, and so is an entry that the end of the text cuts off.
     Where a table names a value twice the first name holds, as in trace_print_symbols_seq()
     (kernel/trace/trace_output.c).
@@ -87,6 +90,8 @@ def symbol_tables(text: str) -> dict[str, dict[int, str]]:
 
 def _add_table(tables: dict[str, dict[int, str]], key: str, table: dict[int, str]) -> None:
     name, number = key, 1
+    if len(tables) == _MAX_TABLES:
+        return
     while name in tables:
         if tables[name] == table:
             return

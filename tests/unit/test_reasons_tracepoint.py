@@ -283,3 +283,14 @@ def test_no_input_takes_long(bomb: str) -> None:
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19])
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19].replace(" ", "\t"))
     assert time.monotonic() - started < 20
+
+
+def test_thousands_of_tables_take_no_longer_than_they_are_worth() -> None:
+    """Each different from the last, for one expression: looking for a free key took minutes."""
+    tables = "".join(f'__print_symbolic(REC->ret, {{ {code}, "x" }}), ' for code in range(20_000))
+    started = time.process_time()
+    found = symbol_tables(tables)
+    assert time.process_time() - started < 5
+    assert len(found) == 64
+    assert found["REC->ret"] == {0: "x"}
+    assert found["REC->ret #64"] == {63: "x"}

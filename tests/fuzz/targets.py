@@ -1,0 +1,182 @@
+"""What is fuzzed: for each parser of foreign input a function of bytes, which asserts what must hold of the answer.
+
+Used by pytest with hypothesis (test_targets.py) and by atheris, guided by coverage (run.py).
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter import configfile
+from exporter.config import OPTIONS, Config, ConfigError
+from exporter.exposition import negotiation
+from exporter.reasons import FormatError, Reasons, Space, TracepointFormat, parse_format
+from exporter.vms import cgroup, cmdline, identify, start_time, vcpu_index
+
+MAX_BYTES = 1 << 16
+SEPARATOR = b"\xff\xff"
+"""Between the parts of an input that has several; in none of them by chance, for it is not UTF-8."""
+
+_LINE_CHARACTERS = 4096
+
+
+def _parts(data: bytes, number: int) -> list[bytes]:
+    parts = data[:MAX_BYTES].split(SEPARATOR, number - 1)
+    return parts + [b""] * (number - len(parts))
+
+
+def _text(data: bytes) -> str:
+    return data[:MAX_BYTES].decode(errors="replace")
+
+
+def _check_lines(lines: tuple[str, ...], start: str) -> None:
+    assert lines
+    for line in lines:
+        assert line.isprintable(), line
+        assert line.startswith(start), line
+        assert len(line) <= _LINE_CHARACTERS, line
+
+
+def _check_config(config: Config) -> None:
+    described = configfile.describe(config)
+    assert configfile.parse(described, "described") == config, described
+
+
+def config(data: bytes) -> None:
+    """A configuration file: a configuration that is read back as the same, or lines that say what is wrong."""
+    try:
+        read = configfile.parse(_text(data), "config.yaml")
+    except ConfigError as error:
+        _check_lines(error.problems, "config.yaml:")
+        return
+    _check_config(read)
+
+
+def flags(data: bytes) -> None:
+    """Command line flags, `key=value` with a NUL behind each."""
+    keys = sorted(OPTIONS)
+    given: dict[str, list[str]] = {}
+    for word in _text(data).split("\0"):
+        key, _, value = word.partition("=")
+        given.setdefault(key if key in OPTIONS else keys[len(key) % len(keys)], []).append(value)
+    try:
+        read = configfile.with_flags(Config(), given)
+    except ConfigError as error:
+        _check_lines(error.problems, "--")
+        return
+    _check_config(read)
+
+
+_KINDS = (
+    {Space.VMX},
+    {Space.SVM},
+    {Space.ARM64_TRAP, Space.ARM64_RET},
+    {Space.USERSPACE, Space.USERSPACE_ERRNO},
+)
+"""Spaces whose names meet under one metric of one host."""
+
+
+def tracepoint(data: bytes) -> None:
+    """A format file of tracefs: fields and names, of which no two codes have the same."""
+    try:
+        read = parse_format(_text(data))
+    except FormatError as error:
+        _check_lines((str(error),), "line ")
+        return
+    assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", read.name)
+    for name, field in read.fields.items():
+        assert name == field.name
+        assert 0 <= field.offset < 10**6
+        assert 0 <= field.size < 10**6
+    _check_names(read)
+
+
+def _check_names(read: TracepointFormat) -> None:
+    codes = {0, 1, 2, 0x400, 0xFFFF, 0x80000021, 0xFFFFFFFF}
+    for table in read.symbols.values():
+        codes |= {code & 0xFFFFFFFF for code in table}
+    reasons = Reasons(read, read)
+    for spaces in _KINDS:
+        names: dict[str, tuple[int, int]] = {}
+        for space in spaces:
+            for code in codes:
+                name = reasons.lookup(space, code).name
+                assert name
+                assert names.setdefault(name, (space, code)) == (space, code), (name, names[name], space, code)
+
+
+def command_line(data: bytes) -> None:
+    """/proc/PID/cmdline of a VMM, whoever wrote it."""
+    argv = cmdline.split(data[:MAX_BYTES])
+    vmm = cmdline.recognise(argv, [cmdline.base_name(argv[0])] if argv else [])
+    assert vmm in {"", "qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"}
+    for each in ("qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool", ""):
+        said = cmdline.parse(each, argv)
+        for text in said:
+            text.encode()  # no lone surrogates
+            assert "\0" not in text
+            assert len(text) <= len(data)
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-proc-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+
+
+def identity(data: bytes) -> None:
+    """A process' folder in /proc: cmdline, cgroup, comm and stat."""
+    proc = Path(_FOLDER.name)
+    process = proc / "7"
+    thread = process / "task/8"
+    thread.mkdir(parents=True, exist_ok=True)
+    parts = _parts(data, 4)
+    for name, part in zip(("cmdline", "cgroup", "comm", "stat"), parts):
+        (process / name).write_bytes(part)
+    (thread / "cgroup").write_bytes(parts[1])
+    vm = identify(7, proc)
+    assert vm.pid == 7
+    assert 1 <= len(vm.name) <= 128
+    assert len(vm.uuid) <= 64
+    assert re.fullmatch(r"[A-Za-z0-9._+-]{1,64}", vm.vmm), vm
+    for text in (vm.name, vm.uuid):
+        text.encode()
+    ticks = start_time(7, proc)
+    assert ticks is None or 0 <= ticks < 10**20
+    index = vcpu_index(parts[2], None, 7, 8, proc)
+    assert re.fullmatch(r"0|[1-9][0-9]{0,8}|", index), index
+    domain = cgroup.libvirt_domain(_text(parts[1]).split("\n"))
+    if domain:
+        assert domain.name
+        assert domain.vmm in {"qemu", "cloud-hypervisor"}
+        domain.name.encode()
+
+
+_OFFERED = {
+    negotiation.TEXT,
+    negotiation.OPENMETRICS,
+    negotiation.OPENMETRICS_OLD,
+    negotiation.PROTOBUF,
+}
+
+
+def accept(data: bytes) -> None:
+    """Accept and Accept-Encoding: always one of the formats that are offered, and never one with quality 0 alone."""
+    wanted, encoding = (part.decode("latin-1") for part in _parts(data, 2))
+    chosen = negotiation.choose_format(wanted)
+    assert chosen in _OFFERED
+    assert negotiation.choose_format(wanted) is chosen
+    assert negotiation.choose_format(wanted.upper().lower()) is negotiation.choose_format(wanted.lower())
+    assert negotiation.accepts_gzip(encoding) in (True, False)
+    if "gzip" not in encoding.lower() and "*" not in encoding:
+        assert not negotiation.accepts_gzip(encoding)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "config": config,
+    "flags": flags,
+    "tracepoint": tracepoint,
+    "command_line": command_line,
+    "identity": identity,
+    "accept": accept,
+}
