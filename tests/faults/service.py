@@ -26,7 +26,8 @@ EVENTS = "/sys/kernel/tracing/events/kvm"
 TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
-FORMATS = (TEXT, OPENMETRICS, PROTOBUF)
+FORMATS = (TEXT, OPENMETRICS, TEXT, PROTOBUF)
+"""Text, which is what is summed, every second time."""
 
 AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
 
@@ -154,9 +155,15 @@ class Totals:
         self._plain: dict[str, float] = {}
         self.pages = 0
         self.backwards = 0
+        self.longest = 0.0
+        """Seconds between two pages: above `linger`, what ended in between is on no page of ours."""
+        self._added = 0.0
 
     def add(self, page: bytes) -> None:
         """Take in a page of text format."""
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self._added if self._added else 0.0)
+        self._added = now
         self.pages += 1
         families: dict[str, dict[bytes, float]] = {name: {} for name in SUMMED}
         for line in page.split(b"\n"):
@@ -170,11 +177,11 @@ class Totals:
                     families[name][series] = float(value)
                 elif name.startswith("kvm_exit_exporter_"):
                     self._plain[series.decode()] = float(value)
-        for name, now in families.items():
+        for name, values in families.items():
             last = self._last.get(name, {})
-            self.backwards += sum(value < last.get(series, 0) for series, value in now.items())
-            self._ended[name] += sum(value for series, value in last.items() if series not in now)
-            self._last[name] = now
+            self.backwards += sum(value < last.get(series, 0) for series, value in values.items())
+            self._ended[name] += sum(value for series, value in last.items() if series not in values)
+            self._last[name] = values
 
     def total(self, name: str) -> int:
         return round(self._ended[name] + sum(self._last.get(name, {}).values()))
