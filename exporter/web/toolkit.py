@@ -215,7 +215,7 @@ class Reading:
         if inline and named:
             self._wrong(f"{_TLS}.{name}", f"is given beside {name}_file; allowed is one of them")
         if not named:
-            return str(inline).encode()
+            return str(inline).encode(errors="replace")  # YAML has half surrogates; PEM is ASCII
         path = self.path.parent / named
         self.stamps[path] = stamp(path)
         try:

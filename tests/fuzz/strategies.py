@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from hypothesis import strategies as st
 
@@ -190,6 +191,42 @@ _HEADER = st.one_of(
 ACCEPT = st.tuples(_HEADER, _HEADER).map(lambda both: SEPARATOR.join(header.encode("latin-1") for header in both))
 
 
+_CORPUS = Path(__file__).parent / "corpus"
+_WHOLE = (_CORPUS / "recording/whole").read_bytes()
+
+
+def _changed(changes: list[tuple[int, bytes]]) -> bytes:
+    data = bytearray(_WHOLE)
+    for at, piece in changes:
+        data[at : at + len(piece)] = piece
+    return bytes(data)
+
+
+RECORDING = st.lists(st.tuples(st.integers(0, len(_WHOLE)), st.binary(max_size=9)), max_size=3).map(_changed)
+
+_HASH = "$2b$10$" + "SECRET" + "x" * 47
+_WEB_VALUES = st.one_of(
+    _VALUES, st.sampled_from([_HASH, "TLS12", "TLS13", "NoClientCert", "deny", "nosniff", "SECRET", "1s"])
+)
+WEB_CONFIG = st.lists(
+    st.builds(
+        _nested,
+        st.sampled_from(
+            [
+                "tls_server_config." + name
+                for name in ("cert", "key", "cert_file", "key_file", "client_ca", "min_version")
+            ]
+            + ["tls_server_config.client_auth_type", "tls_server_config.cipher_suites", "rate_limit.interval"]
+            + ["http_server_config.http2", "http_server_config.headers.X-Frame-Options", "rate_limit.burst"]
+            + ["rate_limit.interval"]
+            + ["basic_auth_users.alice", "basic_auth_users.a:b", "basic_auth_users"]
+        ),
+        _WEB_VALUES,
+    ),
+    max_size=5,
+).map("".join)
+
+
 def _bytes(texts: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
     return texts.map(lambda text: text.encode(errors="replace"))
 
@@ -201,4 +238,6 @@ STRATEGIES: dict[str, st.SearchStrategy[bytes]] = {
     "command_line": COMMAND_LINE,
     "identity": IDENTITY,
     "accept": ACCEPT,
+    "recording": RECORDING,
+    "web_config": _bytes(WEB_CONFIG),
 }

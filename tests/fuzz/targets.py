@@ -6,15 +6,24 @@ Used by pytest with hypothesis (test_targets.py) and by atheris, guided by cover
 from __future__ import annotations
 
 import re
+import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 from exporter import configfile
 from exporter.config import OPTIONS, Config, ConfigError
 from exporter.exposition import negotiation
 from exporter.reasons import FormatError, Reasons, Space, TracepointFormat, parse_format
+from exporter.replay import blocks
+from exporter.replay import recording as recordings
+from exporter.replay.blocks import RecordingError
+from exporter.replay.events import Kind
 from exporter.vms import cgroup, cmdline, identify, start_time, vcpu_index
+from exporter.web import toolkit
 
 MAX_BYTES = 1 << 16
 SEPARATOR = b"\xff\xff"
@@ -172,6 +181,78 @@ def accept(data: bytes) -> None:
         assert not negotiation.accepts_gzip(encoding)
 
 
+_PART = struct.Struct("<BHI")
+_TYPES = list(blocks.Type)
+
+
+def _assembled(data: bytes) -> bytes:
+    """A recording of parts: type, entries and length each, then the content. Its checksums are right."""
+    made, at = [blocks.start()], 0
+    while at + _PART.size <= len(data):
+        kind, entries, length = _PART.unpack_from(data, at)
+        at += _PART.size
+        block_type = _TYPES[kind % len(_TYPES)]
+        made.append(
+            blocks.pack(
+                block_type, data[at : at + (min(length, 1000) if block_type == blocks.Type.LOST else length)], entries
+            )
+        )
+        at += length
+    return b"".join(made)
+
+
+def recording(data: bytes) -> None:
+    """A recording from somebody else: whole, with as many events as it says, or one line."""
+    path = Path(_FOLDER.name) / "fuzz.kvmrec"
+    data = data[:MAX_BYTES]
+    path.write_bytes(data if data.startswith(blocks.MAGIC) else _assembled(data))
+    try:
+        read = recordings.read(path)
+    except RecordingError as error:
+        _check_lines((str(error),), "")
+        return
+    assert len(read.vcpus) <= recordings.MAX_THREADS
+    for vm in read.vms:
+        assert all(len(text) <= 128 for text in (vm.name, vm.uuid, vm.vmm)), vm
+    runs = [run for block in read.runs() for run in block]
+    assert all(len(run.times) == len(run.events) > 0 for run in runs)
+    found = Counter(event.kind for run in runs for event in run.events)
+    assert found == +Counter({kind: number for kind, number in read.events.items() if kind != Kind.THREAD})
+    assert {run.thread.number for run in runs} <= set(range(len(read.vcpus)))
+
+
+def _check_secrets(text: str, said: str) -> None:
+    """What stands in a place for secrets, and nowhere else, is not repeated."""
+    try:
+        root = yaml.safe_load(text)
+    except Exception:  # not YAML, or a date that is none
+        return
+    sections = [root.get(key) for key in ("tls_server_config", "basic_auth_users")] if isinstance(root, dict) else []
+    for section in sections:
+        for key, value in section.items() if isinstance(section, dict) else ():
+            secret = isinstance(value, str) and (section is sections[1] or key in {"cert", "key", "client_ca"})
+            assert not (secret and len(value) > 15 and text.count(value) == 1 and value in said), (value, said)
+
+
+def web_config(data: bytes) -> None:
+    """A web configuration file: settings, or lines that say what is wrong and no secret."""
+    folder = Path(_FOLDER.name)
+    path = folder / "web.yaml"
+    path.write_bytes(data[:MAX_BYTES])
+    try:
+        settings = toolkit.Reading(path).settings()
+    except ConfigError as error:
+        _check_lines(error.problems, str(path))
+        _check_secrets(_text(data), str(error))
+        return
+    for name, value in settings.headers:
+        assert (name + value).isascii()
+        assert (name + value).isprintable()
+    assert all(":" not in user for user in settings.users)
+    if settings.bucket:
+        assert settings.bucket.take(1e9)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "config": config,
     "flags": flags,
@@ -179,4 +260,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "command_line": command_line,
     "identity": identity,
     "accept": accept,
+    "recording": recording,
+    "web_config": web_config,
 }
