@@ -210,7 +210,7 @@ def test_descriptors_run_out(start: Start) -> None:
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("limit", [12, 17, 19, 22, 25])
+@pytest.mark.parametrize("limit", [12, 17, 19, 22, 25, 32])
 def test_too_few_descriptors_to_start(start: Start, limit: int) -> None:
     """It starts, or says on one line what it lacks."""
     service = start(before=f"{AS_ARM64}\nulimit -n {limit}")

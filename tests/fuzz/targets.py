@@ -192,11 +192,8 @@ def _assembled(data: bytes) -> bytes:
         kind, entries, length = _PART.unpack_from(data, at)
         at += _PART.size
         block_type = _TYPES[kind % len(_TYPES)]
-        made.append(
-            blocks.pack(
-                block_type, data[at : at + (min(length, 1000) if block_type == blocks.Type.LOST else length)], entries
-            )
-        )
+        most = 1000 if block_type == blocks.Type.LOST else length  # pack() writes no block that is too long
+        made.append(blocks.pack(block_type, data[at : at + min(length, most)], entries))
         at += length
     return b"".join(made)
 

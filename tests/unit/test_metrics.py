@@ -203,3 +203,15 @@ def test_a_vcpu_may_be_seen_again_and_later(vcpus: list[Identified], data: st.Da
     made.update(vcpus, [])
     made.update(vcpus, [])
     assert held(made.families(vcpus)) == held(families(vcpus, BY_VM))
+
+
+def test_what_no_update_was_shown() -> None:
+    """Of a thread that is gone: all of it, or what it has more than at the last update."""
+    before = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 2, {}, 0))
+    last = record(100, 101, cell(Space.VMX, 12, 11, {10: 11}, 110), cell(Space.USERSPACE, 6, 5, {}, 0))
+    made = metrics()
+    assert made.unserved(last) == (11, 5)
+    made.update(of(WEB, before), [])
+    assert made.unserved(last) == (6, 3)
+    made.update(of(WEB, last), [])
+    assert made.unserved(last) == (0, 0)
