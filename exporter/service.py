@@ -73,6 +73,14 @@ def _refused(error: ConfigError) -> int:
     return 1 if isinstance(error, UnreadableError) else 2
 
 
+def _failure(error: Exception) -> str:
+    if isinstance(error, program.LoadError):
+        return error.explained()
+    if isinstance(error, OSError):  # descriptors or memory ran out between loading and counting
+        return f"cannot start: {error.strerror or error}"
+    return str(error)
+
+
 def run(
     config: Config,
     *,
@@ -108,14 +116,8 @@ def run(
         daemon.wait()
     except ConfigError as error:
         return _refused(error)
-    except (StartError, recording.RecordingError) as error:
-        event(log, "error", str(error))
-        return 1
-    except OSError as error:  # descriptors or memory ran out between loading and counting
-        event(log, "error", f"cannot start: {error.strerror or error}")
-        return 1
-    except program.LoadError as error:
-        event(log, "error", error.explained())
+    except (StartError, recording.RecordingError, program.LoadError, OSError) as error:
+        event(log, "error", _failure(error))
         return 1
     finally:
         daemon.close()
