@@ -155,6 +155,11 @@ class Daemon:
         self._stopping = True
         self._wake_up()
 
+    @property
+    def wakes(self) -> int:
+        """A descriptor that ends the daemon's sleep when something is written to it."""
+        return self._wake
+
     def ask_reload(self) -> None:
         """Have attach() or wait() call reload(); safe in a signal handler."""
         self._reload_asked = True

@@ -104,6 +104,8 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
+    # Python runs the handlers in the main thread, but the kernel may interrupt another one: this wakes the main one.
+    signal.set_wakeup_fd(daemon.wakes, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)
         if recorded:
@@ -120,5 +122,6 @@ def run(
         event(log, "error", _failure(error))
         return 1
     finally:
+        signal.set_wakeup_fd(-1)
         daemon.close()
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import threading
 import time
@@ -155,6 +157,19 @@ def test_interrupt_ends_it_too(start: Start) -> None:
 
 
 @pytest.mark.kvm
+def test_a_signal_that_another_thread_takes(start: Start) -> None:
+    """The kernel may interrupt any thread (it does where a cgroup is frozen); Python's handlers run in the main one."""
+    service = start("demo", "--collect-interval", "1h")
+    service.logged("replaying")
+    service.scrape()
+    pid = service.process.pid
+    other = max(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+    assert other != pid
+    tgkill = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+    assert ctypes.CDLL(None).syscall(tgkill, pid, other, int(signal.SIGTERM)) == 0
+    assert service.process.wait(timeout=30) == 0
+
+
 def test_json_log(start: Start) -> None:
     import json
 
