@@ -82,11 +82,12 @@ class Web:
         return "https" if self._settings.current().tls else "http"
 
     def serve(self, app: Application) -> None:
-        """Start answering; returns at once."""
+        """Start answering; returns at once. Raises OSError where there is no descriptor for the loop."""
         # A client's nonsense is not worth a line, and would be one for everybody who sends some.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         self._server = _Server(app, self._listeners, self._settings, self._max_requests)
-        self._thread = threading.Thread(target=asyncio.run, args=(self._server.run(),), name="web", daemon=True)
+        loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
+        self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
 
     def use(self, app: Application) -> None:
@@ -103,6 +104,21 @@ class Web:
         for listener in self._listeners:
             listener.close()
         self._listeners = []
+
+
+def _run(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
+    """What asyncio.run() does, in a loop that is there already."""
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(server.run())
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 class _Server(httputil.HTTPServerConnectionDelegate):

@@ -111,7 +111,7 @@ class Service:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if b"\nkvm_exit_exporter_up 1.0\n" in self.get():
+                if b"\nkvm_exit_exporter_up 1.0\n" in self.get(timeout=seconds):
                     return
             except (OSError, ValueError, http.client.HTTPException):
                 assert self.process.poll() is None, self.log
