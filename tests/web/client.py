@@ -72,6 +72,7 @@ def all_of(raw: socket.socket) -> bytes:
 def trusting(pki: Path, client: str = "", **versions: ssl.TLSVersion) -> ssl.SSLContext:
     """A context that trusts the authority `ca`, and shows a client certificate if one is named."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13's default
     if client:
         context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
     for name, version in versions.items():
