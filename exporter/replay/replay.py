@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exporter import document, host, program
 from exporter.config import Config
+from exporter.readable import printable
 from exporter.reasons import Reasons
 from exporter.replay import recording
 from exporter.replay.events import COUNTED
@@ -15,7 +16,6 @@ from exporter.replay.recording import Recording, RecordingError
 from exporter.replay.rerun import rerun
 from exporter.terminal import report
 from exporter.terminal.options import Output
-from exporter.terminal.text import printable
 
 
 def run(config: Config, file: Path, output: Output) -> int:

@@ -12,11 +12,11 @@ from typing import TextIO
 
 from exporter.config import Config
 from exporter.document import Reading
+from exporter.readable import printable
 from exporter.terminal import live, report, source
 from exporter.terminal.options import Options
 from exporter.terminal.session import Session
 from exporter.terminal.stop import Stop
-from exporter.terminal.text import printable
 from exporter.terminal.view import View
 
 _REFRESH_SECONDS = 2.0

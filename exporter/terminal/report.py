@@ -9,17 +9,10 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from exporter.document import EXIT, KINDS, USERSPACE, Reading
+from exporter.losses import not_counted
+from exporter.rows import Filters, Row, Span, between, grouped, ordered
 from exporter.terminal import table
 from exporter.terminal.options import Output
-from exporter.terminal.rows import Filters, Row, Span, between, grouped, ordered
-
-_LOST = {
-    "dropped_no_slot": "exits were not counted: no room for their vCPU (raise limits.vcpus)",
-    "dropped_no_cell": "exits were not counted: no room for their reason (raise limits.cells)",
-    "dropped_chain_full": "exits were not counted: their vCPU has too many reasons of one hash; please report it",
-    "missed_kvm_exit": "exits were not counted: their CPU was in a BPF program already",
-    "expired_early": "vCPUs that ended may be missing: too many did",
-}
 
 
 def text(output: Output, name: str, then: Reading, now: Reading, *, first: bool, heading: bool) -> str:
@@ -46,8 +39,7 @@ def notes(output: Output, then: Reading, now: Reading, unseen: str) -> list[str]
     said = []
     if not grouped(output.filters.apply(whole), _kind(output)):
         said.append(_nothing(output.filters, grouped(whole, _kind(output)), unseen))
-    said += [f"{whole.counters[name]} {what}" for name, what in _LOST.items() if whole.counters.get(name)]
-    return said
+    return said + not_counted(whole.counters)
 
 
 def drop(out: TextIO) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 
 from exporter.document import Reading
-from exporter.terminal.rows import Run
+from exporter.rows import Run
 from exporter.terminal.source import Source, SourceError
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from exporter import document
 from exporter.document import Counted
-from exporter.terminal.rows import Row, Span
-from exporter.terminal.text import left, printable, right, width
+from exporter.readable import printable
+from exporter.rows import Row, Span
+from exporter.terminal.text import left, right, width
 
 _TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")
 _LEAST_WIDTHS = (8, 8, 16, 24, 10, 13)

@@ -17,7 +17,7 @@ import pytest
 from exporter import document
 from exporter.document import Reading
 from exporter.reasons import Reasons
-from exporter.terminal.rows import between, grouped, ordered
+from exporter.rows import between, grouped, ordered
 from exporter.terminal.table import table
 from exporter.vms import Vcpu, Vm
 from tests.kernel.machine import TRAP, Machine

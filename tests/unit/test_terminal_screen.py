@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import document
+from exporter.rows import GROUPS, between
 from exporter.terminal import screen, text
-from exporter.terminal.rows import GROUPS, between
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.view import COLUMNS, KEYS, View, press
 from tests.unit.readings import counted, reading, thread
@@ -77,42 +76,6 @@ def test_help_fits_into_80_columns() -> None:
     assert len(KEYS) + len(COLUMNS) + 2 <= 23
 
 
-@pytest.mark.parametrize(
-    ("ns", "shown"),
-    [
-        (None, "-"),
-        (0, "0ns"),
-        (119, "119ns"),
-        (999, "999ns"),
-        (1000, "1.00us"),
-        (9994, "9.99us"),
-        (9996, "10.0us"),
-        (99_949, "99.9us"),
-        (99_960, "100us"),
-        (999_499, "999us"),
-        (999_501, "1.00ms"),
-        (17_200_000_000, "17.2s"),
-        (999_000_000_000, "999s"),
-        (4096 * 10**9, "4096s"),
-        (99_999 * 10**9, "99999s"),
-        (864_000 * 10**9, "10d"),
-    ],
-)
-def test_times(ns: int | None, shown: str) -> None:
-    assert text.seconds(ns) == shown
-
-
-@given(st.integers(0, 2**62))
-def test_a_time_has_six_characters_at_most(ns: int) -> None:
-    assert len(text.seconds(ns)) <= 6
-    assert len(text.count(ns / 7)) <= 5
-
-
-@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (7, "7"), (0.25, "0.25"), (12.34, "12.3"), (1234567, "1.23M")])
-def test_counts(value: float, shown: str) -> None:
-    assert text.count(value) == shown
-
-
 def test_sparklines() -> None:
     """One octave a bar at 24: bucket 12 ends at 2^-20 s, 13 is above it, and 108 at 2^4 s."""
     assert text.sparkline({}, 24) == " " * 24
@@ -124,8 +87,7 @@ def test_sparklines() -> None:
     assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
 
 
-def test_printable() -> None:
-    assert text.printable("a\x1b\x9b\u202e\u0301\ud800\x7f\u00e9") == "a\\x1b\\x9b\\u202e\\u0301\\ud800\\x7f\u00e9"
+def test_columns() -> None:
     assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
     assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"
 
