@@ -40,5 +40,6 @@ for sample in kvm_vm_info kvm_exits_total kvm_exit_duration_seconds_count kvm_us
 done
 echo
 case $1 in demo) echo "This is a recording, not this host." ;; esac
+echo "page:    http://$address/"
 echo "metrics: $url    (Ctrl-C to stop)"
 if [ -n "${DEMO_SECONDS:-}" ]; then sleep "$DEMO_SECONDS"; else wait $exporter; fi

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from exporter import configfile, handover, host, lockfile, logs, program, selfmetrics, web
+from exporter import configfile, handover, host, lockfile, logs, overview, program, selfmetrics, web
 from exporter.attaching import Attached, Attaching
 from exporter.config import Config, ConfigError
 from exporter.counting import Counting
@@ -66,6 +66,7 @@ class Daemon:
         self._player: Player | None = None
         self._replayed: dict[str, object] = {}
         self._notice = ""
+        self._overview: overview.Overview | None = None
         self._lock_file: int | None = None
         self._reloading = threading.Lock()
         self._stopping = self._reload_asked = False
@@ -146,6 +147,8 @@ class Daemon:
             self._do_asked()
             self._counting.collect()
             self._pages.tidy()
+            if self._overview:
+                self._overview.forget()
             self._systemd.watchdog()  # from here alone: who cannot collect is not alive
             if self._player and self._player.ended():
                 raise StartError("a stand-in for a VM ended: the replay is no longer whole")
@@ -279,7 +282,14 @@ class Daemon:
     def _application(self) -> web.Application:
         settings = self._config.web
         reload = self.reload if settings.enable_lifecycle else None
-        return web.application(self.render, settings.telemetry_path, self._notice, self.vcpus, reload=reload)
+        self._overview = overview.Overview(
+            self._pages.look,
+            time.monotonic,
+            kernel=f"{os.uname().release} {os.uname().machine}",
+            telemetry_path=settings.telemetry_path,
+            notice=self._notice,
+        )
+        return web.application(self.render, settings.telemetry_path, self.vcpus, page=self._overview, reload=reload)
 
     def _do_asked(self) -> None:
         if self._reload_asked:

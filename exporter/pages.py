@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
-from exporter import document
+from exporter import document, overview
 from exporter.config import Config
 from exporter.counting import Counting
+from exporter.document import Reading
 from exporter.exposition.buckets import Classic
 from exporter.exposition.page import Exposition, Page, Shape
 from exporter.metrics import Detail, Metrics
@@ -69,14 +70,24 @@ class Pages:
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def document(self) -> bytes:
-        """Collect, and make the JSON document of all vCPUs. Without a collection it is one of none, counted since 0."""
+        """Collect, and make the JSON document of all vCPUs."""
+        return document.encode(self._reading())
+
+    def look(self) -> overview.Look:
+        """Collect, and say what the page for a browser is made of."""
+        reading, state = self._reading(), self._state
+        health = overview.Health(state.snapshot is not None, state.collect_errors, self._lookup.pending)
+        return overview.Look(reading, health)
+
+    def _reading(self) -> Reading:
+        """All vCPUs with their names. Without a collection there are none, counted since 0."""
         self._counting.collect()
         self._lookup.settle(_SETTLE_SECONDS)
         snapshot, replay = self._state.snapshot, self._state.replay
         if snapshot is None:
-            return document.encode(document.nothing(0, replay=replay))
+            return document.nothing(0, replay=replay)
         since_ns, name = self._state.counting_since_ns, self._reasons.lookup
-        return document.encode(document.reading(snapshot, self._lookup.get, name, since_ns=since_ns, replay=replay))
+        return document.reading(snapshot, self._lookup.get, name, since_ns=since_ns, replay=replay)
 
     def tidy(self) -> None:
         """Let go of what no later page has: where nobody scrapes, it would pile up."""

@@ -115,7 +115,7 @@ class _Own:
                 )
             )
         yield from _counters(
-            collections_total=(state.collections, "Collections, by scrapes and by the timer."),
+            collections_total=(state.collections, "Collections, by scrapes, looks at the page and the timer."),
             collect_errors_total=(state.collect_errors, "Collections that failed; the log says why."),
             unserved_exits_total=(
                 state.unserved_exits,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import logging
 from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
-from exporter import __version__, document
+from exporter import document, overview
 from exporter.exposition.page import Page
 from exporter.logs import event
+from exporter.overview import Overview
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +83,14 @@ def text(status: int, body: str = "", *headers: tuple[str, str]) -> Answer:
 def application(
     render: Render,
     telemetry_path: str,
-    notice: str = "",
     vcpus: Callable[[], bytes] | None = None,
     *,
+    page: Overview | None = None,
     reload: Reload | None = None,
 ) -> Application:
-    """Every path there is. `notice` is shown on the landing page, escaped.
+    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `page` the page at /.
 
-    `vcpus` makes the JSON document of /-/vcpus. Without `reload` reloading is forbidden.
+    Without `reload` reloading is forbidden.
     """
 
     def metrics(request: Request) -> Answer:
@@ -98,13 +98,15 @@ def application(
         return Answer(200, page.headers, page)
 
     app = {
-        "/": _constant(_landing(telemetry_path, notice)),
         telemetry_path: Route(metrics, work=True),
         "/-/healthy": _constant(text(200, "Healthy")),
         "/-/reload": Route(lambda _: _reload(reload), _CHANGE, work=reload is not None),
     }
     if vcpus:
         app[document.PATH] = Route(lambda _: Answer(200, [("Content-Type", "application/json")], vcpus()), work=True)
+    if page:
+        app["/"] = Route(lambda _: Answer(200, overview.HEADERS, page.page()), work=True)
+        app[overview.PATH] = Route(lambda _: Answer(200, overview.HEADERS, page.fragment()), work=True)
     return app
 
 
@@ -136,17 +138,3 @@ def _reload(reload: Reload | None) -> Answer:
         return text(403, "Lifecycle API is not enabled.")
     wrong = reload()
     return text(500, f"failed to reload config: {wrong}") if wrong else text(200)
-
-
-def _landing(telemetry_path: str, notice: str) -> Answer:
-    path = html.escape(telemetry_path)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>kvm-exit-exporter</title></head>\n'
-        f"<body>\n<h1>kvm-exit-exporter {html.escape(__version__)}</h1>\n"
-        + (f"<p>{html.escape(notice)}</p>\n" if notice else "")
-        + "<p>Why the virtual machines of this host leave guest mode, how often and for how long.</p>\n"
-        f'<ul>\n<li><a href="{path}">{path}</a></li>\n<li><a href="/-/healthy">/-/healthy</a></li>\n</ul>\n'
-        "</body>\n</html>\n"
-    )
-    headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", "default-src 'none'")]
-    return Answer(200, headers, page.encode())

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from exporter.document import nothing
 from exporter.exposition.page import Page
+from exporter.overview import Health, Look, Overview
 from exporter.reasons import Space
 from exporter.web import ListenError, Web, application
 from tests.unit import pages
@@ -23,7 +25,8 @@ def _render(accept: str, accept_encoding: str) -> Page:
 @pytest.fixture
 def served() -> Iterator[Web]:
     web = Web(["127.0.0.1:0", "[::1]:0"])
-    web.serve(application(_render, "/metrics", notice="<replay>"))
+    page = Overview(lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics")
+    web.serve(application(_render, "/metrics", page=page))
     yield web
     web.close()
 
@@ -46,9 +49,11 @@ def test_paths(served: Web) -> None:
     assert _ask(served, "GET", "/-/healthy")[1] == b"Healthy\n"
     answer, body = _ask(served, "GET", "/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
-    assert b'href="/metrics"' in body
-    assert b"&lt;replay&gt;" in body
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert b'href="./metrics"' in body
+    answer, part = _ask(served, "GET", "/-/overview")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert part in body
     for path in ("/metrics/", "/favicon.ico", "/-/ready"):
         assert _ask(served, "GET", path)[0].status == 404
 
