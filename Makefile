@@ -12,6 +12,7 @@ TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-ven
 GRAFANA_SDK := 1769699379!11.6.0
 RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
 DEPLOY_PACKAGES := podman runc mmdebstrap
+BROWSER_PACKAGES := chromium fonts-dejavu-core pngquant
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Installs what of $(1) is missing; without root it says what to install and goes on.
@@ -46,6 +47,8 @@ help:
 	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
 	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
+	@echo "sudo make page-test   the page at / in a real Chromium"
+	@echo "sudo make screenshot  write docs/images/page.png, the demo's page"
 	@echo "sudo make deploy-test what deploy/ ships, on real servers and in real containers"
 	@echo "sudo make faults      everything that can go wrong around the daemon, with the counts of tests/faults/README.md"
 	@echo "sudo make soak        half an hour at full speed: memory, descriptors, exactness (SOAK_MINUTES)"
@@ -111,7 +114,7 @@ $(VENV)/deploy/done: $(VENV)/done
 DEPLOY_PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/deploy/bin/python -m pytest
 
 .PHONY: deploy-test containers-test kubernetes-test compose-test
-deploy-test: rules-test dashboards-test containers-test kubernetes-test compose-test
+deploy-test: page-test rules-test dashboards-test containers-test kubernetes-test compose-test
 
 containers-test: $(VENV)/deploy/done
 	$(call install,$(PACKAGES) $(DEPLOY_PACKAGES))
@@ -138,6 +141,16 @@ dashboards: $(VENV)/done
 .PHONY: dashboards-test
 dashboards-test: $(VENV)/done
 	$(VENV)/bin/python -m pytest tests/deploy/test_dashboards.py tests/deploy/test_dashboards_live.py
+
+.PHONY: page-test
+page-test: $(VENV)/done
+	$(call install,$(BROWSER_PACKAGES))
+	$(VENV)/bin/python -m pytest tests/browser
+
+.PHONY: screenshot
+screenshot: $(VENV)/done
+	$(call install,$(BROWSER_PACKAGES))
+	$(VENV)/bin/python -m tests.browser
 
 .PHONY: rules-test
 rules-test: $(VENV)/done

@@ -1,0 +1,298 @@
+"""The demo's page in a real Chromium: what it shows, how it keeps up, and what it never does."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from exporter import document
+from exporter.document import Reading, nothing
+from exporter.overview import HEADERS, Health, Look, Overview, view
+from exporter.overview.drawing import words
+from exporter.overview.markup import figure
+from exporter.readable import count
+from exporter.rows import between, grouped, ordered
+from exporter.web import Web, application
+from tests.browser.chromium import Browser
+from tests.prometheus.exporters import Demo
+from tests.unit.readings import counted, reading, thread
+from tests.unit.test_overview import NAME, crowd
+
+ROWS = """[...document.querySelectorAll("details")].map(vm => [
+  vm.querySelector("bdi").textContent,
+  [...vm.querySelectorAll("tbody tr")].map(row => [
+    ...[...row.cells].slice(0, 5).map(cell => cell.firstChild.textContent.trim()),
+    row.querySelector("title").textContent,
+  ]),
+])"""
+FIGURES = 'document.querySelector("#vms").innerText'
+OPEN = '[...document.querySelectorAll("details")].filter(vm => vm.open).map(vm => vm.id)'
+WIDTHS = (320, 768, 1280, 1920)
+
+
+def vcpus(demo: Demo) -> Reading:
+    with urllib.request.urlopen(f"http://{demo.address}/-/vcpus", timeout=10) as answer:
+        return document.decode(answer.read())
+
+
+def whole(now: Reading) -> dict[str, list[Any]]:
+    """By VM, its rows since counting began."""
+    found: dict[str, list[Any]] = {}
+    for row in ordered(grouped(between(nothing(now.since_ns), now), by="vm")):
+        found.setdefault(row.vm, []).append(row)
+    return found
+
+
+def lies(shown: str, *bounds: str) -> bool:
+    """Whether a figure is one of two, or between them."""
+    return shown in bounds or min(map(float, bounds)) <= float(shown) <= max(map(float, bounds))
+
+
+def test_a_first_view_is_what_vcpus_says(tmp_path: Path, chromium: Browser) -> None:
+    """Counters stand still; what is divided by the time that passed lies between a reading before and one after."""
+    demo = Demo(tmp_path, speed=20)
+    try:
+        time.sleep(2)
+        demo.pause()
+        before = vcpus(demo)
+        chromium.ask("Emulation.setScriptExecutionDisabled", value=True)
+        chromium.open(f"http://{demo.address}/")
+        shown = dict(chromium.run(ROWS))
+        heading = chromium.run('document.querySelector("#over").textContent')
+        after = vcpus(demo)
+    finally:
+        demo.end()
+    assert "averages since counting began" in heading
+    first, last = whole(before), whole(after)
+    assert set(shown) == set(first) == {"web-1", "db-1", "idle-1"}
+    for vm, rows in shown.items():
+        exact = {row.reason: row for row in first[vm]}
+        assert [row[0] for row in rows] == [row.reason for row in last[vm]]
+        for reason, lost, rate, p50, p99, title in rows:
+            row = exact[reason]
+            assert (p50, p99) == (words(row.p50_ns), words(row.p99_ns))
+            assert title == f"{words(row.percentile_ns(1))} to {words(row.max_ns)}"
+            (later,) = [each for each in last[vm] if each.reason == reason]
+            assert later.exits == row.exits
+            assert lies(rate, count(later.rate), count(row.rate))
+            assert lies(lost, *(figure(view.lost(each)) for each in (row, later)))
+
+
+def test_it_keeps_up_and_keeps_what_the_reader_did(demo: Demo, chromium: Browser) -> None:
+    chromium.open(f"http://{demo.address}/")
+    chromium.until(lambda: "over the last" in chromium.run('document.querySelector("#over").textContent'))
+    chromium.run('document.querySelectorAll("details")[1].querySelector("summary").click()')
+    closed = chromium.run('document.querySelectorAll("details")[1].id')
+    chromium.size(1280, 400)
+    chromium.run(f'document.querySelector("#{closed} summary").focus(); scrollTo(0, 150)')
+    opened = chromium.run(OPEN)
+    assert len(opened) == 2
+    for _ in range(3):
+        figures = chromium.run(FIGURES)
+        chromium.until(lambda figures=figures: chromium.run(FIGURES) != figures)  # type: ignore[misc]
+        assert sorted(chromium.run(OPEN)) == sorted(opened)
+        assert chromium.run("document.activeElement.parentElement.id") == closed
+        assert chromium.run("scrollY") == 150
+    assert {url.split("/", 3)[3] for url in chromium.asked_for()} == {"", "-/overview"}
+    assert all(url.startswith(f"http://{demo.address}/") for url in chromium.asked_for())
+    assert chromium.run('document.querySelector("#live").textContent') == "live"
+
+
+def test_it_shows_the_replay_version_and_links(demo: Demo, chromium: Browser) -> None:
+    chromium.open(f"http://{demo.address}/")
+    text = chromium.run("document.body.innerText")
+    assert "This is a replay of a recording, not this host." in text
+    assert "Exporter up · 0 collection errors" in text
+    links = chromium.run("[...document.links].map(link => link.href)")
+    assert links == [f"http://{demo.address}{path}" for path in ("/metrics", "/-/vcpus", "/-/healthy")]
+    for link in links:
+        with urllib.request.urlopen(link, timeout=10) as answer:
+            assert answer.status == 200
+
+
+def test_a_hidden_page_asks_for_nothing(demo: Demo, chromium: Browser) -> None:
+    chromium.open(f"http://{demo.address}/")
+    asked = 'performance.getEntriesByType("resource").length'
+    chromium.until(lambda: chromium.run(asked) >= 1)
+    # Another tab in front of it; headless Chromium does not hide a tab by itself.
+    chromium.run('Object.defineProperty(document, "hidden", {value: true, configurable: true})')
+    time.sleep(1)
+    before = chromium.run(asked)
+    time.sleep(5)
+    assert chromium.run(asked) == before
+    chromium.run('delete document.hidden; document.dispatchEvent(new Event("visibilitychange"))')
+    chromium.until(lambda: chromium.run(asked) >= before + 2)
+
+
+def test_without_scripts_it_reloads_itself(demo: Demo, chromium: Browser) -> None:
+    chromium.ask("Emulation.setScriptExecutionDisabled", value=True)
+    chromium.open(f"http://{demo.address}/")
+    assert len(chromium.run(ROWS)) == 3
+    assert "reloads every 5 s" in chromium.run("document.body.innerText")
+    chromium.until(lambda: chromium.asked_for().count(f"http://{demo.address}/") == 2)
+    chromium.until(lambda: "over the last" in chromium.run("document.body.innerText"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_width_scrolls_sideways(demo: Demo, chromium: Browser, width: int, scheme: str) -> None:
+    chromium.size(width)
+    chromium.scheme(scheme)
+    chromium.open(f"http://{demo.address}/")
+    assert chromium.run("[innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [width, True]
+    dark = chromium.run("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)"
+    assert dark == (scheme == "dark")
+    assert weak(chromium) == []
+
+
+def weak(chromium: Browser) -> list[Any]:
+    """Texts whose contrast with what is behind them is under 4.5 (WCAG 2.2, 1.4.3)."""
+    found: list[Any] = chromium.run("""(() => {
+      const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+      const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const behind = (node) => { const c = rgb(getComputedStyle(node).backgroundColor);
+        return c.length < 4 || c[3] ? c : behind(node.parentElement); };
+      return [...document.body.querySelectorAll("*")]
+        .filter(node => !["SCRIPT", "NOSCRIPT"].includes(node.nodeName))
+        .filter(node => [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()))
+        .filter(node => !node.closest("svg"))
+        .map(node => { const a = light(rgb(getComputedStyle(node).color)), b = light(behind(node));
+          return [node.outerHTML.slice(0, 80), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)]; })
+        .filter(([, contrast]) => contrast < 4.5);
+    })()""")
+    return found
+
+
+class Served:
+    """A page of readings made by hand, on the real server; `look` may be exchanged."""
+
+    def __init__(self, look: Callable[[], Look]) -> None:
+        self.look = look
+        page = Overview(self._look, time.monotonic, kernel="6.1.0", telemetry_path="/metrics", notice=NAME)
+        self._app = application(lambda *_: pytest.fail("nobody scrapes"), "/metrics", page=page)
+        self.web = Web(["127.0.0.1:0"])
+        self.web.serve(self._app)
+
+    def _look(self) -> Look:
+        return self.look()
+
+    def again(self, address: str) -> None:
+        self.web = Web([address])
+        self.web.serve(self._app)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served(lambda: Look(reading(1), Health(True, 0, 0)))
+    yield made
+    made.web.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_hostile_names_are_text(served: Served, chromium: Browser, width: int) -> None:
+    made = Look(crowd(), Health(False, 7, 3))
+    served.look = lambda: made
+    chromium.size(width)
+    for scheme in ("light", "dark"):
+        chromium.scheme(scheme)
+        chromium.open(f"http://{served.web.addresses[0]}/")
+        assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+        assert weak(chromium) == []
+    assert chromium.run('document.querySelectorAll("script, img").length') == 1
+    first = chromium.run('document.querySelector("bdi").textContent')
+    assert first == "0<script>alert('\"&\\u202e\\ud800\U0001f4a5')</scri…"
+    red = chromium.run('getComputedStyle(document.querySelector("#stuck tbody th")).color')
+    assert red == "rgb(255, 147, 138)"
+
+
+def test_it_says_since_when_it_is_stale(served: Served, chromium: Browser) -> None:
+    chromium.open(f"http://{served.web.addresses[0]}/")
+    stale = 'document.querySelector("#stale")'
+    assert chromium.run(f"{stale}.hidden")
+    address = served.web.addresses[0]
+    served.web.close()
+    chromium.until(lambda: not chromium.run(f"{stale}.hidden"))
+    text = chromium.run(f"{stale}.textContent")
+    assert text.startswith("Stale since ")
+    assert text.endswith(": the exporter does not answer")
+    time.sleep(3)
+    assert chromium.run(f"{stale}.textContent") == text
+    served.again(address)
+    chromium.until(lambda: chromium.run(f"{stale}.hidden"))
+    # A browser itself says on the console that a connection was refused: that, and nothing else.
+    assert {json.loads(line)["entry"]["source"] for line in chromium.said()} == {"network"}
+    chromium.events.clear()
+
+
+def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) -> None:
+    """Five VMs whose order turns round with each look: the one the reader opened, and is in, stays so."""
+    looks = [0]
+
+    def look() -> Look:
+        looks[0] += 1
+        step = looks[0]
+        vms = []
+        for pid in range(1, 6):
+            # Each look adds to the sums what makes another VM the first.
+            total = sum(((pid + at) % 5 + 1) * 10**7 for at in range(step))
+            vms.append(thread(pid, pid, counted("IRQ", "interrupt", step, {64: step}, total), vm=f"vm-{pid}"))
+        return Look(reading(10 + step, *vms), Health(True, 0, 0))
+
+    served.look = look
+    chromium.open(f"http://{served.web.addresses[0]}/")
+    order = '[...document.querySelectorAll("details")].map(vm => vm.id).join()'
+    chromium.run('document.querySelector("details:not([open]) summary").click()')
+    chromium.run('document.querySelectorAll("details")[3].querySelector("summary").focus()')
+    mine = chromium.run('document.querySelectorAll("details")[3].id')
+    seen = set()
+    for _ in range(4):
+        before = chromium.run(order)
+        seen.add(before)
+        chromium.until(lambda before=before: chromium.run(order) != before)  # type: ignore[misc]
+        assert len(chromium.run(OPEN)) == 4
+        assert mine in chromium.run(OPEN)
+        assert chromium.run("document.activeElement.parentElement.id") == mine
+    assert len(seen) > 2
+
+
+def test_it_works_below_a_path_of_a_reverse_proxy(demo: Demo, chromium: Browser) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path.startswith("/host-7/")
+            with urllib.request.urlopen(f"http://{demo.address}{self.path[7:]}", timeout=10) as answer:
+                body = answer.read()
+                self.send_response(answer.status)
+                for name in ("Content-Type", "Content-Security-Policy"):
+                    self.send_header(name, answer.headers[name])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        base = f"http://127.0.0.1:{proxy.server_address[1]}/host-7/"
+        chromium.open(base)
+        chromium.until(lambda: "over the last" in chromium.run('document.querySelector("#over").textContent'))
+        figures = chromium.run(FIGURES)
+        chromium.until(lambda: chromium.run(FIGURES) != figures)
+        assert chromium.run("document.links[0].href") == base + "metrics"
+        assert all(url.startswith(base) for url in chromium.asked_for())
+        assert dict(HEADERS)["Content-Security-Policy"]
+    finally:
+        chromium.open("about:blank")
+        proxy.shutdown()
+        proxy.server_close()
