@@ -38,7 +38,8 @@ def _speed(text: str) -> float:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The whole command line, as argparse has it; the manual and the shells' completion are held against it."""
     parser = argparse.ArgumentParser(
         prog="kvm-exit-exporter",
         description="Prometheus exporter for KVM exits: which VM exits, on which vCPU, why, how often, for how long.",
@@ -82,7 +83,7 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 2 for usage and configuration, 1 for all that fails later."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         chosen = _config(arguments)
     except ConfigError as error:
