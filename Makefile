@@ -49,6 +49,7 @@ help:
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
 	@echo "sudo make page-test   the page at / in a real Chromium"
 	@echo "sudo make screenshot  write docs/images/page.png, the demo's page"
+	@echo "make completion       write the shells' completion files from the command line"
 	@echo "sudo make deploy-test what deploy/ ships, on real servers and in real containers"
 	@echo "sudo make faults      everything that can go wrong around the daemon, with the counts of tests/faults/README.md"
 	@echo "sudo make soak        half an hour at full speed: memory, descriptors, exactness (SOAK_MINUTES)"
@@ -114,12 +115,22 @@ $(VENV)/deploy/done: $(VENV)/done
 DEPLOY_PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/deploy/bin/python -m pytest
 
 .PHONY: deploy-test containers-test kubernetes-test compose-test
-deploy-test: page-test rules-test dashboards-test containers-test kubernetes-test compose-test
+deploy-test: page-test rules-test dashboards-test containers-test kubernetes-test compose-test deb-test rpm-test
 
 containers-test: $(VENV)/deploy/done
 	$(call install,$(PACKAGES) $(DEPLOY_PACKAGES))
 	$(call tracefs)
 	$(DEPLOY_PYTEST) tests/deploy/containers
+
+.PHONY: deb-test rpm-test
+deb-test: $(VENV)/done
+	$(call install,$(PACKAGES) $(E2E_PACKAGES) debhelper dh-python fish lintian mandoc mmdebstrap zsh)
+	$(call tracefs)
+	$(VENV)/bin/python -m pytest tests/unit/test_manual.py tests/unit/test_completion.py tests/deploy/packages/test_debian*.py
+
+rpm-test: $(VENV)/done
+	$(call install,cpio debhelper dh-python rpm rpmlint)
+	$(VENV)/bin/python -m pytest tests/deploy/packages/test_rpm.py
 
 .PHONY: prometheus-rule
 prometheus-rule:
@@ -137,6 +148,10 @@ bench:
 .PHONY: dashboards
 dashboards: $(VENV)/done
 	$(VENV)/bin/python -m deploy.grafana.source
+
+.PHONY: completion
+completion: $(VENV)/done
+	$(VENV)/bin/python -m deploy.completion.source
 
 .PHONY: dashboards-test
 dashboards-test: $(VENV)/done
@@ -180,6 +195,33 @@ $(VENV)-fuzz/done: Makefile
 .PHONY: fuzz
 fuzz: $(VENV)-fuzz/done
 	$(VENV)-fuzz/bin/python -m tests.fuzz.run
+
+# What a package has, in one place: the Debian rules and the RPM spec call this.
+PREFIX := /usr
+UNITDIR := $(PREFIX)/lib/systemd/system
+DEFAULTS := /etc/default
+ZSHDIR := $(PREFIX)/share/zsh/site-functions
+SHARE = $(DESTDIR)$(PREFIX)/share
+
+.PHONY: install
+install:
+	mkdir -p $(SHARE)/kvm-exit-exporter
+	find exporter -type f -not -path '*/__pycache__/*' -print0 | \
+		xargs -0 cp --parents --no-preserve=mode -t $(SHARE)/kvm-exit-exporter
+	install -D deploy/bin/kvm-exit-exporter $(DESTDIR)$(PREFIX)/bin/kvm-exit-exporter
+	install -Dm644 config.yaml $(DESTDIR)/etc/kvm-exit-exporter/config.yaml
+	install -Dm644 systemd/kvm-exit-exporter.default $(DESTDIR)$(DEFAULTS)/kvm-exit-exporter
+	install -Dm644 systemd/kvm-exit-exporter.service systemd/kvm-exit-exporter.socket -t $(DESTDIR)$(UNITDIR)
+	sed -i 's|/etc/default/|$(DEFAULTS)/|' $(DESTDIR)$(UNITDIR)/kvm-exit-exporter.service $(DESTDIR)$(DEFAULTS)/kvm-exit-exporter
+	install -Dm644 systemd/kvm-exit-exporter.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/kvm-exit-exporter.conf
+	install -Dm644 docs/man/kvm-exit-exporter.8 -t $(SHARE)/man/man8
+	install -Dm644 deploy/completion/kvm-exit-exporter.bash $(SHARE)/bash-completion/completions/kvm-exit-exporter
+	install -Dm644 deploy/completion/kvm-exit-exporter.fish -t $(SHARE)/fish/vendor_completions.d
+	install -Dm644 deploy/completion/_kvm-exit-exporter -t $(DESTDIR)$(ZSHDIR)
+	install -Dm644 README.md -t $(SHARE)/doc/kvm-exit-exporter
+	install -Dm644 docs/*.md -t $(SHARE)/doc/kvm-exit-exporter/docs
+	install -Dm644 $(wildcard deploy/prometheus/*.rules.yml) deploy/grafana/dashboards/*.json \
+		-t $(SHARE)/doc/kvm-exit-exporter/examples
 
 .PHONY: clean
 clean:
