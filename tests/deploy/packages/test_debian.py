@@ -1,0 +1,190 @@
+"""The Debian package: what is in it, and a life of one on a Debian 12: installed, used, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from tests.deploy.packages import tree
+
+ROOT = Path(__file__).parents[3]
+NAME, NEXT = "kvm-exit-exporter", "999.1.0"
+CONFIG = f"etc/{NAME}/config.yaml"
+ENABLED = {f"etc/systemd/system/multi-user.target.wants/{NAME}.service"}
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def build(checkout: Path, folder: Path) -> Path:
+    said = subprocess.run([checkout / "deploy/debian/build", folder], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    return Path(said.stdout.strip())
+
+
+def contents(package: Path) -> list[str]:
+    listing = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, text=True, check=True).stdout
+    return [line.split(maxsplit=5)[5][1:] for line in listing.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a higher version, and another config.yaml, of a checkout without git."""
+    checkout = tmp_path_factory.mktemp("newer")
+    names = subprocess.run([ROOT / "deploy/files"], capture_output=True, check=True).stdout
+    subprocess.run(["xargs", "-0", "cp", "--parents", "-t", checkout], input=names, cwd=ROOT, check=True)
+    (checkout / "exporter/__init__.py").write_text(f'"""Newer."""\n\n__version__ = "{NEXT}"\n')
+    with (checkout / "config.yaml").open("a") as file:
+        file.write("\n# A newer version's.\n")
+    return build(checkout, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tree.Tree]:
+    tree.own_mounts()
+    folder = tmp_path_factory.mktemp("tree")
+    yield tree.Tree(folder)
+    subprocess.run(["umount", "--recursive", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def before(debian: tree.Tree) -> set[str]:
+    return debian.files()
+
+
+def test_version_and_files(package: Path) -> None:
+    assert package.name == f"{NAME}_{__version__}-1_all.deb"
+    tracked = subprocess.run([ROOT / "deploy/files"], capture_output=True, check=True).stdout.decode().split("\0")
+    code = {f"/usr/share/{NAME}/{name}" for name in tracked if name.startswith("exporter/") and "COPYING" not in name}
+    found = {name for name in contents(package) if not name.endswith("/")}
+    assert {name for name in found if name.startswith(f"/usr/share/{NAME}/")} == code
+    assert {name for name in found if name.startswith("/etc/")} == {f"/{CONFIG}", f"/etc/default/{NAME}"}
+    examples = {name.rpartition("/")[2] for name in found if "/examples/" in name}
+    assert examples == {
+        path.name for path in (*ROOT.glob("deploy/prometheus/*.rules.yml"), *ROOT.glob("deploy/grafana/dashboards/*"))
+    }
+
+
+def test_a_second_build_is_the_same(package: Path, tmp_path: Path) -> None:
+    assert build(ROOT, tmp_path).read_bytes() == package.read_bytes()
+
+
+def test_lintian_is_content(package: Path) -> None:
+    command = ["lintian", "--allow-root", "-iIE", "--pedantic", "--fail-on=error,warning,info,pedantic"]
+    said = subprocess.run([*command, package.with_name(package.name.replace("_all.deb", f"_{_machine()}.changes"))],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert said.returncode == 0, said.stdout
+    assert not re.search("^[EWIP]: ", said.stdout, re.MULTILINE), said.stdout
+
+
+def _machine() -> str:
+    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_install(debian: tree.Tree, package: Path, before: set[str]) -> None:
+    shutil.copy(package, debian.root / "tmp/package.deb")
+    debian.apt("install", "/tmp/package.deb")
+    assert debian.run(NAME, "--version") == f"{NAME} {__version__}\n"
+    assert re.fullmatch(
+        rf"{NAME}:x:\d+:\d+:[^:]+:/nonexistent:/usr/sbin/nologin", debian.run("getent", "passwd", NAME).strip()
+    )
+    assert debian.run("systemctl", "is-enabled", f"{NAME}.service") == "enabled\n"
+    assert debian.run("systemctl", "is-enabled", f"{NAME}.socket", status=1) == "disabled\n"
+    assert debian.run("systemd-analyze", "verify", "--man=no", f"{NAME}.service") == ""
+
+
+def test_it_runs_from_anywhere_and_imports_nothing_else(debian: tree.Tree) -> None:
+    (debian.root / "tmp/exporter.py").write_text("raise SystemExit('the wrong one')\n")
+    said = debian.run("sh", "-c", f"cd /tmp && PYTHONPATH=/tmp {NAME} --version")
+    assert said == f"{NAME} {__version__}\n"
+
+
+def test_the_configuration_and_the_unit_s_command(debian: tree.Tree) -> None:
+    debian.run("sh", "-euc", f". /etc/default/{NAME}; runuser -u {NAME} -- {NAME} serve $ARGS --config.check")
+
+
+def test_check(debian: tree.Tree) -> None:
+    said = debian.run("sh", "-c", f"{NAME} check || [ $? = 1 ]")  # 1 where this kernel lacks KVM
+    assert re.search(r"^trial load +ok ", said, re.MULTILINE), said
+
+
+def test_demo_answers(debian: tree.Tree) -> None:
+    with demo(debian) as url:
+        page = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
+    assert "\nkvm_exit_exporter_replay 1.0\n" in page
+    assert set(re.findall(r'^kvm_vm_info{.*vm="([^"]*)"', page, re.MULTILINE)) == {"web-1", "db-1", "idle-1"}
+
+
+@contextlib.contextmanager
+def demo(debian: tree.Tree) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = debian.command(NAME, "demo", f"--web.listen-address={url[7:]}")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(OSError):
+                    if urllib.request.urlopen(f"{url}/metrics", timeout=10).read().count(b"\nkvm_vm_info{") == 3:
+                        break
+                time.sleep(0.5)
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
+
+
+def test_manual_page(debian: tree.Tree) -> None:
+    assert debian.run("man", "-w", NAME) == f"/usr/share/man/man8/{NAME}.8.gz\n"
+    page = debian.run("env", "MANPAGER=cat", "MANWIDTH=100", "man", "--warnings", NAME)
+    assert "counts why, how often and for how long" in page
+    assert "warning" not in page
+
+
+def test_completion_is_found_by_name(debian: tree.Tree) -> None:
+    script = f"""
+        . /usr/share/bash-completion/bash_completion
+        _completion_loader {NAME}
+        COMP_WORDS=({NAME} rep) COMP_CWORD=1
+        _kvm_exit_exporter
+        echo "${{COMPREPLY[@]}}"
+    """
+    assert debian.run("bash", "-c", script) == "replay\n"
+
+
+def test_upgrade_keeps_what_was_changed(debian: tree.Tree, newer: Path) -> None:
+    with (debian.root / CONFIG).open("a") as file:
+        file.write("\nlinger: 7m\n")
+    changed = (debian.root / CONFIG).read_bytes()
+    shutil.copy(newer, debian.root / "tmp/newer.deb")
+    debian.apt("install", "/tmp/newer.deb")
+    assert debian.run(NAME, "--version") == f"{NAME} {NEXT}\n"
+    assert (debian.root / CONFIG).read_bytes() == changed
+    assert (debian.root / f"{CONFIG}.dpkg-dist").read_bytes().endswith(b"# A newer version's.\n")
+
+
+def test_remove_keeps_the_configuration_alone(debian: tree.Tree, before: set[str]) -> None:
+    debian.apt("remove", NAME)
+    left = {name for name in debian.files() - before if not name.startswith("var/lib/systemd/deb-systemd-helper-")}
+    assert left == {f"etc/{NAME}", CONFIG, f"{CONFIG}.dpkg-dist", f"etc/default/{NAME}"} | ENABLED
+
+
+def test_purge_leaves_the_user_alone(debian: tree.Tree, before: set[str]) -> None:
+    debian.apt("purge", NAME)
+    assert debian.files() == before
+    assert debian.run("getent", "passwd", NAME)

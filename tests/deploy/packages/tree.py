@@ -1,0 +1,89 @@
+"""A Debian 12 of its own to install packages in: a chroot whose changes are thrown away."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+from tests.e2e import apt
+
+CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "packages"
+PACKAGES = (
+    *("bash-completion", "man-db", "procps", "systemd"),
+    *("python3-bpfcc", "python3-prometheus-client", "python3-tornado", "python3-yaml"),
+)
+# What programs and maintainer scripts of every package leave behind.
+NOISE = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "tmp", "run/systemd", "proc", "sys", "dev")
+
+
+def base() -> Path:
+    """Return the tree as mmdebstrap makes it, kept in the cache."""
+    tree = CACHE / apt.CODENAME
+    if not (tree / ".complete").exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["rm", "-rf", tree], check=True)
+        sources = "\n".join(text for name, text in apt.sources().items() if name.endswith(".list"))
+        stanzas = [text for name, text in apt.sources().items() if name.endswith(".sources")]
+        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", apt.CODENAME, tree, "-"]
+        subprocess.run(command, input="\n\n".join([sources, *stanzas]), text=True, check=True)
+        (tree / ".complete").touch()
+    return tree
+
+
+def own_mounts() -> None:
+    """Give this process mounts of its own: what it mounts ends with it."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+class Tree:
+    """A throw-away layer over base(), in which nothing starts a service."""
+
+    def __init__(self, folder: Path) -> None:
+        # Another tmpfs: a layer cannot lie on a filesystem that is an overlay itself.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+        self.root = folder / "root"
+        for name in ("root", "upper", "work"):
+            (folder / name).mkdir()
+        layers = f"lowerdir={base()},upperdir={folder}/upper,workdir={folder}/work"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, self.root], check=True)
+        subprocess.run(["mount", "-t", "proc", "proc", self.root / "proc"], check=True)
+        for name in ("sys", "dev"):
+            subprocess.run(["mount", "--rbind", f"/{name}", self.root / name], check=True)
+        tracing = self.root / "sys/kernel/tracing"
+        if not (tracing / "events").exists():
+            subprocess.run(["mount", "-t", "tracefs", "nodev", tracing], check=True)
+        policy = self.root / "usr/sbin/policy-rc.d"
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+
+    def command(self, *words: str | Path) -> list[str]:
+        """Return the command of this machine that runs a command in the tree."""
+        clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"]
+        return [*clean, "chroot", str(self.root), *map(str, words)]
+
+    def run(self, *words: str | Path, status: int = 0) -> str:
+        """Run a command in the tree, and return what it writes to either stream."""
+        said = subprocess.run(
+            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+        )
+        assert said.returncode == status, said.stdout
+        return said.stdout
+
+    def apt(self, action: str, *packages: str | Path) -> str:
+        """Have apt-get do something without a network."""
+        keep = ("-o", "Dpkg::Options::=--force-confold", "--no-install-recommends")
+        return self.run("apt-get", "-y", "-q", *keep, action, *packages)
+
+    def files(self) -> set[str]:
+        """Return every path, but for what always changes."""
+        found = set()
+        for folder, names, files in os.walk(self.root):
+            inside = Path(folder).relative_to(self.root)
+            names[:] = [name for name in names if str(inside / name) not in NOISE]
+            found |= {str(inside / name) for name in (*names, *files)}
+        return found
