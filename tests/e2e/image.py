@@ -23,8 +23,8 @@ import apt
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = [
-    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
-    *("sed", "systemd", "tar", "util-linux"),
+    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "dpkg", "grep", "init-system-helpers", "iproute2"),
+    *("kmod", "mount", "procps", "sed", "systemd", "tar", "util-linux"),
     *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-tornado"),
     "python3-yaml",
 ]
@@ -91,6 +91,7 @@ def _build(architecture: str, building: Path) -> None:
     tree, result = building / "tree", building / "image"
     result.mkdir()
     _unpack(debs, tree)
+    _register(debs, tree)
     release = next((tree / "usr/lib/modules").iterdir()).name
     subprocess.run(["depmod", "-b", tree, release], check=True)
     shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
@@ -120,6 +121,20 @@ def _unpack(debs: list[Path], tree: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(unpack, debs))
+
+
+def _register(debs: list[Path], tree: Path) -> None:
+    """Have the machine's dpkg know what was unpacked: a package that is installed there has what it depends on."""
+    database = tree / "var/lib/dpkg"
+    (database / "info").mkdir(parents=True, exist_ok=True)
+    stanzas = []
+    for deb in debs:
+        control = subprocess.run(["dpkg-deb", "--field", deb], stdout=subprocess.PIPE, check=True, text=True).stdout
+        stanzas.append(f"{control.strip()}\nStatus: install ok installed\n")
+        fields = dict(re.findall(r"^([\w-]+): (.*)$", control, re.MULTILINE))
+        architecture = f":{fields['Architecture']}" if fields.get("Multi-Arch") == "same" else ""
+        (database / f"info/{fields['Package']}{architecture}.list").touch()
+    (database / "status").write_text("\n".join(stanzas))
 
 
 def _configure(tree: Path) -> None:

@@ -36,11 +36,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk there")
     parser.add_argument("--shell", action="store_true", help="a shell in the machine instead of the scenario")
     parser.add_argument("--systemd", action="store_true", help="boot with systemd, and run systemd_scenario.py")
+    parser.add_argument(
+        "--extra", action="append", default=[], metavar="NAME=FILE", help="a file of this machine, there as /job/NAME"
+    )
     parser.add_argument("--command", help="another command than the scenario, run at the top of the checkout")
     parser.add_argument("scenario", nargs="*", help="arguments of scenario.py, after --")
     arguments = parser.parse_args()
 
     scenario = "systemd_scenario.py" if arguments.systemd else "scenario.py"
+    given = [extra.partition("=") for extra in arguments.extra]
     started = time.monotonic()
     built = image(arguments.architecture)
     print(f"{arguments.architecture}: image after {time.monotonic() - started:.0f} s", flush=True)
@@ -51,7 +55,7 @@ def main() -> int:
             arguments.architecture,
             built,
             CHECKOUT,
-            extra={"guest": guest},
+            extra={"guest": guest, **{name: Path(file) for name, _, file in given}},
             command=arguments.command or " ".join([f"python3 tests/e2e/{scenario}", *arguments.scenario]),
             timeout=arguments.timeout,
             shell=arguments.shell,

@@ -1,0 +1,28 @@
+"""The Debian package on a KVM host that systemd has booted: started, upgraded without a count lost, purged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from tests.deploy.packages.test_debian import NEXT, ROOT, newer, package
+
+__all__ = ["newer", "package"]
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def test_a_life_under_systemd(package: Path, newer: Path) -> None:
+    command = [
+        *(sys.executable, ROOT / "tests/e2e/run.py", "arm64", "--systemd", "--timeout", "500"),
+        *("--extra", f"old.deb={package}", "--extra", f"new.deb={newer}"),
+        *("--command", f"python3 tests/e2e/package_scenario.py {__version__} {NEXT}"),
+    ]
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert said.returncode == 0, said.stdout
+    assert " passed, 0 failed" in said.stdout.splitlines()[-1]
