@@ -29,7 +29,7 @@ def install(configuration: str) -> None:
         file = Path("/etc") / kind
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join(line for line in lines if not line.startswith(NAME)))
-    shutil.copytree(CHECKOUT / "exporter", "/usr/lib/python3/dist-packages/exporter")
+    shutil.copytree(CHECKOUT / "exporter", "/usr/share/kvm-exit-exporter/exporter")
     for source, target in (
         (f"deploy/bin/{NAME}", f"/usr/bin/{NAME}"),
         (f"systemd/{NAME}.service", f"/usr/lib/systemd/system/{NAME}.service"),
