@@ -37,8 +37,8 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 
 @needs_systemd
 def test_the_sandbox_stays_as_tight_as_it_is() -> None:
-    """Overall exposure 2.0 of 10: what is left is named and explained in the unit."""
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", FILES / "kvm-exit-exporter.service"]
+    """Overall exposure 1.9 of 10, below 2: what is left is named and explained in the unit."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=19", FILES / "kvm-exit-exporter.service"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout
 

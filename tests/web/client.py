@@ -9,7 +9,9 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
+from exporter.document import nothing
 from exporter.exposition.page import Page
+from exporter.overview import Health, Look, Overview
 from exporter.web import Application, Web, application
 
 BODY = b"kvm_exits_total 4801\n"
@@ -22,9 +24,12 @@ class Got(NamedTuple):
 
 
 def app(size: int = 1) -> Application:
-    """/metrics is BODY, so many times."""
+    """/metrics is BODY, so many times; / is the page of a host without VMs."""
     page = Page([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
-    return application(lambda *_: page, "/metrics")
+    overview = Overview(
+        lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
+    )
+    return application(lambda *_: page, "/metrics", page=overview)
 
 
 def ask(
