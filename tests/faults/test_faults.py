@@ -26,6 +26,10 @@ from tests.faults.service import AS_ARM64, EVENTS, EXITS, TEXT, Scraper, Service
 Start = Callable[..., Service]
 
 
+_AS_ROOT = 'run_as: ""\n'
+"""Whose limits are changed from outside has to be of the same user: root of a container may lack CAP_SYS_RESOURCE."""
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
@@ -178,7 +182,7 @@ def test_stand_in_is_killed(start: Start) -> None:
 @pytest.mark.kvm
 def test_descriptors_run_out(start: Start) -> None:
     """RLIMIT_NOFILE at what is open: no connection can be accepted, counting goes on, all comes with the next page."""
-    service = start()
+    service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
     driven.drive()
@@ -241,7 +245,7 @@ def _cpu_seconds(pid: int) -> float:
 @pytest.mark.kvm
 def test_no_memory_for_threads(start: Start) -> None:
     """RLIMIT_AS at what is mapped: no thread's stack can be had, for a scrape or a look-up. Afterwards all comes."""
-    service = start()
+    service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
     driven.drive()
