@@ -93,15 +93,16 @@ def standstill(config: Config) -> Iterator[Standstill]:
     """The daemon itself with a recording that ends, in this process."""
     players: list[Player] = []
 
-    def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float) -> Player:
-        players.append(Player(recorded, programs, speed=speed, endless=False))
+    def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float, account: None) -> Player:
+        players.append(Player(recorded, programs, speed=speed, endless=False, account=account))
         return players[-1]
 
     service = daemon.Daemon(config)
     try:
-        service.start()
         with mock.patch.object(daemon, "Player", once):
-            service.replay(recording.DEFAULT, 1000.0)
+            service.prepare_replay(recording.DEFAULT, 1000.0, None)
+        service.start()
+        service.attach()
         (player,) = players
         player.join()
         deadline = time.monotonic() + 30

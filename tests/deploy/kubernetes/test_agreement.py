@@ -92,7 +92,7 @@ def test_volumes_and_configuration(built: Built, tmp_path: Path) -> None:
     (tmp_path / file.name).write_text(built["ConfigMap"]["data"][file.name])
     config = configfile.load(tmp_path / file.name)
     assert config.log.format == "json"
-    assert mounts[str(Path(config.lock_file).parent)]["name"] == "scratch"
+    assert mounts[str(Path(config.lock_file).parent.parent)]["name"] == "scratch"  # root makes the folder in between
     assert volumes["tracefs"]["hostPath"]["path"] in mounts
     written = {path for path, mount in mounts.items() if not mount.get("readOnly")}
     assert written == {"/run", "/tmp"}
