@@ -23,8 +23,9 @@ import apt
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = [
-    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "dpkg", "grep", "init-system-helpers", "iproute2"),
-    *("kmod", "mount", "procps", "sed", "systemd", "tar", "util-linux"),
+    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
+    *("sed", "systemd", "tar", "util-linux"),
+    *("dash", "debianutils", "diffutils", "dpkg", "findutils", "init-system-helpers", "libc-bin", "perl-base"),
     *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-tornado"),
     "python3-yaml",
 ]
@@ -127,6 +128,7 @@ def _register(debs: list[Path], tree: Path) -> None:
     """Have the machine's dpkg know what was unpacked: a package that is installed there has what it depends on."""
     database = tree / "var/lib/dpkg"
     (database / "info").mkdir(parents=True, exist_ok=True)
+    (database / "info/format").write_text("1\n")  # lists have the architecture in their names
     stanzas = []
     for deb in debs:
         control = subprocess.run(["dpkg-deb", "--field", deb], stdout=subprocess.PIPE, check=True, text=True).stdout
