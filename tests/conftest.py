@@ -1,4 +1,4 @@
-"""For all suites: signals that whoever started them has ignored (nohup, a shell's &) are heard again, also by children."""
+"""For all suites: signals that who started them has ignored (nohup, a shell's &) are heard again, also by children."""
 
 from __future__ import annotations
 
