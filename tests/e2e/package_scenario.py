@@ -82,7 +82,12 @@ def run(checks: Checks, old: str, new: str) -> None:
     checks.equal("config.yaml", CONFIG.read_text(), changed)
     guest.end()
 
+    # systemd listens in place of a service that does not run, and the first scrape starts it.
+    installed.systemctl("stop", f"{installed.NAME}.service")
     installed.systemctl("start", f"{installed.NAME}.socket")
+    checks.equal("version by the socket", _version(), new)
+    installed.systemctl("start", f"{installed.NAME}.service")  # it answers before it is attached
+    checks.equal("ActiveState by the socket", installed.show("ActiveState"), "active")
     dpkg("--remove", installed.NAME)
     checks.equal("ActiveState", installed.show("ActiveState"), "inactive")
     checks.equal("ActiveState of the socket", _state("socket"), "inactive")
