@@ -7,6 +7,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.maps import NO_VCPU_ID
@@ -17,6 +18,7 @@ from exporter.replay.events import COUNTED, Event, Kind, unpack
 from exporter.replay.ring import Ring
 from exporter.replay.writer import Thread, Writer
 from exporter.vms import Lookup, Vcpu, Vm
+from exporter.vms.identity import unknown
 from exporter.vms.vcpu import index_from_comm
 
 MAX_THREADS = 1 << 16
@@ -66,6 +68,8 @@ class Recorder:
         self._announced = 0
         """How many of them are in the file."""
         self._last_of_tid: dict[int, int] = {}
+        self._vm_of: dict[int, Vm] = {}
+        """By tgid."""
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
 
@@ -170,8 +174,12 @@ class Recorder:
         key = ThreadKey(event.tgid, event.tid, ns)
         self._lookup.submit(key, event.comm, None)
         self._lookup.settle(_IDENTITY_SECONDS)
-        found = self._lookup.get(key) or Vcpu(Vm(event.tgid, str(event.tgid), "", "unknown"), "")
+        found = self._lookup.get(key) or Vcpu(unknown(event.tgid), "")
         self._lookup.forget([key])
+        # A process that has ended meanwhile tells nothing any more; another of its threads may have been in time.
+        if found.vm == unknown(event.tgid):
+            found = replace(found, vm=self._vm_of.get(event.tgid, found.vm))
+        self._vm_of[event.tgid] = found.vm
         self._want_again(event.tid)
         if self._vm_name and found.vm.name != self._vm_name:
             self._unwanted.add(event.tid)

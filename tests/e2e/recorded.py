@@ -15,6 +15,7 @@ from vms import ExactGuest, identity
 
 FILE = Path("/tmp/exact.kvmrec")
 START_SECONDS, END_SECONDS = 120, 60
+LOOK_SECONDS = 2  # the name of a VM is looked up while it lives
 COMMAND = [sys.executable, "-m", "exporter"]
 
 
@@ -32,6 +33,8 @@ def compare(checks: Checks) -> None:
         other = ExactGuest(identity("not recorded"), {workload.SIMPLEST: 23})
         for each in (guest, other):
             each.wait_parked()
+        time.sleep(LOOK_SECONDS)
+        for each in (guest, other):
             each.end()
         recording.send_signal(signal.SIGINT)
         _, said = recording.communicate(timeout=END_SECONDS)
