@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,13 +60,12 @@ class Recorded:
             clock_in_context=True,
         )
         self.path = path
+        proc = options.pop("proc", Path("/proc"))
         self.loaded = program.load(request)
         self._file = create(path, force=True)
         self.writer = Writer(self._file, _header(front))
         self.now = 0
-        self.recorder = Recorder(
-            self.loaded, ring_bytes, self.writer, Path("/proc"), clock_ns=lambda: self.now, **options
-        )
+        self.recorder = Recorder(self.loaded, ring_bytes, self.writer, proc, clock_ns=lambda: self.now, **options)
         self._vcpus: list[Vcpu] = []
 
     def vcpu(self, comm: str = "CPU 0/KVM") -> Vcpu:
@@ -241,6 +241,25 @@ def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
         assert read.events[Kind.ENTRY] == expected
         assert read.events[Kind.THREAD_END] == (1 if expected else 0)
         assert len(read.vms) == (1 if expected else 0)
+
+
+def test_a_vm_that_ends_before_its_second_thread_is_looked_up(
+    recorded: Callable[..., Recorded], tmp_path: Path
+) -> None:
+    process = tmp_path / "proc" / str(os.getpid())
+    process.mkdir(parents=True)
+    shutil.copy("/proc/self/stat", process)
+    (process / "cmdline").write_bytes(b"qemu-system-aarch64\0-name\0guest=web-1\0")
+    made = recorded(vm_name="web-1", proc=process.parent)
+    for index, times in enumerate((101, 103)):
+        vcpu = made.vcpu(f"CPU {index}/KVM")
+        vcpu.call(lambda vcpu=vcpu, times=times: [vcpu.entry(now) for now in range(1, times + 1)])  # type: ignore[misc]
+        made.take()
+        if process.exists():
+            shutil.rmtree(process)
+    read = made.read()
+    assert read.events[Kind.ENTRY] == 204
+    assert [vm.name for vm in read.vms] == ["web-1"]
 
 
 def test_more_than_one_block(recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]) -> None:
