@@ -124,12 +124,12 @@ containers-test: $(VENV)/deploy/done
 
 .PHONY: deb-test rpm-test
 deb-test: $(VENV)/done
-	$(call install,$(PACKAGES) $(E2E_PACKAGES) debhelper dh-python fish lintian mandoc mmdebstrap zsh)
+	$(call install,$(PACKAGES) $(E2E_PACKAGES) build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh)
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/unit/test_manual.py tests/unit/test_completion.py tests/deploy/packages/test_debian*.py
 
 rpm-test: $(VENV)/done
-	$(call install,cpio debhelper dh-python rpm rpmlint)
+	$(call install,build-essential cpio debhelper dh-python rpm rpmlint)
 	$(VENV)/bin/python -m pytest tests/deploy/packages/test_rpm.py
 
 .PHONY: prometheus-rule
