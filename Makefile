@@ -178,7 +178,7 @@ faults: $(VENV)/done
 	$(call tracefs)
 	FAULTS=full $(VENV)/bin/python -m pytest tests/faults
 
-SOAK_MINUTES := 30
+SOAK_MINUTES ?= 30
 .PHONY: soak
 soak: $(VENV)/done
 	$(call tracefs)
