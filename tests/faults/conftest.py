@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,21 @@ from tests.faults import driver, figures
 from tests.kernel.conftest import _missing, _missing_kvm
 
 pytest.register_assert_rewrite("tests.faults.service")
+
+from tests.faults.service import Service  # noqa: E402 - once its asserts are registered
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start services that are ended with the test: start(**options of Service)."""
+    with ExitStack() as stack:
+
+        def begin(**options: object) -> Service:
+            service = Service(tmp_path, **options)  # type: ignore[arg-type]
+            stack.callback(service.end)
+            return service
+
+        yield begin
 
 
 @pytest.fixture

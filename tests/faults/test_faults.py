@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,18 +27,6 @@ Start = Callable[..., Service]
 
 _AS_ROOT = 'run_as: ""\n'
 """Whose limits are changed from outside has to be of the same user: root of a container may lack CAP_SYS_RESOURCE."""
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def begin(**options: object) -> Service:
-            service = Service(tmp_path, **options)  # type: ignore[arg-type]
-            stack.callback(service.end)
-            return service
-
-        yield begin
 
 
 class Driven:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -17,18 +15,6 @@ Start = Callable[..., Service]
 LINGER = 8  # seconds; with three cells a thread, below what may linger at all
 
 pytestmark = pytest.mark.kvm
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def begin(**options: object) -> Service:
-            service = Service(tmp_path, **options)  # type: ignore[arg-type]
-            stack.callback(service.end)
-            return service
-
-        yield begin
 
 
 @pytest.mark.parametrize(("vcpus", "what"), [(0, "threads of one process"), (4, "VMs of four threads")])

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from exporter import __version__
-from exporter.config import Config
 from tests.deploy.containers import documented
 from tests.deploy.containers.engine import ROOT, SECCOMP, Engine, wait_for
 
@@ -155,7 +154,6 @@ def test_serves_with_the_documented_options(engine: Engine, options: list[str], 
     assert status(state["State"]["Pid"])["NoNewPrivs"] == "1"
 
 
-@pytest.mark.skipif(not hasattr(Config(), "run_as"), reason="no run_as: this version stays root")
 def test_drops_to_its_user(engine: Engine, options: list[str], start: Start) -> None:
     container = start(options)
     wait_for(lambda: "kvm_exit_exporter_up 1.0" in page(engine, container), "kvm_exit_exporter_up 1")
