@@ -36,6 +36,12 @@ class Sent(NamedTuple):
     killed: int
     seconds: float
 
+    def plus(self, other: Sent) -> Sent:
+        return Sent(*(mine + theirs for mine, theirs in zip(self, other)))
+
+
+NOTHING = Sent(0, 0, 0, 0, 0, 0, 0, 0.0)
+
 
 @functools.lru_cache(maxsize=1)
 def _binary() -> str:

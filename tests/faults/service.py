@@ -230,10 +230,12 @@ class Scraper(threading.Thread):
     def finish(self) -> Totals:
         """Stop, and scrape until every thread is named."""
         self._stop_asked.set()
-        self.join()
+        if self.is_alive():
+            self.join()
         deadline = time.monotonic() + 30
         self.once()
-        while self.totals.own("lookups_pending") and time.monotonic() < deadline:
+        while self.totals.own("lookups_pending"):
+            assert time.monotonic() < deadline
             time.sleep(0.05)
             self.once()
         return self.totals
