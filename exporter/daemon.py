@@ -17,7 +17,6 @@ from exporter import configfile, handover, host, lockfile, logs, overview, progr
 from exporter.attaching import Attached, Attaching
 from exporter.config import Config, ConfigError
 from exporter.counting import Counting
-from exporter.exposition.page import Page
 from exporter.logs import event
 from exporter.pages import Pages
 from exporter.privileges import Account
@@ -210,14 +209,6 @@ class Daemon:
         os.close(self._woken)
         event(log, "info", "stopped")
 
-    def render(self, accept: str, accept_encoding: str) -> Page:
-        """Collect, and render the page for a scraper that sent these headers."""
-        return self._pages.render(accept, accept_encoding)
-
-    def vcpus(self) -> bytes:
-        """Collect, and make the JSON document of all vCPUs."""
-        return self._pages.document()
-
     def _receive(self) -> Attached | None:
         """The attached program; None if the service is to stop before it is there."""
         waiting = False
@@ -289,7 +280,9 @@ class Daemon:
             telemetry_path=settings.telemetry_path,
             notice=self._notice,
         )
-        return web.application(self.render, settings.telemetry_path, self.vcpus, page=self._overview, reload=reload)
+        return web.application(
+            self._pages.render, settings.telemetry_path, self._pages.document, page=self._overview, reload=reload
+        )
 
     def _do_asked(self) -> None:
         if self._reload_asked:

@@ -56,15 +56,6 @@ def read_formats(sysfs: Path) -> Formats | None:
     return None if texts is None else parsed(texts)
 
 
-def front(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Which of the program's fronts these formats need, and with which offsets: fields of a Request.
-
-    Raises LoadError.
-    """
-    fitting = program.request_for(parsed(texts).kvm_exit, slots=1, cells=1)
-    return {"front": fitting.front, "defines": fitting.defines}
-
-
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.Request:
     """Build what the loader is asked for; not attached, the program takes its time from a recording."""
     return program.request_for(

@@ -21,7 +21,7 @@ from typing import Any
 
 from exporter import host
 from exporter.bpf import syscall
-from exporter.program import BPF, MAPS, PROGRAMS, SOURCES, Field, LoadError
+from exporter.program import BPF, MAPS, PROGRAMS, SOURCES, Field, LoadError, front_of
 from exporter.reasons import Space
 
 HEADERS = BPF / "headers"
@@ -163,7 +163,7 @@ def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, A
     try:
         if request["sysfs"]:
             texts = _wait_for_kvm(request, parent)
-            request.update(host.front(texts))
+            request.update(front_of(host.parsed(texts).kvm_exit)._asdict())
         return _build(request, texts)
     except LoadError as error:
         answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}

@@ -126,24 +126,38 @@ class Loaded:
         self.programs, self.maps = {}, {}
 
 
-def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:
-    """Build the request that fits the running kernel's (or a recording's) kvm:kvm_exit.
+class Front(NamedTuple):
+    """Which kvm:kvm_exit a program is to understand: members of a Request."""
+
+    front: str
+    """`arm64` or `x86`."""
+    defines: Mapping[str, int]
+    """Offsets of its fields."""
+
+
+def front_of(kvm_exit: TracepointFormat) -> Front:
+    """The front that fits the running kernel's (or a recording's) kvm:kvm_exit.
 
     Raises LoadError for a layout of neither architecture: nothing may be counted under a guessed reason.
     """
     fields = kvm_exit.fields
     if {"ret", "esr_ec"} <= fields.keys():
-        return Request(front="arm64", defines={}, **options)
+        return Front("arm64", {})
     # Of an exit_reason of 8 bytes the program reads the lower half: codes have 32 bits on all known hardware.
     if {"exit_reason", "isa"} <= fields.keys() and fields["exit_reason"].size in (4, 8) and fields["isa"].size == 4:
         defines = {"EXIT_REASON_OFFSET": fields["exit_reason"].offset, "ISA_OFFSET": fields["isa"].offset}
         if "vcpu_id" in fields:  # since Linux 5.11
             defines["VCPU_ID_OFFSET"] = fields["vcpu_id"].offset
-        return Request(front="x86", defines=defines, **options)
+        return Front("x86", defines)
     raise LoadError(
         f"kvm:kvm_exit has a layout that is neither arm64's nor x86's (fields: {', '.join(fields)})",
         "report it with the file events/kvm/kvm_exit/format",
     )
+
+
+def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:
+    """Build the request for a program of the front that fits. Raises LoadError."""
+    return Request(**front_of(kvm_exit)._asdict(), **options)
 
 
 def isolated(module: str) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, Callable, cast
 
 import yaml
 
-from exporter.config import ConfigError, Option, UnreadableError
+from exporter.config import ConfigError, UnreadableError
+from exporter.values import Option
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 4096, 32  # far more than the longest honest file
 FLAG = "flag"  # stands for the type where the command line gave the text, which has no type of its own

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from exporter import document
 from exporter.document import Reading, Thread
+from exporter.grouping import grouped
 from exporter.records import ThreadKey
-from exporter.rows import Row, between, grouped
+from exporter.rows import Row, between
 
 FORGET_SECONDS = 60.0
 """A look so long ago is no longer compared with, and not kept."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.document import Reading, Thread
+from exporter.grouping import ordered
 from exporter.losses import not_counted
 from exporter.overview.totals import Change
-from exporter.rows import IDLE, Row, ordered
+from exporter.rows import IDLE, Row
 
 STUCK_NS = 10**9
 """A vCPU that is out of the guest for longer than this, and not idle, is listed."""

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,18 +52,20 @@ def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[pro
         raise RecordError(
             "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded (modprobe kvm_intel or kvm_amd)"
         )
-    asked = program.request_for(
-        host.parsed(texts).kvm_exit,
+    front = program.front_of(host.parsed(texts).kvm_exit)
+    defines = {**front.defines, "RING_BYTES": options.ring_bytes}
+    if options.pid:
+        defines["ONLY_TGID"] = options.pid
+    asked = program.Request(
+        front=front.front,
+        defines=defines,
         kind="recording",
         slots=MAX_LIVE_THREADS,
         cells=0,
         kernel_headers=config.kernel_headers,
     )
-    defines = {**asked.defines, "RING_BYTES": options.ring_bytes}
-    if options.pid:
-        defines["ONLY_TGID"] = options.pid
     try:
-        loaded = program.load(replace(asked, defines=defines))
+        loaded = program.load(asked)
     except program.LoadError as error:
         raise RecordError(error.explained()) from error
     try:

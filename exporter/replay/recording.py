@@ -178,7 +178,7 @@ class _Reading:
 def _header(content: bytes) -> dict[str, Any]:
     said = json.loads(content)
     formats = {name: parse_format(_text(said[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
-    program.request_for(formats["kvm_exit"], slots=1, cells=1)  # raises for neither architecture's
+    program.front_of(formats["kvm_exit"])  # raises for neither architecture's
     return {"kernel": _text(said["kernel"]), "machine": _text(said["machine"]), **formats}
 
 

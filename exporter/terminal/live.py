@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from exporter.document import Reading
-from exporter.rows import Filters, Row, between
+from exporter.grouping import Filters
+from exporter.rows import Row, between
 from exporter.terminal import screen
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.session import Session

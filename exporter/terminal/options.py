@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.rows import SORT_KEYS, Filters
+from exporter.grouping import SORT_KEYS, Filters
 
 SOURCES = ("auto", "own", "exporter")
 

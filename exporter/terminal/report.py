@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from exporter.document import EXIT, KINDS, USERSPACE, Reading
+from exporter.grouping import Filters, grouped, ordered
 from exporter.losses import not_counted
-from exporter.rows import Filters, Row, Span, between, grouped, ordered
+from exporter.rows import Row, Span, between
 from exporter.terminal import table
 from exporter.terminal.options import Output
 

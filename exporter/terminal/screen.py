@@ -8,8 +8,9 @@ from enum import Enum
 from typing import NamedTuple
 
 from exporter.document import EXIT, USERSPACE
+from exporter.grouping import grouped, ordered
 from exporter.readable import count, printable, seconds
-from exporter.rows import Row, Span, grouped, ordered
+from exporter.rows import Row, Span
 from exporter.terminal.text import ASCII_BLOCKS, BLOCKS, left, right, sparkline, width
 from exporter.terminal.view import COLUMNS, KEYS, View
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from exporter import document, host, program
-from exporter.config import Config, host_port
+from exporter.config import Config
 from exporter.document import DocumentError, Reading
 from exporter.reasons import Reasons
 from exporter.snapshot import Collector
+from exporter.values import host_port
 from exporter.vms import Lookup
 from exporter.vms.vcpu import nameable
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from exporter.config import Option, boolean, duration, one_of
+from exporter.values import BOOLEAN, Option, duration, one_of
 from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
 from exporter.yamlfile import Reader, text_of
 
@@ -70,7 +70,6 @@ def _hash(text: str) -> str:
 _PEM = Option(("str",), "a text in PEM", _text, secret=True)
 _FILE = Option(("str",), "the path of a file", _path)
 _ANY_HEADER = Option(("str",), "printable ASCII", _header)
-_BOOLEAN = Option(("bool",), "true or false", boolean)
 
 _OPTIONS = {
     f"{_TLS}.cert": _PEM,
@@ -84,9 +83,9 @@ _OPTIONS = {
     f"{_TLS}.min_version": one_of(*VERSIONS),
     f"{_TLS}.max_version": one_of(*VERSIONS),
     f"{_TLS}.cipher_suites": one_of(*CIPHERS_13, *CIPHERS)._replace(least=0),
-    f"{_TLS}.prefer_server_cipher_suites": _BOOLEAN,
+    f"{_TLS}.prefer_server_cipher_suites": BOOLEAN,
     f"{_TLS}.curve_preferences": one_of(*CURVES)._replace(least=0),
-    "http_server_config.http2": _BOOLEAN,
+    "http_server_config.http2": BOOLEAN,
     f"{_HEADERS}.Content-Security-Policy": _ANY_HEADER,
     f"{_HEADERS}.X-Frame-Options": one_of("deny", "sameorigin"),
     f"{_HEADERS}.X-Content-Type-Options": one_of("nosniff"),

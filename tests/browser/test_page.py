@@ -15,11 +15,12 @@ import pytest
 
 from exporter import document
 from exporter.document import Reading, nothing
+from exporter.grouping import grouped, ordered
 from exporter.overview import HEADERS, Health, Look, Overview, view
 from exporter.overview.drawing import words
 from exporter.overview.markup import figure
 from exporter.readable import count
-from exporter.rows import between, grouped, ordered
+from exporter.rows import between
 from exporter.web import Web, application
 from tests.browser.chromium import Browser
 from tests.prometheus.exporters import Demo

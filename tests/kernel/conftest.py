@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from exporter import program
 from tests.kernel.machine import Machine
+from tests.kernel.services import Service
 
 
 def _missing() -> str:
@@ -67,3 +70,26 @@ def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
             return loaded
 
         yield load
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Of the configuration: pytest's own folders are root's, and a reload is done by the user the exporter became."""
+    with tempfile.TemporaryDirectory() as made:
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Service]]:
+    """Start services that are ended with the test: start(command, *options)."""
+    with ExitStack() as stack:
+
+        def begin(command: str, *options: str) -> Service:
+            config = folder / f"{command}.yaml"
+            config.write_text(f"lock_file: {folder}/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
+            service = Service(command, f"--config.file={config}", *options)
+            stack.callback(service.end)
+            return service
+
+        yield begin

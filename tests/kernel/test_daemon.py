@@ -8,8 +8,8 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +21,6 @@ from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
 
 Start = Callable[..., "Service"]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def begin(command: str, *options: str) -> Service:
-            config = tmp_path / f"{command}.yaml"
-            config.write_text(f"lock_file: {tmp_path}/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
-            service = Service(command, f"--config.file={config}", *options)
-            stack.callback(service.end)
-            return service
-
-        yield begin
 
 
 def test_demo(start: Start) -> None:
@@ -219,6 +205,7 @@ def test_without_kvm_it_waits_and_says_so(caplog: pytest.LogCaptureFixture) -> N
         config = Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file="", log=Log())
         daemon = Daemon(config, sysfs=sysfs)
         daemon.prepare()
+        daemon.start()
         attaching = threading.Thread(target=daemon.attach)
         attaching.start()
         deadline = time.monotonic() + 30
@@ -226,12 +213,17 @@ def test_without_kvm_it_waits_and_says_so(caplog: pytest.LogCaptureFixture) -> N
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert attaching.is_alive()
-        assert b"kvm_exit_exporter_up 0.0\n" in daemon.render("", "").body
+        assert b"kvm_exit_exporter_up 0.0\n" in _page(daemon.addresses[0])
         real = Path("/sys/kernel/tracing/events/kvm")
         for name in ("kvm_exit", "kvm_userspace_exit"):
             (events / "kvm" / name).mkdir(parents=True)
             shutil.copy(real / name / "format", events / "kvm" / name / "format")
         attaching.join(timeout=30)
         assert not attaching.is_alive()
-        assert b"kvm_exit_exporter_up 1.0\n" in daemon.render("", "").body
+        assert b"kvm_exit_exporter_up 1.0\n" in _page(daemon.addresses[0])
         daemon.close()
+
+
+def _page(address: str) -> bytes:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        return bytes(answer.read())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,28 +19,6 @@ from tests.kernel.test_attach import _run_interrupted
 Start = Callable[..., Service]
 
 Totals = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Of the configuration: pytest's own folders are root's, and a reload is done by the user the exporter became."""
-    with tempfile.TemporaryDirectory() as made:
-        os.chmod(made, 0o755)
-        yield Path(made)
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-
-        def begin(command: str, *options: str) -> Service:
-            config = folder / f"{command}.yaml"
-            config.write_text(f"lock_file: {folder}/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
-            service = Service(command, f"--config.file={config}", *options)
-            stack.callback(service.end)
-            return service
-
-        yield begin
 
 
 NAMES = (

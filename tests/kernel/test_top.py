@@ -16,8 +16,9 @@ import pytest
 
 from exporter import document
 from exporter.document import Reading
+from exporter.grouping import grouped, ordered
 from exporter.reasons import Reasons
-from exporter.rows import between, grouped, ordered
+from exporter.rows import between
 from exporter.terminal.table import table
 from exporter.vms import Vcpu, Vm
 from tests.kernel.machine import TRAP, Machine

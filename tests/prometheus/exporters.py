@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,8 @@ def standstill(config: Config) -> Iterator[Standstill]:
         page: list[Sample] = []
         while len({sample.labels["tid"] for sample in page if sample.name == "kvm_exits_total"}) < 5:
             assert time.monotonic() < deadline
-            page = samples(service.render("", "").body.decode())
+            with urllib.request.urlopen(f"http://{service.addresses[0]}/metrics", timeout=30) as answer:
+                page = samples(answer.read().decode())
         yield Standstill(service.addresses[0], player.pids(), page)
     finally:
         service.close()

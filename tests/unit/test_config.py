@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import config, configfile
-from exporter.config import Classic, Config, ConfigError, Histogram, Level, Limits, Log, Reasons, Web
+from exporter import configfile, values
+from exporter.config import OPTIONS, Classic, Config, ConfigError, Histogram, Level, Limits, Log, Reasons, Web
 from exporter.configfile import describe, parse, with_flags
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_flags_say_all_that_the_file_can(wanted: Config) -> None:
     texts: dict[str, object] = {}
     for key, value in leaves(wanted).items():
         if isinstance(value, float):
-            texts[key] = config.duration_text(value)
+            texts[key] = values.duration_text(value)
         else:
             texts[key] = list(value) if isinstance(value, tuple) else str(value)
     assert with_flags(Config(), texts) == wanted
@@ -113,7 +113,7 @@ def test_flags_say_all_that_the_file_can(wanted: Config) -> None:
 @settings(deadline=None)
 @given(CONFIGS)
 def test_no_flags_change_nothing(wanted: Config) -> None:
-    assert with_flags(wanted, dict.fromkeys(config.OPTIONS)) == wanted
+    assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
 
 
 def test_describe_words_the_defaults() -> None:
@@ -133,13 +133,13 @@ def test_describe_words_the_defaults() -> None:
 
 
 def test_every_field_has_an_option_and_every_option_a_field() -> None:
-    assert list(config.OPTIONS) == list(leaves(Config()))
+    assert list(OPTIONS) == list(leaves(Config()))
 
 
 def test_the_shipped_file_is_the_defaults_and_names_every_option() -> None:
     assert configfile.load(ROOT / "config.yaml") == Config()
     nested = yaml.safe_load((ROOT / "config.yaml").read_text())
-    assert list(dotted(nested)) == list(config.OPTIONS)
+    assert list(dotted(nested)) == list(OPTIONS)
 
 
 def dotted(nested: dict[str, Any], section: str = "") -> Iterator[str]:
@@ -183,19 +183,19 @@ def test_anchors_and_aliases() -> None:
     ],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert config.duration(text) == seconds
+    assert values.duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "1.5s", "-1s", "30m1h", "1h 30m", "1H", "1y", "5s5s", "٣s", "1s\n", "+1s"])
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a duration$"):
-        config.duration(text)
+        values.duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", "15", "1.5", "1_000", "9" * 100_000])
 def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
     with pytest.raises(ValueError, match=r"^has no unit \(fifteen seconds are 15s\)$"):
-        config.duration(text)
+        values.duration(text)
 
 
 @settings(deadline=None)
@@ -203,14 +203,14 @@ def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
 def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
     # Up to some centuries a double still tells single microseconds apart.
     seconds = min(us, 9 * 10**15) / 1_000_000
-    assert config.duration(config.duration_text(seconds)) == seconds
+    assert values.duration(values.duration_text(seconds)) == seconds
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (15, "15s"), (5400.5, "1h30m500ms"), (604800.0, "1w"), (3e-6, "3us")]
 )
 def test_duration_text(seconds: float, text: str) -> None:
-    assert config.duration_text(seconds) == text
+    assert values.duration_text(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_duration_text(seconds: float, text: str) -> None:
     ],
 )
 def test_host_port(text: str, parts: tuple[str, int]) -> None:
-    assert config.host_port(text) == parts
+    assert values.host_port(text) == parts
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_host_port(text: str, parts: tuple[str, int]) -> None:
 )
 def test_no_host_port(text: str, what: str) -> None:
     with pytest.raises(ValueError, match=f"^has {what}$"):
-        config.host_port(text)
+        values.host_port(text)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/a/b/", "/probe;v=1", "/~x", "/-", "/-x/y", "/.well-known/x", "/..."])
@@ -359,7 +359,7 @@ def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
 def test_flag_names() -> None:
     assert configfile.flag("web.listen_address") == "--web.listen-address"
     assert configfile.flag("web.config_file") == "--web.config.file"
-    assert len({configfile.flag(key) for key in config.OPTIONS}) == len(config.OPTIONS)
+    assert len({configfile.flag(key) for key in OPTIONS}) == len(OPTIONS)
 
 
 def test_a_bare_off_is_the_word() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
 from hypothesis import given
@@ -202,5 +203,7 @@ def test_a_daemon_that_counts_nothing_yet() -> None:
     from exporter.daemon import Daemon
 
     daemon = Daemon(Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file=""))
-    assert document.decode(daemon.vcpus()) == Reading(0, 0, False, {}, [])
+    daemon.start()
+    with urllib.request.urlopen(f"http://{daemon.addresses[0]}{document.PATH}", timeout=30) as answer:
+        assert document.decode(answer.read()) == Reading(0, 0, False, {}, [])
     daemon.close()

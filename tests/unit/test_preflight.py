@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from exporter import preflight, program
-from exporter.preflight import Check, find_tracefs, kernel_version, status, table
+from exporter.preflight import Check, find_tracefs, status, table
+from exporter.preflight.kernel import kernel_version
 
 EVENTS = (
     "kvm/kvm_exit",

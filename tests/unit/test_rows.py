@@ -8,7 +8,8 @@ import pytest
 
 from exporter import document
 from exporter.document import USERSPACE, InProgress
-from exporter.rows import SORT_KEYS, Filters, Row, Run, between, bound_ns, grouped, ordered
+from exporter.grouping import SORT_KEYS, Filters, grouped, ordered
+from exporter.rows import Row, Run, between, bound_ns
 from tests.kernel.machine import bucket
 from tests.unit.readings import SECOND, counted, reading, thread
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import document
-from exporter.rows import GROUPS, between
+from exporter.grouping import GROUPS
+from exporter.rows import between
 from exporter.terminal import screen, text
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.view import COLUMNS, KEYS, View, press

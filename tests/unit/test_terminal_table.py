@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from exporter import document
 from exporter.document import USERSPACE, InProgress
-from exporter.rows import Filters, between, bound_ns, grouped, ordered
+from exporter.grouping import Filters, grouped, ordered
+from exporter.rows import between, bound_ns
 from exporter.terminal.table import CSV_COLUMNS, csv_lines, json_line, table
 from exporter.terminal.text import width
 from tests.unit.readings import counted, reading, thread
