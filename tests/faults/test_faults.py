@@ -240,7 +240,7 @@ def test_no_memory_for_threads(start: Start) -> None:
     assert service.process.poll() is None, service.log
     resource.prlimit(service.pid, resource.RLIMIT_AS, limit)
     driven.drive()
-    totals = driven._once()
+    totals = driven.scraper.finish()
     assert totals.total(EXITS) == driven.sent.exits, service.log
     assert "Traceback" not in "".join(service.log)
     driven.close()
