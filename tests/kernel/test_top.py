@@ -24,9 +24,8 @@ from exporter.vms import Vcpu, Vm
 from tests.kernel.machine import TRAP, Machine
 from tests.kernel.services import Service
 from tests.kernel.test_attach import _run_interrupted
-from tests.kernel.test_daemon import Start, start
 
-__all__ = ["start"]
+Start = Callable[..., Service]
 
 ROOT = Path(__file__).parent.parent.parent
 HVC64, DABT_LOW, WFX = 0x16, 0x24, 0x01  # arch/arm64/include/asm/esr.h
