@@ -29,7 +29,7 @@ MADE_BY_QUERIES = {"problem"}
 FUNCTIONS = {
     "and", "or", "on", "unless", "by", "sum", "max", "min", "count", "topk", "bool", "ignoring", "offset", "end",
     "group_left", "rate", "increase", "changes", "vector", "label_replace", "histogram_quantile", "histogram_sum",
-    "histogram_count", "max_over_time", "last_over_time",
+    "histogram_count", "avg_over_time", "max_over_time", "last_over_time",
 }  # fmt: skip
 
 

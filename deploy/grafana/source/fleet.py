@@ -172,7 +172,7 @@ def _why() -> board.Row:
 
 def _hosts() -> board.Row:
     by = "instance"
-    tracked = total(f"{SELF}tracked_vcpus{ALL}", by)
+    tracked = total(f"avg_over_time({SELF}tracked_vcpus{ALL}[{WHOLE}])", by)  # VMs that have left were in it, too
     vcpus = (
         f"sum by (instance, version, machine) ({SELF}tracked_vcpus{ALL} "
         f"* on (job, instance) group_left (version, machine) {SELF}build_info{ALL})"
@@ -183,8 +183,8 @@ def _hosts() -> board.Row:
     return "Hosts and their exporters", (
         panels.rows(
             "Hosts", "Lost, overhead, in guest and exits are means over the time shown, dropped is their number in "
-            "that time. In guest is of all tracked vCPUs. Full: the fuller of the exporter's two pools, in which "
-            "an exit that finds no room is dropped.",
+            "that time. In guest is of as many vCPUs as were tracked on average. Full: the fuller of the exporter's "
+            "two pools, in which an exit that finds no room is dropped.",
             ("instance", "version", "machine"),
             (
                 Column("State", STATE, COUNT, states=STATES),

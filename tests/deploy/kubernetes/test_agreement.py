@@ -120,8 +120,12 @@ def test_monitors_ask_for_protobuf_first_and_name_the_job_of_the_rules(built: Bu
         if kind in built:
             assert built[kind]["spec"]["scrapeProtocols"][0] == "PrometheusProto"
             (endpoint,) = built[kind]["spec"][key]
-            replaced = {rule["targetLabel"]: rule.get("replacement") for rule in endpoint["relabelings"]}
-            assert replaced == {"job": "kvm-exit", "instance": None}
+            *replaced, dropped = endpoint["relabelings"]
+            assert {rule["targetLabel"]: rule.get("replacement") for rule in replaced} == {
+                "job": "kvm-exit",
+                "instance": None,
+            }
+            assert dropped == {"action": "labeldrop", "regex": "pod"}  # a rollout begins no new series
 
 
 def test_overlays() -> None:
@@ -135,7 +139,7 @@ def test_overlays() -> None:
     selectors = {name: pod(kinds)["spec"].get("nodeSelector") for name, kinds in built.items()}
     assert selectors == {
         "kubevirt": {"kubevirt.io/schedulable": "true"},
-        "prometheus-operator": None,
+        "prometheus-operator": {"kvm-exit-exporter/node": "true"},
         "kubevirt-prometheus-operator": {"kubevirt.io/schedulable": "true"},
     }
 
