@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def machine() -> Iterator[Callable[..., Machine]]:
     """Load programs: machine(front, **request options). They are freed after the module's tests."""
     with ExitStack() as stack:
 
-        def load(front: str = "arm64", **options: object) -> Machine:
+        def load(front: str = "arm64", **options: Any) -> Machine:
             made = Machine(front, **options)
             stack.callback(made.close)
             return made

@@ -82,12 +82,8 @@ def test_many_threads_on_one_cpu(machine: Load) -> None:
         vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
     for step in range(211):
         for number, vcpu in enumerate(vcpus):
-            vcpu.call(
-                lambda vcpu=vcpu, at=step * 1000, ec=number: (
-                    vcpu.arm_exit(at, TRAP, ec),
-                    vcpu.entry(at + 500),
-                )
-            )
+            vcpu.call(lambda: vcpu.arm_exit(step * 1000, TRAP, number))
+            vcpu.call(lambda: vcpu.entry(step * 1000 + 500))
     for number, vcpu in enumerate(vcpus):
         record = under_test.record(vcpu)
         assert exits(record) == {trap(number): 211}

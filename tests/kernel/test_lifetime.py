@@ -126,7 +126,7 @@ def test_slots_run_out_and_come_back(machine: Load) -> None:
         "dropped_userspace_no_slot": 1,
     }
     for vcpu in vcpus[:2]:
-        vcpu.call(lambda vcpu=vcpu: vcpu.dies(10_000))
+        vcpu.call(lambda: vcpu.dies(10_000))
     under_test.collect()
     for vcpu in vcpus[3:]:
         vcpu.call(_rounds(vcpu, 31, SYS64))
@@ -140,7 +140,9 @@ def test_cells_run_out_and_come_back(machine: Load) -> None:
     vcpu, other = under_test.vcpu(), under_test.vcpu()
     for esr_ec in range(8):
         vcpu.call(_rounds(vcpu, 10 + esr_ec, esr_ec))
-    vcpu.call(lambda: (vcpu.arm_exit(1, TRAP, 63), vcpu.userspace_exit(2, 6), vcpu.entry(3)))
+    vcpu.call(lambda: vcpu.arm_exit(1, TRAP, 63))
+    vcpu.call(lambda: vcpu.userspace_exit(2, 6))
+    vcpu.call(lambda: vcpu.entry(3))
     record = under_test.record(vcpu)
     assert exits(record) == {trap(esr_ec): 10 + esr_ec for esr_ec in range(5)}
     snapshot = under_test.collect()
@@ -163,7 +165,7 @@ def test_a_recycled_cell_that_comes_to_the_same_numbers(machine: Load) -> None:
         vcpu = under_test.vcpu(f"CPU {number}/KVM")
         vcpu.call(_rounds(vcpu, 3, HVC64))
         assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
-        vcpu.call(lambda vcpu=vcpu: vcpu.dies(10_000))
+        vcpu.call(lambda: vcpu.dies(10_000))
         under_test.collect()
         assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
 
@@ -178,7 +180,7 @@ def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
         if life % 401 == 0:
             under_test.collect()
         if life < 1008:
-            vcpu.call(lambda life=life: vcpu.dies(1000 * life + 999))
+            vcpu.call(lambda: vcpu.dies(1000 * life + 999))
     records = sorted(under_test.records(vcpu), key=lambda record: record.key.born_ns)
     assert [exits(record) for record in records] == [
         {trap(HVC64): 1 + life % 7, trap(0x30 + life % 8): 2} for life in range(1009)

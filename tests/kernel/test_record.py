@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,16 @@ def _exit(vcpu: Vcpu, front: str, now: int, number: int) -> None:
         vcpu.arm_exit(now, (TRAP, 0, TRAP, 0x80000001)[number % 4], number % 17)
 
 
+def _enter(vcpu: Vcpu, times: Iterable[int]) -> None:
+    """Have it enter its guest at each of these times."""
+
+    def enter() -> None:
+        for now in times:
+            vcpu.entry(now)
+
+    vcpu.call(enter)
+
+
 def _play(vcpu: Vcpu, front: str, seed: int, rounds: int) -> None:
     """Exits, most of them with an entry after it; some that go to user space; some that do not match."""
     chance = random.Random(seed)
@@ -146,9 +156,10 @@ def test_a_replay_counts_what_was_counted(
     for on in (counting, recording_):
         for number, rounds in ((3, 5003), (4, 1009), (5, 101)):
             vcpu = on.vcpu(f"CPU {number}/KVM")
-            vcpu.call(lambda vcpu=vcpu, number=number, rounds=rounds: _play(vcpu, front, number, rounds))  # type: ignore[misc]
+            vcpu.call(lambda: _play(vcpu, front, number, rounds))
         alive = on.vcpu("CPU 6/KVM")
-        alive.call(lambda vcpu=alive: (vcpu.entry(7), _exit(vcpu, front, 1009, 1)))  # type: ignore[misc]
+        alive.call(lambda: alive.entry(7))
+        alive.call(lambda: _exit(alive, front, 1009, 1))
     read = recording_.read()
     assert not any(read.lost.values())
     assert [vcpu.index for vcpu in read.vcpus] == (["5", "5", "5", "5"] if front == "x86" else ["3", "4", "5", "6"])
@@ -193,7 +204,7 @@ def test_threads_that_there_is_no_room_for(recorded: Callable[..., Recorded]) ->
     made = recorded(slots=2)
     vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(3)]
     for vcpu in vcpus:
-        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 18)])  # type: ignore[misc]
+        _enter(vcpu, range(1, 18))
     vcpus[0].call(lambda: vcpus[0].dies(20))
     vcpus[2].call(lambda: vcpus[2].entry(21))
     read = made.read()
@@ -206,7 +217,7 @@ def test_so_many_events_exactly(recorded: Callable[..., Recorded], events: int) 
     made = recorded(events=events, ring_bytes=1 << 24)
     for number in range(3):
         vcpu = made.vcpu(f"CPU {number}/KVM")
-        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 30_011)])  # type: ignore[misc]
+        _enter(vcpu, range(1, 30_011))
     said = ""
     while not said:
         said = made.recorder.take()
@@ -222,8 +233,8 @@ def test_one_process_alone(recorded: Callable[..., Recorded]) -> None:
     for tgid, expected in ((os.getpid(), 101), (1, 0)):
         made = recorded(defines={"ONLY_TGID": tgid})
         vcpu = made.vcpu()
-        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 102)])  # type: ignore[misc]
-        vcpu.call(lambda vcpu=vcpu: vcpu.dies(200))  # type: ignore[misc]
+        _enter(vcpu, range(1, 102))
+        vcpu.call(lambda: vcpu.dies(200))
         read = made.read()
         assert read.events[Kind.ENTRY] == expected
         assert len(read.vms) == (1 if expected else 0)
@@ -235,8 +246,8 @@ def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
     for name, expected in ((str(os.getpid()), 101), ("web-1", 0)):
         made = recorded(vm_name=name)
         vcpu = made.vcpu()
-        vcpu.call(lambda vcpu=vcpu: [vcpu.entry(now) for now in range(1, 102)])  # type: ignore[misc]
-        vcpu.call(lambda vcpu=vcpu: vcpu.dies(200))  # type: ignore[misc]
+        _enter(vcpu, range(1, 102))
+        vcpu.call(lambda: vcpu.dies(200))
         read = made.read()
         assert read.events[Kind.ENTRY] == expected
         assert read.events[Kind.THREAD_END] == (1 if expected else 0)
@@ -253,7 +264,7 @@ def test_a_vm_that_ends_before_its_second_thread_is_looked_up(
     made = recorded(vm_name="web-1", proc=process.parent)
     for index, times in enumerate((101, 103)):
         vcpu = made.vcpu(f"CPU {index}/KVM")
-        vcpu.call(lambda vcpu=vcpu, times=times: [vcpu.entry(now) for now in range(1, times + 1)])  # type: ignore[misc]
+        _enter(vcpu, range(1, times + 1))
         made.take()
         if process.exists():
             shutil.rmtree(process)
@@ -267,7 +278,7 @@ def test_more_than_one_block(recorded: Callable[..., Recorded], loaded_now: Call
     vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(2)]
     for start in (0, 40_009):
         for vcpu in vcpus:
-            vcpu.call(lambda vcpu=vcpu, start=start: [vcpu.entry(start + now) for now in range(1, 40_010)])  # type: ignore[misc]
+            _enter(vcpu, range(start + 1, start + 40_010))
         made.take()
     read = made.read()
     assert read.events[Kind.ENTRY] == 4 * 40_009
@@ -301,7 +312,7 @@ def test_more_threads_than_slots_one_after_the_other(
 
     made = recorded()
     for each in (made.vcpu(), made.vcpu()):
-        each.call(lambda each=each: each.entry(1))  # type: ignore[misc]
+        each.call(lambda: each.entry(1))
     with pytest.raises(recording.RecordingError, match=r"more than 1 vCPU threads at a time: raise limits\.vcpus"):
         rerun(made.read(), loaded_now(request))
 

@@ -47,8 +47,9 @@ def _truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, i
             continue
         tid, now = int(match[2]), int(match[3] + match[4]) * 1000
         if match[5] == "kvm_exit":
-            kind, trap = re.match(r"(\w+): HSR_EC: 0x\w+ \((\w+)\)", match[6]).groups()  # type: ignore[union-attr]
-            key = ("exit", tid, f"EC_{trap}" if kind == "TRAP" else kind)
+            printed = re.match(r"(\w+): HSR_EC: 0x\w+ \((\w+)\)", match[6])
+            assert printed, line
+            key = ("exit", tid, f"EC_{printed[2]}" if printed[1] == "TRAP" else printed[1])
             counts[key] += 1
             out[tid], since[tid] = [key], now
         elif match[5] == "kvm_userspace_exit":

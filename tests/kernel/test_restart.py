@@ -109,11 +109,12 @@ def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
     assert systemd.names() == STORED
     since = serve.value("kvm_exit_exporter_counting_since_timestamp_seconds")
     busy = Busy()
+    assert busy.native_id
     ended: dict[int, int] = {}
     last = 0.0
     for number, prime in zip((signal.SIGTERM, signal.SIGKILL) * 3, (101, 103, 107, 109, 113, 127)):
         deadline = time.monotonic() + 60
-        while not (seen := serve.of_thread("kvm_userspace_exits_total", busy.native_id or 0)):
+        while not (seen := serve.of_thread("kvm_userspace_exits_total", busy.native_id)):
             assert busy.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -129,7 +130,7 @@ def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
         assert "kept_over_restart=true" in "".join(serve.log)
     busy.finish.set()
     assert busy.finished.wait(60)
-    assert serve.of_thread("kvm_userspace_exits_total", busy.native_id or 0) == {"restart": busy.sent}
+    assert serve.of_thread("kvm_userspace_exits_total", busy.native_id) == {"restart": busy.sent}
     samples = serve.scrape()["kvm_userspace_exits_total"]
     served = {int(labels["tid"]): value for labels, value in samples if labels["pid"] == str(os.getpid())}
     assert served == {**ended, busy.native_id: busy.sent}

@@ -105,7 +105,8 @@ def test_exit_and_guest_time_in_progress(machine: Load) -> None:
     """While a vCPU is out, its exit has an age; while it is in, its guest time grows with the clock."""
     under_test = machine()
     vcpu = under_test.vcpu()
-    vcpu.call(lambda: (vcpu.entry(1_000), vcpu.arm_exit(5_000, TRAP, DABT)))
+    vcpu.call(lambda: vcpu.entry(1_000))
+    vcpu.call(lambda: vcpu.arm_exit(5_000, TRAP, DABT))
     under_test.now = 5_000 + 7_000_000
     record = under_test.record(vcpu)
     assert record.in_progress
@@ -121,6 +122,7 @@ def test_exit_and_guest_time_in_progress(machine: Load) -> None:
     # An exit stamped before the `now` that a reader took: the counter stands still, it does not fall.
     vcpu.call(lambda: vcpu.arm_exit(8_999_000, TRAP, DABT))
     assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
-    vcpu.call(lambda: (vcpu.entry(9_100_000), vcpu.arm_exit(9_200_000, TRAP, DABT)))
+    vcpu.call(lambda: vcpu.entry(9_100_000))
+    vcpu.call(lambda: vcpu.arm_exit(9_200_000, TRAP, DABT))
     under_test.now = 9_200_000
     assert under_test.record(vcpu).guest_ns == 4_000 + 999_000 + 100_000
