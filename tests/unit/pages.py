@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -20,17 +21,17 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 FORMATS = [TEXT, OPENMETRICS, PROTOBUF]
 
-DEFAULT = Classic.of(4, 1e-6, 16.0)
+DEFAULT = Shape(Classic.of(4, 1e-6, 16.0))
 
 
-def exposition(registry: CollectorRegistry | None = None, **shape: Any) -> Exposition:
-    """An exposition of the default shape but for `shape`, without the exporter's own metrics."""
-    return Exposition(Shape(**{"classic": DEFAULT, **shape}), registry or CollectorRegistry())
+def exposition(registry: CollectorRegistry | None = None, shape: Shape = DEFAULT) -> Exposition:
+    """An exposition without the exporter's own metrics, if no registry has them."""
+    return Exposition(shape, registry or CollectorRegistry())
 
 
-def page(made: list[Family], accept: str = TEXT, encoding: str = "", **shape: Any) -> Page:
+def page(made: list[Family], accept: str = TEXT, encoding: str = "", shape: Shape = DEFAULT) -> Page:
     """A first page of these families."""
-    return exposition(**shape).page(made, accept, encoding)
+    return exposition(shape=shape).page(made, accept, encoding)
 
 
 class Sample(NamedTuple):
@@ -95,8 +96,9 @@ def _sample(line: str) -> Sample:
 
 def agrees_with_client(body: bytes, accept: str) -> None:
     """Assert that prometheus_client's parser reads the same samples as read_text()."""
-    parse = parse_openmetrics if accept == OPENMETRICS else parse_text
-    theirs = [sample for family in parse(body.decode()) for sample in family.samples]
+    text = body.decode()
+    families = parse_openmetrics(text) if accept == OPENMETRICS else parse_text(text)
+    theirs = [sample for family in families for sample in family.samples]
     ours = [sample for family in read_text(body) for sample in family.samples]
     assert [(sample.name, sample.labels) for sample in theirs] == [(name, dict(labels)) for name, labels, _ in ours]
     for sample, (_, _, value) in zip(theirs, ours):
@@ -104,7 +106,8 @@ def agrees_with_client(body: bytes, accept: str) -> None:
         assert sample.value == (int(value) if isinstance(sample.value, int) else float(value))
 
 
-class Histogram(NamedTuple):
+@dataclass(frozen=True)
+class Histogram:
     """A histogram of text: (le as written, cumulated count as written), and count and sum as written."""
 
     buckets: list[tuple[str, str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 
 import pytest
@@ -206,5 +207,5 @@ def test_a_page_of_many_batches_is_compressed_whole() -> None:
 
 @pytest.mark.parametrize("accept", pages.FORMATS)
 def test_gzip_can_be_switched_off(accept: str) -> None:
-    page = pages.page(MADE, accept, "gzip", gzip=False)
+    page = pages.page(MADE, accept, "gzip", dataclasses.replace(pages.DEFAULT, gzip=False))
     assert page == pages.page(MADE, accept, "")

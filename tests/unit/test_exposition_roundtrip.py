@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.exposition.buckets import Classic
+from exporter.exposition.page import Shape
 from exporter.metrics import Detail, Identified
 from exporter.reasons import Space
 from tests.unit import exits, pages, prometheus_messages
@@ -18,7 +19,7 @@ from tests.unit.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
 
 LEVELS = st.sampled_from(["vcpu", "vm", "off"])
 DETAILS = st.builds(Detail, LEVELS, LEVELS)
-CLASSICS = st.sampled_from([DEFAULT, Classic.of(2, 1e-6, 3600.0), Classic.of(16, 0.5, 1.0)])
+CLASSICS = st.sampled_from([DEFAULT.classic, Classic.of(2, 1e-6, 3600.0), Classic.of(16, 0.5, 1.0)])
 
 # Families of series: name, and whether they are of exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
@@ -61,7 +62,7 @@ def as_text(total: Total, classic: Classic) -> pages.Histogram:
 @settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, detail=DETAILS, classic=CLASSICS)
 def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, classic: Classic) -> None:
-    body = pages.page(families(vcpus, detail, name), accept, classic=classic).body
+    body = pages.page(families(vcpus, detail, name), accept, shape=Shape(classic)).body
     found = {family.name: family for family in pages.read_text(body)}
     suffix = "_total" if accept == OPENMETRICS else ""
     stem = (lambda family: family[: -len("_total")]) if accept == OPENMETRICS else str
@@ -90,8 +91,8 @@ def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, 
 def test_protobuf(
     *, native: bool, classic_in_protobuf: bool, vcpus: list[Identified], name: Name, detail: Detail, classic: Classic
 ) -> None:
-    shape = {"native": native, "classic_in_protobuf": classic_in_protobuf, "classic": classic}
-    found = pages.read_protobuf(pages.page(families(vcpus, detail, name), PROTOBUF, **shape).body)
+    shape = Shape(classic, native=native, classic_in_protobuf=classic_in_protobuf)
+    found = pages.read_protobuf(pages.page(families(vcpus, detail, name), PROTOBUF, shape=shape).body)
 
     for family, series in wanted(vcpus, detail.counters, name, COUNTERS).items():
         if series:

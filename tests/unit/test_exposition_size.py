@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.exposition.buckets import Classic
+from exporter.exposition.page import Shape
 from exporter.metrics import Detail, Identified
 from exporter.reasons import Reason, Space
 from exporter.records import ExitInProgress
 from exporter.vms import Vcpu, Vm
 from tests.unit import pages
 from tests.unit.exits import cell, metrics, record
-from tests.unit.pages import OPENMETRICS, PROTOBUF, TEXT
+from tests.unit.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 VCPUS_OF_A_VM = 4
@@ -48,19 +50,17 @@ def formula(vcpus: int, reasons: int, detail: Detail, of_histogram: int, in_prog
     return counters * (reasons + 1) + histograms * reasons * of_histogram + in_progress + vms
 
 
-def rendered(
-    vcpus: list[Identified], detail: Detail, accept: str, allow: list[str] | None = None, **shape: object
-) -> int:
+def rendered(vcpus: list[Identified], detail: Detail, accept: str, shape: Shape, allow: Sequence[str] = ()) -> int:
     """Series of a page as Prometheus counts them."""
-    made = metrics(detail, name, allow=allow or [])
+    made = metrics(detail, name, allow=allow)
     made.update(vcpus, [])
-    body = pages.page(made.families(vcpus), accept, **shape).body
+    body = pages.page(made.families(vcpus), accept, shape=shape).body
     if accept != PROTOBUF:
         return sum(not line.startswith(b"#") for line in body.splitlines())
     metrics_found = [metric for family in pages.read_protobuf(body).values() for metric in family.metric]
     classic = [metric for metric in metrics_found if metric.histogram.bucket]
     native = [metric for metric in metrics_found if metric.histogram.HasField("schema")]
-    plain = len(metrics_found) - sum(metric.HasField("histogram") for metric in metrics_found)
+    plain = sum(not metric.HasField("histogram") for metric in metrics_found)
     # Of classic buckets Prometheus makes one series each, +Inf, count and sum.
     return plain + len(native) + sum(len(metric.histogram.bucket) + 3 for metric in classic)
 
@@ -83,31 +83,32 @@ def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, det
     bounds = {2: 25, 4: 13, 16: 7}[factor]
     for accept in (TEXT, OPENMETRICS):
         expected = formula(vcpus, reasons + userspace, detail, bounds + 3, busy)
-        assert rendered(made, detail, accept, classic=classic) == expected
+        assert rendered(made, detail, accept, Shape(classic)) == expected
     for shape, of_histogram in (
-        ({"native": True}, 1),
-        ({"native": False}, bounds + 3),
-        ({"classic_in_protobuf": True}, bounds + 4),
+        (Shape(classic), 1),
+        (Shape(classic, native=False), bounds + 3),
+        (Shape(classic, classic_in_protobuf=True), bounds + 4),
     ):
         expected = formula(vcpus, reasons + userspace, detail, of_histogram, busy)
-        assert rendered(made, detail, PROTOBUF, classic=classic, **shape) == expected
+        assert rendered(made, detail, PROTOBUF, shape) == expected
 
 
 BY_VCPU, BY_VM = Detail("vcpu", "vcpu"), Detail("vm", "vm")
 ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
-WIDE = {"classic": Classic.of(16, 1e-6, 16.0)}
+BOTH = dataclasses.replace(DEFAULT, classic_in_protobuf=True)
+WIDE = Shape(Classic.of(16, 1e-6, 16.0))
 # A line of the table: level, format, allow list, shape; R, U and h for the formula.
-SHAPES = {
-    "default, in text": (BY_VCPU, TEXT, [], {}, (8, 2, 16)),
-    "default, native": (BY_VCPU, PROTOBUF, [], {}, (8, 2, 1)),
-    "both forms (`in_protobuf`)": (BY_VCPU, PROTOBUF, [], {"classic_in_protobuf": True}, (8, 2, 17)),
+SHAPES: dict[str, tuple[Detail, str, list[str], Shape, tuple[int, int, int]]] = {
+    "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
+    "default, native": (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 1)),
+    "both forms (`in_protobuf`)": (BY_VCPU, PROTOBUF, [], BOTH, (8, 2, 17)),
     "`factor: 16`, in text": (BY_VCPU, TEXT, [], WIDE, (8, 2, 10)),
-    "histograms per VM, in text": (Detail("vcpu", "vm"), TEXT, [], {}, (8, 2, 16)),
-    "all per VM, in text": (BY_VM, TEXT, [], {}, (8, 2, 16)),
-    "all per VM, native": (BY_VM, PROTOBUF, [], {}, (8, 2, 1)),
-    "allow list, in text": (BY_VCPU, TEXT, ALLOW, {}, (5, 2, 16)),
-    "allow list, native": (BY_VCPU, PROTOBUF, ALLOW, {}, (5, 2, 1)),
-    "allow list, all per VM, native": (BY_VM, PROTOBUF, ALLOW, {}, (5, 2, 1)),
+    "histograms per VM, in text": (Detail("vcpu", "vm"), TEXT, [], DEFAULT, (8, 2, 16)),
+    "all per VM, in text": (BY_VM, TEXT, [], DEFAULT, (8, 2, 16)),
+    "all per VM, native": (BY_VM, PROTOBUF, [], DEFAULT, (8, 2, 1)),
+    "allow list, in text": (BY_VCPU, TEXT, ALLOW, DEFAULT, (5, 2, 16)),
+    "allow list, native": (BY_VCPU, PROTOBUF, ALLOW, DEFAULT, (5, 2, 1)),
+    "allow list, all per VM, native": (BY_VM, PROTOBUF, ALLOW, DEFAULT, (5, 2, 1)),
 }
 SIZES = [100, 1000, 5000]
 
@@ -126,10 +127,10 @@ def test_the_table_has_the_shapes_of_this_test() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_table(shape: str) -> None:
-    detail, accept, allow, options, (reasons, userspace, of_histogram) = SHAPES[shape]
+    detail, accept, allow, served, (reasons, userspace, of_histogram) = SHAPES[shape]
     told = dict(table())[shape]
     assert told == [formula(size, reasons + userspace, detail, of_histogram, size) for size in SIZES]
-    assert told[0] == rendered(host(100, 8, 2, 100), detail, accept, allow, **options)
+    assert told[0] == rendered(host(100, 8, 2, 100), detail, accept, served, allow)
 
 
 def test_all_metrics_are_described() -> None:
