@@ -98,7 +98,7 @@ def test_it_keeps_up_and_keeps_what_the_reader_did(demo: Demo, chromium: Browser
     assert len(opened) == 2
     for _ in range(3):
         figures = chromium.run(FIGURES)
-        chromium.until(lambda figures=figures: chromium.run(FIGURES) != figures)  # type: ignore[misc]
+        chromium.until(lambda: chromium.run(FIGURES) != figures)
         assert sorted(chromium.run(OPEN)) == sorted(opened)
         assert chromium.run("document.activeElement.parentElement.id") == closed
         assert chromium.run("scrollY") == 150
@@ -259,7 +259,7 @@ def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) 
     for _ in range(4):
         before = chromium.run(order)
         seen.add(before)
-        chromium.until(lambda before=before: chromium.run(order) != before)  # type: ignore[misc]
+        chromium.until(lambda: chromium.run(order) != before)
         assert len(chromium.run(OPEN)) == 4
         assert mine in chromium.run(OPEN)
         assert chromium.run("document.activeElement.parentElement.id") == mine

@@ -37,7 +37,7 @@ class Sent(NamedTuple):
     seconds: float
 
     def plus(self, other: Sent) -> Sent:
-        return Sent(*(mine + theirs for mine, theirs in zip(self, other)))
+        return Sent._make(mine + theirs for mine, theirs in zip(self, other))
 
 
 NOTHING = Sent(0, 0, 0, 0, 0, 0, 0, 0.0)

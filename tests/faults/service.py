@@ -132,7 +132,8 @@ class Service:
     def memory(self) -> tuple[int, int]:
         """RSS and PSS in KiB."""
         text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        return tuple(int(re.search(rf"^{key}: +(\d+) kB$", text, re.M)[1]) for key in ("Rss", "Pss"))  # type: ignore[index,return-value]
+        sizes = dict(re.findall(r"^(\w+): +(\d+) kB$", text, re.M))
+        return int(sizes["Rss"]), int(sizes["Pss"])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:

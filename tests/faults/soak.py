@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,11 +79,11 @@ def run(seconds: int, folder: Path) -> bool:
         print(f"ended with status {status}; log: {[line for line in service.log if 'level=info' not in line]}")
 
 
-def _watch(service: Service, scraper: Scraper, ended: object) -> list[Sample]:
+def _watch(service: Service, scraper: Scraper, ended: Callable[[], int | None]) -> list[Sample]:
     print("seconds    RSS    PSS descriptors threads  pages")
     samples: list[Sample] = []
     started = time.monotonic()
-    while ended() is None:  # type: ignore[operator]
+    while ended() is None:
         seconds = time.monotonic() - started
         memory = service.memory()
         made = Sample(seconds, *memory, service.descriptors(), service.threads(), scraper.totals.pages)

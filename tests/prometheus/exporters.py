@@ -81,7 +81,11 @@ class Standstill:
 
     def _labelled(self, kind: str) -> Truth:
         truth = {Key(*self._vcpus[tid], reason): each for (tid, reason), each in recorded()[kind].items()}
-        return Truth(*({key: each[part] for key, each in truth.items()} for part in range(3)))  # type: ignore[arg-type]
+        return Truth(
+            {key: count for key, (count, _, _) in truth.items()},
+            {key: durations for key, (_, durations, _) in truth.items()},
+            {key: buckets for key, (_, _, buckets) in truth.items()},
+        )
 
 
 def samples(text: str) -> list[Sample]:

@@ -198,7 +198,7 @@ def _work(labels: Labels) -> bool:
     return not NOT_WORK.fullmatch(labels["reason"])
 
 
-LEVELS = (
+LEVELS: tuple[tuple[str, Group], ...] = (
     ("instance_vm_class_reason", ("vm", "class", "reason")),
     ("instance_vm_class", ("vm", "class")),
     ("instance_vm", ("vm",)),
@@ -206,7 +206,7 @@ LEVELS = (
     ("instance_class", ("class",)),
     ("instance", ()),
 )
-HOST_AND_VM = (("instance", ()), ("instance_vm", ("vm",)))
+HOST_AND_VM: tuple[tuple[str, Group], ...] = (("instance", ()), ("instance_vm", ("vm",)))
 
 
 def test_exits(recorded: Recorded) -> None:
@@ -219,6 +219,7 @@ def test_exits(recorded: Recorded) -> None:
 
 def test_userspace_exits(recorded: Recorded) -> None:
     name = "kvm_userspace_exits_total"
+    by: Group
     for level, by in (("instance_reason", ("reason",)), ("instance_vm_reason", ("vm", "reason"))):
         recorded.check(f"{level}:kvm_userspace_exits:rate5m", recorded.increases(name, by), by)
     for level, by in HOST_AND_VM:
@@ -234,7 +235,7 @@ def test_exit_time(recorded: Recorded) -> None:
             recorded.check(f"{level}:{DURATION}_sum:rate5m", recorded.increases(f"{DURATION}_sum", by), by)
     by = ("vm", "reason")
     recorded.check(f"instance_vm_reason:{USERSPACE}_sum:rate5m", recorded.increases(f"{USERSPACE}_sum", by), by)
-    vcpus = {("host",): 5.0}
+    vcpus: dict[Group, float] = {("host",): 5.0}
     for sample in recorded.pages[1]:
         if sample.name == "kvm_vcpu_guest_seconds_total":
             vcpus[sample.labels["vm"],] = vcpus.get((sample.labels["vm"],), 0.0) + 1
@@ -256,8 +257,8 @@ def test_quantiles(recorded: Recorded, name: str, quantile: float) -> None:
     """Classic: exactly what the page's buckets say. Native: in that same bucket, for it knows more."""
     for level, by in (("instance_vm_class", ("vm", "class")), ("instance_class", ("class",))):
         buckets: dict[Group, list[tuple[float, float]]] = {}
-        for (*group, le), increase in recorded.increases(f"{DURATION}_bucket", (*by, "le")).items():
-            buckets.setdefault(tuple(group), []).append((float(le), increase))
+        for labels, increase in recorded.increases(f"{DURATION}_bucket", (*by, "le")).items():
+            buckets.setdefault(labels[:-1], []).append((float(labels[-1]), increase))
         _, found = recorded.samples(f"{level}:{DURATION}:{name}_rate5m", by)
         assert found.keys() == {group for group, counts in buckets.items() if max(counts)[1]}
         for group, value in found.items():

@@ -85,14 +85,16 @@ def _event(event: str, text: str, tid: int, tgid: int, rets: dict[str, int]) -> 
     if event == "kvm_entry":
         return Event(Kind.ENTRY, tid, tgid)
     if event == "kvm_userspace_exit":
-        reason, number = _USERSPACE_EXIT.match(text).groups()  # type: ignore[union-attr]
-        failed = reason in ("restart", "error")
+        found = _USERSPACE_EXIT.match(text)
+        assert found, text
+        failed = found[1] in ("restart", "error")
         space = Space.USERSPACE_ERRNO if failed else Space.USERSPACE
-        return Event(Kind.USERSPACE_EXIT, tid, tgid, space, int(number))
-    name, trap = _ARM64_EXIT.match(text).groups()  # type: ignore[union-attr]
-    if name == "TRAP":
-        return Event(Kind.EXIT, tid, tgid, Space.ARM64_TRAP, int(trap, 16))
-    return Event(Kind.EXIT, tid, tgid, Space.ARM64_RET, rets[name])
+        return Event(Kind.USERSPACE_EXIT, tid, tgid, space, int(found[2]))
+    found = _ARM64_EXIT.match(text)
+    assert found, text
+    if found[1] == "TRAP":
+        return Event(Kind.EXIT, tid, tgid, Space.ARM64_TRAP, int(found[2], 16))
+    return Event(Kind.EXIT, tid, tgid, Space.ARM64_RET, rets[found[1]])
 
 
 def write(path: Path, header: Header, identities: list[Vm], happened: list[tuple[int, Event]]) -> None:

@@ -63,7 +63,7 @@ def test_words_of_flags_are_described() -> None:
         for flag in command.flags:
             if flag.value and flag.value.words:
                 item = page[page.index(f".It Fl {flag.names[-1][1:]} ") :]
-                item = item[: re.search(r"^\.(?:It|El)\b", item[4:], re.M).start() + 4]
+                item = re.split(r"\n\.(?:It|El)\b", item)[0]
                 assert set(flag.value.words) <= set(re.findall(r"\w+", item)), flag.names
 
 

@@ -23,7 +23,7 @@ def _logged() -> Iterator[tuple[str, str]]:
                 continue
             _, level, message = node.args[:3]
             parts = message.values if isinstance(message, ast.JoinedStr) else [message]
-            texts = [part.value for part in parts if isinstance(part, ast.Constant)]
+            texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
             if isinstance(level, ast.Constant) and level.value in ("warn", "error") and texts:
                 yield level.value, max(texts, key=len).strip()
 

@@ -112,8 +112,9 @@ def test_the_tests_feed_series_that_exist(path: Path) -> None:
     """A test that makes up a metric passes whatever the exporter serves."""
     for test in yaml.safe_load(path.read_text())["tests"]:
         for series in test["input_series"]:
-            name, inside = re.fullmatch(r"([\w:]+)\{(.*)\}", series["series"]).groups()  # type: ignore[union-attr]
-            assert {label for label, _ in _MATCHER.findall(inside)} <= KNOWN[name] | {"rack"}
+            found = re.fullmatch(r"([\w:]+)\{(.*)\}", series["series"])
+            assert found, series["series"]
+            assert {label for label, _ in _MATCHER.findall(found[2])} <= KNOWN[found[1]] | {"rack"}
 
 
 def test_every_alert_is_tested_firing_and_quiet() -> None:

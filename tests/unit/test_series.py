@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -98,7 +98,7 @@ class Threads(RuleBasedStateMachine):
         tables = [(level, userspace) for level in LEVELS for userspace in (False, True)]
         self.tables = {at: Table(at[0], SHOWN, userspace=at[1]) for at in tables}
         self.guest = {level: GuestTime(level) for level in LEVELS}
-        self.left: dict[object, Sums] = {at: {} for at in (*self.tables, *self.guest)}
+        self.left: dict[object, Sums] = {at: {} for at, _ in self._all()}
         self.vcpus: dict[ThreadKey, Identified] = {}
         self.born = 0
 
@@ -124,7 +124,7 @@ class Threads(RuleBasedStateMachine):
     def vanish(self, data: st.DataObject) -> None:
         keys = data.draw(st.lists(st.sampled_from(sorted(self.vcpus)), min_size=1, max_size=3, unique=True))
         gone = [self.vcpus.pop(key) for key in keys]
-        for at, counting in (*self.tables.items(), *self.guest.items()):
+        for at, counting in self._all():
             counting.forget(keys)
             live = self._sums(at, list(self.vcpus.values()))
             sums = added(self.left[at], self._sums(at, gone))
@@ -132,8 +132,12 @@ class Threads(RuleBasedStateMachine):
 
     def _show(self, each: VcpuRecord, vcpu: Vcpu) -> None:
         self.vcpus[each.key] = (each, vcpu)
-        for counting in (*self.tables.values(), *self.guest.values()):
+        for _, counting in self._all():
             counting.update(each, vcpu)
+
+    def _all(self) -> Iterator[tuple[object, Table | GuestTime]]:
+        yield from self.tables.items()
+        yield from self.guest.items()
 
     def _sums(self, at: object, vcpus: list[Identified]) -> Sums:
         if isinstance(at, tuple):
@@ -145,8 +149,8 @@ class Threads(RuleBasedStateMachine):
         live = list(self.vcpus.values())
         for at, table in self.tables.items():
             assert held(table) == added(self.left[at], self._sums(at, live))
-        for at, guest in self.guest.items():
-            assert guest.totals() == added(self.left[at], self._sums(at, live))
+        for level, guest in self.guest.items():
+            assert guest.totals() == added(self.left[level], self._sums(level, live))
 
 
 def added(one: Sums, other: Sums) -> Sums:

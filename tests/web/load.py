@@ -175,7 +175,12 @@ def flood(address: tuple[str, int]) -> None:
     # Mixed, the same way every time.
     all_bad = [_Bad(address, *wanted[number * 7919 % len(wanted)]) for number in range(len(wanted))]
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set())).start()
+
+    def until_the_end() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=until_the_end).start()
     rounds = 0
     while not stop.wait(0.1):
         rounds += 1

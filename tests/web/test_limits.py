@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import resource
 import socket
 import threading
 import time
@@ -248,7 +249,7 @@ def test_the_oldest_idle_connection_gives_way_to_a_new_one(serve: Serve, monkeyp
 
 def test_the_limit_leaves_descriptors_for_the_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((1024, 896), (256, 128), (64, 16), (1 << 20, 1000), (-1, 1000)):
-        monkeypatch.setattr(connections.resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
         assert connections.most_connections() == most
 
 

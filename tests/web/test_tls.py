@@ -29,7 +29,7 @@ def common_name(web: Web, context: ssl.SSLContext) -> str:
     with context.wrap_socket(connect(web), server_hostname="localhost") as raw:
         certificate = raw.getpeercert()
     assert certificate
-    return str(certificate["subject"][0][0][1])  # type: ignore[index]
+    return str(certificate["subject"][0][0][1])
 
 
 def test_a_scrape(serve: Serve, pki: Path, tmp_path: Path) -> None:

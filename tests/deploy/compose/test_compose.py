@@ -22,7 +22,7 @@ FOLDER = ROOT / "deploy/compose"
 
 def understood(**environment: str) -> dict[str, Any]:
     docker_compose = Path(sys.executable).parent / "docker-compose"
-    command = [docker_compose, "--file", FOLDER / "compose.yaml", "config", "--format=json"]
+    command: list[str | Path] = [docker_compose, "--file", FOLDER / "compose.yaml", "config", "--format=json"]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
@@ -40,7 +40,7 @@ def test_compose_names_what_it_does_not_know(tmp_path: Path) -> None:
     """That `config` checks by the specification's schema, and says so on stderr, is what understood() stands on."""
     (tmp_path / "compose.yaml").write_text("services: {exporter: {image: x, comand: [demo]}}\n")
     docker_compose = Path(sys.executable).parent / "docker-compose"
-    command = [docker_compose, "--file", tmp_path / "compose.yaml", "config"]
+    command: list[str | Path] = [docker_compose, "--file", tmp_path / "compose.yaml", "config"]
     done = subprocess.run(command, env={}, check=False, capture_output=True, text=True)
     assert "additional properties 'comand' not allowed" in done.stderr
 
@@ -95,7 +95,7 @@ def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: 
     mounts = {volume["target"]: volume["source"] for volume in services["prometheus"]["volumes"]}
     shutil.copy(mounts["/etc/prometheus/prometheus.yml"], tmp_path)
     shutil.copytree(mounts["/etc/prometheus/rules"], tmp_path / "rules")
-    command = ["promtool", "check", "config", tmp_path / "prometheus.yml"]
+    command: list[str | Path] = ["promtool", "check", "config", tmp_path / "prometheus.yml"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS: 3 rule files found" in done.stdout

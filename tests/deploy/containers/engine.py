@@ -11,17 +11,17 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.e2e import apt
+
 ROOT = Path(__file__).resolve().parents[3]
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 
-_E2E = ROOT / "tests/e2e"
 _TOOLS = ("podman", "runc", "mmdebstrap")
 # What debian:*-slim leaves out, and that /usr is merged without the perl that does it on older systems.
 _SLIM = [
@@ -93,11 +93,6 @@ def _base(suite: str) -> Path:
 
 def _sources(suite: str, folder: Path) -> list[Path]:
     """This machine's own Debian sources, turned to another suite."""
-    sys.path.insert(0, str(_E2E))
-    try:
-        import apt
-    finally:
-        sys.path.remove(str(_E2E))
     files = []
     for name, text in apt.sources().items():
         files.append(folder / name)

@@ -184,7 +184,7 @@ def test_a_container_that_does_not_answer_is_unhealthy(engine: Engine, image: st
 def test_demo_names_the_recorded_vms(engine: Engine, options: list[str], start: Start) -> None:
     container = start(documented.without(options, "--volume"), "demo")
 
-    def vms() -> list[str]:
+    def vms() -> list[tuple[str, str]]:
         return re.findall(
             r'^kvm_vm_info\{.*?vm="(.*?)".*?vmm="(.*?)"\} 1\.0$', "\n".join(page(engine, container)), re.M
         )

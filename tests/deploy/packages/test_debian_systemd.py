@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def test_a_life_under_systemd(package: Path, newer: Path) -> None:
-    command = [
+    command: list[str | Path] = [
         *(sys.executable, ROOT / "tests/e2e/run.py", "arm64", "--systemd", "--timeout", "500"),
         *("--extra", f"old.deb={package}", "--extra", f"new.deb={newer}"),
         *("--command", f"python3 tests/e2e/package_scenario.py {__version__} {NEXT}"),

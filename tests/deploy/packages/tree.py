@@ -27,7 +27,8 @@ def base() -> Path:
         subprocess.run(["rm", "-rf", tree], check=True)
         sources = "\n".join(text for name, text in apt.sources().items() if name.endswith(".list"))
         stanzas = [text for name, text in apt.sources().items() if name.endswith(".sources")]
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", apt.CODENAME, tree, "-"]
+        include = f"--include={','.join(PACKAGES)}"
+        command: list[str | Path] = ["mmdebstrap", "--quiet", "--variant=apt", include, apt.CODENAME, tree, "-"]
         subprocess.run(command, input="\n\n".join([sources, *stanzas]), text=True, check=True)
         (tree / ".complete").touch()
     return tree
