@@ -81,6 +81,7 @@ lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	MYPYPATH=tests/e2e $(VENV)/bin/mypy --explicit-package-bases tests/e2e/*.py
 
 .PHONY: test
 test: lint

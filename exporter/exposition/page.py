@@ -82,7 +82,7 @@ class Exposition:
             yield from registry_metrics(self._registry.collect())
         elif chosen.name == "openmetrics":
             yield from self._text.render(families, openmetrics=True)
-            yield openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # with the end mark
+            yield openmetrics.generate_latest(self._registry)  # with the end mark
         else:
             yield from self._text.render(families, openmetrics=False)
             yield generate_latest(self._registry)
