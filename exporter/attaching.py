@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from exporter import handover, host
 from exporter.config import Config
+from exporter.ledger import NOTHING_WRITTEN, Ledger, LedgerError, Written
 from exporter.logs import event
 from exporter.program import Loaded, Loader
 from exporter.systemd import Systemd
@@ -21,7 +24,9 @@ class Attached(NamedTuple):
 
     loaded: Loaded
     since: handover.Since
-    ended: handover.Ended
+    ledger: Ledger | None
+    """To be kept; None where nobody would pass it on."""
+    before: Written
     kept: bool
     """It was attached already: its counters go on."""
 
@@ -32,10 +37,19 @@ class Attaching:
     def __init__(self, systemd: Systemd) -> None:
         self._systemd = systemd
         self._left = handover.Kept.of(systemd.passed)
-        self._found: tuple[Loaded, handover.Since] | None = None
+        self._found: tuple[Loaded, handover.Since, Ledger] | None = None
         self._loader: Loader | None = None
-        self.sockets = [fd for name, fd in systemd.passed if name not in self._left.names]
+        self.sockets: list[int] = []
         """What systemd passed besides: sockets that listen."""
+        for name, fd in systemd.passed:
+            if name in self._left.names:
+                continue
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                self.sockets.append(fd)
+            else:  # of another version of this service, say
+                event(log, "warn", "a descriptor that was passed is not understood, and is let go", name=name)
+                os.close(fd)
+                systemd.forget(name)
 
     def prepare(self, config: Config, sysfs: Path) -> None:
         """Take over what was left attached; where there is nothing, or it does not fit, start the loader."""
@@ -62,15 +76,17 @@ class Attaching:
     def receive(self, timeout: float) -> Attached | None:
         """Return the program, or None if it is not there after so many seconds. Raises LoadError."""
         if self._found:
-            (loaded, since), self._found = self._found, None
-            return Attached(loaded, since, self._ended(), kept=True)
+            (loaded, since, ledger), self._found = self._found, None
+            self._left.close()
+            return Attached(loaded, since, ledger, _written(ledger), kept=True)
         assert self._loader, "prepare() comes first"
         built = self._loader.receive(timeout)
         if not built:
             return None
         since = handover.Since(time.time(), time.monotonic_ns())
-        handover.keep(self._systemd, built, self._config, since)  # at once: from here on nothing is lost by a kill
-        return Attached(built, since, (), kept=False)
+        # At once: from here on nothing is lost by a kill.
+        kept = handover.keep(self._systemd, built, self._config, since) if self._systemd else None
+        return Attached(built, since, kept, NOTHING_WRITTEN, kept=False)
 
     def discard(self) -> None:
         """Have the next start begin anew."""
@@ -82,13 +98,13 @@ class Attaching:
             self._loader.close()
         if self._found:
             self._found[0].close()
+            self._found[2].close()
         self._left.close()
 
-    def _ended(self) -> handover.Ended:
-        try:
-            return self._left.take_ended()
-        except handover.HandoverError as error:
-            event(log, "warn", "ended vCPUs are no longer served", reason=str(error))
-            return ()
-        finally:
-            self._left.close()
+
+def _written(ledger: Ledger) -> Written:
+    try:
+        return ledger.read()
+    except LedgerError as error:
+        event(log, "warn", "ended vCPUs are no longer served", reason=str(error))
+        return NOTHING_WRITTEN

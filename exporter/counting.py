@@ -6,15 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
-from exporter.handover import Ended
+from exporter.ledger import NOTHING_WRITTEN, Ended, Ledger, Written
 from exporter.logs import event
-from exporter.metrics import Identified
+from exporter.metrics import Identified, Metrics
 from exporter.program import Loaded
-from exporter.records import ThreadKey, VcpuRecord
+from exporter.records import Freed, Retired, ThreadKey, VcpuRecord
 from exporter.selfmetrics import State
-from exporter.snapshot import Collector, Retired
-from exporter.vms import Lookup, Vcpu
+from exporter.series import Bases
+from exporter.snapshot import Collector, Precautions
+from exporter.vms import Lookup
 from exporter.vms.vcpu import nameable
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,14 @@ _DROP_REMEDIES = {
     "no_cell": "raise limits.cells and restart",
     "chain_full": "none: a vCPU has more than eight reasons of one hash; please report it",
 }
+
+
+class Survival(NamedTuple):
+    """Where to write down what would be lost with this process, and who knows what is to be written."""
+
+    ledger: Ledger
+    served: Callable[[ThreadKey], tuple[int, int]]
+    bases: Callable[[], Bases]
 
 
 class Counting:
@@ -40,8 +51,7 @@ class Counting:
         self._vcpu_ids = False
         self._vanished: list[VcpuRecord] = []
         self._warned: set[str] = set()
-        self._pass_on: Callable[[Ended], None] | None = None
-        self._passed_on: list[tuple[ThreadKey, Vcpu | None]] | None = None
+        self._survival: Survival | None = None
 
     def begin(
         self,
@@ -49,21 +59,20 @@ class Counting:
         clock_ns: Callable[[], int],
         *,
         vcpu_ids: bool,
-        ended: Ended = (),
-        pass_on: Callable[[Ended], None] | None = None,
+        before: Written = NOTHING_WRITTEN,
+        survival: Survival | None = None,
     ) -> None:
-        """Read this program's maps from now on, and own it.
+        """Read this program's maps from now on, and own it and the ledger.
 
-        `vcpu_ids` tells that exits carry the vCPU's index; `ended` are vCPUs that an earlier process has copied out.
-        `pass_on` is given all that ended and are still served whenever they change: they are in no map any more.
+        `vcpu_ids` tells that exits carry the vCPU's index; `before` is what an earlier process wrote down.
         """
-        for retired, vcpu in ended:
-            if vcpu:
-                self._lookup.know(retired.record.key, vcpu)
-        collector = Collector(loaded, clock_ns, self._linger_ns, [retired for retired, _ in ended])
+        for key, vcpu in before.names:
+            self._lookup.know(key, vcpu)
+        precautions = Precautions(partial(self._write_down, always=True), survival.ledger.step) if survival else None
         with self._lock:
-            self._loaded, self._collector, self._vcpu_ids = loaded, collector, vcpu_ids
-            self._pass_on = pass_on
+            self._survival = survival
+            self._collector = Collector(loaded, clock_ns, self._linger_ns, before.left, precautions)
+            self._loaded, self._vcpu_ids = loaded, vcpu_ids
         self.collect()
 
     def linger(self, linger_ns: int) -> None:
@@ -87,24 +96,23 @@ class Counting:
                 state.collect_errors += 1
                 event(log, "error", "collection failed", err=error)
                 return
-            self._pass_ended_on(self._collector.retired)
             for record in state.snapshot.vcpus:
                 if nameable(record, vcpu_ids=self._vcpu_ids):
                     self._lookup.submit(record.key, record.comm, record.vcpu_id)
             self._warn_of_drops(state.snapshot.counters)
-            self._lookup.forget(record.key for record in state.snapshot.vanished)
             self._vanished += state.snapshot.vanished
+            self._write_down(self._collector.retired, self._collector.freed)
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
 
     def observed(self) -> tuple[Sequence[Identified], Sequence[VcpuRecord]]:
-        """The vCPUs of the latest collection whose names are known, and those that vanished since the last call.
+        """The vCPUs of the latest collection whose names are known, and those that vanished and did not leave() yet.
 
         Counts of the others are in the maps: they come as soon as their labels are known.
         """
         with self._lock:  # both at once: no later snapshot may have what is gone
             snapshot = self._state.snapshot
-            gone, self._vanished = self._vanished, []
+            gone = tuple(self._vanished)
         vcpus: list[Identified] = []
         for record in snapshot.vcpus if snapshot else ():
             vcpu = self._lookup.get(record.key)
@@ -113,10 +121,22 @@ class Counting:
         return vcpus, gone
 
     def vanished(self) -> Sequence[VcpuRecord]:
-        """The vCPUs that vanished since this or observed() was last called."""
+        """The vCPUs that vanished and did not leave() yet."""
         with self._lock:
-            gone, self._vanished = self._vanished, []
-        return gone
+            return tuple(self._vanished)
+
+    def leave(self, gone: Sequence[VcpuRecord], metrics: Metrics) -> None:
+        """Let the first of those that vanished go from the metrics. They are written down once, at every moment."""
+        with self._lock:
+            metrics.update((), [record.key for record in gone])
+            del self._vanished[: len(gone)]
+            self._lookup.forget(record.key for record in gone)
+
+    def write_down(self) -> None:
+        """Write down what has changed of what the next process cannot find in the maps."""
+        with self._lock:
+            if self._collector:
+                self._write_down(self._collector.retired, self._collector.freed)
 
     def settle(self) -> None:
         """Collect a last time before another process takes over: what is not given back by then would be lost."""
@@ -135,15 +155,24 @@ class Counting:
                 self._collector = None
             if self._loaded:
                 self._loaded.close()
+            if self._survival:
+                self._survival.ledger.close()
 
-    def _pass_ended_on(self, retired: Sequence[Retired]) -> None:
-        if not self._pass_on:
+    def _write_down(self, retired: Sequence[Retired], freed: Sequence[Freed], *, always: bool = False) -> None:
+        survival = self._survival
+        if not survival:
             return
-        ended = [(one, self._lookup.get(one.record.key)) for one in retired]
-        known = [(one.record.key, vcpu) for one, vcpu in ended]
-        if known != self._passed_on:
-            self._passed_on = known
-            self._pass_on(ended)
+        leaving = (Retired(record, 0) for record in self._vanished)
+        ended = [
+            Ended(each.record, each.expires_ns, self._lookup.get(each.record.key), survival.served(each.record.key))
+            for each in (*leaving, *retired)
+        ]
+        try:
+            survival.ledger.write(ended, freed, survival.bases(), always=always)
+        except (OSError, MemoryError) as error:
+            if "ledger" not in self._warned:
+                self._warned.add("ledger")
+                event(log, "warn", "ended vCPUs would not survive a kill of this process", err=error)
 
     def _warn_of_drops(self, counters: Mapping[str, int]) -> None:
         """Say it once when a counter of what is lost first moves."""

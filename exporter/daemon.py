@@ -10,13 +10,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from exporter import configfile, handover, host, lockfile, logs, overview, program, selfmetrics, web
+from exporter import configfile, host, lockfile, logs, overview, program, selfmetrics, web
 from exporter.attaching import Attached, Attaching
 from exporter.config import Config, ConfigError
-from exporter.counting import Counting
+from exporter.counting import Counting, Survival
 from exporter.logs import event
 from exporter.pages import Pages
 from exporter.privileges import Account
@@ -53,7 +52,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._sysfs = sysfs
-        self._systemd = systemd or Systemd({}, os.getpid())
+        self._systemd = Systemd({}, os.getpid()) if systemd is None else systemd
         self._reread = reread
         self._state = selfmetrics.State(config_loaded=time.time())
         self._lookup = Lookup(proc)
@@ -239,14 +238,14 @@ class Daemon:
         self._loaded = attached.loaded
         try:
             formats = host.parsed(attached.loaded.formats)
-            self._pages.name(Reasons(*formats), self._config)
+            self._pages.name(Reasons(*formats), self._config, attached.before)
             self._state.counting_since, self._state.counting_since_ns = attached.since
             self._counting.begin(
                 attached.loaded,
                 time.monotonic_ns,
                 vcpu_ids="vcpu_id" in formats.kvm_exit.fields,
-                ended=attached.ended,
-                pass_on=partial(handover.keep_ended, self._systemd) if self._systemd else None,
+                before=attached.before,
+                survival=Survival(attached.ledger, self._pages.served, self._pages.bases) if attached.ledger else None,
             )
         except (OSError, ValueError, KeyError) as error:
             self._attaching.discard()

@@ -1,7 +1,7 @@
-"""From one start of the service to the next: the loaded program, and what is still served of ended vCPUs.
+"""From one start of the service to the next: the loaded program, and the ledger of what is in no map.
 
 systemd keeps the descriptors (FileDescriptorStoreMax=) while the service restarts, so the program stays attached and
-counts on in the same maps. Numbers that are in memory alone, those of ended vCPUs, are passed in a memfd.
+counts on in the same maps. What is in memory alone is in the ledger.
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exporter.config import Config
+from exporter.ledger import FILES, Ledger
 from exporter.program import BPF, MAPS, PROGRAMS, SOURCES, Loaded, layouts
 from exporter.reasons import Space
-from exporter.records import Cell, ThreadKey, VcpuRecord
-from exporter.snapshot import Retired
 from exporter.systemd import Systemd
-from exporter.vms import Vcpu, Vm
 
-_VERSION = 1
-"""Of what is written here."""
-_STATE, _ENDED = "state", "ended"
+_VERSION = 2
+"""Of what is written here and in the ledger."""
+_STATE = "state"
 _KINDS = ("map", "program", "attachment")
+_LEDGER = tuple(f"ledger.{number}" for number in range(FILES))
 
 
 class Since(NamedTuple):
@@ -33,9 +31,6 @@ class Since(NamedTuple):
 
     unix: float
     ns: int
-
-
-Ended = Sequence[tuple[Retired, "Vcpu | None"]]
 
 
 class HandoverError(Exception):
@@ -52,11 +47,11 @@ class Kept:
     @classmethod
     def of(cls, passed: Iterable[tuple[str, int]]) -> Kept:
         """Pick them out of what systemd passed, where there may be sockets too."""
-        mine = [(name, fd) for name, fd in passed if name in (_STATE, _ENDED) or name.partition(".")[0] in _KINDS]
+        mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
         return cls(frozenset(name for name, _ in mine), dict(mine))
 
-    def take(self, config: Config) -> tuple[Loaded, Since]:
-        """The loaded program, and since when it counts. Raises HandoverError."""
+    def take(self, config: Config) -> tuple[Loaded, Since, Ledger]:
+        """The loaded program, since when it counts, and the ledger of it. Raises HandoverError."""
         if _STATE not in self.descriptors:
             raise HandoverError("the descriptor store is not complete")
         try:
@@ -71,21 +66,12 @@ class Kept:
                 formats=state["formats"],
             )
             since = Since(*state["since"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            ledger = Ledger([self.descriptors[name] for name in _LEDGER])
+            taken = {f"{kind}.{name}" for kind in _KINDS for name in state[f"{kind}s"]}.union(_LEDGER)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise HandoverError(f"the descriptor store cannot be read ({error!r})") from error
-        for kind in _KINDS:
-            for name in state[f"{kind}s"]:
-                del self.descriptors[f"{kind}.{name}"]
-        return loaded, since
-
-    def take_ended(self) -> Ended:
-        """What was still served of ended vCPUs. Raises HandoverError."""
-        if _ENDED not in self.descriptors:
-            return []
-        try:
-            return _unpacked(_read(self.descriptors[_ENDED]))
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-            raise HandoverError(f"the values of ended vCPUs cannot be read ({error!r})") from error
+        self.descriptors = {name: fd for name, fd in self.descriptors.items() if name not in taken}
+        return loaded, since, ledger
 
     def discard(self, systemd: Systemd) -> None:
         """Have nothing of it kept any longer: with its last descriptor a program is detached."""
@@ -117,8 +103,14 @@ def version(config: Config) -> dict[str, Any]:
     }
 
 
-def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> None:
-    """Have an attached program survive this process, even if it is killed."""
+def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledger:
+    """Have an attached program survive this process, even if it is killed; returns the ledger to be kept of it.
+
+    Raises OSError.
+    """
+    ledger = Ledger.create()
+    for name, fd in zip(_LEDGER, ledger.files):
+        systemd.store(name, fd)
     groups: dict[str, Mapping[str, int]] = {
         "map": loaded.maps,
         "program": loaded.programs,
@@ -136,74 +128,14 @@ def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> None
         },
         "formats": dict(loaded.formats),
     }
-    _store(systemd, _STATE, json.dumps(state).encode())  # the last: with it, all others are there
-
-
-def keep_ended(systemd: Systemd, ended: Ended) -> None:
-    """Have the next start serve these ended vCPUs, and no others, as long as this one would have."""
-    systemd.forget(_ENDED)
-    if ended:
-        _store(systemd, _ENDED, _packed(ended))
-
-
-def _store(systemd: Systemd, name: str, data: bytes) -> None:
-    fd = os.memfd_create(f"kvm-exit-exporter-{name}")
+    fd = os.memfd_create("kvm-exit-exporter-state")
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
-        file.write(data)
+        file.write(json.dumps(state).encode())
         file.flush()
-        systemd.store(name, fd)
+        systemd.store(_STATE, fd)  # the last: with it, all others are there
+    return ledger
 
 
 def _read(fd: int) -> bytes:
     """The whole of a memfd, whose offset the writer left at its end."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-# A length, that many bytes of JSON without the buckets, and then the buckets of all cells in the same order.
-_LENGTH = struct.Struct("=Q")
-
-
-def _packed(ended: Ended) -> bytes:
-    described, buckets = [], []
-    for retired, vcpu in ended:
-        record = retired.record
-        described.append(
-            {
-                "key": record.key,
-                "comm": record.comm.hex(),
-                "vcpu_id": record.vcpu_id,
-                "guest_ns": record.guest_ns,
-                "expires_ns": retired.expires_ns,
-                "vm": asdict(vcpu.vm) if vcpu else None,
-                "index": vcpu.index if vcpu else "",
-                "cells": [(cell.space, cell.code, cell.exits, cell.sum_ns, len(cell.buckets)) for cell in record.cells],
-            }
-        )
-        buckets += [cell.buckets for cell in record.cells]
-    # Names are a guest's owner's, and may hold what is no text: surrogates go through JSON as escapes.
-    head = json.dumps(described).encode()
-    return b"".join([_LENGTH.pack(len(head)), head, *buckets])
-
-
-def _unpacked(data: bytes) -> Ended:
-    at = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    ended: list[tuple[Retired, Vcpu | None]] = []
-    for one in json.loads(data[_LENGTH.size : at]):
-        cells = []
-        for space, code, exits, sum_ns, size in one["cells"]:
-            cells.append(Cell(space, code, exits, sum_ns, data[at : at + size]))
-            at += size
-        record = VcpuRecord(
-            key=ThreadKey(*one["key"]),
-            comm=bytes.fromhex(one["comm"]),
-            vcpu_id=one["vcpu_id"],
-            guest_ns=one["guest_ns"],
-            cells=tuple(cells),
-            in_progress=None,
-            alive=False,
-        )
-        vcpu = Vcpu(Vm(**one["vm"]), one["index"]) if one["vm"] else None
-        ended.append((Retired(record, one["expires_ns"]), vcpu))
-    if at != len(data):
-        raise ValueError(f"{len(data)} bytes, expected {at}")
-    return ended

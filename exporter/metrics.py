@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from exporter.families import Counters, Family, Histograms, Plain
-from exporter.records import ThreadKey, VcpuRecord
-from exporter.series import GuestTime, NameReason, Table, sums
+from exporter.records import Cell, ThreadKey, VcpuRecord
+from exporter.series import NO_BASES, Bases, GuestTime, NameReason, Table
 from exporter.vms import Vcpu, Vm
 
 Identified = tuple[VcpuRecord, Vcpu]
@@ -27,18 +27,21 @@ class Detail:
 class Metrics:
     """The kvm_* families; remembers what it was shown until it is told to forget. Not thread-safe."""
 
-    def __init__(self, name: NameReason, detail: Detail) -> None:
+    def __init__(self, name: NameReason, detail: Detail, bases: Bases = NO_BASES) -> None:
         self._name = name
         self._detail = detail
-        levels = {detail.counters, detail.histograms} - {"off"}
-        self._exits = {level: Table(level, name, userspace=False) for level in levels}
-        self._userspace = {level: Table(level, name, userspace=True) for level in levels}
-        self._guest = GuestTime(detail.counters)
+        levels = sorted({detail.counters, detail.histograms} - {"off"})
+        self._exits = {level: Table(level, name, userspace=False, bases=bases) for level in levels}
+        self._userspace = {level: Table(level, name, userspace=True, bases=bases) for level in levels}
+        self._guest = GuestTime(detail.counters, bases)
+        self._bases: Bases | None = None
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
         """Take over one snapshot: its vCPUs as far as their VM is known, and the threads no later one will have."""
         gone = list(vanished)
-        for table in (*self._exits.values(), *self._userspace.values()):
+        if gone:
+            self._bases = None
+        for table in self._tables:
             for record, vcpu in vcpus:
                 table.update(record, vcpu)
             table.forget(gone)
@@ -51,19 +54,33 @@ class Metrics:
 
         Both must have seen the same snapshots last. After a change of what is served, no counter falls or jumps.
         """
+        self._bases = None
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
                 mine[level].go_on_from(theirs[level])
         if self._detail.counters == earlier._detail.counters:
             self._guest.go_on_from(earlier._guest)
 
-    def unserved(self, record: VcpuRecord) -> tuple[int, int]:
-        """Exits, and those to the VMM, that a record has more than when it was last shown to update()."""
-        exits, userspace = sums(record.cells)
-        for table in self._exits.values():
-            seen_exits, seen_userspace = sums(table.seen(record.key))
-            return exits - seen_exits, userspace - seen_userspace
-        return exits, userspace
+    def seen(self, key: ThreadKey) -> Sequence[Cell]:
+        """A thread's cells as they were last shown to update(); none if they were not."""
+        return next(iter(self._exits.values())).seen(key)
+
+    def bases(self) -> Bases:
+        """What the series hold besides the threads that there are, for one who goes on from here."""
+        if self._bases is None:
+            tables = [table.bases() for table in self._tables]
+            self._bases = Bases([each for bases in tables for each in bases.series], self._guest.bases().guest)
+        return self._bases
+
+    def disclaim(self) -> None:
+        """Let go of the bases given at the start that nothing has claimed: all that could is there."""
+        had = [self._guest.disclaim(), *(table.disclaim() for table in self._tables)]
+        if any(had):
+            self._bases = None
+
+    @property
+    def _tables(self) -> Sequence[Table]:
+        return (*self._exits.values(), *self._userspace.values())
 
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
         """The families as of the last update; `vcpus` are those of the snapshot."""

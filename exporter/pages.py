@@ -13,10 +13,12 @@ from exporter.counting import Counting
 from exporter.document import Reading
 from exporter.exposition.buckets import Classic
 from exporter.exposition.page import Exposition, Page, Shape
+from exporter.ledger import NOTHING_WRITTEN, Written
 from exporter.metrics import Detail, Metrics
 from exporter.reasons import Reasons
-from exporter.records import VcpuRecord
+from exporter.records import Cell, ThreadKey, VcpuRecord
 from exporter.selfmetrics import State
+from exporter.series import NO_BASES, Bases, sums
 from exporter.series import Reasons as ShownReasons
 from exporter.vms import Lookup
 
@@ -36,14 +38,17 @@ class Pages:
         self._registry = registry
         self._lock = threading.Lock()
         self._reasons = Reasons()
+        self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
+        """Of threads that ended: their cells as the metrics last had them, and the sums that pages had."""
         self._metrics = self._new_metrics(config)
         self._exposition = Exposition(_shape(config), registry)
 
-    def name(self, reasons: Reasons, config: Config) -> None:
-        """Take the names of reasons from here; before anything is counted."""
+    def name(self, reasons: Reasons, config: Config, before: Written = NOTHING_WRITTEN) -> None:
+        """Take the names of reasons from here, and go on from what was served before; before anything is counted."""
         with self._lock:
             self._reasons = reasons
-            self._metrics = self._new_metrics(config)
+            self._metrics = self._new_metrics(config, before.bases)
+            self._served = {key: ((), sums) for key, sums in before.served.items()}
 
     def reconfigure(self, config: Config) -> None:
         """Serve what this configuration asks for. A series that stays goes on from its value."""
@@ -52,11 +57,12 @@ class Pages:
             vcpus, gone = self._counting.observed()
             self._metrics.update(vcpus, ())
             self._forget(gone)
-            fresh = self._new_metrics(config)
+            fresh = self._new_metrics(config, self._metrics.bases())
             fresh.update(vcpus, ())
             fresh.go_on_from(self._metrics)
             self._metrics = fresh
             self._exposition = Exposition(_shape(config), self._registry)
+            self._counting.write_down()
 
     def render(self, accept: str, accept_encoding: str) -> Page:
         """Collect, and render the page for a scraper that sent these headers."""
@@ -67,6 +73,8 @@ class Pages:
             vcpus, gone = self._counting.observed()  # may be newer than our own collection: that is only better
             self._metrics.update(vcpus, ())
             self._forget(gone)
+            if not self._state.lookups_pending:
+                self._metrics.disclaim()
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def document(self) -> bytes:
@@ -94,17 +102,31 @@ class Pages:
         with self._lock:
             self._forget(self._counting.vanished())
 
+    def served(self, key: ThreadKey) -> tuple[int, int]:
+        """Exits, and those to the VMM, that pages had of a thread that ended. Needs no lock."""
+        cells = self._metrics.seen(key)
+        known = self._served.get(key)
+        if not known or known[0] is not cells:
+            known = self._served[key] = (cells, sums(cells))
+        return known[1]
+
+    def bases(self) -> Bases:
+        """What series hold besides the threads that there are. Needs no lock."""
+        return self._metrics.bases()
+
     def _forget(self, gone: Sequence[VcpuRecord]) -> None:
         """Let threads go that no later snapshot has; what no page had of them is counted as that."""
         for record in gone:
-            exits, userspace = self._metrics.unserved(record)
-            self._state.unserved_exits += exits
-            self._state.unserved_userspace_exits += userspace
-        self._metrics.update((), [record.key for record in gone])
+            (exits, userspace), (served, served_userspace) = sums(record.cells), self.served(record.key)
+            self._state.unserved_exits += exits - served
+            self._state.unserved_userspace_exits += userspace - served_userspace
+        self._counting.leave(gone, self._metrics)
+        for record in gone:
+            self._served.pop(record.key, None)
 
-    def _new_metrics(self, config: Config) -> Metrics:
+    def _new_metrics(self, config: Config, bases: Bases = NO_BASES) -> Metrics:
         shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)
-        return Metrics(shown, Detail(config.level.counters, config.level.histograms))
+        return Metrics(shown, Detail(config.level.counters, config.level.histograms), bases)
 
 
 def _shape(config: Config) -> Shape:

@@ -54,6 +54,32 @@ class VcpuRecord:
     alive: bool
 
 
+@dataclass
+class Retired:
+    """A vCPU that ended: its last values, and until when they are served, on the collector's clock."""
+
+    record: VcpuRecord
+    expires_ns: int
+
+
+Freed = tuple[str, int]
+"""The stack that a slot or cell belongs on, and its number."""
+
+
+class Left(NamedTuple):
+    """What a process that read the same maps left half done, or in its memory alone."""
+
+    retired: Sequence[Retired] = ()
+    """Copied out: their slots are cleared, or in `freed`."""
+    freed: Sequence[Freed] = ()
+    """Cleared or to be cleared, and not handed back."""
+    unsure: Freed | None = None
+    """Cleared, and handed back or not: the process ended in that very moment."""
+
+
+NOTHING_LEFT = Left()
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Everything one collection saw."""

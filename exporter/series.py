@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import add, sub
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exporter.reasons import Reason, Space
 from exporter.records import Cell, ThreadKey, VcpuRecord
@@ -60,6 +60,30 @@ class _Base(NamedTuple):
 _NOTHING = _Base(0, 0, (0,) * BUCKETS)
 
 
+class Bases(NamedTuple):
+    """What series hold of threads that are gone, or from before a reload: as lists, to be written down."""
+
+    series: Sequence[tuple[str, bool, Labels, int, int, tuple[int, ...]]] = ()
+    """Level, whether exits to the VMM, labels; exits, nanoseconds, counts by bucket."""
+    guest: Sequence[tuple[Labels, int]] = ()
+    """Labels; nanoseconds in the guest."""
+
+    @classmethod
+    def of(cls, read: Any) -> Bases:
+        """From JSON. Raises ValueError, TypeError."""
+        series, guest = read
+        return cls(
+            [
+                (level, userspace, tuple(labels), exits, sum_ns, tuple(counts))
+                for level, userspace, labels, exits, sum_ns, counts in series
+            ],
+            [(tuple(labels), ns) for labels, ns in guest],
+        )
+
+
+NO_BASES = Bases()
+
+
 class Series:
     """One label set: the sum of one cell or more, and of threads that are gone."""
 
@@ -68,13 +92,13 @@ class Series:
         *("counter_line", "counter_message", "histogram_lines", "histogram_message"),
     )
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, base: _Base | None = None) -> None:
         self.labels = labels
         # What the renderers made of the labels, for as long as the series lives; theirs to set.
         self.labels_text: bytes | None = None
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
-        self._base: _Base | None = None
+        self._base = base
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:
@@ -109,6 +133,11 @@ class Series:
             )
             self._drop_rendered()
 
+    @property
+    def base(self) -> _Base | None:
+        """What it holds besides its cells."""
+        return self._base
+
     def total(self) -> Cell:
         """The sum of all cells; its space and code mean nothing where there are several."""
         cells = iter(self._cells.values())
@@ -135,11 +164,17 @@ def sums(cells: Iterable[Cell]) -> tuple[int, int]:
 class Table:
     """All series of one pair of families (counter and histogram) at one level of detail.
 
-    `userspace` tells the exits to the VMM from all exits; they have no class.
+    `userspace` tells the exits to the VMM from all exits; they have no class. Of `bases` each series claims its own.
     """
 
-    def __init__(self, level: str, name: NameReason, *, userspace: bool) -> None:
+    def __init__(self, level: str, name: NameReason, *, userspace: bool, bases: Bases = NO_BASES) -> None:
+        self._level = level
         self._vcpu_level = level == "vcpu"
+        self._unclaimed = {
+            labels: _Base(exits, sum_ns, counts)
+            for its, to_vmm, labels, exits, sum_ns, counts in bases.series
+            if (its, to_vmm) == (level, userspace)
+        }
         self._name = name
         self._userspace = userspace
         self._series: dict[Labels, Series] = {}
@@ -189,6 +224,19 @@ class Table:
             if labels in earlier._series:
                 series.go_on_from(earlier._series[labels])
 
+    def bases(self) -> Bases:
+        """What its series hold of what is gone, the unclaimed too."""
+        held = {labels: series.base for labels, series in self._series.items() if series.base}
+        return Bases(
+            [(self._level, self._userspace, labels, *base) for labels, base in {**self._unclaimed, **held}.items()]
+        )
+
+    def disclaim(self) -> bool:
+        """Let go of what no series has claimed; True if there was any."""
+        had = bool(self._unclaimed)
+        self._unclaimed.clear()
+        return had
+
     def _series_of(self, key: ThreadKey, vcpu: Vcpu, cell: Cell) -> Series | None:
         if (cell.space in _USERSPACE) != self._userspace:
             return None
@@ -198,15 +246,16 @@ class Table:
         labels = (*who, reason.name) if self._userspace else (*who, *reason)
         series = self._series.get(labels)
         if series is None:
-            series = self._series[labels] = Series(labels)
+            series = self._series[labels] = Series(labels, self._unclaimed.pop(labels, None))
         return series
 
 
 class GuestTime:
     """Time in guest mode, by the same rules: a sum over threads at VM level, which does not fall when one goes."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, bases: Bases = NO_BASES) -> None:
         self._vcpu_level = level == "vcpu"
+        self._unclaimed = dict(bases.guest)
         self._threads: dict[ThreadKey, tuple[Labels, int]] = {}
         self._base: dict[Labels, int] = {}
 
@@ -220,6 +269,8 @@ class GuestTime:
         pid = str(record.key.pid)
         who = (pid, str(record.key.tid), vcpu.vm.name, vcpu.index) if self._vcpu_level else (pid, vcpu.vm.name)
         self._threads[record.key] = (who, record.guest_ns)
+        if who in self._unclaimed:
+            self._base[who] = self._base.get(who, 0) + self._unclaimed.pop(who)
 
     def forget(self, keys: Iterable[ThreadKey]) -> None:
         """Let threads go."""
@@ -235,6 +286,16 @@ class GuestTime:
         then, now = earlier.totals(), self.totals()
         for labels in then.keys() & now.keys():
             self._base[labels] = self._base.get(labels, 0) + then[labels] - now[labels]
+
+    def bases(self) -> Bases:
+        """What it holds of what is gone, the unclaimed too."""
+        return Bases((), [*{**self._unclaimed, **self._base}.items()])
+
+    def disclaim(self) -> bool:
+        """Let go of what no thread has claimed; True if there was any."""
+        had = bool(self._unclaimed)
+        self._unclaimed.clear()
+        return had
 
     def totals(self) -> dict[Labels, int]:
         """Nanoseconds by label set."""

@@ -47,6 +47,8 @@ def _account(run_as: str) -> Account | None:
         return None
     account = privileges.account(run_as)
     if account:
+        if account.uid == 0:
+            event(log, "warn", "running as root, without capabilities", remedy="name another user in run_as")
         return account
     if run_as == Config().run_as:
         account = privileges.account(_FALLBACK)

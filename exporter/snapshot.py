@@ -6,24 +6,28 @@ Each collect() copies the dead out, gives their slot and cells back to the kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from exporter.bpf import syscall
 from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Hot, Slots
 from exporter.program import Loaded
-from exporter.records import Cell, ExitInProgress, Snapshot, ThreadKey, VcpuRecord
+from exporter.records import NOTHING_LEFT, Cell, ExitInProgress, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
 
 MAX_RETIRED_CELLS = 16384
 """Of ended vCPUs that linger: some 20 MB, and as many histograms on the page; what the pools hold, if that is more."""
 
 
-@dataclass
-class Retired:
-    """A vCPU that ended: its last values, and until when they are served, on the collector's clock."""
+class Precautions(NamedTuple):
+    """Against the end of this process at any moment: what is to be told, and when."""
 
-    record: VcpuRecord
-    expires_ns: int
+    before_clearing: Callable[[Sequence[Retired], Sequence[Freed]], None]
+    """All that lingers, and all that will be handed back, the last first. Raises nothing."""
+    step: Callable[[bool], None]
+    """False: the next number is about to be handed back; True: it has been. Raises OSError."""
 
 
 @dataclass
@@ -41,12 +45,17 @@ class _Kept:
 class Collector:
     """Reads the maps of a loaded program. Not thread-safe: one collection at a time.
 
-    `clock_ns` must be the clock the program stamps with: CLOCK_MONOTONIC, or that of a replay. `retired` are
-    those that an earlier process has copied out of the same maps.
+    `clock_ns` must be the clock the program stamps with: CLOCK_MONOTONIC, or that of a replay. `left` is what
+    an earlier process that read the same maps left; with `precautions` another one can take over from this.
     """
 
     def __init__(
-        self, loaded: Loaded, clock_ns: Callable[[], int], linger_ns: int, retired: Iterable[Retired] = ()
+        self,
+        loaded: Loaded,
+        clock_ns: Callable[[], int],
+        linger_ns: int,
+        left: Left = NOTHING_LEFT,
+        precautions: Precautions | None = None,
     ) -> None:
         self.linger_ns = linger_ns
         """How long the records of vCPUs are kept that end from now on."""
@@ -56,10 +65,14 @@ class Collector:
         self._cells = Cells(loaded.maps["cells"], loaded.layouts["cells"])
         self._counters = Counters(loaded.maps["counters"], loaded.layouts["counters"])
         self._kept: dict[int, _Kept] = {}
-        self._retired = list(retired)
-        self._freed: list[tuple[str, int]] = []
-        """Cleared, and not yet handed back: stack and number."""
+        self._precautions = precautions
+        # Nobody may have had time to ask for them since.
+        lingers_ns = clock_ns() + linger_ns
+        self._retired = [Retired(each.record, max(each.expires_ns, lingers_ns)) for each in left.retired]
+        self._freed: list[Freed] = []
+        """Cleared, and not yet handed back."""
         self._expired_early = 0
+        self._take_up(left)
 
     def close(self) -> None:
         """Unmap the arrays."""
@@ -67,9 +80,14 @@ class Collector:
             mapped.close()
 
     @property
-    def retired(self) -> list[Retired]:
+    def retired(self) -> Sequence[Retired]:
         """The vCPUs that ended and linger, in that order."""
-        return list(self._retired)
+        return self._retired
+
+    @property
+    def freed(self) -> Sequence[Freed]:
+        """What is still to be handed back, the last first."""
+        return self._freed
 
     def collect(self) -> Snapshot:
         """Read every slot in use and the cells that changed; recycle the dead; drop what has lingered."""
@@ -90,12 +108,14 @@ class Collector:
                 self._cells.look_again(number)
             raise
         live: list[VcpuRecord] = []
+        ended: list[tuple[int, Retired]] = []
         for number in self._slots.used():
             hot = self._slots.read(number)
             if hot.owner:
                 live.append(self._record(number, hot, now))
             elif self._slots.died(number):
-                self._retired.append(Retired(self._last_record(number, hot, now), now + self.linger_ns))
+                ended.append((number, Retired(self._last_record(number, hot, now), now + self.linger_ns)))
+        self._free(ended)
         self._give_back()
         vanished = self._expire(now)
         return Snapshot(
@@ -153,36 +173,70 @@ class Collector:
         )
 
     def _last_record(self, number: int, hot: Hot, now: int) -> VcpuRecord:
-        """Read a dead thread's slot, and free it and its cells.
-
-        All cells are read once more, for some may have changed since changed(). What is freed is cleared before
-        anything can fail: no later collection may find it again.
-        """
+        """Read a dead thread's slot and, once more, all its cells: some may have changed since changed()."""
         for first in self._slots.heads(number):
             cell_number = first
             while cell_number:
                 cell, slot, following = self._cells.read(cell_number)
-                if not slot:  # cleared by a process that was killed before it came to the slot
+                if not slot:  # cleared by a process that could not write down what it was about to clear
                     break
                 self._keep(number, cell_number, cell)
                 cell_number = following
-        record = self._record(number, hot, now)
-        for cell_number in self._kept.pop(number).cells:
-            self._cells.clear(cell_number)
-            self._freed.append(("free_cells", cell_number))
-        self._slots.clear(number)
-        self._freed.append(("free_slots", number))
-        return record
+        return self._record(number, hot, now)
+
+    def _free(self, ended: Sequence[tuple[int, Retired]]) -> None:
+        """Clear the slots of dead threads and their cells: from here on nothing may fail, and none is found again."""
+        if not ended:
+            return
+        freed: list[Freed] = []
+        for number, retired in ended:
+            freed += [("free_cells", cell) for cell in self._kept.pop(number).cells]
+            freed.append(("free_slots", number))
+            self._retired.append(retired)
+        self._freed += freed
+        if self._precautions:
+            self._precautions.before_clearing(self._retired, self._freed)
+        for each in freed:
+            self._clear(each)
+
+    def _clear(self, freed: Freed) -> None:
+        stack, number = freed
+        (self._slots if stack == "free_slots" else self._cells).clear(number)
 
     def _give_back(self) -> None:
         """Hand what was freed to the kernel. What it does not take now is tried again at the next collection."""
         while self._freed:
             stack, number = self._freed[-1]
             try:
+                if self._precautions:
+                    self._precautions.step(False)
                 syscall.stack_push(self._loaded.maps[stack], number)
             except OSError:
                 return  # kvm_exit_exporter_recycling_pending shows it
             self._freed.pop()
+            if self._precautions:
+                with contextlib.suppress(OSError):  # then the next process looks whether it was
+                    self._precautions.step(True)
+
+    def _take_up(self, left: Left) -> None:
+        """Go on with what an earlier process was about to clear and hand back."""
+        unsure = [left.unsure] if left.unsure and not self._handed_back(*left.unsure) else []
+        for each in (*left.freed, *unsure):
+            (self._slots if each[0] == "free_slots" else self._cells).reach(each[1])
+            self._clear(each)
+            self._freed.append(each)
+        if self._freed and self._precautions:  # how far it comes now is to be known, too
+            self._precautions.before_clearing(self._retired, self._freed)
+
+    def _handed_back(self, stack: str, number: int) -> bool:
+        """Whether a number that was cleared is on its stack, or in use again."""
+        leaves, member = (self._slots, "tid") if stack == "free_slots" else (self._cells, "slot")
+        leaves.reach(number)
+        for _ in range(2):
+            if syscall.stack_top(self._loaded.maps[stack]) == number or leaves.column(member)[number]:
+                return True
+            time.sleep(0.001)  # it may just be on its way from the one to the other
+        return False
 
     def _expire(self, now: int) -> list[VcpuRecord]:
         """Forget what has lingered long enough; the oldest sooner where there is too much of it.

@@ -21,6 +21,11 @@ _MAX_FDS = 1024
 _SEND_SECONDS = 5.0
 
 
+def _number(text: str) -> int:
+    """What a variable says, which systemd set or somebody else; 0 for what is no number of at most 64 bits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+
 class Systemd:
     """The service manager, as far as the environment says that there is one.
 
@@ -32,15 +37,15 @@ class Systemd:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._status = ""
         self._is_ready = False
-        usec, for_pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
-        self.watchdog_seconds = int(usec) / 1e6 if usec.isdecimal() and for_pid == str(pid) else None
+        usec, for_pid = _number(environ.pop("WATCHDOG_USEC", "")), environ.pop("WATCHDOG_PID", str(pid))
+        self.watchdog_seconds = usec / 1e6 if usec and for_pid == str(pid) else None
         """The process is killed when it has sent no watchdog() for so long; None: it is not watched."""
-        count, for_pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+        count, for_pid = _number(environ.pop("LISTEN_FDS", "")), environ.pop("LISTEN_PID", "")
         names = environ.pop("LISTEN_FDNAMES", "").split(":")
         self.passed: list[tuple[str, int]] = []
         """Name and descriptor of what was passed: listening sockets, and what an earlier process had stored."""
-        if for_pid == str(pid) and count.isdecimal():
-            for number in range(min(int(count), _MAX_FDS)):
+        for number in range(min(count, _MAX_FDS) if for_pid == str(pid) else 0):
+            with contextlib.suppress(OSError):  # announced, and not there
                 os.set_inheritable(_FIRST_FD + number, False)
                 self.passed.append((names[number] if number < len(names) else "", _FIRST_FD + number))
 

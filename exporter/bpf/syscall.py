@@ -13,7 +13,7 @@ import struct
 from typing import NamedTuple
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
-_MAP_UPDATE_ELEM = 2
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _ENABLE_STATS = 32
@@ -58,6 +58,18 @@ def stack_push(stack: int, value: int) -> None:
     """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
     leaf = ctypes.c_uint32(value)
     _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+
+
+def stack_top(stack: int) -> int | None:
+    """The 32-bit number on top of a stack map, which stays there; None of an empty one."""
+    leaf = ctypes.c_uint32()
+    try:
+        _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return leaf.value
 
 
 def permitted() -> bool:

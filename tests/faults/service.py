@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.faults import driver
+from tests.kernel.services import FakeSystemd
 
 FORMAT = Path(__file__).parent.parent / "unit/data/formats/aarch64-6.12/kvm_exit.format"
 EVENTS = "/sys/kernel/tracing/events/kvm"
@@ -49,18 +50,26 @@ class Service:
         command: str = "serve",
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        systemd: FakeSystemd | None = None,
     ) -> None:
         file = folder / "faults.yaml"
         file.write_text(
             f"lock_file: {folder}/lock\nweb: {{listen_address: ['127.0.0.1:{port}']}}\ncollect_interval: 1s\n{config}"
         )
-        words = [sys.executable, "-m", "exporter", command, f"--config.file={file}", *arguments]
+        words = [command, f"--config.file={file}", *arguments]
+        environ: Mapping[str, str] = os.environ
+        fds: Sequence[int] = ()
+        if systemd:
+            words, environ, fds = systemd.command(words)
+        else:
+            words = [sys.executable, "-m", "exporter", *words]
         script = f'{before}\nexec "$@" {redirect}'
         self.process = subprocess.Popen(
             ["unshare", "-m", "sh", "-ec", script, "sh", *words],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**environ, **(environment or {})},
+            pass_fds=fds,
         )
         self.port = port
         self.log: list[str] = []
@@ -228,11 +237,14 @@ class Scraper(threading.Thread):
             if accept == TEXT:
                 self.totals.add(page)
 
-    def finish(self) -> Totals:
-        """Stop, and scrape until every thread is named."""
+    def stop(self) -> None:
         self._stop_asked.set()
         if self.is_alive():
             self.join()
+
+    def finish(self) -> Totals:
+        """Stop, and scrape until every thread is named."""
+        self.stop()
         deadline = time.monotonic() + 30
         self.once()
         while self.totals.own("lookups_pending"):

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import signal
 import tempfile
 import threading
@@ -29,6 +30,8 @@ STORED = {
     *(f"map.{name}" for name in MAPS["counting"]),
     *(f"program.{name}" for name in PROGRAMS),
     *(f"attachment.{name}" for name in PROGRAMS),
+    "ledger.0",
+    "ledger.1",
     "state",
 }
 
@@ -89,10 +92,10 @@ def systemd() -> Iterator[FakeSystemd]:
 def start(tmp_path: Path, systemd: FakeSystemd) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def begin(more: str = "") -> Service:
+        def begin(more: str = "", run_as: str = "nobody") -> Service:
             config = tmp_path / "serve.yaml"
             config.write_text(
-                f"lock_file: {tmp_path}/run/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n{more}"
+                f"lock_file: {tmp_path}/run/lock\nrun_as: '{run_as}'\nweb: {{listen_address: ['127.0.0.1:0']}}\n{more}"
             )
             service = Service("serve", f"--config.file={config}", systemd=systemd)
             stack.callback(service.end, signal.SIGKILL)
@@ -147,11 +150,88 @@ def test_ended_vcpus_keep_their_names(start: Start, systemd: FakeSystemd) -> Non
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
     (before,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
     serve.end()
-    assert systemd.names() == {*STORED, "ended"}
+    assert systemd.names() == STORED
     serve = start("linger: 1m\n")
     (after,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
     assert after == before
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
+
+
+EXITS, UNSERVED = "kvm_userspace_exits_total", "kvm_exit_exporter_unserved_userspace_exits_total"
+
+
+def _of_this_process(service: Service) -> dict[str, float]:
+    """What is served of this process' vCPUs, by thread; by "" at level vm."""
+    samples = service.scrape().get(EXITS, [])
+    return {labels.get("tid", ""): value for labels, value in samples if labels["pid"] == str(os.getpid())}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sum_goes_on_with_those_that_are_gone(start: Start, number: signal.Signals) -> None:
+    """At level vm a thread that has ended, and lingered, is in its VM's series until the last one goes."""
+    more = "level: {counters: vm, histograms: vm}\nlinger: 1s\ncollect_interval: 1s\n"
+    serve = start(more)
+    busy = Busy()
+    while not _of_this_process(serve):
+        time.sleep(0.01)
+    busy.finish.set()
+    assert busy.finished.wait(60)
+    short_lived(1009)
+    for _ in range(2):
+        assert _of_this_process(serve) == {"": busy.sent + 1009}
+        deadline = time.monotonic() + 30
+        while serve.value("kvm_exit_exporter_collections_total") < 9:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        assert _of_this_process(serve) == {"": busy.sent + 1009}, "it has lingered"
+        serve.end(number)
+        serve = start(more)
+    assert _of_this_process(serve) == {"": busy.sent + 1009}
+    assert serve.value(UNSERVED) == 0
+    busy.leave.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_page_had_is_not_called_unserved(start: Start, number: signal.Signals) -> None:
+    """Nobody asks after the restart until it has gone; of what ended since, nobody was ever told."""
+    more = "linger: 2s\ncollect_interval: 1s\n"
+    serve = start(more)
+    served = short_lived(1009)
+    assert serve.of_thread(EXITS, served) == {"restart": 1009}
+    time.sleep(1.5)  # a collection by the timer: what was served is written down with it
+    short_lived(503)
+    serve.end(number)
+    serve = start(more)
+    time.sleep(4.5)
+    assert _of_this_process(serve) == {}
+    assert serve.value(UNSERVED) == 503
+
+
+def test_no_room_for_another_descriptor(start: Start, systemd: FakeSystemd) -> None:
+    """Where none can be had, vCPUs that end are kept all the same, and the service goes on."""
+    serve = start("collect_interval: 1s\n", run_as="")  # whose limits are changed has to be of the same user
+    serve.scrape()
+    pid = serve.process.pid
+    limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), limit[1]))
+    tid = short_lived(1009)
+    time.sleep(2.5)
+    assert serve.process.poll() is None, serve.log
+    serve.end(signal.SIGKILL)
+    assert start().of_thread(EXITS, tid) == {"restart": 1009}
+
+
+def test_a_manager_that_reads_nothing(start: Start, systemd: FakeSystemd) -> None:
+    """Once all is stored, nothing that a scrape waits for goes to systemd."""
+    serve = start()
+    systemd.wait_for("READY=1")
+    serve.scrape()
+    sent = len(systemd.messages)
+    tids = {short_lived(prime): prime for prime in (101, 103, 107)}
+    assert {int(tid): value for tid, value in _of_this_process(serve).items()} == tids
+    assert [message for message in systemd.messages[sent:] if message != "WATCHDOG=1"] == []
+    serve.end(signal.SIGKILL)
+    assert {int(tid): value for tid, value in _of_this_process(start()).items()} == tids
 
 
 def test_nothing_leaks_over_restarts(start: Start) -> None:
@@ -208,7 +288,7 @@ def test_a_store_that_is_not_complete_counts_anew(start: Start, systemd: FakeSys
     tid = short_lived(101)
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 101}
     systemd.wait_for("FDNAME=state", times=3 if lost != "state" else 2)
-    assert systemd.names() == {*STORED, "ended"}
+    assert systemd.names() == STORED
 
 
 def test_a_layout_that_cannot_be_read_counts_anew(start: Start, systemd: FakeSystemd) -> None:

@@ -205,13 +205,13 @@ def test_a_vcpu_may_be_seen_again_and_later(vcpus: list[Identified], data: st.Da
     assert held(made.families(vcpus)) == held(families(vcpus, BY_VM))
 
 
-def test_what_no_update_was_shown() -> None:
-    """Of a thread that is gone: all of it, or what it has more than at the last update."""
+def test_what_was_seen() -> None:
+    """Of a thread that is gone: as of the last update."""
     before = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 2, {}, 0))
     last = record(100, 101, cell(Space.VMX, 12, 11, {10: 11}, 110), cell(Space.USERSPACE, 6, 5, {}, 0))
     made = metrics()
-    assert made.unserved(last) == (11, 5)
+    assert made.seen(last.key) == ()
     made.update(of(WEB, before), [])
-    assert made.unserved(last) == (6, 3)
+    assert made.seen(last.key) is before.cells
     made.update(of(WEB, last), [])
-    assert made.unserved(last) == (0, 0)
+    assert made.seen(last.key) is last.cells

@@ -118,6 +118,9 @@ def test_nobody_there_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         {"LISTEN_FDS": "3", "LISTEN_PID": "78"},
         {"LISTEN_FDS": "many", "LISTEN_PID": "77"},
         {"LISTEN_FDS": "-3", "LISTEN_PID": "77"},
+        {"WATCHDOG_USEC": "9" * 400},
+        {"WATCHDOG_USEC": "²"},
+        {"LISTEN_FDS": "9" * 5000, "LISTEN_PID": "77"},
     ],
 )
 def test_what_is_for_another_process_is_left(environ: dict[str, str]) -> None:
@@ -140,3 +143,50 @@ def test_descriptors_that_were_passed() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
     )
     assert said.stdout == "[('web', 3), ('map.cells', 4), ('', 5)] False\n[False, False, False]\n"
+
+
+def _in_a_process_that_is_passed(code: str) -> list[str]:
+    """Run code after descriptors were passed: 3 listens on TCP, 4 is not open, 5 is a memfd named unheard-of."""
+    start = (
+        "import fcntl, os, socket\n"
+        "listening = socket.create_server(('127.0.0.1', 0))\n"
+        "address = '127.0.0.1:%d' % listening.getsockname()[1]\n"
+        "given = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in (listening.detach(), os.memfd_create('x'))]\n"
+        "os.closerange(3, 50)\n"
+        "for fd, number in zip(given, (3, 5)): os.dup2(fd, number)\n"
+        "os.environ.update(LISTEN_FDS='3', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='web:gone:unheard-of')\n"
+        "from exporter.systemd import Systemd\n"
+        "systemd = Systemd(os.environ, os.getpid())\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", start + code],
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+    return said.stdout.splitlines()
+
+
+def test_what_was_passed_and_is_not_understood() -> None:
+    """A descriptor that is announced and not open, and one of another version: neither is taken for a socket."""
+    code = (
+        "from exporter.attaching import Attaching\n"
+        "forgotten = []\n"
+        "systemd.forget = forgotten.append\n"
+        "print([name for name, _ in systemd.passed])\n"
+        "print(Attaching(systemd).sockets, forgotten)\n"
+    )
+    assert _in_a_process_that_is_passed(code) == ["['web', 'unheard-of']", "[3] ['unheard-of']"]
+
+
+def test_a_socket_is_passed_without_anybody_to_notify() -> None:
+    """As systemd-socket-activate does, and a unit of Type=simple."""
+    code = (
+        "from exporter.config import Config\n"
+        "from exporter.daemon import Daemon\n"
+        "daemon = Daemon(Config(lock_file=''), systemd=systemd)\n"
+        "print(daemon.addresses == [address])\n"
+    )
+    assert _in_a_process_that_is_passed(code) == ["True"]

@@ -1,0 +1,77 @@
+"""The service is killed while vCPUs come and go: systemd keeps what counts, and not one exit is missing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults import driver
+from tests.faults.figures import often, say
+from tests.faults.service import EXITS, TEXT, Scraper, Service, agree
+from tests.kernel.services import FakeSystemd
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.fixture
+def systemd() -> Iterator[FakeSystemd]:
+    played = FakeSystemd(f"@kvm-exit-exporter-{os.getpid()}")
+    yield played
+    played.close()
+
+
+class Churn(threading.Thread):
+    """Stand-ins for vCPUs that come and go, fewer at a time than there are slots, until they were so many."""
+
+    def __init__(self, programs: dict[str, int], threads: int) -> None:
+        super().__init__(daemon=True)
+        self._programs, self._threads = programs, threads
+        self.sent = driver.NOTHING
+
+    def run(self) -> None:
+        while self.sent.threads < self._threads:
+            self.sent = self.sent.plus(driver.drive(self._programs, threads=20, parallel=7, rounds=11, reasons=2))
+            time.sleep(0.04)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kills_under_churn(start: Callable[..., Service], systemd: FakeSystemd, seed: int) -> None:
+    """Linger is longer than the test, and there is room for all: everything is on the last page."""
+    moments = random.Random(seed)
+    config = "run_as: nobody\nlinger: 1h\n"
+    service = start(config=config, systemd=systemd)
+    service.up()
+    systemd.wait_for("FDNAME=state")
+    programs = driver.programs_of(service.pid)
+    churn = Churn(programs, often(6_000, 1_500))
+    churn.start()
+    kills = 0
+    while churn.is_alive():
+        scraper = Scraper(service, formats=(TEXT,))
+        scraper.start()
+        time.sleep(0.5 + moments.random())
+        service.end(signal.SIGKILL)
+        kills += 1
+        scraper.stop()
+        service = start(config=config, systemd=systemd)
+        service.logged("kept_over_restart=true")
+    churn.join()
+    service.up()
+    totals = Scraper(service, formats=(TEXT,)).finish()
+    assert agree(totals, churn.sent) == {}
+    assert totals.own("recycling_pending") == 0
+    assert [line for line in service.log if "level=info" not in line] == []
+    say(
+        "SIGKILL while vCPUs come and go",
+        kills=kills,
+        threads=churn.sent.threads,
+        exits_sent=churn.sent.exits,
+        on_the_pages=totals.total(EXITS),
+    )
+    driver.close(list(programs.values()))

@@ -1,0 +1,198 @@
+"""A collector that is killed at any moment: the next one has every vCPU once, and all slots and cells come back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
+from exporter import maps
+from exporter.bpf import syscall
+from exporter.ledger import NOTHING_WRITTEN, Ended, Ledger, LedgerError, Written
+from exporter.program import Loaded
+from exporter.records import Cell, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
+from exporter.series import NO_BASES, Bases
+from exporter.snapshot import Collector, Precautions
+from exporter.vms import Vcpu as Identity
+from exporter.vms import Vm
+from tests.kernel.machine import TRAP, Machine, Vcpu, exits, trap
+
+SLOTS, REASONS = 5, 2
+DIED = 9
+
+
+def write(ledger: Ledger, retired: Sequence[Retired], freed: Sequence[Freed]) -> None:
+    ended = [Ended(each.record, each.expires_ns, None, (0, 0)) for each in retired]
+    ledger.write(ended, freed, NO_BASES, always=True)
+
+
+def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
+    """As the daemon does: go on from what the ledger has, and write down what is about to be cleared."""
+    precautions = Precautions(partial(write, ledger), ledger.step)
+    collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().left, precautions)
+    found = collector.collect()
+    collector.close()
+    return found
+
+
+def die_at(number: int) -> None:
+    """Have this process end in place of its n-th step that another process could see."""
+    left = number
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object) -> object:
+            nonlocal left
+            if not left:
+                os._exit(DIED)
+            left -= 1
+            return real(*arguments)
+
+        return step
+
+    for where, name in ((os, "pwrite"), (os, "ftruncate"), (syscall, "stack_push"), (maps.ArrayMap, "clear")):
+        setattr(where, name, counted(getattr(where, name)))
+
+
+def dies(loaded: Loaded, ledger: Ledger, number: int) -> bool:
+    """Collect in a process that ends at its n-th step; False if it came through before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            die_at(number)
+            collect(loaded, ledger)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == DIED
+
+
+def live(machine: Machine) -> dict[int, dict[tuple[int, int], int]]:
+    """As many vCPUs as there are slots, one after the other, with primes of exits; by the time of their birth."""
+    wanted = {}
+    for prime in (3, 5, 7, 11, 13)[:SLOTS]:
+        machine.now += 1000
+        live_once(machine.vcpu(), machine.now, prime)
+        wanted[machine.now] = {trap(reason): prime + reason for reason in range(1, REASONS + 1)}
+    return wanted
+
+
+def live_once(vcpu: Vcpu, now: int, prime: int) -> None:
+    def rounds() -> None:
+        for reason in range(1, REASONS + 1):
+            for _ in range(prime + reason):
+                vcpu.arm_exit(now, TRAP, reason)
+                vcpu.entry(now + 1)
+        vcpu.dies(now + 900)
+
+    vcpu.call(rounds)
+
+
+def found(records: Sequence[VcpuRecord]) -> dict[int, dict[tuple[int, int], int]]:
+    assert len({record.key for record in records}) == len(records), "twice"
+    return {record.key.born_ns: exits(record) for record in records}
+
+
+def test_killed_at_every_step(machine: Callable[..., Machine]) -> None:
+    """And the one that takes over is killed too, before it is through."""
+    under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
+    number, came_through = 0, False
+    while not came_through:
+        wanted = live(under_test)
+        ledger = Ledger.create()
+        came_through = not dies(under_test.loaded, ledger, number)
+        dies(under_test.loaded, ledger, number * 7 % 71)
+        last = collect(under_test.loaded, ledger)
+        assert found(last.vcpus) == wanted, number
+        assert last.recycling_pending == 0
+        assert set(last.counters.values()) == {0}, number
+        ledger.close()
+        number += 1
+    # Two truncations and two writes; each number cleared, announced, handed back, and that said.
+    assert number == 1 + 4 + 4 * SLOTS * (1 + REASONS)
+
+
+def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting goes on; and of what was written before, the next process hands nothing back a second time."""
+    under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
+    ledger = Ledger.create()
+    pushes = 0
+
+    def refuse_after_four(stack: int, value: int) -> None:
+        nonlocal pushes
+        pushes += 1
+        if pushes > 4:
+            raise OSError(errno.EBUSY, "busy")
+        push(stack, value)
+
+    push = syscall.stack_push
+    live(under_test)
+    survival = Precautions(partial(_write, ledger), ledger.step)
+    collector = Collector(under_test.loaded, lambda: 10**6, 10**12, precautions=survival)
+    with monkeypatch.context() as patched:
+        patched.setattr(syscall, "stack_push", refuse_after_four)
+        assert collector.collect().recycling_pending == SLOTS * (1 + REASONS) - 4
+    under_test.now += 1000
+    live_once(under_test.vcpu(), under_test.now, 17)  # the slot and one of the cells that came back
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", _no_room)
+        last = collector.collect()
+    assert (len(last.vcpus), last.recycling_pending) == (SLOTS + 1, 0)
+    collector.close()
+
+    assert ledger.read().left.freed == []
+    assert ledger.read().left.unsure is None
+    wanted = live(under_test)
+    last = collect(under_test.loaded, ledger)
+    assert {born: counted for born, counted in found(last.vcpus).items() if born in wanted} == wanted
+    assert last.counters["dropped_no_slot"] == 0
+    ledger.close()
+
+
+def _write(ledger: Ledger, retired: Sequence[Retired], freed: Sequence[Freed]) -> None:
+    with suppress(OSError):
+        ledger.write(
+            [Ended(each.record, each.expires_ns, None, (0, 0)) for each in retired], freed, NO_BASES, always=True
+        )
+
+
+def _no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"KVMEXIT\1" + b"\xff" * 40])
+def test_what_is_no_ledger(damage: bytes) -> None:
+    ledger = Ledger.create()
+    for fd in ledger.files:
+        os.pwrite(fd, damage, 0)
+    if damage.startswith(b"KVMEXIT"):
+        with pytest.raises(LedgerError):
+            ledger.read()
+    else:
+        assert ledger.read() == NOTHING_WRITTEN
+    ledger.close()
+
+
+def test_of_two_the_newer_counts_and_a_half_written_one_does_not() -> None:
+    ledger = Ledger.create()
+    for prime in (101, 103, 107):
+        record = VcpuRecord(ThreadKey(1, 2, prime), b"\xff", 3, 5, (Cell(1, 2, prime, 7, bytes(16)),), None, False)
+        vcpu = Identity(Vm(1, "n\udcff", "u", "qemu"), "3")
+        bases = Bases([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], [(("1", "web"), 2)])
+        ledger.write([Ended(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
+        again = Ledger(ledger.files).read()
+        assert again == Written(
+            Left([Retired(record, 11)], [("free_cells", prime)], None),
+            [(record.key, vcpu)],
+            {record.key: (prime, 0)},
+            bases,
+        )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ledger, "_put_header", _no_room)
+        with pytest.raises(OSError, match="space"):
+            ledger.write([], [], NO_BASES, always=True)
+    assert Ledger(ledger.files).read() == again
+    ledger.close()
