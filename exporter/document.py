@@ -17,6 +17,9 @@ from exporter.vms import Vcpu
 
 PATH = "/-/vcpus"
 VERSION = 1
+_NUMBERS = 1 << 64
+"""The kernel's counters are below it. One of hundreds of digits would only fail later: it is too large for a float."""
+
 KINDS = EXIT, USERSPACE = "exit", "userspace"
 """Exits from guest mode; returns of KVM_RUN to the VMM, which are no subset of them."""
 
@@ -227,12 +230,16 @@ def _read_counted(read: _Fields) -> Counted:
         raise DocumentError(f"kind {kind!a}")
     buckets: dict[int, int] = {}
     for pair in read.items("buckets"):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(type(each) is int and each >= 0 for each in pair):
-            raise DocumentError("buckets: not pairs of numbers")
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
+            raise DocumentError("buckets: not pairs of numbers from 0 to 2^64 - 1")
         if pair[0] >= BUCKETS:
             raise DocumentError(f"bucket {pair[0]}")
         buckets[pair[0]] = pair[1]
     return Counted(kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < _NUMBERS
 
 
 class _Fields:
@@ -254,9 +261,9 @@ class _Fields:
 
     def number(self, name: str) -> int:
         value = self.any(name)
-        if type(value) is not int or value < 0:
-            raise DocumentError(f"{name}: not a number")
-        return value
+        if not _is_number(value):
+            raise DocumentError(f"{name}: not a number from 0 to 2^64 - 1")
+        return int(value)
 
     def flag(self, name: str) -> bool:
         value = self.any(name)

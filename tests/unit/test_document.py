@@ -158,6 +158,8 @@ GOOD = json.loads(
         ({"taken_ns": 1.5}, "taken_ns: not a number"),
         ({"taken_ns": True}, "taken_ns: not a number"),
         ({"since_ns": -1}, "since_ns: not a number"),
+        ({"taken_ns": 1 << 64}, r"taken_ns: not a number from 0 to 2\^64 - 1"),
+        ({"counters": {"a": 10**400}}, "a: not a number"),
         ({"replay": 0}, "replay: neither true nor false"),
         ({"counters": [1]}, "not an object"),
         ({"counters": {"a": None}}, "a: not a number"),
@@ -166,7 +168,12 @@ GOOD = json.loads(
         ({"vcpus": [{}]}, "without in_progress"),
         ({"vcpus": [{**GOOD["vcpus"][0], "vm": 3}]}, "vm: not a string"),
         ({"vcpus": [{**GOOD["vcpus"][0], "pid": None}]}, "pid: not a number"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "guest_ns": 10**400}]}, "guest_ns: not a number"),
         ({"vcpus": [{**GOOD["vcpus"][0], "in_progress": {}}]}, "without reason"),
+        (
+            {"vcpus": [{**GOOD["vcpus"][0], "in_progress": {"reason": "A", "class": "b", "age_ns": 10**400}}]},
+            "age_ns: not a number",
+        ),
     ],
 )
 def test_what_is_no_document(change: dict[str, object], problem: str) -> None:
@@ -183,6 +190,9 @@ def test_what_is_no_document(change: dict[str, object], problem: str) -> None:
         ({"buckets": [[1, 1, 1]]}, "not pairs"),
         ({"buckets": [[-1, 1]]}, "not pairs"),
         ({"buckets": [5]}, "not pairs"),
+        ({"buckets": [[1, 1 << 64]]}, "not pairs"),
+        ({"exits": 10**400}, "exits: not a number"),
+        ({"sum_ns": 1 << 64}, "sum_ns: not a number"),
     ],
 )
 def test_what_is_no_reason(change: dict[str, object], problem: str) -> None:
@@ -190,6 +200,10 @@ def test_what_is_no_reason(change: dict[str, object], problem: str) -> None:
     bad = {**GOOD, "vcpus": [{**vcpu, "reasons": [{**vcpu["reasons"][0], **change}]}]}
     with pytest.raises(DocumentError, match=problem):
         document.decode(json.dumps(bad).encode())
+
+
+def test_the_largest_number_is_read() -> None:
+    assert document.decode(json.dumps({**GOOD, "taken_ns": (1 << 64) - 1}).encode()).taken_ns == (1 << 64) - 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"<html>", b"[]", b"1", b"[" * 100000, b"1" * 5000, b"NaN"])
