@@ -134,6 +134,9 @@ class _Command:
         self._printed += 1
         self._out.write(text)
         self._out.flush()
+        held = report.held(self._options, then, now)
+        if held:
+            _say(held)
 
     def _conclude(self) -> int:
         """Say what the numbers do not."""

@@ -27,8 +27,9 @@ The table has the columns TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME. COUNT ha
 the intervals from an exit to the next entry that are complete, in ns. Rows stand in the order of the time lost, idle
 reasons last. P50, P99 and MAX are the upper bounds of the buckets they lie in; a bucket is 19 % wide.
 
-Exits that are in no row (no room for them in the kernel's tables), and filters that match nothing, are said on
-stderr; the status is 0 all the same. It is 1 where nothing can be counted or the exporter went away, 2 for usage.
+Exits that are in no row (no room for them in the kernel's tables), vCPUs that stay in an exit that began before, and
+filters that match nothing are said on stderr; the status is 0 all the same. It is 1 where nothing can be counted or
+the exporter went away, 2 for usage.
 """
 
 

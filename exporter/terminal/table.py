@@ -18,16 +18,15 @@ _NUMBERS = (4, 5)
 
 
 def table(rows: Iterable[Row]) -> str:
-    """TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the rows' order, without those that did not exit.
+    """TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the rows' order.
 
     AVG_TIME is over completed intervals, "-" where none is completed yet.
     """
     lines: list[tuple[str, ...]] = [_TITLES]
     for row in rows:
-        if row.exits:
-            average = "-" if row.avg_ns is None else str(row.avg_ns)
-            names = printable(row.comm), printable(row.reason)
-            lines.append((str(row.pid), str(row.tid), *names, str(row.exits), average))
+        average = "-" if row.avg_ns is None else str(row.avg_ns)
+        names = printable(row.comm), printable(row.reason)
+        lines.append((str(row.pid), str(row.tid), *names, str(row.exits), average))
     widths = [max(least, *(width(line[at]) for line in lines)) for at, least in enumerate(_LEAST_WIDTHS)]
     return "".join(
         " ".join((right if at in _NUMBERS else left)(cell, widths[at]) for at, cell in enumerate(line)) + "\n"

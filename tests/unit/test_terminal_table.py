@@ -25,7 +25,6 @@ SPAN = between(
         thread(1201, 1207, counted("EC_WFx", "idle", 101, {90: 100}, 101_000_000_000)),
         thread(1201, 1208, counted("EC_DABT_LOW", "mmio", 1009, {40: 1009}, 12_345_678), vcpu="1"),
         thread(1201, 1208, counted("EC_HVC64", "hypercall", 1), vcpu="1", born_ns=2),
-        thread(31, 37, counted("IRQ", "interrupt", 0, {50: 1}, 5), comm="ended"),
         thread(4194303, 4194301, counted("UNKNOWN_0x1f", "other", 7, {10: 7}, 700), comm=HOSTILE, vm=HOSTILE),
     ),
 )
