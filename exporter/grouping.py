@@ -22,7 +22,7 @@ class Filters:
     no_idle: bool = False
 
     def apply(self, span: Span) -> Span:
-        """The span of those alone; a vCPU without a row left is left out where reasons are asked for."""
+        """The span of those alone. A vCPU without a row left stays: its time is what shares are parts of."""
         kept = []
         for vcpu in span.vcpus:
             thread = vcpu.thread
@@ -35,9 +35,7 @@ class Filters:
                 if chosen and value not in chosen:
                     break
             else:
-                rows = [row for row in vcpu.rows if self._shows(row)]
-                if rows or not (self.reasons or self.no_idle):
-                    kept.append(replace(vcpu, rows=rows))
+                kept.append(replace(vcpu, rows=[row for row in vcpu.rows if self._shows(row)]))
         return replace(span, vcpus=kept)
 
     def _shows(self, row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -155,6 +156,18 @@ SPAN = between(NOTHING, WEB_DB)
 )
 def test_filters_compare_whole_values(filters: Filters, rows: list[tuple[int, str, int]]) -> None:
     assert shown(filters.apply(SPAN).rows()) == rows
+
+
+@pytest.mark.parametrize("filters", [Filters(reasons=frozenset(["IRQ"])), Filters(no_idle=True)])
+def test_a_share_is_of_the_vcpus_whatever_the_reasons(filters: Filters) -> None:
+    """Only which vCPUs are asked for changes what it is a part of: 11 and 12 are of one VM, 21 and 31 of others."""
+    span = filters.apply(SPAN)
+    assert len(span.vcpus) == len(SPAN.vcpus) == 4
+    (by_vm,) = [row for row in grouped(span, by="vm") if row.reason == "IRQ"]
+    (by_reason,) = [row for row in grouped(span, by="reason") if row.reason == "IRQ"]
+    assert (by_vm.span_ns, by_reason.span_ns) == (20 * SECOND, 40 * SECOND)
+    (one,) = grouped(replace(filters, vcpus=frozenset(["1"])).apply(SPAN), by="reason")
+    assert one.span_ns == 10 * SECOND
 
 
 def test_idle_is_last_whatever_the_order() -> None:

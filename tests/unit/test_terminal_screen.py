@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import document
-from exporter.grouping import GROUPS
+from exporter.grouping import GROUPS, Filters
 from exporter.rows import between
 from exporter.terminal import screen, text
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.view import COLUMNS, KEYS, View, press
-from tests.unit.readings import counted, reading, thread
+from tests.unit.readings import SECOND, counted, reading, thread
 
 
 def frame(vm: str = "web-1", comm: str = "CPU 0/KVM") -> Frame:
@@ -56,6 +56,18 @@ def test_idle_is_dimmed_and_limits_hold() -> None:
         *(Style.TITLE, Style.PLAIN, Style.PLAIN, Style.HEADER, Style.PLAIN, Style.DIM, Style.PLAIN, Style.PLAIN)
     ]
     assert [row.reason for row in screen.chosen(shown, view, 1)] == ["IRQ"]
+
+
+def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
+    """Two vCPUs, one all the time in its guest: what --reason leaves out of the rows is no less of a vCPU."""
+    vcpus = (
+        thread(1, 2, counted("IRQ", "interrupt", 5, {50: 5}, SECOND), counted("HLT", "idle", 7, {99: 7}, SECOND)),
+        thread(1, 3, counted("HLT", "idle", 0), guest_ns=2 * SECOND, vcpu="1"),
+    )
+    span = Filters(reasons=frozenset(["IRQ"])).apply(between(document.nothing(0), reading(2, *vcpus)))
+    shown = Frame("12:00:00", "x", span, span)
+    said = [line.rstrip() for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    assert said[1] == "2 vCPUs  2.50 exits/s  guest 50.0 %  lost 25.0 %  idle 0.0 %"
 
 
 def test_before_the_first_interval() -> None:
