@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,8 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 2 for usage and configuration, 1 for all that fails later."""
+    if sys.stderr is None:  # closed: print(file=None) would write to stdout, between the numbers
+        sys.stderr = Path(os.devnull).open("w", errors="backslashreplace")  # noqa: SIM115 - until the end
     arguments = command_line().parse_args(argv)
     try:
         chosen = _config(arguments)

@@ -30,6 +30,19 @@ def test_usage_errors_are_status_2(arguments: tuple[str, ...]) -> None:
     assert said.stderr.startswith("usage: kvm-exit-exporter")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("serve --log.level=loud", 2), ("serve --no-such", 2), ("replay /none", 1), ("top 0", 2)],
+)
+def test_without_stderr_errors_go_nowhere(arguments: str, status: int) -> None:
+    """And not to stdout."""
+    command = [sys.executable, "-m", "exporter", *arguments.split()]
+    for closed in ("2>&-", "<&- 2>&-"):
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+        said = subprocess.run(shell, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+        assert (said.returncode, said.stdout) == (status, "")
+
+
 def test_every_error_of_the_file_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("web:\n  telemetry_pth: /x\nlimits: {vcpus: no, cells: -3}\ncollect_interval: 15\n")

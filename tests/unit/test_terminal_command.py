@@ -306,6 +306,14 @@ def test_output_that_cannot_be_written(fake: FakeExporter) -> None:
     assert (said.returncode, said.stderr) == (1, f"{SAID}standard output is closed\n")
 
 
+def test_without_stderr_stdout_has_the_numbers_alone(fake: FakeExporter) -> None:
+    command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1", "--json"]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    said = subprocess.run(shell, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert said.returncode == 0
+    assert json.loads(said.stdout)["counters"] == {"dropped_no_cell": 17}
+
+
 # --- which source ---
 
 
