@@ -35,7 +35,7 @@ def run(config: Config, options: Options) -> int:
     with_view = _live_view(options, out, os.environ.get("TERM", ""))
     try:
         chosen, said = source.choose(
-            options.source, options.url or source.default_url(config), lambda: source.Own(config)
+            options.source, options.address or source.default_address(config), lambda: source.Own(config)
         )
         try:
             _say(said)

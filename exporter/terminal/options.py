@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.grouping import SORT_KEYS, Filters
+from exporter.terminal import address
+from exporter.terminal.address import Address
 
 SOURCES = ("auto", "own", "exporter")
 
@@ -52,7 +54,8 @@ class Options(Output):
     interval: float | None
     plain: bool
     source: str
-    url: str
+    address: Address | None
+    """Of the exporter; None: as the configuration has it."""
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -83,7 +86,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="own: attach programs (needs root); exporter: read one that runs; auto: the exporter if it answers",
     )
     parser.add_argument(
-        "--url", default="", metavar="URL", help="of the exporter (http://localhost:9939, or as in FILE)"
+        "--url", type=_address, metavar="URL", help="of the exporter (http://localhost:9939, or as in FILE)"
     )
     return parser
 
@@ -113,7 +116,7 @@ def options(parsed: argparse.Namespace) -> Options:
         interval=parsed.interval,
         plain=parsed.plain,
         source=parsed.source,
-        url=parsed.url,
+        address=parsed.url,
     )
 
 
@@ -152,6 +155,13 @@ def seconds(least: float) -> Any:
         return value
 
     return parse
+
+
+def _address(text: str) -> Address:
+    try:
+        return address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!a}: {error}") from error
 
 
 def _numbers(text: str) -> list[int]:

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import socket
 import time
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ from exporter.config import Config
 from exporter.document import DocumentError, Reading
 from exporter.reasons import Reasons
 from exporter.snapshot import Collector
+from exporter.terminal.address import Address
 from exporter.values import host_port
 from exporter.vms import Lookup
 from exporter.vms.vcpu import nameable
@@ -27,6 +27,10 @@ _ANSWER_SECONDS = 10.0
 _MAX_BYTES = 1 << 28
 """Of an answer: some ten times the document of 5,000 vCPUs."""
 
+_BUSY = {
+    http.client.TOO_MANY_REQUESTS: "asked more often than its rate limit allows",
+    http.client.SERVICE_UNAVAILABLE: "too many scrapes at the same time (web.max_requests)",
+}
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 - what it means is what is looked for
 
 
@@ -106,41 +110,41 @@ class Exporter:
 
     poll_seconds = 5.0
 
-    def __init__(self, url: str) -> None:
-        self._host, self._port, self._path = _parts(url)
-        self._url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}{self._path}"
+    def __init__(self, address: Address) -> None:
+        self._address = address
         self.first = self.read()
-        self.name = f"the exporter at {self._url}" + (" (a replay)" if self.first.replay else "")
+        self.name = f"the exporter at {self._address}" + (" (a replay)" if self.first.replay else "")
 
     def read(self) -> Reading:
         """Ask it."""
         try:
             reading = document.decode(self._get())
         except DocumentError as error:
-            raise SourceError(f"{self._url} is no kvm-exit-exporter of this version: {error}") from error
+            raise SourceError(f"{self._address} is no kvm-exit-exporter of this version: {error}") from error
         if not reading.since_ns:
-            raise SourceError(f"the exporter at {self._url} counts nothing: it waits for KVM, or its log says why")
+            raise SourceError(f"the exporter at {self._address} counts nothing: it waits for KVM, or its log says why")
         return reading
 
     def _get(self) -> bytes:
         # http.client asks no proxy and follows no redirect: the numbers are of the host that was named.
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_ANSWER_SECONDS)
+        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=_ANSWER_SECONDS)
         try:
-            connection.request("GET", self._path + document.PATH)
+            connection.request("GET", self._address.path + document.PATH)
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise SourceError(f"no answer from {self._url}: {_why(error)}") from error
+            raise SourceError(f"no answer from {self._address}: {_why(error)}") from error
         finally:
             connection.close()
         if answer.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-            raise SourceError(f"{self._url} wants a password, which top does not send: use --source own")
+            raise SourceError(f"{self._address} wants a password, which top does not send: use --source own")
+        if answer.status in _BUSY:
+            raise SourceError(f"{self._address} is busy: it answers {answer.status}, {_BUSY[answer.status]}")
         if answer.status != http.client.OK:
-            raise SourceError(
-                f"{self._url} is no kvm-exit-exporter of this version: it answers {answer.status} to {document.PATH}"
-            )
+            what = f"it answers {answer.status} to {document.PATH}"
+            raise SourceError(f"{self._address} is no kvm-exit-exporter of this version: {what}")
         if len(body) > _MAX_BYTES:
-            raise SourceError(f"{self._url} is no kvm-exit-exporter: its answer has no end")
+            raise SourceError(f"{self._address} is no kvm-exit-exporter: its answer has no end")
         return body
 
     def close(self) -> None:
@@ -153,46 +157,31 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _parts(url: str) -> tuple[str, int, str]:
-    """Host, port and path of an URL. Raises SourceError."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        hostname, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise SourceError(f"--url {url!a}: {error}") from error
-    if parts.scheme != "http":
-        raise SourceError(f"--url {url!a}: only http:// is read (no TLS, no unix socket); or use --source own")
-    if not hostname or parts.query or parts.fragment or parts.username is not None or not url.isprintable():
-        raise SourceError(f"--url {url!a}: allowed is http://HOST:PORT, and a path before {document.PATH}")
-    return hostname, port or http.client.HTTP_PORT, parts.path.rstrip("/")
-
-
-def default_url(config: Config) -> str:
+def default_address(config: Config) -> Address:
     """Where the exporter of this configuration listens, as this host reaches it."""
     name, port = "", _DEFAULT_PORT
     for address in reversed(config.web.listen_address):  # the first one that has a host and a port
         with contextlib.suppress(ValueError):
             name, port = host_port(address)
-    name = "localhost" if name in _ALL_ADDRESSES else name
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    return Address("localhost" if name in _ALL_ADDRESSES else name, port)
 
 
 def choose(
-    kind: str, url: str, own: Callable[[], Source], exporter: Callable[[str], Source] = Exporter
+    kind: str, address: Address, own: Callable[[], Source], exporter: Callable[[Address], Source] = Exporter
 ) -> tuple[Source, str]:
     """The source and one line that says which it is, and why. Raises SourceError.
 
-    `auto` takes the exporter if one answers at `url` that counts this host's exits: that costs the host nothing and
+    `auto` takes the exporter if one answers at `address` that counts this host's exits: that costs the host nothing and
     needs no privilege. A replay is not this host.
     """
     counting = "counting with own BPF programs"
     if kind == "exporter":
-        source = exporter(url)
+        source = exporter(address)
         return source, f"reading {source.name}"
     if kind == "own":
         return own(), counting
     try:
-        source = exporter(url)
+        source = exporter(address)
     except SourceError as error:
         why = str(error)
     else:

@@ -19,7 +19,8 @@ import pytest
 
 from exporter.config import Config, Web
 from exporter.document import USERSPACE, Reading
-from exporter.terminal import source
+from exporter.terminal import address, source
+from exporter.terminal.address import Address
 from exporter.terminal.source import Own, SourceError
 from tests.unit.fake_exporter import FakeExporter
 from tests.unit.readings import SECOND, counted, reading, thread
@@ -213,6 +214,8 @@ def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
     [
         ((404, b""), "is no kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
         ((302, b""), "is no kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
+        ((503, b""), "is busy: it answers 503, too many scrapes at the same time (web.max_requests)\n"),
+        ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
         ((401, b""), "wants a password, which top does not send: use --source own"),
         ((200, b"<html>"), "is no kvm-exit-exporter of this version: not JSON"),
         ((200, b"{}"), "is no kvm-exit-exporter of this version: without version"),
@@ -253,14 +256,42 @@ def test_it_answers_no_http() -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["https://localhost:9939", "unix:///run/x", "localhost:9939", "http://", "http://a:b", "http://[::1", "x\x1b"],
+    ("url", "problem"),
+    [
+        *((url, "only http:// is read") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
+        *((url, "allowed is http://HOST:PORT") for url in ("http://", "http://:80", "http://a/?b", "http://u:p@a")),
+        *(
+            (url, "allowed is http://HOST:PORT")
+            for url in ("http://a/b c", "http://a/\xe9", "http://x\x1b", "http://a\n")
+        ),
+        ("http://a:b", "b"),
+        ("http://a:99999", "Port out of range 0-65535"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://a..b", "label empty or too long"),
+        ("http://a:0", "nobody listens on port 0"),
+    ],
 )
-def test_urls_that_are_not_read(url: str) -> None:
+def test_urls_that_are_not_read(url: str, problem: str) -> None:
     said = run("--source", "exporter", f"--url={url}", "1")
-    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
-    assert said.stderr.startswith(f"{SAID}--url ")
-    assert said.stderr[:-1].isprintable()
+    assert (said.returncode, said.stdout) == (2, "")
+    last = said.stderr.splitlines()[-1]
+    assert last.startswith("kvm-exit-exporter top: error: argument --url: ")
+    assert problem in last
+    assert last.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://localhost:9939", Address("localhost", 9939)),
+        ("http://a", Address("a", 80)),
+        ("http://[fe80::1]:81/", Address("fe80::1", 81)),
+        ("http://A:1/proxy/kvm//", Address("a", 1, "/proxy/kvm")),
+        ("http://b\xfccher.example:2", Address("b\xfccher.example", 2)),
+    ],
+)
+def test_urls_that_are_read(url: str, found: Address) -> None:
+    assert address.parse(url) == address.parse(str(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -318,7 +349,7 @@ def test_without_stderr_stdout_has_the_numbers_alone(fake: FakeExporter) -> None
 
 
 def test_the_default_url() -> None:
-    for address, url in (
+    for listens, url in (
         (":9939", "http://localhost:9939"),
         ("0.0.0.0:1234", "http://localhost:1234"),
         ("[::]:1234", "http://localhost:1234"),
@@ -326,7 +357,7 @@ def test_the_default_url() -> None:
         ("10.1.2.3:80", "http://10.1.2.3:80"),
         ("unix:/run/x", "http://localhost:9939"),
     ):
-        assert source.default_url(Config(web=Web(listen_address=(address,)))) == url
+        assert str(source.default_address(Config(web=Web(listen_address=(listens,))))) == url
 
 
 class Fixed:
@@ -345,6 +376,9 @@ class Fixed:
         pass
 
 
+HERE = Address("localhost", 9939)
+
+
 def refuse(*_: object) -> source.Source:
     raise SourceError("no answer")
 
@@ -355,18 +389,18 @@ def no_root() -> source.Source:
 
 def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
     own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
-    chosen, said = source.choose("auto", "u", lambda: own, lambda _: real)
+    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
     assert (chosen, said) == (real, "reading E, which runs already (--source own: programs of top's own)")
-    chosen, said = source.choose("auto", "u", lambda: own, lambda _: replay)
+    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: replay)
     assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) counts nothing of this host")
-    chosen, said = source.choose("auto", "u", lambda: own, refuse)
+    chosen, said = source.choose("auto", HERE, lambda: own, refuse)
     assert (chosen, said) == (own, "counting with own BPF programs: no answer")
-    assert source.choose("exporter", "u", lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
-    assert source.choose("own", "u", lambda: own, lambda _: real) == (own, "counting with own BPF programs")
+    assert source.choose("exporter", HERE, lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
+    assert source.choose("own", HERE, lambda: own, lambda _: real) == (own, "counting with own BPF programs")
     with pytest.raises(SourceError, match=r"^no root \(no answer\)$"):
-        source.choose("auto", "u", no_root, refuse)
+        source.choose("auto", HERE, no_root, refuse)
     with pytest.raises(SourceError, match=r"^no root$"):
-        source.choose("own", "u", no_root, refuse)
+        source.choose("own", HERE, no_root, refuse)
 
 
 def test_a_host_without_kvm(tmp_path: Path) -> None:

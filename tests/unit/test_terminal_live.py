@@ -291,7 +291,7 @@ def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExpor
     top = start()
     top.wait(shows(*TIME_ORDER))
     fake.answer = lambda _: (503, b"")
-    lines = top.wait(lambda lines: "it answers 503" in lines[2])
+    lines = top.wait(lambda lines: "answers 503" in lines[2])
     assert reasons(lines) == TIME_ORDER
     fake.answer = at
     top.wait(lambda lines: lines[2].startswith("exits of the last"))
