@@ -27,6 +27,13 @@ def test_what_is_committed_is_what_the_command_line_makes(name: str) -> None:
     assert (FOLDER / name).read_text() == files()[name], "run `make completion`"
 
 
+def test_helps_are_whole() -> None:
+    """A parenthesis is not cut, nor the second of three words that a flag takes."""
+    helps = {name: flag.help for command in COMMANDS.values() for flag in command.flags for name in flag.names}
+    assert helps["--ring-size"] == "kernel memory for events on their way (16M; an event takes 48 bytes there)"
+    assert all(f"{word}: " in helps["--source"] for word in ("own", "exporter", "auto"))
+
+
 def test_words_are_those_that_are_accepted() -> None:
     for flag in COMMANDS["serve"].flags:
         if flag.value and flag.value.words:

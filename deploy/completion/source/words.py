@@ -77,7 +77,7 @@ def _command(name: str, text: str, parser: argparse.ArgumentParser) -> Command:
 def _flag(action: argparse.Action, excluded: tuple[str, ...]) -> Flag:
     return Flag(
         names=tuple(action.option_strings),
-        help=(action.help or "").split("; ")[0],
+        help=action.help or "",
         value=_value(action) if action.nargs != 0 else None,
         repeated=isinstance(action, argparse._AppendAction),
         excluded=excluded or tuple(action.option_strings),
