@@ -107,7 +107,7 @@ def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert re.search(r"IRQ +101 +1000\n", out)
+    assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000\n", out)
 
 
 def test_json(fake: FakeExporter) -> None:
