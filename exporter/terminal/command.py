@@ -39,7 +39,8 @@ def run(config: Config, options: Options) -> int:
         )
         try:
             _say(said)
-            return _Command(options, chosen, out).run(with_view)
+            with Stop() as stop:
+                return _Command(options, chosen, out, stop).run(with_view)
         finally:
             chosen.close()
     except source.SourceError as error:
@@ -73,58 +74,57 @@ def _live_view(options: Options, out: TextIO, term: str) -> bool:
 
 
 class _Command:
-    def __init__(self, options: Options, chosen: source.Source, out: TextIO) -> None:
-        self._options, self._out = options, out
-        self._session = Session(chosen, options.duration)
+    def __init__(self, options: Options, chosen: source.Source, out: TextIO, stop: Stop) -> None:
+        self._options, self._out, self._stop = options, out, stop
+        self._session = Session(chosen, options.duration, stop)
         self._printed = 0
 
     def run(self, with_view: bool) -> int:
         """Count, and print."""
         options, session = self._options, self._session
-        with Stop() as stop:
-            if with_view:
-                self._live(stop)
-            elif options.interval:
-                self._tables(stop, options.interval)
-            else:
-                if options.duration is None:
-                    _say("Ctrl-C ends it and prints the table")
-                self._count(stop, session.end)
-            if with_view or not options.interval:
-                session.read()
-                self._print(session.first, session.last)
+        if with_view:
+            self._live()
+        elif options.interval:
+            self._tables(options.interval)
+        else:
+            if options.duration is None:
+                _say("Ctrl-C ends it and prints the table")
+            self._count(session.end)
+        if with_view or not options.interval:
+            session.read()
+            self._print(session.first, session.last)
         return self._conclude()
 
-    def _live(self, stop: Stop) -> None:
+    def _live(self) -> None:
         options = self._options
         # A key shows idle reasons again; --no-idle is how the view begins.
         live.run(
             self._session,
-            stop,
+            self._stop,
             View(sort=options.sort, userspace=options.userspace, idle=not options.filters.no_idle),
             filters=replace(options.filters, no_idle=False),
             interval=options.interval or _REFRESH_SECONDS,
             limit=options.limit,
         )
 
-    def _count(self, stop: Stop, until: float) -> None:
+    def _count(self, until: float) -> None:
         """Let time pass, and read often enough."""
-        session = self._session
+        session, stop = self._session, self._stop
         while not stop.asked and (now := time.monotonic()) < until:
             if now >= session.next_poll:
                 session.read()
             stop.wait(min(until, session.next_poll) - now)
 
-    def _tables(self, stop: Stop, interval: float) -> None:
+    def _tables(self, interval: float) -> None:
         """Print every interval, and what is left of one at the end: the tables add up to the run."""
         session = self._session
         before, due, number = session.first, session.started, 0
-        while not stop.asked and due < session.end:
+        while not self._stop.asked and due < session.end:
             number += 1
             due = session.started + number * interval
             if due > session.end - _ROUNDING_SECONDS:
                 due = session.end
-            self._count(stop, due)
+            self._count(due)
             now = session.read()
             self._print(before, now, heading=True)
             before = now

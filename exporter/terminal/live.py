@@ -7,6 +7,7 @@ import locale
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.document import Reading
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _FIRST_SECONDS = 1.0
 """The first numbers come after so long at the latest."""
+
+
+_TICK_SECONDS = 1.0
+"""So often the header says how long there has been no answer."""
 
 
 class UnavailableError(Exception):
@@ -104,41 +109,52 @@ class _Live:
             curses.KEY_END: "end",
         }
         self._shown: Reading = session.first
+        self._refresh = time.monotonic() + min(interval, _FIRST_SECONDS)
+        self._wanted = False
+        """The next reading is shown: the time has come."""
         self._frame = self._take(None)
 
     def _take(self, reading: Reading | None) -> Frame:
         interval = self._filters.apply(between(self._shown, reading)) if reading else None
         total = self._filters.apply(between(self._session.first, self._session.last))
-        clock = time.strftime("%H:%M:%S")
-        return Frame(clock, self._session.name, interval, total, self._session.trouble)
+        return Frame(time.strftime("%H:%M:%S"), self._session.name, interval, total)
 
     def loop(self) -> None:
         session = self._session
-        refresh = time.monotonic() + min(self._interval, _FIRST_SECONDS)
         while not self._stop.asked:
+            if not self._view.paused:  # the old numbers stay, and why there are no new ones
+                self._frame = replace(self._frame, trouble=session.trouble)
             self._draw()
             now = time.monotonic()
             if now >= session.end:
                 return
-            due = session.next_poll if self._view.paused else min(refresh, session.next_poll)
+            due = session.next_poll if self._view.paused else min(self._refresh, session.next_poll)
+            if session.asked:
+                due = min(due, now + _TICK_SECONDS)
             pressed = self._stop.wait(min(due, session.end) - now, 0)
             if self._stop.resized:
                 self._resize()
             if pressed and not self._take_keys():
+                self._stop.asked = True
                 return
-            now = time.monotonic()
-            if now >= refresh and not self._view.paused:
-                reading = session.read()
-                if not session.trouble:
-                    self._frame = self._take(reading)
-                    self._shown = reading
-                else:  # the old numbers stay, and why there are no new ones
-                    self._frame = Frame(
-                        self._frame.clock, session.name, self._frame.interval, self._frame.total, session.trouble
-                    )
-                refresh = max(refresh + self._interval, time.monotonic())
-            elif now >= session.next_poll:
-                session.read()
+            self._read()
+
+    def _read(self) -> None:
+        """Ask for a reading if it is time, and show the one that was asked for if it is there."""
+        now = time.monotonic()
+        if now >= self._refresh and not self._view.paused:
+            self._wanted = True
+            self._session.ask()
+            self._refresh += self._interval
+            if self._refresh <= now:
+                self._refresh = now + self._interval
+        elif now >= self._session.next_poll:
+            self._session.ask()
+        reading = self._session.take()
+        if reading and self._wanted and not self._view.paused:
+            self._wanted = False
+            self._frame = self._take(reading)
+            self._shown = reading
 
     def _rows(self) -> list[Row]:
         return screen.chosen(self._frame, self._view, self._limit)

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from exporter import document, host, program
 from exporter.config import Config
@@ -47,6 +47,9 @@ class Source(Protocol):
     poll_seconds: float
     """How long a vCPU that ended may wait for the next reading; then its last counts could be lost."""
 
+    remote: bool
+    """Another program answers: it may take long, or for ever."""
+
     first: Reading
     """What the run is counted from."""
 
@@ -64,7 +67,7 @@ class Own:
     """
 
     name = "own BPF programs"
-    poll_seconds = 1.0
+    poll_seconds, remote = 1.0, False
 
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
@@ -108,10 +111,10 @@ class Own:
 class Exporter:
     """An exporter's /-/vcpus. Raises SourceError where the first reading fails."""
 
-    poll_seconds = 5.0
+    poll_seconds, remote = 5.0, True
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, answer_seconds: float = _ANSWER_SECONDS) -> None:
+        self._address, self._seconds = address, answer_seconds
         self.first = self.read()
         self.name = f"the exporter at {self._address}" + (" (a replay)" if self.first.replay else "")
 
@@ -127,13 +130,18 @@ class Exporter:
 
     def _get(self) -> bytes:
         # http.client asks no proxy and follows no redirect: the numbers are of the host that was named.
-        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=_ANSWER_SECONDS)
+        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._seconds)
         try:
+            connection.connect()
+            connection.sock = _Timed(connection.sock, self._seconds)
             connection.request("GET", self._address.path + document.PATH)
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
+        except socket.timeout as error:
+            raise SourceError(f"no whole answer from {self._address} within {self._seconds:g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise SourceError(f"no answer from {self._address}: {_why(error)}") from error
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise SourceError(f"no answer from {self._address}: {why}") from error
         finally:
             connection.close()
         if answer.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
@@ -151,10 +159,21 @@ class Exporter:
         """Nothing is held."""
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, socket.timeout):
-        return f"nothing within {_ANSWER_SECONDS:.0f} s"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+class _Timed(socket.socket):
+    """A connection that receives for so many seconds altogether: a timeout alone is one of each recv()."""
+
+    def __init__(self, connected: socket.socket, seconds: float) -> None:
+        super().__init__(fileno=connected.detach())
+        self.settimeout(seconds)
+        self._deadline = time.monotonic() + seconds
+
+    def recv_into(self, *arguments: Any) -> int:
+        """As a socket's, until the deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout
+        self.settimeout(left)
+        return super().recv_into(*arguments)
 
 
 def default_address(config: Config) -> Address:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -21,7 +22,7 @@ from exporter.config import Config, Web
 from exporter.document import USERSPACE, Reading
 from exporter.terminal import address, source
 from exporter.terminal.address import Address
-from exporter.terminal.source import Own, SourceError
+from exporter.terminal.source import Exporter, Own, SourceError
 from tests.unit.fake_exporter import FakeExporter
 from tests.unit.readings import SECOND, counted, reading, thread
 
@@ -108,6 +109,20 @@ def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000\n", out)
+
+
+def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> None:
+    fake.answer = lambda n: at(n) if n < 2 else fake.hang(n)
+    command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "-i", "0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert fake.hanging.wait(30)
+    pressed = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - pressed < 5  # its deadline is 10 s
+    assert process.returncode == 1
+    assert out.count("IRQ") == 1
+    assert re.search(r"what is printed ends with the last reading: no answer for \d\.\d s\n", err)
 
 
 def test_json(fake: FakeExporter) -> None:
@@ -255,6 +270,28 @@ def test_it_answers_no_http() -> None:
     assert said.stderr == f"{SAID}no answer from {url}: \\x1b[2J SSH-2.0\\r\\n\n"
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_an_answer_that_does_not_end(head: bytes) -> None:
+    """It has a deadline as a whole, though each byte comes soon enough."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(head)
+                while not over.wait(0.02):
+                    connection.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        there = Address(*server.getsockname())
+        try:
+            with pytest.raises(SourceError, match=rf"^no whole answer from {re.escape(str(there))} within 0\.3 s$"):
+                Exporter(there, 0.3)
+        finally:
+            over.set()
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -363,7 +400,7 @@ def test_the_default_url() -> None:
 class Fixed:
     """A source that is there."""
 
-    poll_seconds = 1.0
+    poll_seconds, remote = 1.0, False
 
     def __init__(self, name: str, *, replay: bool = False) -> None:
         self.name = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -307,6 +308,37 @@ def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExpor
     assert status == 1
     assert "what is printed ends with the last reading" in said
     assert after.startswith("TGID")
+
+
+@pytest.mark.parametrize("key", ["q", "\x03"])
+def test_an_exporter_that_hangs(start: Start, fake: FakeExporter, key: str) -> None:
+    """It takes the connection and says nothing: keys act, the header says it, and the end does not wait."""
+    top = start()
+    top.wait(shows(*TIME_ORDER))
+    fake.answer = fake.hang
+    lines = top.wait(lambda lines: re.match(r"no answer for \d+ s  exits of the last ", lines[2]))
+    assert reasons(lines) == TIME_ORDER
+    top.send("s")
+    top.wait(lambda lines: "sorted by count" in lines[2])
+    pressed = time.monotonic()
+    top.send(key)
+    status, said, after = top.end()
+    assert time.monotonic() - pressed < 5  # its deadline is 10 s
+    assert status == 1
+    assert re.search(r"what is printed ends with the last reading: no answer for \d+\.\d s\n", said)
+    assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000000\n", after)
+
+
+def test_an_exporter_that_hangs_when_the_end_is_asked_for(start: Start, fake: FakeExporter) -> None:
+    """Nothing was missed until then: it is given a moment."""
+    top = start("-i", "60")
+    top.wait(shows(*TIME_ORDER))
+    fake.answer = fake.hang
+    pressed = time.monotonic()
+    top.send("q")
+    status, said, _ = top.end()
+    assert time.monotonic() - pressed < 5
+    assert (status, "no answer for " in said) == (1, True)
 
 
 def test_without_utf8(start: Start) -> None:
