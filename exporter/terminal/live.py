@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import locale
 import os
+import select
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,6 +78,13 @@ def _window() -> Iterator[curses.window]:
             curses.endwin()
 
 
+def _hung_up() -> bool:
+    """True once there is no terminal: it can always be read from then on, and there is nothing to read."""
+    poller = select.poll()
+    poller.register(0, 0)  # errors and hangups are told unasked
+    return bool(poller.poll(0))
+
+
 class _Live:
     def __init__(
         self,
@@ -134,7 +142,7 @@ class _Live:
             pressed = self._stop.wait(min(due, session.end) - now, 0)
             if self._stop.resized:
                 self._resize()
-            if pressed and not self._take_keys():
+            if pressed and (_hung_up() or not self._take_keys()):
                 self._stop.asked = True
                 return
             self._read()

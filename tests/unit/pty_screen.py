@@ -31,7 +31,10 @@ class _Screen(pyte.Screen):
 class Terminal:
     """`python3 -m exporter` with these arguments on a terminal of this size."""
 
-    def __init__(self, *arguments: str, columns: int = 80, height: int = 24, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, columns: int = 80, height: int = 24, before: str = "", **environment: str
+    ) -> None:
+        """`before` is what the shell does first."""
         self.screen = _Screen(columns, height)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -42,7 +45,16 @@ class Terminal:
         environ = {**os.environ, **known, **environment}
         self.process = subprocess.Popen(
             # A session's leader that opens a terminal gets it as the one that Ctrl-C and SIGWINCH come from.
-            ["sh", "-c", 'exec "$@" <"$0" >"$0"', os.ttyname(terminal), sys.executable, "-m", "exporter", *arguments],
+            [
+                "sh",
+                "-c",
+                before + '\nexec "$@" <"$0" >"$0"',
+                os.ttyname(terminal),
+                sys.executable,
+                "-m",
+                "exporter",
+                *arguments,
+            ],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -114,6 +126,12 @@ class Terminal:
         after = re.sub(r"\A(?:\x1b\[[0-9;?]*[A-Za-z]|\x1b[>=]|\r)*", "", after)
         return self.process.returncode, said, after
 
+    def hang_up(self) -> None:
+        """The terminal goes away, as when its window is closed; only close() makes sense after it."""
+        os.close(self._terminal)
+        os.close(self._controller)
+        self._controller = self._terminal = -1
+
     def restored(self) -> bool:
         """True if the terminal's modes are as they were."""
         return bool(termios.tcgetattr(self._terminal) == self._before)
@@ -124,5 +142,5 @@ class Terminal:
         self.process.wait()
         if self.process.stderr:
             self.process.stderr.close()
-        os.close(self._terminal)
-        os.close(self._controller)
+        if self._terminal >= 0:
+            self.hang_up()

@@ -341,6 +341,17 @@ def test_an_exporter_that_hangs_when_the_end_is_asked_for(start: Start, fake: Fa
     assert (status, "no answer for " in said) == (1, True)
 
 
+@pytest.mark.parametrize("ignored", ["", "trap '' HUP"])
+def test_a_terminal_that_goes_away(start: Start, ignored: str) -> None:
+    """What started it may have it ignore SIGHUP."""
+    top = start(before=ignored)
+    top.wait(shows(*TIME_ORDER))
+    top.hang_up()
+    assert top.process.wait(20) == 1
+    assert top.process.stderr
+    assert top.process.stderr.read().endswith("cannot print: Input/output error\n")
+
+
 def test_without_utf8(start: Start) -> None:
     """Bars of ASCII, and a name in other letters is escaped."""
     top = start(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
