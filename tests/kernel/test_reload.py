@@ -97,6 +97,9 @@ def test_a_bad_file_changes_nothing(start: Start, folder: Path) -> None:
     demo.logged("replaying")
     path = folder / "demo.yaml"
     base = path.read_text()
+    deadline = time.monotonic() + 30
+    while "kvm_exit_duration_seconds_count" not in demo.scrape():  # no VM has a name yet
+        assert time.monotonic() < deadline
     loaded = demo.value("kvm_exit_exporter_config_last_reload_success_timestamp_seconds")
     reload(demo, path, base + "linger: for ever\nlevel: {histograms: 'off'}\nno_such: 1\n", 2)
     errors = [line for line in demo.log if "level=error" in line]
