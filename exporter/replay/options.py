@@ -60,7 +60,8 @@ examples:
 The events go through the same BPF program that counts on a host, with their own times, as fast as it takes them: the
 table is what `top` would have printed there. Nothing is attached, no KVM is needed; Linux 5.10 and root are.
 
-Events that were lost while recording are said on stderr. The status is 1 for a file that is not a whole recording.
+Events that were lost while recording are said on stderr. The status is 1 for a file that is not a whole recording, 130
+after Ctrl-C.
 """
 
 _SIZE = re.compile(r"([0-9]{1,10})([KMG]?)(?:i?B)?")

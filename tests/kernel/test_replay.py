@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -232,6 +235,44 @@ def test_the_table_of_one_vm() -> None:
         for (kind, tid, reason), count in counts.items()
         if (kind, tid) == ("userspace", 152)
     }
+
+
+@pytest.mark.parametrize("begun", ["", "libbcc"])
+def test_ctrl_c_while_the_program_is_loaded(begun: str) -> None:
+    """To the whole foreground, as a terminal sends it: status 130, no word, and the loader ends, too."""
+    command = [sys.executable, "-m", "exporter", "replay", str(recording.DEFAULT)]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (loader := children.read_text().split()) or begun not in Path(f"/proc/{loader[0]}/maps").read_text():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{loader[0]}/exe").exists():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("moment", ["recording.read", "rerun._Worker.play", "report.text"])
+def test_ctrl_c_while_it_works(moment: str) -> None:
+    """Also when a second one comes while it ends its threads."""
+    interrupted = (
+        "import os, runpy, signal, sys\n"
+        "from exporter.replay import recording, rerun\n"
+        "from exporter.terminal import report\n"
+        f"real = {moment}\n"
+        "def then(*arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(*arguments, **options)\n"
+        f"{moment} = then\n"
+        "def end(worker):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "rerun._Worker.end = end\n"
+        f"sys.argv = ['exporter', 'replay', {str(recording.DEFAULT)!r}]\n"
+        "runpy.run_module('exporter', run_name='__main__')\n"
+    )
+    said = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, check=False, timeout=60)
+    assert (said.returncode, said.stdout, said.stderr) == (130, b"", b"")
 
 
 def test_losses_are_said(tmp_path: Path) -> None:

@@ -135,3 +135,18 @@ def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
     assert f"has no module {module}" in said.stderr
+
+
+@pytest.mark.parametrize("module", ["exporter.cli", "argparse", "exporter.replay.replay", "exporter.document"])
+def test_ctrl_c_while_it_imports_is_status_130(module: str) -> None:
+    interrupted = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['exporter', 'replay', 'no-file']\n"
+        "runpy.run_module('exporter', run_name='__main__')\n"
+    )
+    said = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, check=False, timeout=60)
+    assert (said.returncode, said.stdout, said.stderr) == (130, b"", b"")
