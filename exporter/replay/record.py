@@ -34,6 +34,8 @@ def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: 
     try:
         if options.file != STDOUT:
             writer.check_target(options.file, force=options.force)
+        elif sys.stdout is None:
+            raise RecordError("standard output is closed")
         elif sys.stdout.isatty():
             raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
         with Stop() as stop, _loaded(config, options, sysfs) as (loaded, texts), _output(options) as out:

@@ -121,6 +121,13 @@ def test_usage_of_record(arguments: tuple[str, ...], wrong: str) -> None:
     assert said.stderr.splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
+def test_record_to_a_closed_standard_output_is_status_1() -> None:
+    said = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m exporter record - 0.1 >&-"], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stderr) == (1, "cannot record: standard output is closed\n")
+
+
 @pytest.mark.parametrize("module", ["yaml", "prometheus_client", "tornado"])
 def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
     """As with a Python that is not the distribution's."""
