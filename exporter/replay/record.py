@@ -17,9 +17,11 @@ from exporter.replay import writer
 from exporter.replay.events import COUNTED
 from exporter.replay.options import STDOUT, Options
 from exporter.replay.recorder import Recorder
-from exporter.replay.ring import RingError
+from exporter.replay.ring import Ring, RingError
 from exporter.replay.writer import Writer
 from exporter.terminal.stop import Stop
+
+_FAILURE, _INTERRUPTED = 1, 130
 
 MAX_LIVE_THREADS = 4096
 """Followed at a time; events of more are counted as lost. A replay has as much room."""
@@ -30,7 +32,10 @@ class RecordError(Exception):
 
 
 def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
-    """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written."""
+    """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written.
+
+    130 when a second Ctrl-C came before the recording was whole.
+    """
     try:
         if options.file != STDOUT:
             writer.check_target(options.file, force=options.force)
@@ -38,17 +43,34 @@ def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: 
             raise RecordError("standard output is closed")
         elif sys.stdout.isatty():
             raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
-        with Stop() as stop, _loaded(config, options, sysfs) as (loaded, texts), _output(options) as out:
-            return _record(loaded, Writer(out, _header(texts)), options, proc, lambda: stop.asked)
+        # The file comes last: an old one is not overwritten for nothing.
+        with Stop() as stop, _loaded(config, options, sysfs) as (loaded, ring, texts), _output(options) as file:
+            out = Writer(file, _header(texts))
+            recorder = Recorder(loaded, ring, out, proc, vm_name=options.vm, events=options.events)
+            with contextlib.closing(recorder):
+                failure, seconds = _record(recorder, options.seconds, lambda: stop.asked)
     except (RecordError, RingError, writer.ExistsError, program.LoadError) as error:
-        print(f"cannot record: {error}", file=sys.stderr)
+        _say(f"cannot record: {error}")
+        return _FAILURE
     except OSError as error:
-        print(f"cannot write {options.file}: {error.strerror}", file=sys.stderr)
-    return 1
+        _say(f"cannot write {options.file}: {error.strerror}: there is no whole recording")
+        return _FAILURE
+    except KeyboardInterrupt:
+        _say("interrupted twice: there is no whole recording")
+        return _INTERRUPTED
+    if failure:
+        _say(f"cannot write {options.file}: {failure}; what was written before that is a whole recording")
+    _say(summary(out, recorder.vms, seconds, options.file))
+    return _FAILURE if failure else 0
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[program.Loaded, Mapping[str, str]]]:
+def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[program.Loaded, Ring, Mapping[str, str]]]:
     texts = host.read_texts(sysfs)
     if texts is None:
         raise RecordError(
@@ -71,7 +93,8 @@ def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[pro
     except program.LoadError as error:
         raise RecordError(error.explained()) from error
     try:
-        yield loaded, texts
+        with contextlib.closing(Ring(loaded.maps["events"], options.ring_bytes)) as ring:
+            yield loaded, ring, texts
     finally:
         loaded.close()
 
@@ -82,7 +105,11 @@ def _output(options: Options) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
         return
     with writer.create(options.file, force=options.force) as file:
-        yield file
+        try:
+            yield file
+        except BaseException:
+            writer.discard(file, options.file)
+            raise
 
 
 def _header(texts: Mapping[str, str]) -> writer.Header:
@@ -92,30 +119,18 @@ def _header(texts: Mapping[str, str]) -> writer.Header:
     )
 
 
-def _record(loaded: program.Loaded, out: Writer, options: Options, proc: Path, stopped: Callable[[], bool]) -> int:
+def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
+    """Returns why not all could be written, or "", and the seconds it took. Raises OSError when nothing is whole."""
     started_ns = time.monotonic_ns()
-    deadline_ns = None if options.seconds is None else started_ns + round(options.seconds * 1e9)
-    recorder = Recorder(loaded, options.ring_bytes, out, proc, vm_name=options.vm, events=options.events)
+    deadline_ns = None if seconds is None else started_ns + round(seconds * 1e9)
     failure = ""
     try:
-        try:
-            ended = recorder.run(deadline_ns, stopped)
-        except OSError as error:
-            ended = failure = str(error.strerror)
-        seconds = (time.monotonic_ns() - started_ns) / 1e9
-        whole = True
-        try:
-            recorder.finish(ended)
-        except OSError as error:
-            failure, whole = failure or str(error.strerror), False
-    finally:
-        recorder.close()
-    if failure:
-        left = "what was written before that is a whole recording" if whole else "the recording is cut off"
-        print(f"cannot write {options.file}: {failure}; {left}", file=sys.stderr)
-    if whole:
-        print(summary(out, recorder.vms, seconds, options.file), file=sys.stderr)
-    return 1 if failure else 0
+        ended = recorder.run(deadline_ns, stopped)
+    except OSError as error:
+        ended = failure = str(error.strerror)
+    taken = (time.monotonic_ns() - started_ns) / 1e9
+    recorder.finish(ended)
+    return failure, taken
 
 
 def summary(out: Writer, vms: int, seconds: float, file: Path) -> str:

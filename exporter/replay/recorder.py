@@ -37,7 +37,7 @@ class Recorder:
     def __init__(
         self,
         loaded: Loaded,
-        ring_bytes: int,
+        ring: Ring,
         writer: Writer,
         proc: Path,
         *,
@@ -47,7 +47,7 @@ class Recorder:
     ) -> None:
         """`vm_name`: of this VM alone; `events`: so many at most, 0 for no such limit."""
         self._loaded = loaded
-        self._ring = Ring(loaded.maps["events"], ring_bytes)
+        self._ring = ring
         self._lost_map = _LostMap(loaded)
         self._writer = writer
         self._lookup = Lookup(proc, patience=_IDENTITY_SECONDS)
@@ -143,7 +143,6 @@ class Recorder:
 
     def close(self) -> None:
         """Free what belongs to the recorder."""
-        self._ring.close()
         self._lost_map.close()
         self._lookup.close()
 

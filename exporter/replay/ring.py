@@ -26,18 +26,23 @@ _AT_ONCE = 16384
 
 
 class RingError(Exception):
-    """The ring holds what the program cannot have written."""
+    """The ring cannot be read, or holds what the program cannot have written; one line for the operator."""
 
 
 class Ring:
     """The consumer; there must be but one."""
 
     def __init__(self, fd: int, size: int) -> None:
-        """`size` bytes of data, as the map was made with."""
+        """`size` bytes of data, as the map was made with. Raises RingError."""
         page = mmap.PAGESIZE
         self._size = size
-        self._ours = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._theirs = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        try:
+            self._ours = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._theirs = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        except OSError as error:
+            raise RingError(
+                f"cannot map the ring buffer of {size >> 10}K: {error.strerror}; try a smaller --ring-size"
+            ) from error
         # A position is written as one 64-bit store: the kernel must never see half of it.
         self._consumed, self._produced = memoryview(self._ours).cast("Q"), memoryview(self._theirs).cast("Q")
         self._words = memoryview(self._theirs).cast("I")

@@ -77,6 +77,13 @@ def create(path: Path, *, force: bool) -> BinaryIO:
         raise ExistsError(f"{path} exists: choose another name, or overwrite it with --force") from None
 
 
+def discard(file: BinaryIO, path: Path) -> None:
+    """Remove what create() made and nothing whole came of, unless the name is another file's by now."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+            path.unlink()
+
+
 class Writer:
     """One recording. Every method raises OSError when the file cannot be written."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from exporter.replay.events import COUNTED, Kind
 from exporter.replay.options import Options
 from exporter.replay.recorder import Recorder
 from exporter.replay.rerun import rerun
+from exporter.replay.ring import Ring
 from exporter.replay.writer import Header, Writer, create
 from tests.kernel.machine import TRAP, X86_DEFINES, Machine, Vcpu
 from tests.kernel.test_attach import _run_interrupted
@@ -65,7 +68,8 @@ class Recorded:
         self._file = create(path, force=True)
         self.writer = Writer(self._file, _header(front))
         self.now = 0
-        self.recorder = Recorder(self.loaded, ring_bytes, self.writer, proc, clock_ns=lambda: self.now, **options)
+        self.ring = Ring(self.loaded.maps["events"], ring_bytes)
+        self.recorder = Recorder(self.loaded, self.ring, self.writer, proc, clock_ns=lambda: self.now, **options)
         self._vcpus: list[Vcpu] = []
 
     def vcpu(self, comm: str = "CPU 0/KVM") -> Vcpu:
@@ -74,7 +78,7 @@ class Recorded:
 
     def take(self) -> None:
         """Take all that the ring holds."""
-        while self.recorder._ring.pending():
+        while self.ring.pending():
             self.recorder.take()
 
     def read(self) -> recording.Recording:
@@ -88,6 +92,7 @@ class Recorded:
         for vcpu in self._vcpus:
             vcpu.end()
         self.recorder.close()
+        self.ring.close()
         self.loaded.close()
         self._file.close()
 
@@ -397,7 +402,10 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     config = Config()
     for file, said in (
         (there, f"cannot record: {there} exists: choose another name, or overwrite it with --force\n"),
-        (tmp_path / "no" / "folder", f"cannot write {tmp_path}/no/folder: No such file or directory\n"),
+        (
+            tmp_path / "no" / "folder",
+            f"cannot write {tmp_path}/no/folder: No such file or directory: there is no whole recording\n",
+        ),
         (Path("/dev/full"), "cannot record: /dev/full exists and is not a file: choose another name\n"),
     ):
         assert record.run(config, Options(file, seconds=0.1)) == 1
@@ -408,11 +416,84 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert not (tmp_path / "new").exists()
 
 
+def _record(arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = f"exec {sys.executable} -m exporter record {arguments}"
+    return subprocess.run(["sh", "-c", command], stderr=PIPE, text=True, check=False, **options)
+
+
+def _limited(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 @pytest.mark.kvm
-def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """/dev/full as standard output: nothing can be written at all. A file with a limit: what fits is whole."""
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "exporter", "record", "-", "0.2"], stdout=full, stderr=subprocess.PIPE, check=False
+def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    """Not the header, or all but the end: the file is removed. What is not record's own stays: a device, a shell's."""
+    path, redirected = tmp_path / "m.kvmrec", tmp_path / "redirected"
+    whole = _record(f"{path} 0.001 --pid={os.getpid()}")
+    assert whole.returncode == 0
+    size_of_whole = path.stat().st_size
+    path.unlink()
+    for size in (512, size_of_whole - 50):
+        said = _record(f"{path} 0.001 --pid={os.getpid()}", preexec_fn=_limited(size))
+        assert (said.returncode, said.stderr) == (
+            1,
+            f"cannot write {path}: File too large: there is no whole recording\n",
         )
-    assert (done.returncode, done.stderr) == (1, b"cannot write -: No space left on device\n")
+        assert not path.exists()
+        said = _record(f"- 0.001 --pid={os.getpid()} > {redirected}", preexec_fn=_limited(size))
+        assert (said.returncode, said.stderr) == (
+            1,
+            "cannot write -: File too large: there is no whole recording\n",
+        )
+        assert redirected.exists()
+    said = _record("- 0.001 > /dev/full")
+    assert (said.returncode, said.stderr) == (
+        1,
+        "cannot write -: No space left on device: there is no whole recording\n",
+    )
+    assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.kvm
+def test_a_whole_recording_stays_where_nobody_hears_of_it(tmp_path: Path) -> None:
+    said = _record(f"{tmp_path}/whole 0.001 --pid={os.getpid()} 2>/dev/full")
+    assert said.returncode == 0
+    assert not any(recording.read(tmp_path / "whole").events.values())
+
+
+@pytest.mark.kvm
+def test_no_memory_for_the_ring(tmp_path: Path) -> None:
+    """What it is that there is no room for is said; the file that was to be overwritten is there still."""
+    path = tmp_path / "old"
+    path.write_text("before")
+    limited = (
+        "import resource, sys\n"
+        "from exporter import cli, program\n"
+        "load = program.load\n"
+        "def then(request):\n"
+        "    loaded = load(request)\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))\n"
+        "    return loaded\n"
+        "program.load = then\n"
+        f"sys.exit(cli.main(['record', {str(path)!r}, '0.1', '--force', '--ring-size=64M']))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", limited], stderr=PIPE, text=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr == (
+        "cannot record: cannot map the ring buffer of 65536K: Cannot allocate memory; try a smaller --ring-size\n"
+    )
+    assert path.read_text() == "before"
+
+
+@pytest.mark.kvm
+def test_a_second_ctrl_c_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def finish(*_: object) -> None:
+        for __ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Recorder, "finish", finish)
+    assert record.run(Config(), Options(tmp_path / "new", seconds=0.001)) == 130
+    assert capfd.readouterr().err == "interrupted twice: there is no whole recording\n"
+    assert not (tmp_path / "new").exists()

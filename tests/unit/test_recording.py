@@ -326,6 +326,19 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
+def test_only_its_own_file_is_discarded(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with writer.create(path, force=False) as out:
+        path.rename(tmp_path / "moved")
+        path.write_text("another's")
+        writer.discard(out, path)
+        assert path.read_text() == "another's"
+        (tmp_path / "moved").rename(path)
+        writer.discard(out, path)
+        assert not list(tmp_path.iterdir())
+        writer.discard(out, path)
+
+
 def test_a_full_disk_leaves_a_whole_recording(tmp_path: Path) -> None:
     """The block that did not fit is taken back, and the closing block fits where it was."""
     path = tmp_path / "full"
