@@ -25,8 +25,8 @@ VMs, the kernel's release and its tracepoint formats: no command lines, no guest
 It is readable by its owner alone, and never written over another without --force.
 
 Recording costs every exit more than counting does, and events are lost when they come faster than they are written:
-how many of which kind is written too, and said at the end. The status is 1 when nothing could be recorded, or not
-all could be written; 2 for usage.
+how many of which kind is written too, and said at the end. So is that there was no event, or none of the VM asked
+for; the status is 0 all the same. It is 1 when nothing could be recorded, or not all could be written; 2 for usage.
 """
 
 STDOUT = Path("-")
@@ -83,8 +83,10 @@ def add_record(commands: Any) -> argparse.ArgumentParser:
         "duration", nargs="?", type=terminal.seconds(0.001), help="so many seconds; without: until Ctrl-C"
     )
     parser.add_argument("--events", type=_whole(1, 10**12), default=0, metavar="N", help="stop after exactly N events")
-    parser.add_argument("-p", "--pid", type=_whole(1, 1 << 22), default=0, metavar="PID", help="of this process alone")
-    parser.add_argument("--vm", type=terminal.name, default="", metavar="NAME", help="of the VM with exactly this name")
+    parser.add_argument(
+        "-p", "--pid", action=_Once, type=_whole(1, 1 << 22), default=0, metavar="PID", help="of this process alone"
+    )
+    parser.add_argument("--vm", action=_Once, type=_vm, metavar="NAME", help="of the VM with exactly this name")
     parser.add_argument(
         "--ring-size",
         type=_ring_size,
@@ -117,10 +119,25 @@ def record_options(parsed: argparse.Namespace) -> Options:
         seconds=parsed.duration,
         events=parsed.events,
         pid=parsed.pid,
-        vm=parsed.vm,
+        vm=parsed.vm or "",
         ring_bytes=parsed.ring_size,
         force=parsed.force and parsed.recording != STDOUT,
     )
+
+
+class _Once(argparse.Action):
+    """Not the last of several in silence."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, value: object, *__: object) -> None:
+        if getattr(namespace, self.dest) != self.default:
+            raise argparse.ArgumentError(self, "can be given only once")
+        setattr(namespace, self.dest, value)
+
+
+def _vm(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'': allowed is a VM's name")
+    return terminal.name(text)
 
 
 def _whole(low: int, high: int) -> Any:

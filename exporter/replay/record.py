@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from exporter import __version__, host, program
 from exporter.config import Config
+from exporter.readable import printable
 from exporter.replay import writer
 from exporter.replay.events import COUNTED
 from exporter.replay.options import STDOUT, Options
@@ -22,6 +23,8 @@ from exporter.replay.writer import Writer
 from exporter.terminal.stop import Stop
 
 _FAILURE, _INTERRUPTED = 1, 130
+_NAMED = 20
+"""So many VMs are said by name."""
 
 MAX_LIVE_THREADS = 4096
 """Followed at a time; events of more are counted as lost. A replay has as much room."""
@@ -61,6 +64,8 @@ def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: 
     if failure:
         _say(f"cannot write {options.file}: {failure}; what was written before that is a whole recording")
     _say(summary(out, recorder.vms, seconds, options.file))
+    if not any(out.counts[kind] or out.lost[kind] for kind in COUNTED):
+        _say(nothing(options, recorder.others))
     return _FAILURE if failure else 0
 
 
@@ -131,6 +136,15 @@ def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], boo
     taken = (time.monotonic_ns() - started_ns) / 1e9
     recorder.finish(ended)
     return failure, taken
+
+
+def nothing(options: Options, others: set[str]) -> str:
+    """Say in one line why there may be no event; `others` are VMs that were seen and not asked for."""
+    if others:
+        return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_NAMED]))}"
+    if options.pid:
+        return f"no event of process {options.pid} was seen: is it a VM's?"
+    return "no event was seen: is a VM running on this host?"
 
 
 def summary(out: Writer, vms: int, seconds: float, file: Path) -> str:

@@ -72,6 +72,8 @@ class Recorder:
         """By tgid."""
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
+        self.others: set[str] = set()
+        """Names of VMs that were seen and not asked for."""
 
     @property
     def vms(self) -> int:
@@ -182,6 +184,7 @@ class Recorder:
         self._want_again(event.tid)
         if self._vm_name and found.vm.name != self._vm_name:
             self._unwanted.add(event.tid)
+            self.others.add(found.vm.name)
             return _UNWANTED
         self._last_of_tid[event.tid] = len(self._threads)
         vm = self._vms.setdefault(found.vm, len(self._vms))

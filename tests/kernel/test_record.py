@@ -257,6 +257,7 @@ def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
         assert read.events[Kind.ENTRY] == expected
         assert read.events[Kind.THREAD_END] == (1 if expected else 0)
         assert len(read.vms) == (1 if expected else 0)
+        assert made.recorder.others == (set() if expected else {str(os.getpid())})
 
 
 def test_a_vm_that_ends_before_its_second_thread_is_looked_up(
@@ -393,6 +394,34 @@ def test_real_events_for_a_time_and_a_number(tmp_path: Path) -> None:
     assert status == 0, said
     assert ": 53 events (exit 0, entry 0, userspace_exit 53, thread_end 0), 0 lost, 1 VM, " in said
     assert sum(recording.read(command.path).events[kind] for kind in COUNTED) == 53
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--vm=nope"], f"no event matches --vm; seen: {os.getpid()}"),
+        ([], f"no event of process {os.getpid()} was seen: is it a VM's?"),
+    ],
+)
+def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: str) -> None:
+    """Beside a vCPU of this process, which has no VM's name, and beside none: status 0."""
+    command = Command(tmp_path / "none.kvmrec", f"--pid={os.getpid()}", *options)
+    if options:
+        _in_a_thread(11)
+    status, said = command.end(signal.SIGINT)
+    summary, *notes = said.splitlines()
+    assert status == 0
+    assert ": 0 events (exit 0, entry 0, userspace_exit 0, thread_end 0), 0 lost, 0 VMs, " in summary
+    assert notes == [note]
+
+
+def test_names_of_what_was_seen_are_few_and_print() -> None:
+    options = Options(Path("x"), vm="nope")
+    assert record.nothing(options, set()) == "no event was seen: is a VM running on this host?"
+    assert record.nothing(options, {"b\x1b[2J", "a"}) == r"no event matches --vm; seen: a, b\x1b[2J"
+    many = {f"vm-{number:04}" for number in range(1009)}
+    assert record.nothing(options, many).endswith(" vm-0018, vm-0019")
 
 
 @pytest.mark.kvm
