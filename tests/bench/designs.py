@@ -5,10 +5,23 @@ measuring alone costs, `floor` two clock reads and a store, which no tool that m
 The others are rebuilt from the designs of known tools, none of their code is here.
 """
 
-SOURCE = r"""
+OURS = r"""
 /* events/syscalls/sys_enter_umask/format: the argument follows the system call's number */
 #define REASON(ctx) ((u32)((u64 *)(ctx))[2])
 
+int ours_exit(u64 *ctx)
+{
+	return on_exit(SPACE_ARM64_TRAP, REASON(ctx), NO_VCPU_ID, bpf_ktime_get_ns());
+}
+
+int ours_entry(u64 *ctx)
+{
+	return on_entry(bpf_ktime_get_ns());
+}
+"""
+OURS_PROGRAMS = ("ours_exit", "ours_entry")
+
+OTHERS = r"""
 int empty_exit(u64 *ctx) { return 0; }
 int empty_entry(u64 *ctx) { return 0; }
 
@@ -32,16 +45,6 @@ int floor_entry(u64 *ctx)
 	if (since)
 		*since = bpf_ktime_get_ns() - *since;
 	return 0;
-}
-
-int ours_exit(u64 *ctx)
-{
-	return on_exit(SPACE_ARM64_TRAP, REASON(ctx), NO_VCPU_ID, bpf_ktime_get_ns());
-}
-
-int ours_entry(u64 *ctx)
-{
-	return on_entry(bpf_ktime_get_ns());
 }
 
 /* The tool this grew from: one struct of 64 reasons a thread in a hash, looked up twice; no histogram. */

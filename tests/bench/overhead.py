@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import multiprocessing
 import os
 import platform
 import statistics
 import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from exporter import program
 from exporter.bpf import syscall
+from exporter.replay.recorder import Recorder
+from exporter.replay.ring import Ring
+from exporter.replay.writer import Writer
 from tests.bench import designs
+from tests.recordings import from_ftrace
 
 ROUNDS, CALLS = 31, 20_000
+RING_BYTES = 1 << 24
 REASONS = (0x24, 0x01, 0x18, 0x16, 0x20)
 
 _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -56,26 +65,62 @@ def _round(loaded: program.Loaded, prefix: str) -> float:
     return sum((a.seconds - b.seconds) / (a.runs - b.runs) for b, a in zip(before, after)) * 1e9
 
 
-def main() -> None:
-    """Measure and print the table."""
-    loaded = program.load(
+def _load(**options: Any) -> program.Loaded:
+    return program.load(
         program.Request(
             front="arm64",
-            defines={},
-            slots=64,
-            cells=1024,
+            defines=options.pop("defines", {}),
             attach=False,
             bpf_stats=True,
-            extra_source=designs.SOURCE,
-            extra_programs=designs.PROGRAMS,
             extra_classic=True,
+            **options,
         )
     )
+
+
+def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
+    """What `record` does with the events, to /dev/null. The bench is void where some are lost: those are cheaper."""
+    with Path(os.devnull).open("wb", buffering=0) as out:
+        writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
+        recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, Path("/proc"))
+        recorder.finish(recorder.run(None, stopped))
+    if any(writer.lost.values()):
+        sys.exit(f"bench: events were lost: {dict(writer.lost)}")
+
+
+def _recording() -> list[float]:
+    """Rounds of the recording program, while another process takes the events."""
+    defines = {"RING_BYTES": RING_BYTES}
+    loaded = _load(
+        kind="recording",
+        defines=defines,
+        slots=64,
+        cells=0,
+        extra_source=designs.OURS,
+        extra_programs=designs.OURS_PROGRAMS,
+    )
+    forked = multiprocessing.get_context("fork")  # with the descriptors
+    stop = forked.Event()
+    reader = forked.Process(target=_record, args=(loaded, stop.is_set))
+    reader.start()
+    rounds = [_round(loaded, "ours") for _ in range(ROUNDS)]
+    stop.set()
+    reader.join()
+    loaded.close()
+    if reader.exitcode:
+        sys.exit(reader.exitcode)
+    return rounds
+
+
+def main() -> None:
+    """Measure and print the table."""
+    loaded = _load(slots=64, cells=1024, extra_source=designs.OURS + designs.OTHERS, extra_programs=designs.PROGRAMS)
     rounds: dict[str, list[float]] = {name: [] for name in designs.PAIRS}
     for _ in range(ROUNDS):
         for name, prefix in designs.PAIRS.items():
             rounds[name].append(_round(loaded, prefix))
     loaded.close()
+    rounds["`record`: every event through a ring buffer"] = _recording()
     ns = {name: statistics.median(times) for name, times in rounds.items()}
     empty, floor = list(ns.values())[:2]
     print(f"Medians of {ROUNDS} rounds of {CALLS:,} exits and entries with {len(REASONS)} reasons.\n")
