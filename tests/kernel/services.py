@@ -77,13 +77,21 @@ class Service:
                 samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
         return samples
 
+    def settled(self) -> Samples:
+        """A page on which every vCPU has its name: what is counted of the others comes later."""
+        deadline = time.monotonic() + 30
+        while (samples := self.scrape())["kvm_exit_exporter_lookups_pending"] != [({}, 0.0)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return samples
+
     def value(self, name: str, path: str = "/metrics") -> float:
         ((_, value),) = self.scrape(path)[name]
         return value
 
     def of_thread(self, name: str, tid: int) -> dict[str, float]:
         """Values of a thread by reason."""
-        return {labels["reason"]: value for labels, value in self.scrape().get(name, []) if labels["tid"] == str(tid)}
+        return {labels["reason"]: value for labels, value in self.settled().get(name, []) if labels["tid"] == str(tid)}
 
     def status(self) -> dict[str, str]:
         """What the kernel says of the process: /proc/PID/status."""

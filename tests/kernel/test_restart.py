@@ -134,7 +134,7 @@ def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
     busy.finish.set()
     assert busy.finished.wait(60)
     assert serve.of_thread("kvm_userspace_exits_total", busy.native_id) == {"restart": busy.sent}
-    samples = serve.scrape()["kvm_userspace_exits_total"]
+    samples = serve.settled()["kvm_userspace_exits_total"]
     served = {int(labels["tid"]): value for labels, value in samples if labels["pid"] == str(os.getpid())}
     assert served == {**ended, busy.native_id: busy.sent}
     assert serve.value("kvm_exit_exporter_counting_since_timestamp_seconds") == since
@@ -148,11 +148,11 @@ def test_ended_vcpus_keep_their_names(start: Start, systemd: FakeSystemd) -> Non
     serve = start()
     tid = short_lived(211)
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
-    (before,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
+    (before,) = [labels for labels, _ in serve.settled()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
     serve.end()
     assert systemd.names() == STORED
     serve = start("linger: 1m\n")
-    (after,) = [labels for labels, _ in serve.scrape()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
+    (after,) = [labels for labels, _ in serve.settled()["kvm_userspace_exits_total"] if labels["tid"] == str(tid)]
     assert after == before
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
 
@@ -162,7 +162,7 @@ EXITS, UNSERVED = "kvm_userspace_exits_total", "kvm_exit_exporter_unserved_users
 
 def _of_this_process(service: Service) -> dict[str, float]:
     """What is served of this process' vCPUs, by thread; by "" at level vm."""
-    samples = service.scrape().get(EXITS, [])
+    samples = service.settled().get(EXITS, [])
     return {labels.get("tid", ""): value for labels, value in samples if labels["pid"] == str(os.getpid())}
 
 
@@ -244,7 +244,7 @@ def test_nothing_leaks_over_restarts(start: Start) -> None:
             serve.scrape()
         serve.end(number)
     serve = start("limits: {vcpus: 3, cells: 5}\n")
-    samples = serve.scrape()
+    samples = serve.settled()
     served = {int(labels["tid"]): value for labels, value in samples["kvm_userspace_exits_total"]}
     assert {tid: served.get(tid) for tid in tids} == tids
     dropped = samples["kvm_exit_exporter_dropped_userspace_exits_total"]
