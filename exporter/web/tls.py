@@ -81,13 +81,15 @@ def context(tls: Tls) -> ssl.SSLContext:
         _set_curves(made, tls.curve_preferences)
     if not tls.prefer_server_cipher_suites:
         made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    if tls.client_ca:
+    if tls.client_auth_type != "NoClientCert":
         # A certificate in the file is trusted as it stands, intermediate or root, as in Go's pool.
         made.verify_flags |= _PARTIAL_CHAIN
         try:
             made.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
             raise TlsError("client_ca", f"holds no certificate authority in PEM{_reason(error)}") from None
+        except ValueError:  # nothing but that: a file that is being written
+            raise TlsError("client_ca", "is empty") from None
     made.verify_mode = CLIENT_AUTH[tls.client_auth_type]
     return made
 

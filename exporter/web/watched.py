@@ -19,8 +19,9 @@ _LOOK_SECONDS = 1.0
 class Watched:
     """The settings in force, read again when the file or what it names has changed.
 
-    A new state that is wrong is logged once, and the old one stays in force. So it does where TLS or the users are
-    gone from the file: a file that was cut short while it was written must not open the door. That takes a restart.
+    A new state that is wrong is logged once, and the old one stays in force. So it does where TLS, the users or a check
+    of client certificates are gone: a file that was cut short while it was written must not open the door. That takes
+    a restart.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -47,16 +48,30 @@ class Watched:
         reading = Reading(path)
         try:
             settings = reading.settings()
-            for what, before, after in (
-                ("tls_server_config", self._settings.tls, settings.tls),
-                ("basic_auth_users", self._settings.users, settings.users),
-            ):
-                if before and not after:
-                    raise ConfigError(f"{path}: {what} is gone; restart to do without it")
         except ConfigError as error:
             for problem in error.problems:
                 event(log, "error", "the web configuration has changed and is wrong, the old one stays", err=problem)
         else:
-            self._settings = settings
-            event(log, "info", "web configuration read", file=path)
+            weaker = _weaker(self._settings, settings)
+            if weaker:
+                event(
+                    log,
+                    "warn",
+                    "the web configuration would let more clients in, the old one stays until a restart",
+                    file=path,
+                    weaker=", ".join(weaker),
+                )
+            else:
+                self._settings = settings
+                event(log, "info", "web configuration read", file=path)
         self._stamps = reading.stamps
+
+
+def _weaker(before: Settings, after: Settings) -> list[str]:
+    """The keys by which somebody comes in who was turned away before."""
+    tls, sans = "tls_server_config", "tls_server_config.client_allowed_sans"
+    checks = ((tls, before.tls, after.tls), (sans, before.client_sans, after.client_sans))
+    gone = [key for key, was, now in (*checks, ("basic_auth_users", before.users, after.users)) if was and not now]
+    if before.tls and after.tls and after.tls.verify_mode < before.tls.verify_mode:
+        gone.append("tls_server_config.client_auth_type")
+    return gone

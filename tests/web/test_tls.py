@@ -173,8 +173,45 @@ def test_tls_can_come_but_not_go(
     for text in ("", "http_server_config: {http2: false}\n", whole[:30], whole[:3]):
         path.write_text(text)
         assert ask(web, tls=trusting(pki)).status == 200
-    said = [record.__dict__["fields"].get("err", "") for record in caplog.records]
-    assert f"{path}: tls_server_config is gone; restart to do without it" in said
+    assert weaker(caplog) == ["tls_server_config"] * 2
+
+
+CHECKED = """\
+  client_auth_type: RequireAndVerifyClientCert
+  client_ca_file: ca.crt
+  client_allowed_sans: [prometheus.example]
+"""
+
+
+def weaker(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said to be weaker than before, in each new state."""
+    fields = [record.__dict__["fields"] for record in caplog.records]
+    return [field["weaker"] for field in fields if "weaker" in field]
+
+
+def test_client_checks_can_come_but_not_go(
+    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does a file without its last lines, which has a certificate and lets everybody in."""
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
+    path = config(tmp_path, pki)
+    bare = path.read_text()
+    web = serve(path)
+    any_name = CHECKED[: CHECKED.index("  client_allowed_sans")]
+    if_given = any_name.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")
+    for checks in ("", if_given, any_name, CHECKED):
+        path.write_text(bare + checks)
+        assert ask(web, tls=trusting(pki, "prometheus")).body == BODY
+    for checks in ("", if_given, any_name):
+        path.write_text(bare + checks)
+        for client in ("", "stranger", "server"):
+            with pytest.raises(REFUSED):
+                ask(web, tls=trusting(pki, client))
+    kind, names = "tls_server_config.client_auth_type", "tls_server_config.client_allowed_sans"
+    assert weaker(caplog) == [f"{names}, {kind}", f"{names}, {kind}", names]
+    path.write_text(bare + CHECKED.replace("prometheus.example", "grafana.example"))
+    with pytest.raises(REFUSED):
+        ask(web, tls=trusting(pki, "prometheus"))
 
 
 def test_a_handshake_that_never_ends_is_cut_off(

@@ -26,6 +26,7 @@ COST = "a bcrypt hash of cost 4 to 18"
 def folder(tmp_path: Path, pki: Path) -> Path:
     for name in ("server.crt", "server.key", "ca.crt", "renewed.key"):
         shutil.copy(pki / name, tmp_path / name)
+    (tmp_path / "empty.crt").touch()
     return tmp_path
 
 
@@ -85,6 +86,8 @@ def test_certificates_in_the_file_itself(folder: Path) -> None:
          ["1: tls_server_config.client_ca_file: is not used with client_auth_type NoClientCert"]),
         (TLS + ", client_ca_file: server.key, client_auth_type: VerifyClientCertIfGiven}",
          ["1: tls_server_config.client_ca_file: holds no certificate authority in PEM"]),
+        (TLS + ", client_ca_file: empty.crt, client_auth_type: VerifyClientCertIfGiven}",
+         ["1: tls_server_config.client_ca_file: is empty"]),
         (TLS + ", client_allowed_sans: [a]}",
          ["1: tls_server_config.client_allowed_sans: needs client_auth_type RequireAndVerifyClientCert: else a client "
           "can come without a certificate"]),
