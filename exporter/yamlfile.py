@@ -213,11 +213,18 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     return root
 
 
-def text_of(path: Path) -> str:
-    """The text of a file, UTF-8, at most MAX_BYTES long. Raises ConfigError."""
+def _start(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(most)
+
+
+def text_of(path: Path, read: Callable[[Path, int], bytes] = _start) -> str:
+    """The text of a file, UTF-8, at most MAX_BYTES long. Raises ConfigError.
+
+    `read` returns the first bytes of a file, so many at the most, and raises OSError.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read(path, MAX_BYTES + 1)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot read the configuration file: {error.strerror}") from None
     except ValueError as error:  # a NUL in the path

@@ -79,7 +79,7 @@ class Web:
     @property
     def scheme(self) -> str:
         """`https` where the web configuration has a certificate, else `http`."""
-        return "https" if self._settings.current().tls else "http"
+        return "https" if self._settings.current.tls else "http"
 
     def serve(self, app: Application) -> None:
         """Start answering; returns at once. Raises OSError where there is no descriptor for the loop."""
@@ -89,6 +89,7 @@ class Web:
         loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
+        self._settings.follow()
 
     def use(self, app: Application) -> None:
         """Answer by another application from the next request on."""
@@ -97,6 +98,7 @@ class Web:
 
     def close(self) -> None:
         """Stop answering and free the addresses. Answers under way have a few seconds to be taken."""
+        self._settings.close()
         if self._server and self._thread:
             self._server.stop()
             self._thread.join(_CLOSE_SECONDS + 2)
@@ -225,7 +227,7 @@ class _Server(httputil.HTTPServerConnectionDelegate):
 
     def _take(self, connection: socket.socket, address: Any) -> None:
         first = not len(self._connections)
-        settings = self._settings.current()
+        settings = self._settings.current
         try:
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _LOWAT)
@@ -273,11 +275,11 @@ class _Server(httputil.HTTPServerConnectionDelegate):
     @property
     def headers(self) -> Iterable[tuple[str, str]]:
         """What the operator adds to every answer."""
-        return self._settings.current().headers
+        return self._settings.current.headers
 
     async def refused(self, authorization: str, peer: str) -> Answer | None:
         """The answer to somebody who may not ask, else None."""
-        settings = self._settings.current()
+        settings = self._settings.current
         if settings.bucket and not settings.bucket.take(time.monotonic()):
             return text(429)
         try:

@@ -11,9 +11,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from exporter.values import BOOLEAN, Option, duration, one_of
+from exporter.web.files import Stamp, content, stamp
 from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
 from exporter.yamlfile import Reader, text_of
 
@@ -137,7 +138,7 @@ class Reading:
     def settings(self) -> Settings:
         """Read it. Raises ConfigError with all that is wrong."""
         reader = self.reader
-        reader.file(text_of(self.path), str(self.path))
+        reader.file(text_of(self.path, content), str(self.path))
         tls = self._tls()
         users: Any = reader.values.get("basic_auth_users", {})
         for name in users:
@@ -218,20 +219,7 @@ class Reading:
         path = self.path.parent / named
         self.stamps[path] = stamp(path)
         try:
-            with path.open("rb") as file:
-                return bytes(file.read(_MAX_PEM))
+            return content(path, _MAX_PEM)
         except OSError as error:
             self._wrong(f"{_TLS}.{name}_file", f'"{named}" cannot be read: {error.strerror}')
             return b""
-
-
-Stamp = Optional[tuple[int, int, int]]
-
-
-def stamp(path: Path) -> Stamp:
-    """What changes when a file does, be it renamed over, linked anew or written in place; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from pathlib import Path
 
 from exporter.config import ConfigError
 from exporter.logs import event
-from exporter.web.toolkit import Reading, Settings, Stamp, stamp
+from exporter.web.files import Stamp, stamp
+from exporter.web.toolkit import Reading, Settings
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
-"""The files are looked at so often at the most, when somebody asks."""
+"""Between two looks at the files."""
 
 
 class Watched:
@@ -26,23 +27,33 @@ class Watched:
 
     def __init__(self, path: Path | None = None) -> None:
         """Read the file, if there is one. Raises ConfigError."""
+        self.current = Settings()
         self._path = path.absolute() if path else None
-        self._settings = Settings()
         self._stamps: dict[Path, Stamp] = {}
-        self._looked = time.monotonic()
+        self._stop = threading.Event()
         if self._path:
             reading = Reading(self._path)
-            self._settings = reading.settings()
+            self.current = reading.settings()
             self._stamps = reading.stamps
 
-    def current(self) -> Settings:
-        """The settings, of files as they were a second ago at the most. Raises nothing."""
-        now = time.monotonic()
-        if self._path and now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
-            if any(stamp(file) != seen for file, seen in self._stamps.items()):
-                self._read_again(self._path)
-        return self._settings
+    def follow(self) -> None:
+        """Look at the files every second until close(), in a thread: a file system that hangs holds nobody up."""
+        if self._path:
+            # A daemon's thread, and never joined: it may hang until the storage is back.
+            threading.Thread(target=self._follow, name="web-files", daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """Read the files again if one of them has changed since. Raises nothing."""
+        if self._path and any(stamp(file) != seen for file, seen in self._stamps.items()):
+            self._read_again(self._path)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            self.look()
 
     def _read_again(self, path: Path) -> None:
         reading = Reading(path)
@@ -51,8 +62,10 @@ class Watched:
         except ConfigError as error:
             for problem in error.problems:
                 event(log, "error", "the web configuration has changed and is wrong, the old one stays", err=problem)
+        except Exception as error:  # a defect of ours: the old state serves, and the log says why
+            event(log, "error", "the web configuration could not be read again", err=error)
         else:
-            weaker = _weaker(self._settings, settings)
+            weaker = _weaker(self.current, settings)
             if weaker:
                 event(
                     log,
@@ -62,7 +75,7 @@ class Watched:
                     weaker=", ".join(weaker),
                 )
             else:
-                self._settings = settings
+                self.current = settings
                 event(log, "info", "web configuration read", file=path)
         self._stamps = reading.stamps
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import Application, Watched, Web
+from exporter.web import Application, Watched, Web, watched
 from tests.web import certificates
 from tests.web.client import app
 
@@ -26,12 +26,15 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers that are closed at the end of the test."""
+    """Start servers that are closed at the end of the test, each with a web configuration, or the path of one."""
     started: list[Web] = []
 
-    def start(config: Path | None = None, *, application: Application | None = None, **options: object) -> Web:
+    def start(
+        config: Path | Watched | None = None, *, application: Application | None = None, **options: object
+    ) -> Web:
         addresses = options.pop("addresses", ["127.0.0.1:0"])
-        web = Web(addresses, settings=Watched(config), **options)  # type: ignore[arg-type]
+        settings = config if isinstance(config, Watched) else Watched(config)
+        web = Web(addresses, settings=settings, **options)  # type: ignore[arg-type]
         started.append(web)
         web.serve(application or app())
         return web
@@ -39,3 +42,9 @@ def serve() -> Iterator[Serve]:
     yield start
     for web in started:
         web.close()
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at when the test does."""
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 600.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import Web, watched
+from exporter.web import Watched, Web
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
 
@@ -137,41 +137,44 @@ def test_names_of_clients(serve: Serve, pki: Path, tmp_path: Path, san: str, all
         ask(web, tls=trusting(pki, "prometheus"))
 
 
-def test_renewal(
-    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("by_hand")
+def test_renewal(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A certificate is replaced, then its key; in between, and while a file is broken, the old pair serves."""
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
-    web, context = serve(config(tmp_path, pki)), trusting(pki)
+    settings = Watched(config(tmp_path, pki))
+    web, context = serve(settings), trusting(pki)
     assert common_name(web, context) == "server"
     with context.wrap_socket(connect(web), server_hostname="localhost") as kept:
         shutil.copy(pki / "renewed.crt", tmp_path / "server.crt")
         for _ in range(3):
+            settings.look()
             assert common_name(web, context) == "server"
         (problem,) = [record.__dict__["fields"]["err"] for record in caplog.records]
         assert problem.startswith(f"{tmp_path}/web.yml:2: tls_server_config.cert_file: does not belong to the private")
         shutil.copy(pki / "renewed.key", tmp_path / "server.key")
+        settings.look()
         assert common_name(web, context) == "renewed"
         kept.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
     (tmp_path / "server.key").unlink()
+    settings.look()
     assert common_name(web, context) == "renewed"
     assert ask(web, tls=context).status == 200
 
 
-def test_tls_can_come_but_not_go(
-    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("by_hand")
+def test_tls_can_come_but_not_go(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that was cut short while it was written does not open the door."""
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
     path = tmp_path / "web.yml"
     path.write_text("")
-    web = serve(path)
+    settings = Watched(path)
+    web = serve(settings)
     assert ask(web).status == 200
     whole = config(tmp_path, pki).read_text()
+    settings.look()
     assert ask(web, tls=trusting(pki)).status == 200
     for text in ("", "http_server_config: {http2: false}\n", whole[:30], whole[:3]):
         path.write_text(text)
+        settings.look()
         assert ask(web, tls=trusting(pki)).status == 200
     assert weaker(caplog) == ["tls_server_config"] * 2
 
@@ -189,27 +192,31 @@ def weaker(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [field["weaker"] for field in fields if "weaker" in field]
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_client_checks_can_come_but_not_go(
-    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nor does a file without its last lines, which has a certificate and lets everybody in."""
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
     path = config(tmp_path, pki)
     bare = path.read_text()
-    web = serve(path)
+    settings = Watched(path)
+    web = serve(settings)
     any_name = CHECKED[: CHECKED.index("  client_allowed_sans")]
     if_given = any_name.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")
     for checks in ("", if_given, any_name, CHECKED):
         path.write_text(bare + checks)
+        settings.look()
         assert ask(web, tls=trusting(pki, "prometheus")).body == BODY
     for checks in ("", if_given, any_name):
         path.write_text(bare + checks)
+        settings.look()
         for client in ("", "stranger", "server"):
             with pytest.raises(REFUSED):
                 ask(web, tls=trusting(pki, client))
     kind, names = "tls_server_config.client_auth_type", "tls_server_config.client_allowed_sans"
     assert weaker(caplog) == [f"{names}, {kind}", f"{names}, {kind}", names]
     path.write_text(bare + CHECKED.replace("prometheus.example", "grafana.example"))
+    settings.look()
     with pytest.raises(REFUSED):
         ask(web, tls=trusting(pki, "prometheus"))
 

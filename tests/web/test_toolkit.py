@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from exporter.config import ConfigError
-from exporter.web import watched
+from exporter.web import Watched, watched
+from exporter.web.files import Stamp, stamp
 from exporter.web.toolkit import Bucket, Reading, Settings
-from tests.web.client import BODY, ask
+from tests.web.client import BODY, ask, trusting
 from tests.web.conftest import Serve
 
 DATA = Path(__file__).parent / "data"
@@ -146,14 +149,15 @@ def test_a_token_bucket() -> None:
     assert [bucket.take(5000.0) for _ in range(4)] == [True, True, True, False]
 
 
-def test_headers_and_rate_limit(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
+@pytest.mark.usefixtures("by_hand")
+def test_headers_and_rate_limit(serve: Serve, folder: Path) -> None:
     path = folder / "web.yml"
     headers = (
         "http_server_config: {headers: {X-Frame-Options: deny, Content-Security-Policy: \"default-src 'self'\"}}\n"
     )
     path.write_text(headers + "rate_limit: {interval: 1h, burst: 3}\n")
-    web = serve(path)
+    settings = Watched(path)
+    web = serve(settings)
     for asked in ("/", "/metrics", "/no-such-path"):
         got = ask(web, asked)
         assert got.headers["X-Frame-Options"] == "deny"
@@ -162,25 +166,71 @@ def test_headers_and_rate_limit(serve: Serve, folder: Path, monkeypatch: pytest.
         assert "Server" not in got.headers
     assert ask(web).status == 429
     path.write_text("")
+    settings.look()
     got = ask(web)
     assert (got.body, got.headers["X-Frame-Options"]) == (BODY, None)
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_wrong_change_is_logged_once_and_the_old_state_stays(
-    serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.0)
     path = folder / "web.yml"
     path.write_text(f"basic_auth_users: {{alice: '{HASH}'}}\n")
-    web = serve(path)
+    settings = Watched(path)
+    web = serve(settings)
     for text in ("basic_auth_users: {alice: secret}\n", ""):
         path.write_text(text)
         caplog.clear()
         for _ in range(3):
+            settings.look()
             assert ask(web).status == 401
         assert len(caplog.records) == 1
     path.unlink()
+    settings.look()
     assert ask(web).status == 401
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "web.yml"
+    path.write_text(TLS + "}\n")
+    settings = Watched(path)
+    web, context = serve(settings), trusting(folder)
+    for name, problem in (
+        ("server.key", f'{path}:1: tls_server_config.key_file: "server.key" cannot be read: it is no regular file'),
+        ("web.yml", f"{path}: cannot read the configuration file: it is no regular file"),
+    ):
+        caplog.clear()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        settings.look()
+        assert [record.__dict__["fields"]["err"] for record in caplog.records] == [problem]
+        assert ask(web, "/-/healthy", tls=context).status == 200
+
+
+def test_storage_that_hangs_holds_no_request_up(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "web.yml"
+    path.write_text("")
+    hangs, back = threading.Event(), threading.Event()
+
+    def hanging(path: Path) -> Stamp:
+        hangs.set()
+        assert back.wait(20)
+        return stamp(path)
+
+    settings = Watched(path)
+    monkeypatch.setattr(watched, "stamp", hanging)
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.01)
+    path.write_text("http_server_config: {headers: {X-Frame-Options: deny}}\n")
+    web = serve(settings)
+    assert hangs.wait(20)
+    assert ask(web).headers["X-Frame-Options"] is None
+    back.set()
+    settings.look()
+    assert ask(web).headers["X-Frame-Options"] == "deny"
 
 
 def test_config_check_reads_it_too(folder: Path) -> None:
