@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -37,8 +38,21 @@ class Watched:
             self._stamps = reading.stamps
 
     def follow(self) -> None:
-        """Look at the files every second until close(), in a thread: a file system that hangs holds nobody up."""
+        """Look at the files every second until close(), in a thread: a file system that hangs holds nobody up.
+
+        Privileges have been dropped by now: what can be read no longer is said here, once.
+        """
         if self._path:
+            for file in self._stamps:
+                if not os.access(file, os.R_OK):
+                    event(
+                        log,
+                        "warn",
+                        "a file of the web configuration cannot be read again, a renewal of it takes a restart",
+                        file=file,
+                        remedy="let the exporter's user read it, and enter its folder",
+                    )
+                    self._stamps[file] = stamp(file)  # which may be seen no longer either: that is no change
             # A daemon's thread, and never joined: it may hang until the storage is back.
             threading.Thread(target=self._follow, name="web-files", daemon=True).start()
 

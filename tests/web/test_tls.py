@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -159,6 +164,56 @@ def test_renewal(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCapt
     settings.look()
     assert common_name(web, context) == "renewed"
     assert ask(web, tls=context).status == 200
+
+
+AS_NOBODY = """
+import logging, os, sys, threading
+from pathlib import Path
+from exporter import logs
+from exporter.web import Watched, watched
+
+logs.setup("info", "logfmt", sys.stdout)
+watched._LOOK_SECONDS = 600.0
+settings = Watched(Path(sys.argv[1]))
+os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+settings.follow()
+for line in sys.stdin:
+    settings.look()
+    print("looked", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to drop it")
+def test_a_key_that_root_alone_can_read(pki: Path) -> None:
+    """Is told once when privileges are gone, and is no error until something changes."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's alone
+        folder = Path(name)
+        path = config(folder, pki)
+        private = folder / "private"
+        private.mkdir(0o700)
+        shutil.move(folder / "server.key", private / "server.key")
+        path.write_text(path.read_text().replace("server.key", "private/server.key"))
+        folder.chmod(0o755)
+        command = [sys.executable, "-c", AS_NOBODY, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            asked, said = process.stdin, process.stdout
+            assert asked
+            assert said
+
+            def look() -> list[str]:
+                print(file=asked, flush=True)
+                return list(itertools.takewhile(lambda line: line != "looked\n", said))
+
+            (warning,) = look()
+            assert 'level=warn msg="a file of the web configuration cannot be read again' in warning
+            assert f" file={private}/server.key " in warning
+            assert look() == []
+            shutil.copy(pki / "renewed.crt", folder / "server.crt")
+            (error,) = look()
+            assert "level=error" in error
+            assert "tls_server_config.key_file" in error
+            assert "Permission denied" in error
+            assert look() == []
 
 
 @pytest.mark.usefixtures("by_hand")
