@@ -102,6 +102,10 @@ class Daemon:
         self._replayed = {"recording": file.name, "vms": len(recorded.vms), "speed": speed}
         self._player = Player(recorded, self._loaded.programs, speed=speed, account=account)
 
+    def give_to(self, account: Account) -> None:
+        """Let the account that this process becomes own what root has made: unix sockets. Raises ListenError."""
+        self._web.give_to(account.uid, account.gid)
+
     def start(self) -> None:
         """Answer on the web; what there is to count is attached afterwards."""
         self._web.serve(self._application())

@@ -114,13 +114,15 @@ def run(
             daemon.prepare_replay(recorded, speed, account)
         else:
             daemon.prepare()
+        if account:
+            daemon.give_to(account)
         _drop(account)
         daemon.start()
         daemon.attach()
         daemon.wait()
     except ConfigError as error:
         return _refused(error)
-    except (StartError, recording.RecordingError, program.LoadError, OSError) as error:
+    except (StartError, web.ListenError, recording.RecordingError, program.LoadError, OSError) as error:
         event(log, "error", _failure(error))
         return 1
     finally:

@@ -34,6 +34,25 @@ class Listener(NamedTuple):
             return UNIX + os.fsdecode(name)
         return f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}"
 
+    def give_to(self, uid: int, gid: int) -> None:
+        """Make this user and group the owners of a unix socket's file, for root did bind it. Raises ListenError.
+
+        A group that the folder gave it (setgid) stays: somebody has chosen it.
+        """
+        if not self.path:
+            return
+        try:
+            # By descriptor: nobody can put another file in its place meanwhile.
+            handle = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                found = os.fstat(handle)
+                if (found.st_dev, found.st_ino) == self.inode:
+                    os.chown(f"/proc/self/fd/{handle}", uid, gid if found.st_gid == os.getegid() else -1)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise ListenError(f"cannot give {self.address} to user {uid}: {error.strerror}") from error
+
     def close(self) -> None:
         """Stop listening, and remove the file of a unix socket, unless another process has put its own there."""
         self.socket.close()

@@ -81,6 +81,11 @@ class Web:
         """`https` where the web configuration has a certificate, else `http`."""
         return "https" if self._settings.current.tls else "http"
 
+    def give_to(self, uid: int, gid: int) -> None:
+        """Make the user and group that this process will be the owners of its unix sockets. Raises ListenError."""
+        for listener in self._listeners:
+            listener.give_to(uid, gid)
+
     def serve(self, app: Application) -> None:
         """Start answering; returns at once. Raises OSError where there is no descriptor for the loop."""
         # A client's nonsense is not worth a line, and would be one for everybody who sends some.

@@ -70,6 +70,54 @@ def test_another_instances_socket_is_not_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def owner(path: Path) -> tuple[int, int, int]:
+    found = path.lstat()
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
+def test_a_socket_bound_by_root_is_given_to_another_user(tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    web = Web([f"unix:{path}", "127.0.0.1:0"])
+    web.give_to(3989, 4001)
+    assert owner(path) == (0o660, 3989, 4001)
+    web.close()
+    assert not path.exists()
+    os.chown(tmp_path, -1, 4003)
+    tmp_path.chmod(0o2750)
+    web = Web([f"unix:{path}"])
+    web.give_to(3989, 4001)
+    assert owner(path) == (0o660, 3989, 4003), "the group of a setgid folder stays"
+    web.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
+def test_nothing_but_the_socket_is_given_away(tmp_path: Path) -> None:
+    path, other = tmp_path / "web.sock", tmp_path / "roots"
+    other.touch(0o600)
+    listener = listen(f"unix:{path}")
+    path.unlink()
+    for put_in_place in (os.symlink, os.link):
+        put_in_place(other, path)
+        listener.give_to(3989, 4001)
+        assert owner(other) == (0o600, 0, 0)
+        path.unlink()
+    with pytest.raises(ListenError) as caught:
+        listener.give_to(3989, 4001)
+    assert str(caught.value) == f"cannot give unix:{path} to user 3989: No such file or directory"
+    listener.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for what another user has left")
+def test_root_replaces_what_another_user_left_behind(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    left = listen(f"unix:{path}")
+    left.give_to(3989, 4001)
+    left.socket.close()
+    serve(addresses=[f"unix:{path}"])
+    assert over_unix(path).endswith(BODY)
+
+
 def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "systemd.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as given:
