@@ -16,6 +16,8 @@ from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 READ_CHUNK = 1 << 14
 _MAX_BUFFER = 1 << 18
 _DRAIN = 1 << 18
+_READS_ON_SECONDS = 1.0
+"""Who sends no more so soon after a request wants its answer, as `nc -N` does; later, it has given up and left."""
 
 
 class Table(Protocol):
@@ -46,6 +48,8 @@ class Timed(IOStream):
         before it is not seen, and that connection counts as idle."""
         self.moved = self.accepted
         """When the client last took a byte of an answer."""
+        self._sent_all: float | None = None
+        """When the client was first seen to send no more."""
         self._table = table
 
     def begin(self) -> None:
@@ -67,11 +71,26 @@ class Timed(IOStream):
         return now - self.moved if self.busy_since is not None and self.writing() else 0.0
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Read, and note when a header begins."""
+        """Read, and note when a header begins. What a client sends may end before it has all it asked for."""
         count = super().read_from_fd(buf)
+        if count == 0 and self._reads_on():
+            return None  # as if there were nothing yet
         if count and self.heard is None and self.busy_since is None:
             self.heard = time.monotonic()
         return count
+
+    def _reads_on(self) -> bool:
+        """At the end of what the client sends: whether the connection goes on all the same."""
+        first = self._sent_all is None
+        if self._sent_all is None:
+            self._sent_all = time.monotonic()
+        if self.reading():
+            return first and self.heard is not None  # tornado looks whether the header is whole; here again, it is not
+        if self.busy_since is None or self._sent_all - self.busy_since > _READS_ON_SECONDS:
+            return False
+        # The end can be read over and over again: listen for it no more, or the loop would spin.
+        self.io_loop.update_handler(self.fileno(), self.io_loop.ERROR | (self.io_loop.WRITE * self.writing()))
+        return True
 
     def write_to_fd(self, data: memoryview) -> int:
         """Write, and note that something moves."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.exposition.page import Page
-from exporter.web import application, connections, server
+from exporter.web import application, connections, server, stream
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
 
@@ -140,10 +140,11 @@ class Gate:
     """A page that is made when the gate opens."""
 
     def __init__(self) -> None:
-        self.open = threading.Event()
+        self.asked, self.open = threading.Event(), threading.Event()
         self.made = 0
 
     def render(self, *_: str) -> Page:
+        self.asked.set()
         assert self.open.wait(20)
         self.made += 1
         return Page([("Content-Type", "text/plain")], [BODY])
@@ -179,13 +180,58 @@ def test_scrapes_beyond_the_limit(serve: Serve, gate: Gate) -> None:
     assert ask(web).body == BODY
 
 
-def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
+def spins() -> bool:
+    """Whether this process uses half a CPU."""
+    used = time.process_time()
+    time.sleep(0.4)
+    return time.process_time() - used > 0.2
+
+
+@pytest.mark.parametrize("pieces", [[b"GET /metrics HTTP/1.1\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\n\r\n"]])
+def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
+    web = serve(application=application(gate.render, "/metrics"))
+    with connect(web) as raw:
+        for piece in pieces:
+            raw.sendall(piece)
+        raw.shutdown(socket.SHUT_WR)
+        assert gate.asked.wait(20)
+        for _ in range(3):  # the loop has seen the end by the second of these at the latest
+            assert ask(web, "/-/healthy").status == 200
+        assert not spins()
+        gate.open.set()
+        assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
+
+
+@pytest.mark.parametrize("rest", [b"", b"GET /met"])
+def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: bytes) -> None:
+    """With pages too large for the buffers."""
+    web = serve(application=app(BIG))
+    with connect(web) as raw:
+        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 2 + rest)
+        raw.shutdown(socket.SHUT_WR)
+        time.sleep(0.1)
+        assert not spins()
+        answer = all_of(raw)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert answer.count(BODY) == 2 * BIG
+
+
+def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
+    web = serve()
+    with connect(web) as raw:
+        raw.sendall(b"POST /-/reload HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcd")
+        raw.shutdown(socket.SHUT_WR)
+        assert all_of(raw) == b""
+
+
+def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four pages at a time; of 23 that wait for a thread nobody wants one any more."""
     web = serve(application=application(gate.render, "/metrics"))
     asked = [connect(web) for _ in range(27)]
     for raw in asked:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
     time.sleep(0.3)
+    monkeypatch.setattr(stream, "_READS_ON_SECONDS", 0.0)
     for raw in asked:
         raw.close()
     time.sleep(0.3)

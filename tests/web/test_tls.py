@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -288,6 +289,18 @@ def test_a_handshake_that_never_ends_is_cut_off(
         start = time.monotonic()
         assert raw.recv(1) == b""
         assert time.monotonic() - start < 5
+
+
+def test_a_client_that_says_goodbye_hears_it_too(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    """unwrap() waits for the other end; here that is the end of the connection, for an SSLEOFError."""
+    web = serve(config(tmp_path, pki))
+    with trusting(pki).wrap_socket(connect(web), server_hostname="localhost") as raw:
+        raw.sendall(b"HEAD /metrics HTTP/1.1\r\n\r\n")
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+        start = time.monotonic()
+        with contextlib.suppress(OSError):
+            raw.unwrap()
+        assert time.monotonic() - start < 15
 
 
 def test_both_families_and_a_unix_socket_speak_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
