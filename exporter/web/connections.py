@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from exporter.web.stream import Timed
 
@@ -35,8 +34,9 @@ def most_connections() -> int:
 class Connections:
     """All connections, in three states, the oldest of each first."""
 
-    def __init__(self, most: int, most_scrapes: int) -> None:
+    def __init__(self, most: int, most_scrapes: int, clock: Callable[[], float]) -> None:
         self.most = most
+        self.clock = clock
         self._most_scrapes = most_scrapes
         # Dictionaries for their order.
         self._new: dict[Timed, None] = {}  # that have not asked for anything yet
@@ -91,7 +91,7 @@ class Connections:
             if streams:
                 next(iter(streams)).close()
                 return True
-        standing = _longest_standing(self._busy)
+        standing = self._longest_standing(self._busy)
         if standing:
             standing.close()
         return standing is not None
@@ -103,7 +103,7 @@ class Connections:
         them in flight than `peer` would have: nobody holds the scrapes of others up by asking often.
         """
         if len(self._scrapes) >= self._most_scrapes:
-            given_up = _longest_standing(self._scrapes) or self._greediest(peer)
+            given_up = self._longest_standing(self._scrapes) or self._greediest(peer)
             if given_up is None:
                 return False
             given_up.close()
@@ -111,20 +111,26 @@ class Connections:
         self._scrapes[stream] = peer
         return True
 
+    def _longest_standing(self, streams: Iterable[Timed]) -> Timed | None:
+        now = self.clock()
+        longest = max(streams, key=lambda stream: stream.stands(now), default=None)
+        return longest if longest and longest.stands(now) >= GIVES_WAY_SECONDS else None
+
     def _greediest(self, peer: str) -> Timed | None:
         counts = Counter(self._scrapes.values())
         ((most, count),) = counts.most_common(1)
         if count <= counts[peer] + 1:
             return None
-        now = time.monotonic()
+        now = self.clock()
         return max((one for one, of in self._scrapes.items() if of == most), key=lambda one: one.stands(now))
 
     def leave(self, stream: Timed) -> None:
         """A scrape admitted before is over."""
         self._scrapes.pop(stream, None)
 
-    def close_overdue(self, now: float) -> None:
+    def close_overdue(self) -> None:
         """Close what has waited for too long."""
+        now = self.clock()
         for stream in self:
             if stream in self._busy:
                 assert stream.busy_since is not None
@@ -136,9 +142,3 @@ class Connections:
                 overdue = now - stream.accepted > HEADER_SECONDS
             if overdue:
                 stream.close()
-
-
-def _longest_standing(streams: Iterable[Timed]) -> Timed | None:
-    now = time.monotonic()
-    longest = max(streams, key=lambda stream: stream.stands(now), default=None)
-    return longest if longest and longest.stands(now) >= GIVES_WAY_SECONDS else None

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -55,11 +55,13 @@ class Web:
         *,
         settings: Watched | None = None,
         max_requests: int = 40,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Listen. `inherited_sockets` listen already. Raises ListenError."""
+        """Listen. `inherited_sockets` listen already; `clock`, in seconds, times the clients. Raises ListenError."""
         self._listeners: list[Listener] = []
         self._settings = settings or Watched()
         self._max_requests = max_requests
+        self._clock = clock
         self._thread: threading.Thread | None = None
         self._server: _Server | None = None
         try:
@@ -90,7 +92,8 @@ class Web:
         """Start answering; returns at once. Raises OSError where there is no descriptor for the loop."""
         # A client's nonsense is not worth a line, and would be one for everybody who sends some.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
-        self._server = _Server(app, self._listeners, self._settings, self._max_requests)
+        connections = Connections(most_connections(), self._max_requests, self._clock)
+        self._server = _Server(app, self._listeners, self._settings, connections)
         loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
@@ -131,13 +134,15 @@ def _run(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
 class _Server(httputil.HTTPServerConnectionDelegate):
     """What runs in the loop's thread; only stop() is called from others."""
 
-    def __init__(self, app: Application, listeners: Sequence[Listener], settings: Watched, max_requests: int) -> None:
+    def __init__(
+        self, app: Application, listeners: Sequence[Listener], settings: Watched, connections: Connections
+    ) -> None:
         self.app = app
         self.pool: Executor = ThreadPoolExecutor(_THREADS, "page")
         self._listeners = [listener.socket for listener in listeners]
         self._settings = settings
         self._passwords = Passwords()
-        self._connections = Connections(most_connections(), max_requests)
+        self._connections = connections
         self._say_again = 0.0
         self._stopping = threading.Event()
         self._wake: asyncio.Event | None = None
@@ -168,7 +173,7 @@ class _Server(httputil.HTTPServerConnectionDelegate):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _SWEEP_SECONDS if len(self._connections) else None)
             try:
-                self._connections.close_overdue(time.monotonic())
+                self._connections.close_overdue()
             except Exception as error:  # a defect of ours: scrapes go on, and the log says why
                 event(log, "error", "connections could not be looked through", err=error)
             if not self._stopping.is_set():

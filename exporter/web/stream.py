@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
@@ -22,6 +22,10 @@ _READS_ON_SECONDS = 1.0
 
 class Table(Protocol):
     """Is told what a connection does."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The monotonic clock, in seconds."""
 
     def began(self, stream: Timed) -> None:
         """A request has come."""
@@ -38,7 +42,8 @@ class Timed(IOStream):
 
     def __init__(self, connection: socket.socket, table: Table) -> None:
         super().__init__(connection, max_buffer_size=_MAX_BUFFER, read_chunk_size=READ_CHUNK)
-        self.accepted = time.monotonic()
+        self._clock = table.clock
+        self.accepted = self._clock()
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.busy_since: float | None = None
         """Since when a request is being answered."""
@@ -54,7 +59,7 @@ class Timed(IOStream):
 
     def begin(self) -> None:
         """A request's header has come; maybe with the last bytes before the end of the connection."""
-        self.moved = self.busy_since = time.monotonic()
+        self.moved = self.busy_since = self._clock()
         self.heard = None
         if not self.closed():
             self._table.began(self)
@@ -62,7 +67,7 @@ class Timed(IOStream):
     def end(self) -> None:
         """Its answer has gone; the next one may come."""
         self.busy_since = None
-        self.idle_since = time.monotonic()
+        self.idle_since = self._clock()
         if not self.closed():
             self._table.ended(self)
 
@@ -76,14 +81,14 @@ class Timed(IOStream):
         if count == 0 and self._reads_on():
             return None  # as if there were nothing yet
         if count and self.heard is None and self.busy_since is None:
-            self.heard = time.monotonic()
+            self.heard = self._clock()
         return count
 
     def _reads_on(self) -> bool:
         """At the end of what the client sends: whether the connection goes on all the same."""
         first = self._sent_all is None
         if self._sent_all is None:
-            self._sent_all = time.monotonic()
+            self._sent_all = self._clock()
         if self.reading():
             return first and self.heard is not None  # tornado looks whether the header is whole; here again, it is not
         if self.busy_since is None or self._sent_all - self.busy_since > _READS_ON_SECONDS:
@@ -96,13 +101,13 @@ class Timed(IOStream):
         """Write, and note that something moves."""
         count = super().write_to_fd(data)
         if count:
-            self.moved = time.monotonic()
+            self.moved = self._clock()
         return count
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
         """Write; what is new has not stood yet."""
         if not self.writing():
-            self.moved = time.monotonic()
+            self.moved = self._clock()
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:

@@ -8,14 +8,16 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from exporter.exposition.page import Page
-from exporter.web import application, connections, server, stream
+from exporter.web import application, connections, server
+from exporter.web.stream import Timed
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
+from tests.web.inside import Clock, held, idle, only, scrapes, stuck, until, writing
 
 BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
 
@@ -79,74 +81,96 @@ def test_requests_in_a_row_are_answered_in_that_order(serve: Serve) -> None:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second's patience in place of minutes."""
-    for name in ("HEADER_SECONDS", "IDLE_SECONDS", "WRITE_SECONDS", "ANSWER_SECONDS"):
-        monkeypatch.setattr(connections, name, 60.0)
-    monkeypatch.setattr(server, "_SWEEP_SECONDS", 0.05)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Limits are reached when the test says so, and are looked at often."""
+    monkeypatch.setattr(server, "_SWEEP_SECONDS", 0.02)
+    return Clock()
 
 
-@pytest.mark.usefixtures("hurried")
+def new(stream: Timed) -> bool:
+    return stream.busy_since is None
+
+
+def heard(stream: Timed) -> bool:
+    return stream.heard is not None
+
+
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    ("limit", "sent", "then"),
+    ("limit", "sent", "state"),
     [
-        ("HEADER_SECONDS", b"", b""),
-        ("HEADER_SECONDS", b"GET /met", b""),
-        ("HEADER_SECONDS", b"GET /-/healthy HTTP/1.1\r\n\r\n", b"GET /met"),
-        ("IDLE_SECONDS", b"GET /-/healthy HTTP/1.1\r\n\r\n", b""),
-        ("WRITE_SECONDS", b"GET /metrics HTTP/1.1\r\n\r\n", b""),
-        ("ANSWER_SECONDS", b"GET /metrics HTTP/1.1\r\n\r\n", b""),
+        (connections.HEADER_SECONDS, [b""], new),
+        (connections.HEADER_SECONDS, [b"GET /met"], heard),
+        (connections.HEADER_SECONDS, [HEALTHY, b"GET /met"], heard),
+        (connections.IDLE_SECONDS, [HEALTHY, b""], idle),
+        (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\n\r\n"], stuck),
     ],
 )
 def test_who_keeps_us_waiting_is_dropped(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, then: bytes
+    serve: Serve, clock: Clock, limit: float, sent: list[bytes], state: Callable[[Timed], bool]
 ) -> None:
-    web = serve(application=app(BIG))
-    monkeypatch.setattr(connections, limit, 0.5)
-    start = time.monotonic()
+    web = serve(application=app(BIG), clock=clock)
     with connect(web) as raw:
-        raw.sendall(sent)
-        time.sleep(0.2)
-        raw.sendall(then)
-        time.sleep(1)  # so that a reader stands still
-        received = all_of(raw)
-        assert 0.4 < time.monotonic() - start < 5
-        assert len(received) < BIG * len(BODY)
-    monkeypatch.setattr(connections, limit, 60.0)
+        stream = only(web)
+        clock.now += 1
+        for request in sent[:-1]:
+            raw.sendall(request)
+            assert raw.recv(1 << 16).endswith(b"\r\n\r\nHealthy\n")
+            until(lambda: idle(stream))
+        raw.sendall(sent[-1])
+        until(lambda: state(stream))
+        clock.now += limit - 2
+        time.sleep(0.1)  # a few looks
+        assert not stream.closed()
+        clock.now += 3
+        until(stream.closed)
+        assert len(all_of(raw)) < BIG * len(BODY)
     assert len(ask(web).body) == BIG * len(BODY)
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_header_in_drops_is_cut_off_and_a_steady_reader_is_not(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    web = serve(application=app(BIG))
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.7)
-    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.7)
-    start = time.monotonic()
-    with connect(web) as raw, contextlib.suppress(ConnectionError):
-        while time.monotonic() - start < 5:
-            raw.sendall(b"x")
-            time.sleep(0.05)
-    assert time.monotonic() - start < 5
+def test_a_header_in_drops_is_cut_off(serve: Serve, clock: Clock) -> None:
+    web = serve(clock=clock)
     with connect(web) as raw:
+        stream = only(web)
+        for _ in range(10):
+            raw.sendall(b"x")
+            clock.now += connections.HEADER_SECONDS / 10
+        time.sleep(0.1)
+        assert not stream.closed()
+        clock.now += 0.1
+        until(stream.closed)
+
+
+def test_a_steady_reader_has_the_time_of_an_answer(serve: Serve, clock: Clock) -> None:
+    web = serve(application=app(2 * BIG), clock=clock)
+    with connect(web) as raw:
+        stream = only(web)
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        read = 0
-        for _ in range(20):  # two seconds, in small sips, and then the rest
-            read += len(raw.recv(1 << 17))
-            time.sleep(0.1)
-        assert read + len(all_of(raw)) > BIG * len(BODY)
+        until(lambda: writing(stream))
+        for _ in range(10):  # each time so much that the server can send some more
+            clock.now += connections.WRITE_SECONDS
+            while stream.moved < clock.now:
+                assert raw.recv(1 << 16)
+        assert clock.now == 1000 + connections.ANSWER_SECONDS
+        time.sleep(0.1)
+        assert not stream.closed()
+        clock.now += 0.1
+        until(stream.closed)
+        assert len(all_of(raw)) < 2 * BIG * len(BODY)
 
 
 class Gate:
     """A page that is made when the gate opens."""
 
     def __init__(self) -> None:
-        self.asked, self.open = threading.Event(), threading.Event()
-        self.made = 0
+        self.open = threading.Event()
+        self.asked: list[int] = []
 
     def render(self, *_: str) -> Page:
-        self.asked.set()
-        assert self.open.wait(20)
-        self.made += 1
+        self.asked.append(1)
+        assert self.open.wait(60)
         return Page([("Content-Type", "text/plain")], [BODY])
 
 
@@ -162,17 +186,10 @@ def test_scrapes_beyond_the_limit(serve: Serve, gate: Gate) -> None:
     waiting = [connect(web) for _ in range(7)]
     for raw in waiting:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    deadline = time.monotonic() + 10
-    while (got := ask(web, "/-/healthy")).status == 200 and time.monotonic() < deadline:
-        with connect(web) as eighth:
-            eighth.settimeout(0.2)
-            eighth.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            with contextlib.suppress(TimeoutError):
-                refused = eighth.recv(1 << 16)
-                break
-    assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert b"\r\nRetry-After: 1\r\n" in refused
-    assert got.body == b"Healthy\n"
+    until(lambda: scrapes(web) == 7)
+    refused = ask(web)
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+    assert ask(web, "/-/healthy").body == b"Healthy\n"
     gate.open.set()
     assert [all_of(raw)[-len(BODY) :] for raw in waiting] == [BODY] * 7
     for raw in waiting:
@@ -189,12 +206,12 @@ def spins() -> bool:
 
 @pytest.mark.parametrize("pieces", [[b"GET /metrics HTTP/1.1\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\n\r\n"]])
 def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
-    web = serve(application=application(gate.render, "/metrics"))
+    web = serve(application=application(gate.render, "/metrics"), clock=Clock())
     with connect(web) as raw:
         for piece in pieces:
             raw.sendall(piece)
         raw.shutdown(socket.SHUT_WR)
-        assert gate.asked.wait(20)
+        until(lambda: gate.asked == [1])
         for _ in range(3):  # the loop has seen the end by the second of these at the latest
             assert ask(web, "/-/healthy").status == 200
         assert not spins()
@@ -205,11 +222,12 @@ def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[by
 @pytest.mark.parametrize("rest", [b"", b"GET /met"])
 def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: bytes) -> None:
     """With pages too large for the buffers."""
-    web = serve(application=app(BIG))
+    web = serve(application=app(BIG), clock=Clock())
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 2 + rest)
         raw.shutdown(socket.SHUT_WR)
-        time.sleep(0.1)
+        stream = only(web)
+        until(lambda: writing(stream))
         assert not spins()
         answer = all_of(raw)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
@@ -224,30 +242,34 @@ def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
         assert all_of(raw) == b""
 
 
-def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
     """Four pages at a time; of 23 that wait for a thread nobody wants one any more."""
-    web = serve(application=application(gate.render, "/metrics"))
+    clock = Clock()
+    web = serve(application=application(gate.render, "/metrics"), clock=clock)
     asked = [connect(web) for _ in range(27)]
     for raw in asked:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    time.sleep(0.3)
-    monkeypatch.setattr(stream, "_READS_ON_SECONDS", 0.0)
+    until(lambda: scrapes(web) == 27 and len(gate.asked) == 4)
+    clock.now += 2  # who leaves at once may be one who sends no more
     for raw in asked:
         raw.close()
-    time.sleep(0.3)
+    until(lambda: len(held(web)) == 0)
     gate.open.set()
     assert ask(web).body == BODY
-    assert gate.made == 4 + 1
+    assert len(gate.asked) == 4 + 1
 
 
 def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
-    web = serve(application=app(BIG), max_requests=3)
-    standing = [connect(web) for _ in range(3)]
-    for raw in standing:
-        raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        time.sleep(0.1)
+    clock = Clock()
+    web = serve(application=app(BIG), max_requests=3, clock=clock)
+    standing = []
+    for _ in range(3):
+        standing.append(connect(web))
+        standing[-1].sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        until(lambda: sum(map(stuck, held(web))) == len(standing))
+        clock.now += 0.1
     assert ask(web).status == 503
-    time.sleep(1.2)
+    clock.now += 1
     assert len(ask(web).body) == BIG * len(BODY)
     # The one that stood for longest went; the others are as they were.
     assert [len(all_of(raw)) > BIG * len(BODY) for raw in standing] == [False, True, True]
@@ -257,11 +279,11 @@ def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
 
 def test_the_greediest_address_gives_way(serve: Serve) -> None:
     """Who asks often holds up his own scrapes, and not those of another address."""
-    web = serve(application=app(BIG), max_requests=3)
+    web = serve(application=app(BIG), max_requests=3, clock=Clock())
     greedy = [connect(web, "127.0.0.2") for _ in range(3)]
     for raw in greedy:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    time.sleep(0.1)
+    until(lambda: scrapes(web) == 3)
     with connect(web, "127.0.0.2") as fourth:
         fourth.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert all_of(fourth).startswith(b"HTTP/1.1 503 ")
@@ -321,7 +343,7 @@ def test_answers_under_way_are_finished(serve: Serve, gate: Gate) -> None:
     web = serve(application=application(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
         raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        time.sleep(0.2)
+        until(lambda: gate.asked == [1] and len(held(web)) == 2)
         threading.Timer(0.3, gate.open.set).start()
         web.close()
         assert all_of(raw).endswith(BODY)

@@ -1,0 +1,69 @@
+"""What a server holds at the moment, so that a test waits for a state and not for a time."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+
+from exporter.web import Web
+from exporter.web.auth import Passwords
+from exporter.web.connections import Connections
+from exporter.web.stream import Timed
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def held(web: Web) -> Connections:
+    """Its connections."""
+    assert web._server
+    return web._server._connections
+
+
+def passwords(web: Web) -> Passwords:
+    """What checks them."""
+    assert web._server
+    return web._server._passwords
+
+
+def only(web: Web) -> Timed:
+    """The server's end of the one connection there is."""
+    until(lambda: len(held(web)) == 1)
+    (stream,) = held(web)
+    return stream
+
+
+def scrapes(web: Web) -> int:
+    """How many are in flight."""
+    return len(held(web)._scrapes)
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for a state, longer than any machine should take. Raises AssertionError."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def idle(stream: Timed) -> bool:
+    """Between two requests."""
+    return stream.idle_since > stream.accepted and stream.busy_since is None
+
+
+def writing(stream: Timed) -> bool:
+    """In the midst of an answer."""
+    return stream.busy_since is not None and stream.writing()
+
+
+def stuck(stream: Timed) -> bool:
+    """The client takes nothing, and the kernel no more, not even once delayed acknowledgements have come."""
+    return writing(stream) and not select.select([], [stream.socket], [], 0.1)[1]
