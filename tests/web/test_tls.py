@@ -19,7 +19,7 @@ import pytest
 from exporter.web import Watched, Web, connections
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
-from tests.web.inside import Clock, only
+from tests.web.inside import Clock, only, until
 
 
 def config(folder: Path, pki: Path, more: str = "", cert: str = "server") -> Path:
@@ -286,7 +286,7 @@ def test_a_handshake_that_never_ends_is_cut_off(serve: Serve, pki: Path, tmp_pat
         raw.sendall(b"\x16\x03\x01")
         clock.now += connections.HEADER_SECONDS + 1
         assert raw.recv(1) == b""
-        assert stream.closed()
+        until(stream.closed)
 
 
 def test_a_client_that_says_goodbye_hears_it_too(serve: Serve, pki: Path, tmp_path: Path) -> None:
