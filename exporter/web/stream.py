@@ -89,9 +89,13 @@ class Timed(IOStream):
         first = self._sent_all is None
         if self._sent_all is None:
             self._sent_all = self._clock()
+        header = self.heard is not None
         if self.reading():
-            return first and self.heard is not None  # tornado looks whether the header is whole; here again, it is not
-        if self.busy_since is None or self._sent_all - self.busy_since > _READS_ON_SECONDS:
+            return first and header  # tornado looks whether it is whole; here again, it is not
+        if self.busy_since is None:
+            if not header:  # else it is whole, and on its way to begin()
+                return False
+        elif self._sent_all - self.busy_since > _READS_ON_SECONDS:
             return False
         # The end can be read over and over again: listen for it no more, or the loop would spin.
         self.io_loop.update_handler(self.fileno(), self.io_loop.ERROR | (self.io_loop.WRITE * self.writing()))

@@ -236,6 +236,25 @@ def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: b
     assert answer.count(BODY) == 2 * BIG
 
 
+def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its header has been read, and nobody has looked at it yet."""
+    gate.open.set()
+    web = serve(application=application(gate.render, "/metrics"))
+    with connect(web) as raw:
+        read = Timed.read_from_fd
+
+        def and_ends(stream: Timed, buf: bytearray | memoryview) -> int | None:
+            count = read(stream, buf)
+            if count:
+                raw.shutdown(socket.SHUT_WR)
+            return count
+
+        until(only(web).reading)
+        monkeypatch.setattr(Timed, "read_from_fd", and_ends)
+        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
+
+
 def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
     web = serve()
     with connect(web) as raw:
