@@ -151,7 +151,7 @@ class Daemon:
             self._pages.tidy()
             if self._overview:
                 self._overview.forget()
-            self._systemd.watchdog()  # from here alone: who cannot collect is not alive
+            self._tell_alive()  # from here alone: who cannot collect is not alive
             if self._player and self._player.ended():
                 raise StartError("a stand-in for a VM ended: the replay is no longer whole")
 
@@ -235,7 +235,7 @@ class Daemon:
                 self._systemd.ready()  # and answers: that there is no KVM is no failure of this service
                 self._tell_status("waiting for KVM: its tracepoints do not exist yet")
             self._do_asked()
-            self._systemd.watchdog()
+            self._tell_alive()
         return None
 
     def _begin(self, attached: Attached) -> None:
@@ -291,6 +291,10 @@ class Daemon:
         if self._reload_asked:
             self._reload_asked = False
             self.reload()
+
+    def _tell_alive(self) -> None:
+        if self._web.responds():
+            self._systemd.watchdog()
 
     def _tell_status(self, text: str = "") -> None:
         self._systemd.status(f"{text or 'counting'}; serving on {', '.join(self._web.addresses)}")

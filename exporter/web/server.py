@@ -28,6 +28,7 @@ from exporter.web.auth import CrowdedError, Passwords
 from exporter.web.connections import HEADER_SECONDS, IDLE_SECONDS, Connections, most_connections
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener, ListenError, inherited, listen
+from exporter.web.pulse import Pulse
 from exporter.web.stream import READ_CHUNK, Timed, TimedTls
 from exporter.web.watched import Watched
 
@@ -64,6 +65,7 @@ class Web:
         self._clock = clock
         self._thread: threading.Thread | None = None
         self._server: _Server | None = None
+        self._pulse: Pulse | None = None
         try:
             for given in inherited_sockets:
                 self._listeners.append(inherited(given))
@@ -97,12 +99,17 @@ class Web:
         loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
+        self._pulse = Pulse(loop)
         self._settings.follow()
 
     def use(self, app: Application) -> None:
         """Answer by another application from the next request on."""
         if self._server:
             self._server.app = app
+
+    def responds(self) -> bool:
+        """Whether it could answer, unless it has not begun to. For one thread, which asks again and again."""
+        return self._pulse is None or self._pulse.beats()
 
     def close(self) -> None:
         """Stop answering and free the addresses. Answers under way have a few seconds to be taken."""

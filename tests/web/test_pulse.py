@@ -1,0 +1,90 @@
+"""A web server that hangs is noticed from outside its loop, and one that does not never is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from exporter import config
+from exporter.daemon import Daemon
+from exporter.systemd import Systemd
+from exporter.web import Answer, Request, Route, Web, pulse, text
+from exporter.web.pulse import Pulse
+from tests.web.client import ask, connect
+from tests.web.conftest import Serve
+from tests.web.inside import Clock, until
+
+
+def turn(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def test_a_loop_without_turns(caplog: pytest.LogCaptureFixture) -> None:
+    loop, clock = asyncio.new_event_loop(), Clock()
+    beating = Pulse(loop, clock)
+    for _ in range(3):  # asked seldom, with a turn at any time in between
+        clock.now += 500
+        turn(loop)
+        clock.now += 500
+        assert beating.beats()
+    clock.now += 1000  # the whole process was stopped, perhaps
+    assert beating.beats()
+    turn(loop)
+    assert beating.beats()
+    assert beating.beats()
+    clock.now += 9.9
+    assert beating.beats()
+    for seconds in (0.2, 100):
+        clock.now += seconds
+        assert not beating.beats()
+    turn(loop)
+    assert beating.beats()
+    assert [record.getMessage() for record in caplog.records] == ["the web server hangs"]
+    turn(loop)
+    loop.close()
+    assert beating.beats()
+    assert beating.beats()
+    clock.now += 10
+    assert not beating.beats(), "a loop that has ended answers nobody"
+
+
+def test_a_server_that_hangs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def hang(_: Request) -> Answer:
+        assert go_on.wait(60)
+        return text(200)
+
+    web = serve(application={"/hangs": Route(hang), "/": Route(lambda _: text(200))})
+    assert web.responds()
+    assert ask(web, "/").status == 200
+    monkeypatch.setattr(pulse, "_HANGS_SECONDS", 0.1)
+    with connect(web) as raw:
+        raw.sendall(b"GET /hangs HTTP/1.0\r\n\r\n")
+        until(lambda: not web.responds())
+        go_on.set()
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+    until(web.responds)
+
+
+def test_the_watchdog_hears_nothing_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(path)
+        notified.setblocking(False)
+        systemd = Systemd({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "60000000"}, os.getpid())
+        configured = config.Config(web=config.Web(listen_address=("127.0.0.1:0",)), lock_file="")
+        daemon = Daemon(configured, systemd=systemd)
+        for responds in (True, False, True):
+            monkeypatch.setattr(Web, "responds", lambda _, responds=responds: responds)
+            daemon._tell_alive()
+        assert [notified.recv(4096) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+        with pytest.raises(BlockingIOError):
+            notified.recv(4096)
+        daemon.close()
