@@ -65,7 +65,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
         headers: httputil.HTTPHeaders,
     ) -> None:
-        """Take a request's header; one with a body that will not be read is refused here."""
+        """Take a request's header; one that is wrong, or has a body that will not be read, is refused here."""
         assert isinstance(start_line, httputil.RequestStartLine)
         self._stream.begin()
         self._request = Request(
@@ -75,7 +75,7 @@ class Exchange(httputil.HTTPMessageDelegate):
             headers.get("Accept-Encoding", ""),
         )
         self._authorization = headers.get("Authorization", "")
-        refused = _body_refused(start_line.method, headers)
+        refused = _host_refused(start_line.version, headers) or _body_refused(start_line.method, headers)
         if refused:
             self._connection.detach()  # so that tornado does not read the body either
             self._stream.refuse(refused, REASONS[refused])
@@ -156,6 +156,12 @@ def _path(target: str) -> str:
         except ValueError:
             return ""
     return unquote(target.partition("?")[0])
+
+
+def _host_refused(version: str, headers: httputil.HTTPHeaders) -> int:
+    """The status for a request without a host, or with two (RFC 9112, 3.2); 0 for one that is right."""
+    hosts = len(headers.get_list("Host"))
+    return 400 if hosts > 1 or (not hosts and version != "HTTP/1.0") else 0
 
 
 def _body_refused(method: str, headers: httputil.HTTPHeaders) -> int:

@@ -25,17 +25,22 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
-        (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * (server.MAX_HEADER - 28) + b"\r\n\r\n", 200),
-        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * (server.MAX_HEADER - 27) + b"\r\n\r\n", 431),
-        (b"POST /-/reload HTTP/1.1\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
-        (b"POST /-/reload HTTP/1.1\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
-        (b"POST /-/reload HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
-        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 413),
-        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\nx", 400),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 411),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 37) + b"\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 36) + b"\r\n\r\n", 431),
+        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
+        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
+        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\nx", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 411),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://x/metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.0\r\nhost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost:\r\n\r\n", 200),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"\0\r\n\r\n", 400),
         (b"GET http://host.example/-/healthy?x#y HTTP/1.0\r\n\r\n", 200),
@@ -73,7 +78,7 @@ def test_one_connection_carries_many_scrapes(serve: Serve) -> None:
 def test_requests_in_a_row_are_answered_in_that_order(serve: Serve) -> None:
     web = serve(application=app(1009))
     with connect(web) as raw:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
         answer = all_of(raw)
     assert answer.count(BODY) == 22 * 1009
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 23
@@ -95,7 +100,7 @@ def heard(stream: Timed) -> bool:
     return stream.heard is not None
 
 
-HEALTHY = b"GET /-/healthy HTTP/1.1\r\n\r\n"
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\n\r\n"
         (connections.HEADER_SECONDS, [b"GET /met"], heard),
         (connections.HEADER_SECONDS, [HEALTHY, b"GET /met"], heard),
         (connections.IDLE_SECONDS, [HEALTHY, b""], idle),
-        (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\n\r\n"], stuck),
+        (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], stuck),
     ],
 )
 def test_who_keeps_us_waiting_is_dropped(
@@ -206,7 +211,9 @@ def spins() -> bool:
     return time.process_time() - used > 0.2
 
 
-@pytest.mark.parametrize("pieces", [[b"GET /metrics HTTP/1.1\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\n\r\n"]])
+@pytest.mark.parametrize(
+    "pieces", [[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: x\r\n\r\n"]]
+)
 def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
     web = serve(application=application(gate.render, "/metrics"), clock=Clock())
     with connect(web) as raw:
@@ -226,7 +233,7 @@ def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: b
     """With pages too large for the buffers."""
     web = serve(application=app(BIG), clock=Clock())
     with connect(web) as raw:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n" * 2 + rest)
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + rest)
         raw.shutdown(socket.SHUT_WR)
         stream = only(web)
         until(lambda: writing(stream))
@@ -251,14 +258,14 @@ def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, m
 
         until(only(web).reading)
         monkeypatch.setattr(Timed, "read_from_fd", and_ends)
-        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
 
 
 def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
     web = serve()
     with connect(web) as raw:
-        raw.sendall(b"POST /-/reload HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcd")
+        raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd")
         raw.shutdown(socket.SHUT_WR)
         assert all_of(raw) == b""
 
@@ -363,7 +370,7 @@ def test_reload(serve: Serve) -> None:
 def test_answers_under_way_are_finished(serve: Serve, gate: Gate) -> None:
     web = serve(application=application(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         until(lambda: gate.asked == [1] and len(held(web)) == 2)
         threading.Timer(0.3, gate.open.set).start()
         web.close()

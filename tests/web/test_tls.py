@@ -293,7 +293,7 @@ def test_a_client_that_says_goodbye_hears_it_too(serve: Serve, pki: Path, tmp_pa
     """unwrap() waits for the other end; here that is the end of the connection, for an SSLEOFError."""
     web = serve(config(tmp_path, pki))
     with trusting(pki).wrap_socket(connect(web), server_hostname="localhost") as raw:
-        raw.sendall(b"HEAD /metrics HTTP/1.1\r\n\r\n")
+        raw.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert raw.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
         start = time.monotonic()
         with contextlib.suppress(OSError):
