@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from exporter.ledger import NOTHING_WRITTEN, Ended, Ledger, Written
 from exporter.logs import event
-from exporter.metrics import Identified, Metrics
+from exporter.metrics import Identified
 from exporter.program import Loaded
 from exporter.records import Freed, Retired, ThreadKey, VcpuRecord
 from exporter.selfmetrics import State
@@ -125,10 +125,10 @@ class Counting:
         with self._lock:
             return tuple(self._vanished)
 
-    def leave(self, gone: Sequence[VcpuRecord], metrics: Metrics) -> None:
-        """Let the first of those that vanished go from the metrics. They are written down once, at every moment."""
+    def leave(self, gone: Sequence[VcpuRecord], forget: Callable[[], None]) -> None:
+        """Let the first of those that vanished go, as `forget` does elsewhere: they are written down once, always."""
         with self._lock:
-            metrics.update((), [record.key for record in gone])
+            forget()
             del self._vanished[: len(gone)]
             self._lookup.forget(record.key for record in gone)
 
@@ -169,7 +169,7 @@ class Counting:
         ]
         try:
             survival.ledger.write(ended, freed, survival.bases(), always=always)
-        except (OSError, MemoryError) as error:
+        except Exception as error:  # whatever it is: what is not written down is lost by a kill alone
             if "ledger" not in self._warned:
                 self._warned.add("ledger")
                 event(log, "warn", "ended vCPUs would not survive a kill of this process", err=error)

@@ -24,7 +24,7 @@ FILES = 2
 
 _MAGIC = b"KVMEXIT\1"
 _HEADER = struct.Struct("=8s5Q")
-"""Magic, generation (the higher one counts), bytes of JSON, bytes in all, numbers begun to be handed back, and done."""
+"""Magic, and the members of _Header."""
 _CHUNK = 1 << 20
 
 
@@ -55,13 +55,25 @@ class Written(NamedTuple):
 NOTHING_WRITTEN = Written()
 
 
+class _Header(NamedTuple):
+    generation: int
+    """The higher one counts."""
+    text: int
+    """Bytes of JSON, which come first."""
+    size: int
+    """Bytes in all."""
+    begun: int
+    """Numbers that were about to be handed back, of those that are named."""
+    done: int
+    """Numbers that were."""
+
+
 class Ledger:
     """Two files, owned. Not thread-safe."""
 
     def __init__(self, files: Sequence[int]) -> None:
         self._files = list(files)
-        self._newest, self._generation = 0, 0
-        self._head = (0, 0)
+        self._newest, self._header = 0, _Header(0, 0, 0, 0, 0)
         self._freed = self._begun = 0
         self._fragments: dict[ThreadKey, tuple[Ended, str]] = {}
         self._written: tuple[list[ThreadKey], Bases | None] = ([], None)
@@ -97,14 +109,14 @@ class Ledger:
             for number, fd in enumerate(self._files):
                 data = os.pread(fd, _HEADER.size, 0)
                 if len(data) == _HEADER.size and data.startswith(_MAGIC):
-                    headers.append((_HEADER.unpack(data)[1:], number))
+                    headers.append((_Header._make(_HEADER.unpack(data)[1:]), number))
             if not headers:
                 return NOTHING_WRITTEN
-            (generation, text, size, begun, done), newest = max(headers)
-            written = _read(os.pread(self._files[newest], size, _HEADER.size), text, begun, done)
+            header, newest = max(headers)
+            written = _read(os.pread(self._files[newest], header.size, _HEADER.size), header)
         except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise LedgerError(repr(error)) from error
-        self._newest, self._generation, self._head = newest, generation, (text, size)
+        self._newest, self._header = newest, header
         return written
 
     def write(self, ended: Sequence[Ended], freed: Sequence[Freed], bases: Bases, *, always: bool) -> None:
@@ -137,10 +149,10 @@ class Ledger:
 
     def step(self, done: bool) -> None:
         """Say that the next number is about to be handed back, or that it has been. Raises OSError."""
-        if self._begun + (not done) > self._freed:
-            return  # nothing is written of these
         begun = self._begun + (not done)
-        self._put_header(self._newest, begun, begun - (not done))
+        if not 0 < begun <= self._freed:
+            return  # nothing is written of these
+        self._put(self._newest, self._header._replace(begun=begun, done=begun - (not done)))
         self._begun = begun
 
     def _give_up_freed(self) -> None:
@@ -148,7 +160,7 @@ class Ledger:
         freed, self._freed = self._freed, 0
         if freed:
             with contextlib.suppress(OSError):
-                self._put_header(self._newest, freed, freed)
+                self._put(self._newest, self._header._replace(begun=freed, done=freed))
 
     def _replace(self, text: bytes, buckets: Iterable[bytes]) -> None:
         file = 1 - self._newest
@@ -161,15 +173,14 @@ class Ledger:
                 chunk.clear()
             chunk += each
         at += _write(fd, chunk, at)
-        self._generation += 1
-        self._head = (len(text), at - _HEADER.size)
-        self._begun = 0
-        self._put_header(file, 0, 0)
-        os.ftruncate(self._files[self._newest], 0)
-        self._newest = file
+        header = _Header(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
+        self._put(file, header)
+        old, self._newest, self._header, self._begun = self._newest, file, header, 0
+        with contextlib.suppress(OSError):  # its memory is all that it is for
+            os.ftruncate(self._files[old], 0)
 
-    def _put_header(self, file: int, begun: int, done: int) -> None:
-        os.pwrite(self._files[file], _HEADER.pack(_MAGIC, self._generation, *self._head, begun, done), 0)
+    def _put(self, file: int, header: _Header) -> None:
+        os.pwrite(self._files[file], _HEADER.pack(_MAGIC, *header), 0)
 
 
 def _write(fd: int, data: bytearray, at: int) -> int:
@@ -195,8 +206,8 @@ def _described(each: Ended) -> dict[str, Any]:
     }
 
 
-def _read(data: bytes, text: int, begun: int, done: int) -> Written:
-    said, at = json.loads(data[:text]), text
+def _read(data: bytes, header: _Header) -> Written:
+    said, at = json.loads(data[: header.text]), header.text
     retired: list[Retired] = []
     names: list[tuple[ThreadKey, Vcpu]] = []
     served: dict[ThreadKey, tuple[int, int]] = {}
@@ -223,6 +234,6 @@ def _read(data: bytes, text: int, begun: int, done: int) -> Written:
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, expected {at}")
     freed = [(stack, number) for stack, number in said["freed"]]
-    untouched = freed[: len(freed) - begun]
-    unsure = freed[len(freed) - begun] if begun > done else None
+    untouched = freed[: len(freed) - header.begun]
+    unsure = freed[len(freed) - header.begun] if header.begun > header.done else None
     return Written(Left(retired, untouched, unsure), names, served, Bases.of(said["bases"]))

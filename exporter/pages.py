@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -41,6 +42,7 @@ class Pages:
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
         """Of threads that ended: their cells as the metrics last had them, and the sums that pages had."""
         self._metrics = self._new_metrics(config)
+        self._bases = NO_BASES
         self._exposition = Exposition(_shape(config), registry)
 
     def name(self, reasons: Reasons, config: Config, before: Written = NOTHING_WRITTEN) -> None:
@@ -48,6 +50,7 @@ class Pages:
         with self._lock:
             self._reasons = reasons
             self._metrics = self._new_metrics(config, before.bases)
+            self._bases = before.bases
             self._served = {key: ((), sums) for key, sums in before.served.items()}
 
     def reconfigure(self, config: Config) -> None:
@@ -60,7 +63,7 @@ class Pages:
             fresh = self._new_metrics(config, self._metrics.bases())
             fresh.update(vcpus, ())
             fresh.go_on_from(self._metrics)
-            self._metrics = fresh
+            self._metrics, self._bases = fresh, fresh.bases()
             self._exposition = Exposition(_shape(config), self._registry)
             self._counting.write_down()
 
@@ -75,6 +78,7 @@ class Pages:
             self._forget(gone)
             if not self._state.lookups_pending:
                 self._metrics.disclaim()
+                self._bases = self._metrics.bases()
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def document(self) -> bytes:
@@ -112,7 +116,11 @@ class Pages:
 
     def bases(self) -> Bases:
         """What series hold besides the threads that there are. Needs no lock."""
-        return self._metrics.bases()
+        return self._bases
+
+    def _drop(self, keys: Sequence[ThreadKey]) -> None:
+        self._metrics.update((), keys)
+        self._bases = self._metrics.bases()
 
     def _forget(self, gone: Sequence[VcpuRecord]) -> None:
         """Let threads go that no later snapshot has; what no page had of them is counted as that."""
@@ -120,7 +128,7 @@ class Pages:
             (exits, userspace), (served, served_userspace) = sums(record.cells), self.served(record.key)
             self._state.unserved_exits += exits - served
             self._state.unserved_userspace_exits += userspace - served_userspace
-        self._counting.leave(gone, self._metrics)
+        self._counting.leave(gone, partial(self._drop, [record.key for record in gone]))
         for record in gone:
             self._served.pop(record.key, None)
 

@@ -194,10 +194,12 @@ class Collector:
             freed.append(("free_slots", number))
             self._retired.append(retired)
         self._freed += freed
-        if self._precautions:
-            self._precautions.before_clearing(self._retired, self._freed)
-        for each in freed:
-            self._clear(each)
+        try:
+            if self._precautions:
+                self._precautions.before_clearing(self._retired, self._freed)
+        finally:
+            for each in freed:
+                self._clear(each)
 
     def _clear(self, freed: Freed) -> None:
         stack, number = freed

@@ -143,8 +143,8 @@ def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkey
     assert (len(last.vcpus), last.recycling_pending) == (SLOTS + 1, 0)
     collector.close()
 
-    assert ledger.read().left.freed == []
-    assert ledger.read().left.unsure is None
+    left = Ledger(ledger.files).read().left
+    assert (left.freed, left.unsure) == ([], None)
     wanted = live(under_test)
     last = collect(under_test.loaded, ledger)
     assert {born: counted for born, counted in found(last.vcpus).items() if born in wanted} == wanted
@@ -157,6 +157,26 @@ def _write(ledger: Ledger, retired: Sequence[Retired], freed: Sequence[Freed]) -
         ledger.write(
             [Ended(each.record, each.expires_ns, None, (0, 0)) for each in retired], freed, NO_BASES, always=True
         )
+
+
+def test_a_failure_right_after_a_write() -> None:
+    """Before the first number is handed back the next write fails: nothing is taken for still to be handed back."""
+    ledger = Ledger.create()
+    ledger.write([], [("free_cells", 3), ("free_cells", 5)], NO_BASES, always=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "ftruncate", _no_room)
+        with pytest.raises(OSError, match="space"):
+            ledger.write([], [("free_cells", 3), ("free_cells", 5), ("free_cells", 7)], NO_BASES, always=True)
+    for done in (False, True) * 3:
+        ledger.step(done)
+        assert Ledger(ledger.files).read().left == Left([], [], None)
+    ledger.write([], [("free_cells", 11)], NO_BASES, always=False)
+    assert Ledger(ledger.files).read().left == Left([], [("free_cells", 11)], None)
+    ledger.step(False)
+    assert Ledger(ledger.files).read().left == Left([], [], ("free_cells", 11))
+    ledger.step(True)
+    assert Ledger(ledger.files).read().left == Left([], [], None)
+    ledger.close()
 
 
 def _no_room(*_: object) -> None:
@@ -191,7 +211,7 @@ def test_of_two_the_newer_counts_and_a_half_written_one_does_not() -> None:
             bases,
         )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Ledger, "_put_header", _no_room)
+        patched.setattr(Ledger, "_put", _no_room)
         with pytest.raises(OSError, match="space"):
             ledger.write([], [], NO_BASES, always=True)
     assert Ledger(ledger.files).read() == again
