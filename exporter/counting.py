@@ -38,6 +38,17 @@ class Survival(NamedTuple):
     bases: Callable[[], Bases]
 
 
+class Observed(NamedTuple):
+    """As of one moment: no later snapshot has what is gone."""
+
+    vcpus: Sequence[Identified]
+    """Of the latest collection, those whose names are known."""
+    gone: Sequence[VcpuRecord]
+    """Those that vanished, and did not leave() yet."""
+    complete: bool
+    """False while any of its vCPUs is being looked up, or there was no collection."""
+
+
 class Counting:
     """Reads the maps when it is told to; nothing before begin(). All methods may be called from any thread."""
 
@@ -91,6 +102,7 @@ class Counting:
             state = self._state
             try:
                 state.snapshot = self._collector.collect()
+                self._vanished += state.snapshot.vanished
             except Exception as error:  # whatever it is: say so, and try again at the next collection
                 state.snapshot = None
                 state.collect_errors += 1
@@ -100,30 +112,22 @@ class Counting:
                 if nameable(record, vcpu_ids=self._vcpu_ids):
                     self._lookup.submit(record.key, record.comm, record.vcpu_id)
             self._warn_of_drops(state.snapshot.counters)
-            self._vanished += state.snapshot.vanished
             self._write_down(self._collector.retired, self._collector.freed)
             state.collect_seconds = time.monotonic() - started
             state.collections += 1
 
-    def observed(self) -> tuple[Sequence[Identified], Sequence[VcpuRecord]]:
-        """The vCPUs of the latest collection whose names are known, and those that vanished and did not leave() yet.
-
-        Counts of the others are in the maps: they come as soon as their labels are known.
-        """
+    def observed(self) -> Observed:
+        """What there is to be served. Counts of vCPUs without a name are in the maps: they come with their labels."""
         with self._lock:  # both at once: no later snapshot may have what is gone
             snapshot = self._state.snapshot
             gone = tuple(self._vanished)
+        complete = snapshot is not None and not self._lookup.pending
         vcpus: list[Identified] = []
         for record in snapshot.vcpus if snapshot else ():
             vcpu = self._lookup.get(record.key)
             if vcpu:
                 vcpus.append((record, vcpu))
-        return vcpus, gone
-
-    def vanished(self) -> Sequence[VcpuRecord]:
-        """The vCPUs that vanished and did not leave() yet."""
-        with self._lock:
-            return tuple(self._vanished)
+        return Observed(vcpus, gone, complete)
 
     def leave(self, gone: Sequence[VcpuRecord], forget: Callable[[], None]) -> None:
         """Let the first of those that vanished go, as `forget` does elsewhere: they are written down once, always."""

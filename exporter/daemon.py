@@ -242,7 +242,7 @@ class Daemon:
         self._loaded = attached.loaded
         try:
             formats = host.parsed(attached.loaded.formats)
-            self._pages.name(Reasons(*formats), self._config, attached.before)
+            self._pages.name(Reasons(*formats), self._config, attached.before if attached.kept else None)
             self._state.counting_since, self._state.counting_since_ns = attached.since
             self._counting.begin(
                 attached.loaded,

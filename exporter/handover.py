@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,6 +103,16 @@ def version(config: Config) -> dict[str, Any]:
     }
 
 
+def names(loaded: Loaded) -> frozenset[str]:
+    """Under which a program is in the store."""
+    return frozenset((*_LEDGER, _STATE, *(name for name, _ in _descriptors(loaded))))
+
+
+def _descriptors(loaded: Loaded) -> list[tuple[str, int]]:
+    groups = zip(_KINDS, (loaded.maps, loaded.programs, loaded.attachments))
+    return [(f"{kind}.{name}", fd) for kind, group in groups for name, fd in group.items()]
+
+
 def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledger:
     """Have an attached program survive this process, even if it is killed; returns the ledger to be kept of it.
 
@@ -111,18 +121,14 @@ def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledg
     ledger = Ledger.create()
     for name, fd in zip(_LEDGER, ledger.files):
         systemd.store(name, fd)
-    groups: dict[str, Mapping[str, int]] = {
-        "map": loaded.maps,
-        "program": loaded.programs,
-        "attachment": loaded.attachments,
-    }
-    for kind, descriptors in groups.items():
-        for name, fd in descriptors.items():
-            systemd.store(f"{kind}.{name}", fd)
+    for name, fd in _descriptors(loaded):
+        systemd.store(name, fd)
     state = {
         "version": version(config),
         "since": since,
-        **{f"{kind}s": list(descriptors) for kind, descriptors in groups.items()},
+        "maps": list(loaded.maps),
+        "programs": list(loaded.programs),
+        "attachments": list(loaded.attachments),
         "layouts": {
             name: (layout.size, layout.entries, dict(layout.fields)) for name, layout in loaded.layouts.items()
         },

@@ -74,7 +74,8 @@ class Ledger:
     def __init__(self, files: Sequence[int]) -> None:
         self._files = list(files)
         self._newest, self._header = 0, _Header(0, 0, 0, 0, 0)
-        self._freed = self._begun = 0
+        self._freed = 0
+        """Numbers named in what is written, that may still be handed back."""
         self._fragments: dict[ThreadKey, tuple[Ended, str]] = {}
         self._written: tuple[list[ThreadKey], Bases | None] = ([], None)
 
@@ -113,8 +114,10 @@ class Ledger:
             if not headers:
                 return NOTHING_WRITTEN
             header, newest = max(headers)
+            if not header.text <= header.size <= os.fstat(self._files[newest]).st_size - _HEADER.size:
+                raise ValueError(f"{header} is not what is there")
             written = _read(os.pread(self._files[newest], header.size, _HEADER.size), header)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise LedgerError(repr(error)) from error
         self._newest, self._header = newest, header
         return written
@@ -136,31 +139,38 @@ class Ledger:
         if not changed and keys == self._written[0]:
             return
         self._written = ([], None)
-        described = ",".join(fragment for _, fragment in self._fragments.values())
-        # Names are a guest's owner's, and may hold what is no text: surrogates go through JSON as escapes.
-        text = f'{{"ended":[{described}],"freed":{json.dumps(freed)},"bases":{json.dumps(bases)}}}'.encode()
         try:
+            described = ",".join(fragment for _, fragment in self._fragments.values())
+            # Names are a guest's owner's, and may hold what is no text: surrogates go through JSON as escapes.
+            text = f'{{"ended":[{described}],"freed":{json.dumps(freed)},"bases":{json.dumps(bases)}}}'.encode()
             self._replace(text, (cell.buckets for each in ended for cell in each.record.cells))
-        except OSError:
+        except BaseException:  # out of memory, too
             self._give_up_freed()
             raise
         self._freed = len(freed)
         self._written = (keys, bases)
 
     def step(self, done: bool) -> None:
-        """Say that the next number is about to be handed back, or that it has been. Raises OSError."""
-        begun = self._begun + (not done)
-        if not 0 < begun <= self._freed:
-            return  # nothing is written of these
-        self._put(self._newest, self._header._replace(begun=begun, done=begun - (not done)))
-        self._begun = begun
+        """Say that the next number is about to be handed back, or that it has been. Raises OSError.
+
+        What failed is said again: a number is not handed back before it was announced, and is announced once.
+        """
+        header = self._header
+        if done and header.done < header.begun:
+            self._header = header._replace(done=header.begun)
+            self._put(self._newest, self._header)
+        elif not done and header.begun == header.done < self._freed:
+            header = header._replace(begun=header.begun + 1)
+            self._put(self._newest, header)
+            self._header = header
 
     def _give_up_freed(self) -> None:
         """What was written before must have no number handed back twice: one that is lost is the lesser evil."""
         freed, self._freed = self._freed, 0
         if freed:
             with contextlib.suppress(OSError):
-                self._put(self._newest, self._header._replace(begun=freed, done=freed))
+                self._header = self._header._replace(begun=freed, done=freed)
+                self._put(self._newest, self._header)
 
     def _replace(self, text: bytes, buckets: Iterable[bytes]) -> None:
         file = 1 - self._newest
@@ -175,7 +185,7 @@ class Ledger:
         at += _write(fd, chunk, at)
         header = _Header(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
         self._put(file, header)
-        old, self._newest, self._header, self._begun = self._newest, file, header, 0
+        old, self._newest, self._header = self._newest, file, header
         with contextlib.suppress(OSError):  # its memory is all that it is for
             os.ftruncate(self._files[old], 0)
 

@@ -14,7 +14,7 @@ from exporter.counting import Counting
 from exporter.document import Reading
 from exporter.exposition.buckets import Classic
 from exporter.exposition.page import Exposition, Page, Shape
-from exporter.ledger import NOTHING_WRITTEN, Written
+from exporter.ledger import Written
 from exporter.metrics import Detail, Metrics
 from exporter.reasons import Reasons
 from exporter.records import Cell, ThreadKey, VcpuRecord
@@ -25,6 +25,9 @@ from exporter.vms import Lookup
 
 _SETTLE_SECONDS = 0.25
 """How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
+
+_TAKEOVER_SECONDS = 6.0
+"""The same right after a takeover, when a VM's sum must not lack a vCPU that it had. Lookup gives up before."""
 
 
 class Pages:
@@ -40,24 +43,35 @@ class Pages:
         self._lock = threading.Lock()
         self._reasons = Reasons()
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
-        """Of threads that ended: their cells as the metrics last had them, and the sums that pages had."""
+        """Of threads that ended: their cells as the metrics last had them, and the sums of those."""
+        self._before: dict[ThreadKey, tuple[int, int]] = {}
+        """Of threads that ended in an earlier process' time and are on no page of ours: the sums its pages had."""
+        self._going_on = False
+        """True until the metrics have all that an earlier process served."""
+        self._sums = False
+        """Whether series are sums over threads: then one that is gone must have been in them, page or not."""
         self._metrics = self._new_metrics(config)
         self._bases = NO_BASES
         self._exposition = Exposition(_shape(config), registry)
 
-    def name(self, reasons: Reasons, config: Config, before: Written = NOTHING_WRITTEN) -> None:
-        """Take the names of reasons from here, and go on from what was served before; before anything is counted."""
+    def name(self, reasons: Reasons, config: Config, before: Written | None = None) -> None:
+        """Take the names of reasons from here; before anything is counted.
+
+        `before` is what an earlier process wrote down, if there was one that counted in the same maps.
+        """
         with self._lock:
             self._reasons = reasons
-            self._metrics = self._new_metrics(config, before.bases)
-            self._bases = before.bases
-            self._served = {key: ((), sums) for key, sums in before.served.items()}
+            self._bases = before.bases if before else NO_BASES
+            self._metrics = self._new_metrics(config, self._bases)
+            self._before = dict(before.served) if before else {}
+            self._going_on = before is not None
+            self._sums = "vm" in (config.level.counters, config.level.histograms)
 
     def reconfigure(self, config: Config) -> None:
         """Serve what this configuration asks for. A series that stays goes on from its value."""
         with self._lock:
             self._counting.collect()
-            vcpus, gone = self._counting.observed()
+            vcpus, gone, _ = self._counting.observed()
             self._metrics.update(vcpus, ())
             self._forget(gone)
             fresh = self._new_metrics(config, self._metrics.bases())
@@ -70,15 +84,14 @@ class Pages:
     def render(self, accept: str, accept_encoding: str) -> Page:
         """Collect, and render the page for a scraper that sent these headers."""
         self._counting.collect()
-        self._lookup.settle(_SETTLE_SECONDS)
+        self._lookup.settle(_TAKEOVER_SECONDS if self._going_on else _SETTLE_SECONDS)
         with self._lock:
             self._state.lookups_pending = self._lookup.pending
-            vcpus, gone = self._counting.observed()  # may be newer than our own collection: that is only better
+            vcpus, gone, complete = self._counting.observed()  # perhaps newer than our own collection: the better
             self._metrics.update(vcpus, ())
-            self._forget(gone)
-            if not self._state.lookups_pending:
-                self._metrics.disclaim()
-                self._bases = self._metrics.bases()
+            self._let_go(gone, complete)
+            for record, _ in vcpus if self._before else ():
+                self._before.pop(record.key, None)
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def document(self) -> bytes:
@@ -104,10 +117,16 @@ class Pages:
     def tidy(self) -> None:
         """Let go of what no later page has: where nobody scrapes, it would pile up."""
         with self._lock:
-            self._forget(self._counting.vanished())
+            vcpus, gone, complete = self._counting.observed()
+            if self._going_on and self._sums:
+                self._metrics.update(vcpus, ())
+            self._let_go(gone, complete)
 
     def served(self, key: ThreadKey) -> tuple[int, int]:
         """Exits, and those to the VMM, that pages had of a thread that ended. Needs no lock."""
+        before = self._before.get(key)
+        if before is not None:
+            return before
         cells = self._metrics.seen(key)
         known = self._served.get(key)
         if not known or known[0] is not cells:
@@ -124,6 +143,9 @@ class Pages:
 
     def _forget(self, gone: Sequence[VcpuRecord]) -> None:
         """Let threads go that no later snapshot has; what no page had of them is counted as that."""
+        if self._going_on and self._sums:
+            named = [(record, self._lookup.get(record.key)) for record in gone]
+            self._metrics.update([(record, vcpu) for record, vcpu in named if vcpu], ())
         for record in gone:
             (exits, userspace), (served, served_userspace) = sums(record.cells), self.served(record.key)
             self._state.unserved_exits += exits - served
@@ -131,6 +153,17 @@ class Pages:
         self._counting.leave(gone, partial(self._drop, [record.key for record in gone]))
         for record in gone:
             self._served.pop(record.key, None)
+            self._before.pop(record.key, None)
+
+    def _let_go(self, gone: Sequence[VcpuRecord], complete: bool) -> None:
+        """Forget what is gone: after a takeover when every vCPU has its name, for only then is a VM's series whole."""
+        if self._going_on and not complete:
+            return
+        self._forget(gone)
+        if self._going_on:
+            self._going_on = False
+            self._metrics.disclaim()
+            self._bases = self._metrics.bases()
 
     def _new_metrics(self, config: Config, bases: Bases = NO_BASES) -> Metrics:
         shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)

@@ -115,13 +115,15 @@ class Collector:
                 live.append(self._record(number, hot, now))
             elif self._slots.died(number):
                 ended.append((number, Retired(self._last_record(number, hot, now), now + self.linger_ns)))
-        self._free(ended)
+        counters = self._counters.read()
+        runs = {name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()}
+        self._free(ended)  # what can fail comes before: what vanishes is in this snapshot, and in no other
         self._give_back()
         vanished = self._expire(now)
         return Snapshot(
             vcpus=live + [retired.record for retired in self._retired],
-            counters=self._counters.read(),
-            runs={name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()},
+            counters=counters,
+            runs=runs,
             slots=self._slots.layout.entries - 1,
             slots_in_use=len(live),
             cells=self._cells.layout.entries - 1,

@@ -33,5 +33,8 @@ def parse(url: str) -> Address:
         raise ValueError(f"allowed is http://HOST:PORT, and a path of ASCII before {document.PATH}")
     if port == 0:
         raise ValueError("nobody listens on port 0")
-    host.encode("idna")  # a UnicodeError is a ValueError
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is no name: between two dots are 1 to 63 characters") from None
     return Address(host, http.client.HTTP_PORT if port is None else port, path)

@@ -46,7 +46,7 @@ class Listener(NamedTuple):
             handle = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 found = os.fstat(handle)
-                if (found.st_dev, found.st_ino) == self.inode:
+                if (found.st_dev, found.st_ino) == self.inode and found.st_nlink == 1:
                     os.chown(f"/proc/self/fd/{handle}", uid, gid if found.st_gid == os.getegid() else -1)
             finally:
                 os.close(handle)
@@ -101,13 +101,18 @@ def _listen_unix(path: Path) -> Listener:
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bound.bind(str(path))
-        # Nobody can connect before listen(), so that the mode is never too wide.
-        path.chmod(0o660)
+        # The mode by umask, and not by chmod(): whoever owns the folder could have put a link in its place.
+        umask = os.umask(0o117)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(umask)
         found = path.lstat()
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise ListenError(f"cannot listen on {UNIX}{path}: another file was put in its place")
         bound.listen(_BACKLOG)
         bound.setblocking(False)
-    except OSError:
+    except (OSError, ListenError):
         bound.close()
         raise
     return Listener(bound, path, (found.st_dev, found.st_ino))

@@ -1,0 +1,224 @@
+"""Pages across a kill: what they go on from, and what nobody was ever told."""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter import selfmetrics
+from exporter.bpf import syscall
+from exporter.config import Config, Level
+from exporter.counting import Counting, Survival
+from exporter.ledger import Ledger, Written
+from exporter.pages import Pages
+from exporter.reasons import Reasons
+from exporter.vms import Lookup, lookup, vcpu_index
+from tests.kernel.machine import TRAP, Machine, Vcpu
+
+LINGER = 1000
+
+
+_LOOKUPS: list[Lookup] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays() -> Iterator[None]:
+    yield
+    while _LOOKUPS:
+        _LOOKUPS.pop().close()
+
+
+class Process:
+    """One life of the exporter on a machine's maps; the next one gets the ledger of it."""
+
+    def __init__(self, machine: Machine, level: str, before: Process | None = None) -> None:
+        self._machine = machine
+        self._state = selfmetrics.State(config_loaded=time.time())
+        self._lookup = Lookup(Path("/proc"))
+        self.counting = Counting(self._state, self._lookup, LINGER)
+        registry = selfmetrics.registry(self._state, "/proc")
+        self.pages = Pages(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
+        self.ledger: Ledger = Ledger(before.ledger.files) if before else Ledger.create()
+        self._written = self.ledger.read() if before else Written()
+        self.pages.name(Reasons(), Config(level=Level(level, level)), self._written if before else None)
+
+        _LOOKUPS.append(self._lookup)
+
+    def begin(self) -> None:
+        survival = Survival(self.ledger, self.pages.served, self.pages.bases)
+        self.counting.begin(
+            self._machine.loaded, lambda: self._machine.now, vcpu_ids=False, before=self._written, survival=survival
+        )
+
+    def page(self) -> tuple[float, float]:
+        """Exits on a page with all names, and those that are on none."""
+        deadline = time.monotonic() + 30
+        while True:
+            text = b"".join(self.pages.render("", "").batches()).decode()
+            if _sum("kvm_exit_exporter_lookups_pending", text) == 0:
+                return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
+            assert time.monotonic() < deadline
+
+    def turn(self) -> None:
+        """What the daemon does by the timer."""
+        self.counting.collect()
+        self.pages.tidy()
+
+
+def _sum(name: str, text: str) -> float:
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (.*)$", text, re.MULTILINE)))
+
+
+def _exits(machine: Machine, vcpu: Vcpu, number: int) -> None:
+    def rounds() -> None:
+        for _ in range(number):
+            vcpu.arm_exit(machine.now, TRAP, 1)
+            vcpu.entry(machine.now + 1)
+
+    vcpu.call(rounds)
+
+
+def _ends(machine: Machine, vcpu: Vcpu) -> None:
+    vcpu.call(lambda: vcpu.dies(machine.now))
+
+
+@pytest.fixture
+def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
+    """Vcpus with 101 and 7 exits."""
+    made = machine(slots=7, cells=11)
+    made.now = 10
+    first, second = made.vcpu(), made.vcpu("CPU 1/KVM")
+    _exits(made, first, 101)
+    _exits(made, second, 7)
+    return made, first, second
+
+
+@pytest.mark.parametrize("ended", ["before the kill", "after it"])
+def test_a_sum_goes_on_though_nobody_looks(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
+    """A served vCPU lingers out in the next process' time before that has made a page."""
+    machine, first, _ = two
+    process = Process(machine, "vm")
+    process.begin()
+    assert process.page() == (108, 0)
+    if ended == "before the kill":
+        _ends(machine, first)
+        assert process.page() == (108, 0)
+    following = Process(machine, "vm", process)
+    following.begin()
+    if ended == "after it":
+        following.turn()
+        _ends(machine, first)
+    following.turn()
+    machine.now += 10 * LINGER
+    following.turn()
+    assert following.page() == (108, 0)
+
+
+def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+    """The service answers before it counts. And once more: the bases are in the ledger of the second process, too."""
+    machine, first, second = two
+    process = Process(machine, "vm")
+    process.begin()
+    _ends(machine, first)
+    assert process.page() == (108, 0)
+    machine.now += 10 * LINGER
+    assert process.page() == (108, 0)
+    process.turn()
+    for number in range(1, 4):
+        process = Process(machine, "vm", process)
+        process.pages.render("", "")
+        process.begin()
+        _exits(machine, second, 3)
+        assert process.page() == (108 + 3 * number, 0)
+        process.turn()
+
+
+def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One vCPU's name takes its time: at level vm the sum would be too low, and then rise again."""
+    machine, _, second = two
+    process = Process(machine, "vm")
+    process.begin()
+    assert process.page() == (108, 0)
+    real = vcpu_index
+
+    def late(comm: bytes, vcpu_id: int | None, pid: int, tid: int, proc: Path) -> str:
+        if tid == second.tid:
+            time.sleep(1)
+        return real(comm, vcpu_id, pid, tid, proc)
+
+    monkeypatch.setattr(lookup, "vcpu_index", late)
+    following = Process(machine, "vm", process)
+    following.begin()
+    text = b"".join(following.pages.render("", "").batches()).decode()
+    assert _sum("kvm_exits_total", text) == 108
+
+
+def test_unserved_is_what_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+    machine, first, second = two
+    process = Process(machine, "vcpu")
+    process.begin()
+    assert process.page() == (108, 0)
+    _exits(machine, first, 13)
+    for vcpu in (first, second):
+        _ends(machine, vcpu)
+    process.turn()
+    for _ in range(2):
+        process = Process(machine, "vcpu", process)
+        process.begin()
+        process.turn()
+    machine.now += 10 * LINGER
+    process.turn()
+    process.turn()
+    assert process.page() == (0, 13)
+
+
+def test_numbers_that_are_not_taken_back_for_long(machine: Callable[..., Machine]) -> None:
+    """The kernel refuses in several collections; what is still to be handed back is known to the next process."""
+    under_test = machine(slots=3, cells=3)
+    under_test.now = 10
+    process = Process(under_test, "vcpu")
+    process.begin()
+
+    def refuse(stack: int, number: int) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    for prime in (3, 5, 7):
+        vcpu = under_test.vcpu()
+        _exits(under_test, vcpu, prime)
+        _ends(under_test, vcpu)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(syscall, "stack_push", refuse)
+        for _ in range(4):
+            process.turn()
+    following = Process(under_test, "vcpu", process)
+    following.begin()
+    assert following.page() == (15, 0)
+    for prime in (11, 13, 17):
+        vcpu = under_test.vcpu()
+        _exits(under_test, vcpu, prime)
+        _ends(under_test, vcpu)
+    assert following.page() == (15 + 41, 0)
+
+
+def test_a_collection_that_fails_late(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has vanished in it: what does is in the next one."""
+    machine, first, _ = two
+    process = Process(machine, "vm")
+    process.begin()
+    _ends(machine, first)
+    assert process.page() == (108, 0)
+    machine.now += 10 * LINGER
+    with monkeypatch.context() as patched:
+        patched.setattr(syscall, "program_stats", lambda _: 1 / 0)
+        process.turn()
+    assert process.page() == (108, 0)
+    process.turn()
+    following = Process(machine, "vm", process)
+    following.begin()
+    assert following.page() == (108, 0)
+    assert len(following.counting.observed().vcpus) == 1
