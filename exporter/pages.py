@@ -48,8 +48,6 @@ class Pages:
         """Of threads that ended in an earlier process' time and are on no page of ours: the sums its pages had."""
         self._going_on = False
         """True until the metrics have all that an earlier process served."""
-        self._sums = False
-        """Whether series are sums over threads: then one that is gone must have been in them, page or not."""
         self._metrics = self._new_metrics(config)
         self._bases = NO_BASES
         self._exposition = Exposition(_shape(config), registry)
@@ -65,7 +63,6 @@ class Pages:
             self._metrics = self._new_metrics(config, self._bases)
             self._before = dict(before.served) if before else {}
             self._going_on = before is not None
-            self._sums = "vm" in (config.level.counters, config.level.histograms)
 
     def reconfigure(self, config: Config) -> None:
         """Serve what this configuration asks for. A series that stays goes on from its value."""
@@ -166,6 +163,8 @@ class Pages:
             self._bases = self._metrics.bases()
 
     def _new_metrics(self, config: Config, bases: Bases = NO_BASES) -> Metrics:
+        # Series that are sums over threads: one that is gone must have been in them, page or not.
+        self._sums = "vm" in (config.level.counters, config.level.histograms)
         shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)
         return Metrics(shown, Detail(config.level.counters, config.level.histograms), bases)
 
