@@ -34,13 +34,10 @@ class Metrics:
         self._exits = {level: Table(level, name, userspace=False, bases=bases) for level in levels}
         self._userspace = {level: Table(level, name, userspace=True, bases=bases) for level in levels}
         self._guest = GuestTime(detail.counters, bases)
-        self._bases: Bases | None = None
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
         """Take over one snapshot: its vCPUs as far as their VM is known, and the threads no later one will have."""
         gone = list(vanished)
-        if gone:
-            self._bases = None
         for table in self._tables:
             for record, vcpu in vcpus:
                 table.update(record, vcpu)
@@ -54,7 +51,6 @@ class Metrics:
 
         Both must have seen the same snapshots last. After a change of what is served, no counter falls or jumps.
         """
-        self._bases = None
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
                 mine[level].go_on_from(theirs[level])
@@ -67,16 +63,13 @@ class Metrics:
 
     def bases(self) -> Bases:
         """What the series hold besides the threads that there are, for one who goes on from here."""
-        if self._bases is None:
-            tables = [table.bases() for table in self._tables]
-            self._bases = Bases([each for bases in tables for each in bases.series], self._guest.bases().guest)
-        return self._bases
+        return Bases([base for table in self._tables for base in table.bases()], self._guest.bases())
 
     def disclaim(self) -> None:
         """Let go of the bases given at the start that nothing has claimed: all that could is there."""
-        had = [self._guest.disclaim(), *(table.disclaim() for table in self._tables)]
-        if any(had):
-            self._bases = None
+        for each in self._tables:
+            each.disclaim()
+        self._guest.disclaim()
 
     @property
     def _tables(self) -> Sequence[Table]:

@@ -71,7 +71,7 @@ class Pages:
             vcpus, gone, _ = self._counting.observed()
             self._metrics.update(vcpus, ())
             self._forget(gone)
-            fresh = self._new_metrics(config, self._metrics.bases())
+            fresh = self._new_metrics(config, self._bases)
             fresh.update(vcpus, ())
             fresh.go_on_from(self._metrics)
             self._metrics, self._bases = fresh, fresh.bases()
@@ -140,6 +140,8 @@ class Pages:
 
     def _forget(self, gone: Sequence[VcpuRecord]) -> None:
         """Let threads go that no later snapshot has; what no page had of them is counted as that."""
+        if not gone:
+            return
         if self._going_on and self._sums:
             named = [(record, self._lookup.get(record.key)) for record in gone]
             self._metrics.update([(record, vcpu) for record, vcpu in named if vcpu], ())

@@ -60,11 +60,14 @@ class _Base(NamedTuple):
 _NOTHING = _Base(0, 0, (0,) * BUCKETS)
 
 
+SeriesBase = tuple[str, bool, Labels, int, int, tuple[int, ...]]
+"""Level, whether exits to the VMM, labels; exits, nanoseconds, counts by bucket."""
+
+
 class Bases(NamedTuple):
     """What series hold of threads that are gone, or from before a reload: as lists, to be written down."""
 
-    series: Sequence[tuple[str, bool, Labels, int, int, tuple[int, ...]]] = ()
-    """Level, whether exits to the VMM, labels; exits, nanoseconds, counts by bucket."""
+    series: Sequence[SeriesBase] = ()
     guest: Sequence[tuple[Labels, int]] = ()
     """Labels; nanoseconds in the guest."""
 
@@ -88,7 +91,7 @@ class Series:
     """One label set: the sum of one cell or more, and of threads that are gone."""
 
     __slots__ = (
-        *("_base", "_cells", "labels", "labels_message", "labels_text"),
+        *("_cells", "base", "labels", "labels_message", "labels_text"),
         *("counter_line", "counter_message", "histogram_lines", "histogram_message"),
     )
 
@@ -98,7 +101,8 @@ class Series:
         self.labels_text: bytes | None = None
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
-        self._base = base
+        self.base = base
+        """What it holds besides its cells."""
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:
@@ -117,34 +121,29 @@ class Series:
         """Let a cell go, and keep its value while there are others: a sum must not fall. True if none is left."""
         cell = self._cells.pop((key, number))
         if self._cells:
-            self._base = (self._base or _NOTHING).plus(cell)
+            self.base = (self.base or _NOTHING).plus(cell)
         return not self._cells
 
     def go_on_from(self, earlier: Series) -> None:
         """Have the total be what that of `earlier` is, and grow from there."""
         then, now = earlier.total(), self.total()
         if (then.exits, then.sum_ns, then.buckets) != (now.exits, now.sum_ns, now.buckets):
-            base = self._base or _NOTHING
+            base = self.base or _NOTHING
             difference = map(sub, COUNTS.unpack(then.buckets), COUNTS.unpack(now.buckets))
-            self._base = _Base(
+            self.base = _Base(
                 base.exits + then.exits - now.exits,
                 base.sum_ns + then.sum_ns - now.sum_ns,
                 tuple(map(add, base.counts, difference)),
             )
             self._drop_rendered()
 
-    @property
-    def base(self) -> _Base | None:
-        """What it holds besides its cells."""
-        return self._base
-
     def total(self) -> Cell:
         """The sum of all cells; its space and code mean nothing where there are several."""
         cells = iter(self._cells.values())
         first = next(cells)
-        if self._base is None and len(self._cells) == 1:
+        if self.base is None and len(self._cells) == 1:
             return first
-        total = (self._base or _NOTHING).plus(first)
+        total = (self.base or _NOTHING).plus(first)
         for cell in cells:
             total = total.plus(cell)
         return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts))
@@ -224,18 +223,14 @@ class Table:
             if labels in earlier._series:
                 series.go_on_from(earlier._series[labels])
 
-    def bases(self) -> Bases:
+    def bases(self) -> list[SeriesBase]:
         """What its series hold of what is gone, the unclaimed too."""
         held = {labels: series.base for labels, series in self._series.items() if series.base}
-        return Bases(
-            [(self._level, self._userspace, labels, *base) for labels, base in {**self._unclaimed, **held}.items()]
-        )
+        return [(self._level, self._userspace, labels, *base) for labels, base in {**self._unclaimed, **held}.items()]
 
-    def disclaim(self) -> bool:
-        """Let go of what no series has claimed; True if there was any."""
-        had = bool(self._unclaimed)
+    def disclaim(self) -> None:
+        """Let go of what no series has claimed."""
         self._unclaimed.clear()
-        return had
 
     def _series_of(self, key: ThreadKey, vcpu: Vcpu, cell: Cell) -> Series | None:
         if (cell.space in _USERSPACE) != self._userspace:
@@ -287,15 +282,13 @@ class GuestTime:
         for labels in then.keys() & now.keys():
             self._base[labels] = self._base.get(labels, 0) + then[labels] - now[labels]
 
-    def bases(self) -> Bases:
+    def bases(self) -> list[tuple[Labels, int]]:
         """What it holds of what is gone, the unclaimed too."""
-        return Bases((), [*{**self._unclaimed, **self._base}.items()])
+        return [*{**self._unclaimed, **self._base}.items()]
 
-    def disclaim(self) -> bool:
-        """Let go of what no thread has claimed; True if there was any."""
-        had = bool(self._unclaimed)
+    def disclaim(self) -> None:
+        """Let go of what no thread has claimed."""
         self._unclaimed.clear()
-        return had
 
     def totals(self) -> dict[Labels, int]:
         """Nanoseconds by label set."""
