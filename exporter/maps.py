@@ -85,12 +85,14 @@ class ArrayMap:
 
     def cover(self) -> None:
         """Have every leaf in use mapped."""
-        field = self.layout.fields[self._in_use]
-        while self.mapped < self.layout.entries:
-            start = (self.mapped - 1) * self.layout.size + field.offset
-            if not any(self.memory[start : start + field.size]):
-                return
+        while self.mapped < self.layout.entries and self.in_use(self.mapped - 1):
             self.reach(self.mapped)
+
+    def in_use(self, number: int) -> bool:
+        """True if a leaf that is mapped was handed out, and not cleared since."""
+        field = self.layout.fields[self._in_use]
+        start = number * self.layout.size + field.offset
+        return any(self.memory[start : start + field.size])
 
     def column(self, name: str) -> list[int]:
         """One member of every leaf that is mapped, read in one sweep."""

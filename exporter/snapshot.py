@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exporter.bpf import syscall
-from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, Cells, Counters, Hot, Slots
+from exporter.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, ArrayMap, Cells, Counters, Hot, Slots
 from exporter.program import Loaded
 from exporter.records import NOTHING_LEFT, Cell, ExitInProgress, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
 
@@ -63,6 +63,7 @@ class Collector:
         self._clock_ns = clock_ns
         self._slots = Slots(loaded.maps["slots"], loaded.layouts["slots"])
         self._cells = Cells(loaded.maps["cells"], loaded.layouts["cells"])
+        self._of_stack: dict[str, ArrayMap] = {"free_slots": self._slots, "free_cells": self._cells}
         self._counters = Counters(loaded.maps["counters"], loaded.layouts["counters"])
         self._kept: dict[int, _Kept] = {}
         self._precautions = precautions
@@ -205,7 +206,7 @@ class Collector:
 
     def _clear(self, freed: Freed) -> None:
         stack, number = freed
-        (self._slots if stack == "free_slots" else self._cells).clear(number)
+        self._of_stack[stack].clear(number)
 
     def _give_back(self) -> None:
         """Hand what was freed to the kernel. What it does not take now is tried again at the next collection."""
@@ -225,19 +226,19 @@ class Collector:
     def _take_up(self, left: Left) -> None:
         """Go on with what an earlier process was about to clear and hand back."""
         unsure = [left.unsure] if left.unsure and not self._handed_back(*left.unsure) else []
-        for each in (*left.freed, *unsure):
-            (self._slots if each[0] == "free_slots" else self._cells).reach(each[1])
-            self._clear(each)
-            self._freed.append(each)
+        for stack, number in (*left.freed, *unsure):
+            self._of_stack[stack].reach(number)
+            self._clear((stack, number))
+            self._freed.append((stack, number))
         if self._freed and self._precautions:  # how far it comes now is to be known, too
             self._precautions.before_clearing(self._retired, self._freed)
 
     def _handed_back(self, stack: str, number: int) -> bool:
         """Whether a number that was cleared is on its stack, or in use again."""
-        leaves, member = (self._slots, "tid") if stack == "free_slots" else (self._cells, "slot")
+        leaves = self._of_stack[stack]
         leaves.reach(number)
         for _ in range(2):
-            if syscall.stack_top(self._loaded.maps[stack]) == number or leaves.column(member)[number]:
+            if syscall.stack_top(self._loaded.maps[stack]) == number or leaves.in_use(number):
                 return True
             time.sleep(0.001)  # it may just be on its way from the one to the other
         return False
