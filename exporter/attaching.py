@@ -39,7 +39,6 @@ class Attaching:
         self._left = handover.Kept.of(systemd.passed)
         self._found: tuple[Loaded, handover.Since, Ledger] | None = None
         self._loader: Loader | None = None
-        self._stored: frozenset[str] = frozenset()
         self.sockets: list[int] = []
         """What systemd passed besides: sockets that listen."""
         for name, fd in systemd.passed:
@@ -87,14 +86,12 @@ class Attaching:
         since = handover.Since(time.time(), time.monotonic_ns())
         # At once: from here on nothing is lost by a kill.
         kept = handover.keep(self._systemd, built, self._config, since) if self._systemd else None
-        self._stored = handover.names(built)
+        self._left = handover.Kept(handover.names(built), {})  # what discard() would be about now
         return Attached(built, since, kept, NOTHING_WRITTEN, kept=False)
 
     def discard(self) -> None:
         """Have the next start begin anew."""
         self._left.discard(self._systemd)
-        for name in sorted(self._stored):
-            self._systemd.forget(name)
 
     def close(self) -> None:
         """End the loader, and free what nobody took."""

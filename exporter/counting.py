@@ -166,10 +166,11 @@ class Counting:
         survival = self._survival
         if not survival:
             return
-        leaving = (Retired(record, 0) for record in self._vanished)
+        leaving = [(record, 0) for record in self._vanished]
+        lingering = [(each.record, each.expires_ns) for each in retired]
         ended = [
-            Ended(each.record, each.expires_ns, self._lookup.get(each.record.key), survival.served(each.record.key))
-            for each in (*leaving, *retired)
+            Ended(record, expires_ns, self._lookup.get(record.key), survival.served(record.key))
+            for record, expires_ns in leaving + lingering
         ]
         try:
             survival.ledger.write(ended, freed, survival.bases(), always=always)
