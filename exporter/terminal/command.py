@@ -21,7 +21,7 @@ from exporter.terminal.view import View
 
 _REFRESH_SECONDS = 2.0
 _ROUNDING_SECONDS = 1e-4
-_FAILURE, _INTERRUPTED = 1, 130
+_FAILURE = 1
 
 
 def run(config: Config, options: Options) -> int:
@@ -53,8 +53,6 @@ def run(config: Config, options: Options) -> int:
         report.drop(out)
         _say(f"cannot print: {error.strerror or error}")
         return _FAILURE
-    except KeyboardInterrupt:
-        return _INTERRUPTED
 
 
 def _say(line: str) -> None:
