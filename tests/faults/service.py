@@ -9,17 +9,14 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults import driver
-from tests.kernel.services import FakeSystemd
+from tests.kernel.services import FakeSystemd, Logging, command_of
 
 FORMAT = Path(__file__).parent.parent / "unit/data/formats/aarch64-6.12/kvm_exit.format"
 EVENTS = "/sys/kernel/tracing/events/kvm"
@@ -33,7 +30,7 @@ FORMATS = (TEXT, OPENMETRICS, TEXT, PROTOBUF)
 AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
 
 
-class Service:
+class Service(Logging):
     """`python3 -m exporter serve` in a mount namespace of its own, after `before`, a line of sh.
 
     `redirect` goes to the shell too ("2>/dev/full"); without one the log is read.
@@ -56,46 +53,11 @@ class Service:
         file.write_text(
             f"lock_file: {folder}/lock\nweb: {{listen_address: ['127.0.0.1:{port}']}}\ncollect_interval: 1s\n{config}"
         )
-        words = [command, f"--config.file={file}", *arguments]
-        environ: Mapping[str, str] = os.environ
-        fds: Sequence[int] = ()
-        if systemd:
-            words, environ, fds = systemd.command(words)
-        else:
-            words = [sys.executable, "-m", "exporter", *words]
+        words, environ, fds = command_of([command, f"--config.file={file}", *arguments], systemd)
         script = f'{before}\nexec "$@" {redirect}'
-        self.process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-ec", script, "sh", *words],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environ, **(environment or {})},
-            pass_fds=fds,
-        )
+        command_line = ["unshare", "-m", "sh", "-ec", script, "sh", *words]
+        super().__init__(command_line, {**environ, **(environment or {})}, fds)
         self.port = port
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.log.append(line.rstrip("\n"))
-
-    def logged(self, pattern: str, seconds: float = 60) -> re.Match[str]:
-        """Wait for a line of the log."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in list(self.log):
-                if match := re.search(pattern, line):
-                    return match
-            if self.process.poll() is not None and not self._reader.is_alive():
-                break
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern} not in {self.log}")
 
     def address(self) -> tuple[str, int]:
         if not self.port:
@@ -143,13 +105,6 @@ class Service:
         text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         sizes = dict(re.findall(r"^(\w+): +(\d+) kB$", text, re.M))
         return int(sizes["Rss"]), int(sizes["Pss"])
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self._reader.join(timeout=10)
-        return status
 
 
 class Totals:

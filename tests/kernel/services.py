@@ -33,37 +33,51 @@ os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
 """
 
 
-class Service:
-    """A child process of `python3 -m exporter`; its log is read by a thread."""
+class Logging:
+    """A child process; its log, which is its standard error, is read by a thread."""
 
-    def __init__(self, *arguments: str, systemd: FakeSystemd | None = None, prefix: Sequence[str] = ()) -> None:
-        command = [sys.executable, "-m", "exporter", *arguments]
-        environ: Mapping[str, str] = os.environ
-        fds: tuple[int, ...] = ()
-        if systemd:
-            command, environ, fds = systemd.command(arguments)
-        self.process = subprocess.Popen(
-            [*prefix, *command], stderr=subprocess.PIPE, text=True, env=environ, pass_fds=fds
-        )
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], fds: Sequence[int]) -> None:
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ, pass_fds=fds)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            self.log.append(line)
+            self.log.append(line.rstrip("\n"))
 
     def logged(self, pattern: str, times: int = 1) -> re.Match[str]:
         """Wait for a line of the log, or for so many of them; returns the last."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
+            over = self.process.poll() is not None and not self._reader.is_alive()  # before the log is looked through
             found = [match for line in list(self.log) if (match := re.search(pattern, line))]
             if len(found) >= times:
                 return found[-1]
-            assert self.process.poll() is None, self.log
+            if over:
+                break
             time.sleep(0.02)
         raise AssertionError(f"{pattern} not in {self.log}")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=30)
+        self._reader.join(timeout=10)
+        return status
+
+
+class Service(Logging):
+    """`python3 -m exporter`."""
+
+    def __init__(self, *arguments: str, systemd: FakeSystemd | None = None, prefix: Sequence[str] = ()) -> None:
+        command, environ, fds = command_of(arguments, systemd)
+        super().__init__([*prefix, *command], environ, fds)
 
     def get(self, path: str) -> str:
         address = self.logged(r"msg=listening address=(\S+)")[1].replace("[::]", "localhost")
@@ -98,12 +112,14 @@ class Service:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(timeout=30)
-        self._reader.join(timeout=10)
-        return status
+
+def command_of(
+    arguments: Sequence[str], systemd: FakeSystemd | None
+) -> tuple[list[str], Mapping[str, str], Sequence[int]]:
+    """Command, environment and descriptors of the exporter, started by this systemd or by nobody."""
+    if systemd:
+        return systemd.command(arguments)
+    return [sys.executable, "-m", "exporter", *arguments], os.environ, ()
 
 
 class FakeSystemd:
