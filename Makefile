@@ -127,7 +127,7 @@ containers-test: $(VENV)/deploy/done
 deb-test: $(VENV)/done
 	$(call install,$(PACKAGES) $(E2E_PACKAGES) build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh)
 	$(call tracefs)
-	$(VENV)/bin/python -m pytest tests/unit/test_manual.py tests/unit/test_completion.py tests/deploy/packages/test_debian*.py
+	$(VENV)/bin/python -m pytest tests/unit/docs/test_manual.py tests/unit/deploy/test_completion.py tests/deploy/packages/test_debian*.py
 
 rpm-test: $(VENV)/done
 	$(call install,build-essential cpio debhelper dh-python rpm rpmlint)
@@ -171,7 +171,7 @@ screenshot: $(VENV)/done
 .PHONY: rules-test
 rules-test: $(VENV)/done
 	$(call tracefs)
-	$(VENV)/bin/python -m pytest tests/unit/test_rules.py tests/unit/test_operations.py \
+	$(VENV)/bin/python -m pytest tests/unit/deploy/test_rules.py tests/unit/docs/test_operations.py \
 		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py
 
 .PHONY: faults

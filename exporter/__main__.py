@@ -11,7 +11,7 @@ _INTERRUPTED = 130
 def main() -> int | str:
     """Run the command line; returns what sys.exit() takes."""
     try:
-        from exporter import cli  # noqa: PLC0415 - Ctrl-C while it imports is no traceback either
+        from exporter.commands import cli  # noqa: PLC0415 - Ctrl-C while it imports is no traceback either
 
         return cli.main()
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""`top`: the numbers on a terminal. Nothing here is imported by the daemon."""
+"""The view of top: screen, tables, keys."""

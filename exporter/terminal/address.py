@@ -6,7 +6,7 @@ import http.client
 import urllib.parse
 from typing import NamedTuple
 
-from exporter import document
+from exporter.readings import reading as document
 
 
 class Address(NamedTuple):

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exporter.document import Reading
-from exporter.grouping import Filters
-from exporter.rows import Row, between
+from exporter.common.signals import Stop
+from exporter.readings.difference import Row, between
+from exporter.readings.grouping import Filters
+from exporter.readings.reading import Reading
 from exporter.terminal import screen
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.session import Session
-from exporter.terminal.stop import Stop
 from exporter.terminal.view import View, press
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.grouping import SORT_KEYS, Filters
+from exporter.readings.grouping import SORT_KEYS, Filters
 from exporter.terminal import address
 from exporter.terminal.address import Address
 

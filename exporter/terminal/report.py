@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TextIO
 
-from exporter.document import EXIT, KINDS, USERSPACE, Reading
-from exporter.grouping import Filters, grouped, ordered
-from exporter.losses import not_counted
-from exporter.readable import seconds
-from exporter.rows import Row, Span, between
+from exporter.common.text import seconds
+from exporter.model.drops import not_counted
+from exporter.readings.difference import Row, Span, between
+from exporter.readings.grouping import Filters, grouped, ordered
+from exporter.readings.reading import EXIT, KINDS, USERSPACE, Reading
 from exporter.terminal import table
 from exporter.terminal.options import Output
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from exporter.document import EXIT, USERSPACE
-from exporter.grouping import grouped, ordered
-from exporter.readable import count, printable, seconds
-from exporter.rows import Row, Span
+from exporter.common.text import count, printable, seconds
+from exporter.readings.difference import Row, Span
+from exporter.readings.grouping import grouped, ordered
+from exporter.readings.reading import EXIT, USERSPACE
 from exporter.terminal.text import ASCII_BLOCKS, BLOCKS, left, right, sparkline, width
 from exporter.terminal.view import COLUMNS, KEYS, View
 

@@ -6,10 +6,10 @@ import math
 import threading
 import time
 
-from exporter.document import Reading
-from exporter.rows import Run
+from exporter.common.signals import Stop
+from exporter.readings.difference import Run
+from exporter.readings.reading import Reading
 from exporter.terminal.source import Source, SourceError
-from exporter.terminal.stop import Stop
 
 _SLOW_SECONDS = 1.0
 """An answer that takes longer is missed aloud."""

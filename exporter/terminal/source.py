@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from exporter import document, host, program
-from exporter.config import Config
-from exporter.document import DocumentError, Reading
-from exporter.reasons import Reasons
-from exporter.snapshot import Collector
+from exporter.collect.collector import Collector
+from exporter.config.options import Config
+from exporter.config.values import host_port
+from exporter.kernel import host, program
+from exporter.naming.lookup import Lookup
+from exporter.naming.reasons import Reasons
+from exporter.naming.vcpu import nameable
+from exporter.readings import reading as document
+from exporter.readings.reading import DocumentError, Reading
 from exporter.terminal.address import Address
-from exporter.values import host_port
-from exporter.vms import Lookup
-from exporter.vms.vcpu import nameable
 
 _DEFAULT_PORT = 9939
 _FOR_EVER_NS = 1 << 62

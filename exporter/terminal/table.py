@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 
-from exporter import document
-from exporter.document import Counted
-from exporter.readable import printable
-from exporter.rows import Row, Span
+from exporter.common.text import printable
+from exporter.readings import reading as document
+from exporter.readings.difference import Row, Span
+from exporter.readings.reading import Counted
 from exporter.terminal.text import left, right, width
 
 _TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
-from exporter.octaves import folded
+from exporter.model.buckets import octave_counts
 
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 
@@ -36,7 +36,7 @@ def right(text: str, columns: int) -> str:
 
 def sparkline(buckets: Mapping[int, int], columns: int, blocks: str = BLOCKS) -> str:
     """The buckets as a row of bars, the highest full; a bar that is not empty shows. `columns` at most 24."""
-    bars = folded(buckets, columns)
+    bars = octave_counts(buckets, columns)
     most = max(bars, default=0)
     steps = len(blocks) - 1
     # Rounded up: one exit in a million still shows.

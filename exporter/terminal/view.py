@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.grouping import GROUPS, SORT_KEYS
+from exporter.readings.grouping import GROUPS, SORT_KEYS
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from tornado import httputil
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from exporter.exposition.page import Page
-from exporter.logs import event
-from exporter.web.app import REASONS, Answer, Application, Request, Route, answer, route, text
+from exporter.common.logs import event
+from exporter.web.answer import REASONS, Answer, Request, Route, Routes, answer, route, text
 from exporter.web.stream import Timed
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ _WITH_BODY = {"POST", "PUT"}
 class Host(Protocol):
     """What an exchange asks of the server."""
 
-    app: Application
+    routes: Routes
 
     @property
     def pool(self) -> Executor:
@@ -104,7 +103,7 @@ class Exchange(httputil.HTTPMessageDelegate):
 
     async def _answer(self) -> None:
         refusal = await self._host.refused(self._authorization, self._peer)
-        found = route(self._host.app, self._request)
+        found = route(self._host.routes, self._request)
         if refusal:
             await self._send(refusal)
         elif not found.work:
@@ -135,7 +134,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         start_line = httputil.ResponseStartLine("HTTP/1.1", made.status, made.reason)
         body: Iterator[bytes] = iter(())
         if self._request.method != "HEAD":
-            body = made.body.batches() if isinstance(made.body, Page) else iter([made.body])
+            body = made.batches()
         # The first part goes with the headers, each other when the one before has gone.
         await self._gone(self._connection.write_headers(start_line, headers, next(body, None)))
         for batch in body:

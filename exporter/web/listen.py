@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.values import UNIX, host_port
+from exporter.config.values import UNIX, host_port
 
 _BACKLOG = 4096
 """The kernel cuts it to net.core.somaxconn. A flood must not push a scrape's SYN out: it comes again a second later."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from exporter.logs import event
+from exporter.common.logs import event
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from tornado import httputil
 from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
 
-from exporter.logs import event
+from exporter.common.logs import event
 from exporter.web import tls
-from exporter.web.app import Answer, Application, text
+from exporter.web.answer import Answer, Routes, text
 from exporter.web.auth import CrowdedError, Passwords
 from exporter.web.connections import HEADER_SECONDS, IDLE_SECONDS, Connections, most_connections
 from exporter.web.exchange import MAX_BODY, Exchange
@@ -90,22 +90,22 @@ class Web:
         for listener in self._listeners:
             listener.give_to(uid, gid)
 
-    def serve(self, app: Application) -> None:
+    def serve(self, routes: Routes) -> None:
         """Start answering; returns at once. Raises OSError where there is no descriptor for the loop."""
         # A client's nonsense is not worth a line, and would be one for everybody who sends some.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         connections = Connections(most_connections(), self._max_requests, self._clock)
-        self._server = _Server(app, self._listeners, self._settings, connections)
+        self._server = _Server(routes, self._listeners, self._settings, connections)
         loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
         self._pulse = Pulse(loop)
         self._settings.follow()
 
-    def use(self, app: Application) -> None:
-        """Answer by another application from the next request on."""
+    def use(self, routes: Routes) -> None:
+        """Answer by other routes from the next request on."""
         if self._server:
-            self._server.app = app
+            self._server.routes = routes
 
     def responds(self) -> bool:
         """Whether it could answer, unless it has not begun to. For one thread, which asks again and again."""
@@ -142,9 +142,9 @@ class _Server(httputil.HTTPServerConnectionDelegate):
     """What runs in the loop's thread; only stop() is called from others."""
 
     def __init__(
-        self, app: Application, listeners: Sequence[Listener], settings: Watched, connections: Connections
+        self, routes: Routes, listeners: Sequence[Listener], settings: Watched, connections: Connections
     ) -> None:
-        self.app = app
+        self.routes = routes
         self.pool: Executor = ThreadPoolExecutor(_THREADS, "page")
         self._listeners = [listener.socket for listener in listeners]
         self._settings = settings

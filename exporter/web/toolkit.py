@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.values import BOOLEAN, Option, duration, one_of
+from exporter.config.reader import Reader, text_of
+from exporter.config.values import BOOLEAN, Option, duration, one_of
 from exporter.web.files import Stamp, content, stamp
 from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
-from exporter.yamlfile import Reader, text_of
 
 _MAX_PEM = 1 << 20
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")

@@ -7,8 +7,8 @@ import os
 import threading
 from pathlib import Path
 
-from exporter.config import ConfigError
-from exporter.logs import event
+from exporter.common.logs import event
+from exporter.config.options import ConfigError
 from exporter.web.files import Stamp, stamp
 from exporter.web.toolkit import Reading, Settings
 

@@ -18,11 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exporter import program
-from exporter.bpf import syscall
-from exporter.replay.recorder import Recorder
-from exporter.replay.ring import Ring
-from exporter.replay.writer import Writer
+from exporter.kernel import program, syscall
+from exporter.recording.recorder import Recorder
+from exporter.recording.ring import Ring
+from exporter.recording.writer import Writer
 from tests.bench import designs
 from tests.recordings import from_ftrace
 

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from exporter import program
-from exporter.bpf.syscall import TestRun
-from exporter.snapshot import Collector
+from exporter.collect.collector import Collector
+from exporter.kernel import program
+from exporter.kernel.syscall import TestRun
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 11
 
@@ -24,7 +24,7 @@ _BCC = """
 import statistics, sys, time
 sys.path.insert(0, ".")
 import os
-os.environ["BCC_KERNEL_SOURCE"] = os.path.abspath("exporter/bpf/headers")
+os.environ["BCC_KERNEL_SOURCE"] = os.path.abspath("exporter/kernel/bpf/headers")
 from bcc import BPF
 bpf = BPF(text='''
 struct key { u32 tid; u32 reason; };

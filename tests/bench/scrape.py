@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from exporter.exposition.buckets import Classic
-from exporter.exposition.page import Exposition, Shape
-from exporter.families import Counters, Family, Histograms
-from exporter.metrics import Detail, Metrics
-from exporter.reasons import Reasons, Space
-from exporter.records import Cell, ThreadKey, VcpuRecord
-from exporter.series import BUCKETS
-from exporter.vms import Vcpu, Vm
+from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.page import Exposition, Shape
+from exporter.metrics.families import Counters, Family, Histograms
+from exporter.metrics.kvm import Detail, Metrics
+from exporter.model.buckets import BUCKETS
+from exporter.model.reason import Space
+from exporter.model.records import Cell, ThreadKey, VcpuRecord
+from exporter.model.vm import Vcpu, Vm
+from exporter.naming.reasons import Reasons
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 5
 CLASSIC = Classic.of(2, 20e-6, 8.0)

@@ -16,9 +16,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from exporter.reasons import Space
-from exporter.replay.events import Event, Kind
-from exporter.vms import Vm
+from exporter.model.reason import Space
+from exporter.model.vm import Vm
+from exporter.recording.events import Event, Kind
 from tests.recordings import from_ftrace
 
 VMS, VCPUS, REASONS, SCRAPES = 5, 200, 10, 1000

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.browser.chromium import browser
 from tests.prometheus.exporters import Demo
+from tests.support.paths import ROOT
 
 _ALL = tuple((width, scheme) for width in (320, 768, 1280, 1920) for scheme in ("light", "dark"))
 _SECONDS = 8.0
@@ -36,7 +37,7 @@ def main(folder: Path | None) -> None:
                 else:
                     # The kernel is of the machine that the picture is taken on: it says nothing to a reader.
                     chromium.run("document.querySelector('header p').firstChild.data = ''")
-                    picture = Path(__file__).parent.parent.parent / "docs/images/page.png"
+                    picture = ROOT / "docs/images/page.png"
                     picture.parent.mkdir(exist_ok=True)
                     chromium.picture(picture)
                     subprocess.run(["pngquant", "--force", "--strip", "--output", picture, picture], check=True)

@@ -13,19 +13,22 @@ from typing import Any, Callable
 
 import pytest
 
-from exporter import document
-from exporter.document import Reading, nothing
-from exporter.grouping import grouped, ordered
-from exporter.overview import HEADERS, Health, Look, Overview, view
-from exporter.overview.drawing import words
-from exporter.overview.markup import figure
-from exporter.readable import count
-from exporter.rows import between
-from exporter.web import Web, application
+from exporter.common.text import count
+from exporter.page import view
+from exporter.page.drawing import words
+from exporter.page.markup import figure
+from exporter.page.page import HEADERS, Look, Overview
+from exporter.page.view import Health
+from exporter.readings import reading as document
+from exporter.readings.difference import between
+from exporter.readings.grouping import grouped, ordered
+from exporter.readings.reading import Reading, nothing
+from exporter.service.routes import routes
+from exporter.web.server import Web
 from tests.browser.chromium import Browser
 from tests.prometheus.exporters import Demo
-from tests.unit.readings import counted, reading, thread
-from tests.unit.test_overview import NAME, crowd
+from tests.support.readings import counted, reading, thread
+from tests.unit.page.test_page import NAME, crowd
 
 ROWS = """[...document.querySelectorAll("details")].map(vm => [
   vm.querySelector("bdi").textContent,
@@ -180,7 +183,7 @@ class Served:
     def __init__(self, look: Callable[[], Look]) -> None:
         self.look = look
         page = Overview(self._look, time.monotonic, kernel="6.1.0", telemetry_path="/metrics", notice=NAME)
-        self._app = application(lambda *_: pytest.fail("nobody scrapes"), "/metrics", page=page)
+        self._app = routes(lambda *_: pytest.fail("nobody scrapes"), "/metrics", overview=page)
         self.web = Web(["127.0.0.1:0"])
         self.web.serve(self._app)
 

@@ -6,12 +6,12 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.prometheus.server import Prometheus
+from tests.support.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "deploy/grafana/dashboards"
+FOLDER = ROOT / "deploy/grafana/dashboards"
 NAMES = ("kvm-exits-fleet", "kvm-exits-vm")
 
 Board = dict[str, Any]

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.reasons.tables import CLASSES
+from exporter.kernel.isa.tables import CLASSES
 from tests.deploy import boards
+from tests.support.paths import ROOT
 
 sdk = pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk needs Python 3.11")
 
-DOCS = Path(__file__).parents[2] / "docs/metrics.md"
-GRAFANA = Path(__file__).parents[2] / "deploy/grafana"
+DOCS = ROOT / "docs/metrics.md"
+GRAFANA = ROOT / "deploy/grafana"
 
 UNITS = {"count:vCPUs", "count:exits/s", "percentunit", "s", "short", "none"}
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.bpf import syscall
+from exporter.kernel import syscall
 
 DRIVEN = ("kvm_exit", "kvm_entry", "kvm_userspace_exit")
 

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults import driver
-from tests.kernel.services import FakeSystemd, Logging, command_of
+from tests.support import paths
+from tests.support.services import FakeSystemd, Logging, command_of
 
-FORMAT = Path(__file__).parent.parent / "unit/data/formats/aarch64-6.12/kvm_exit.format"
+FORMAT = paths.FORMATS / "aarch64-6.12/kvm_exit.format"
 EVENTS = "/sys/kernel/tracing/events/kvm"
 
 TEXT = "text/plain;version=0.0.4"

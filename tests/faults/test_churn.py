@@ -11,10 +11,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from exporter import program
-from exporter.reasons import Space
-from exporter.records import Snapshot, ThreadKey
-from exporter.snapshot import Collector
+from exporter.collect.collector import Collector
+from exporter.kernel import program
+from exporter.model.reason import Space
+from exporter.model.records import Snapshot, ThreadKey
 from tests.faults import driver
 from tests.faults.driver import Sent
 from tests.faults.figures import often, say

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.vms.identity import Vm, identify, start_time, unknown
-from exporter.vms.vcpu import vcpu_index
+from exporter.model.vm import Vm
+from exporter.naming.identity import identify, start_time, unknown
+from exporter.naming.vcpu import vcpu_index
 from tests.faults import driver
 from tests.faults.figures import often, say
 from tests.faults.service import AS_ARM64, EVENTS, EXITS, TEXT, Scraper, Service, Totals, agree
@@ -122,7 +123,7 @@ def _loader_of(service: Service) -> int:
     while time.monotonic() < deadline:
         for child in _children(service.pid):
             try:
-                if b"exporter.loader" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"exporter.kernel.loader" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return child
             except OSError:
                 continue

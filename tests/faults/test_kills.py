@@ -14,7 +14,7 @@ import pytest
 from tests.faults import driver
 from tests.faults.figures import often, say
 from tests.faults.service import EXITS, TEXT, Scraper, Service, agree
-from tests.kernel.services import FakeSystemd
+from tests.support.services import FakeSystemd
 
 pytestmark = pytest.mark.kvm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from exporter.config import OPTIONS
+from exporter.config.options import OPTIONS
 from tests.fuzz.targets import SEPARATOR
 
 _KEYS = st.sampled_from(sorted(OPTIONS))

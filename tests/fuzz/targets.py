@@ -14,15 +14,19 @@ from pathlib import Path
 
 import yaml
 
-from exporter import configfile
-from exporter.config import OPTIONS, Config, ConfigError
-from exporter.exposition import negotiation
-from exporter.reasons import FormatError, Reasons, Space, TracepointFormat, parse_format
-from exporter.replay import blocks
-from exporter.replay import recording as recordings
-from exporter.replay.blocks import RecordingError
-from exporter.replay.events import Kind
-from exporter.vms import cgroup, cmdline, identify, start_time, vcpu_index
+from exporter.config import load as configfile
+from exporter.config.options import OPTIONS, Config, ConfigError
+from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
+from exporter.metrics.exposition import negotiation
+from exporter.model.reason import Space
+from exporter.naming import cgroup, cmdline
+from exporter.naming.identity import identify, start_time
+from exporter.naming.reasons import Reasons
+from exporter.naming.vcpu import vcpu_index
+from exporter.recording import blocks
+from exporter.recording import recording as recordings
+from exporter.recording.blocks import RecordingError
+from exporter.recording.events import Kind
 from exporter.web import toolkit
 
 MAX_BYTES = 1 << 16

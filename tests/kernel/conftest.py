@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from exporter import program
-from tests.kernel.machine import Machine
-from tests.kernel.services import Service
+from exporter.kernel import program
+from tests.support.machine import Machine
+from tests.support.services import Service
 
 
 def _missing() -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter import program
-from exporter.bpf import syscall
-from exporter.preflight import find_tracefs
-from exporter.reasons import Space, TracepointFormat, parse_format
-from exporter.replay.vm import name_thread
-from exporter.snapshot import Collector
-from tests.kernel.machine import exits
+from exporter.collect.collector import Collector
+from exporter.kernel import program, syscall
+from exporter.kernel.preflight import find_tracefs
+from exporter.kernel.tracepoint import TracepointFormat, parse_format
+from exporter.model.reason import Space
+from exporter.recording.vm import name_thread
+from tests.support.machine import exits
 
 # include/uapi/linux/kvm.h
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
@@ -153,7 +153,7 @@ def test_no_privilege_is_one_line() -> None:
     import sys
 
     code = (
-        "import os; from exporter import program\n"
+        "import os; from exporter.kernel import program\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: program.load(program.Request(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
         "except program.LoadError as error: print(error)\n"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from exporter.bpf.syscall import TestRun
-from exporter.families import FIRST_BOUND
-from exporter.series import BUCKETS
-from tests.kernel.machine import Machine, bucket
+from exporter.kernel.syscall import TestRun
+from exporter.model.buckets import BUCKETS, FIRST_BOUND
+from tests.support.machine import Machine, bucket
 
 _PROBE = """
 int probe(struct bpf_raw_tracepoint_args *ctx)

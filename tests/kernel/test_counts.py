@@ -7,8 +7,8 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from exporter.reasons import Space
-from tests.kernel.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
+from exporter.model.reason import Space
+from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
 

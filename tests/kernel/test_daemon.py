@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.reasons import parse_format
-from tests.kernel.services import Service
+from exporter.kernel.tracepoint import parse_format
 from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.services import Service
 
 Start = Callable[..., "Service"]
 
@@ -195,8 +195,8 @@ def test_without_kvm_it_waits_and_says_so(caplog: pytest.LogCaptureFixture) -> N
     import shutil
     import tempfile
 
-    from exporter.config import Config, Log, Web
-    from exporter.daemon import Daemon
+    from exporter.config.options import Config, Log, Web
+    from exporter.service.daemon import Daemon
 
     with tempfile.TemporaryDirectory() as root:
         sysfs = Path(root)

@@ -10,16 +10,16 @@ from functools import partial
 
 import pytest
 
-from exporter import maps
-from exporter.bpf import syscall
-from exporter.ledger import NOTHING_WRITTEN, Ended, Ledger, LedgerError, Written
-from exporter.program import Loaded
-from exporter.records import Cell, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
-from exporter.series import NO_BASES, Bases
-from exporter.snapshot import Collector, Precautions
-from exporter.vms import Vcpu as Identity
-from exporter.vms import Vm
-from tests.kernel.machine import TRAP, Machine, Vcpu, exits, trap
+from exporter.collect import maps
+from exporter.collect.collector import Collector, Precautions
+from exporter.kernel import syscall
+from exporter.kernel.program import Loaded
+from exporter.metrics.series import NO_BASES, Bases
+from exporter.model.records import Cell, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
+from exporter.model.vm import Vcpu as Identity
+from exporter.model.vm import Vm
+from exporter.service.ledger import NOTHING_WRITTEN, Ended, Ledger, LedgerError, Written
+from tests.support.machine import TRAP, Machine, Vcpu, exits, trap
 
 SLOTS, REASONS = 5, 2
 DIED = 9

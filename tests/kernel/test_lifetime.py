@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from exporter import program, snapshot
-from exporter.bpf import syscall
-from exporter.families import Counters
-from exporter.metrics import Detail, Metrics
-from exporter.reasons import Reasons
-from exporter.snapshot import Collector
-from exporter.vms import Vcpu as Identity
-from exporter.vms import Vm
-from tests.kernel.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
+from exporter.collect import collector as snapshot
+from exporter.collect.collector import Collector
+from exporter.kernel import program, syscall
+from exporter.metrics.families import Counters
+from exporter.metrics.kvm import Detail, Metrics
+from exporter.model.vm import Vcpu as Identity
+from exporter.model.vm import Vm
+from exporter.naming.reasons import Reasons
+from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
 
@@ -243,7 +243,7 @@ def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> Non
     collector = Collector(loaded, lambda: 0, 10**18)
     code = (
         "import os, struct, sys, threading\n"
-        "from exporter.bpf.syscall import TestRun\n"
+        "from exporter.kernel.syscall import TestRun\n"
         "def vcpu():\n"
         "    TestRun(int(sys.argv[1]))(struct.pack('=QQ', 2, 0x16))\n"
         "    os.execv('/bin/sleep', ['sleep', '60'])\n"

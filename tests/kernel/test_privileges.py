@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.services import Service
+from tests.support.services import Service
 
 NOBODY = pwd.getpwnam("nobody")
 NO_CAPABILITY = "0" * 16

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from exporter import program
-from exporter.snapshot import Collector
+from exporter.collect.collector import Collector
+from exporter.kernel import program
 
 _HAMMER = """
 import struct, sys

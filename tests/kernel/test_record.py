@@ -21,22 +21,23 @@ from typing import Any
 
 import pytest
 
-from exporter import program
-from exporter.config import Config
-from exporter.reasons import Space
-from exporter.records import ThreadKey, VcpuRecord
-from exporter.replay import blocks, record, recorder, recording
-from exporter.replay.events import COUNTED, Kind
-from exporter.replay.options import Options
-from exporter.replay.recorder import Recorder
-from exporter.replay.rerun import rerun
-from exporter.replay.ring import Ring
-from exporter.replay.writer import Header, Writer, create
-from tests.kernel.machine import TRAP, X86_DEFINES, Machine, Vcpu
+from exporter.commands import record
+from exporter.config.options import Config
+from exporter.kernel import program
+from exporter.model.reason import Space
+from exporter.model.records import ThreadKey, VcpuRecord
+from exporter.recording import blocks, recorder, recording
+from exporter.recording.events import COUNTED, Kind
+from exporter.recording.options import Options
+from exporter.recording.recorder import Recorder
+from exporter.recording.rerun import rerun
+from exporter.recording.ring import Ring
+from exporter.recording.writer import Header, Writer, create
 from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.machine import TRAP, X86_DEFINES, Machine, Vcpu
+from tests.support.paths import FORMATS
 
-FORMATS = Path(__file__).parent.parent / "unit" / "data" / "formats"
 RING = 1 << 20
 EINTR = 4
 
@@ -517,7 +518,8 @@ def test_no_memory_for_the_ring(tmp_path: Path) -> None:
     path.write_text("before")
     limited = (
         "import resource, sys\n"
-        "from exporter import cli, program\n"
+        "from exporter.commands import cli\n"
+        "from exporter.kernel import program\n"
         "load = program.load\n"
         "def then(request):\n"
         "    loaded = load(request)\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter import configfile
-from exporter.config import Config, Level, Limits, Reasons, Web
-from exporter.daemon import Daemon
-from tests.kernel.services import Service
+from exporter.config import load as configfile
+from exporter.config.options import Config, Level, Limits, Reasons, Web
+from exporter.service.daemon import Daemon
 from tests.kernel.test_attach import _run_interrupted
+from tests.support.services import Service
 
 Start = Callable[..., Service]
 

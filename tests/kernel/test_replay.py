@@ -18,19 +18,21 @@ from subprocess import PIPE
 
 import pytest
 
-from exporter import program
-from exporter.reasons import Reasons, Space
-from exporter.records import VcpuRecord
-from exporter.replay import recording, tracks
-from exporter.replay.events import Event, Kind
-from exporter.replay.player import Player
-from exporter.replay.rerun import rerun
-from exporter.replay.vm import command_line
-from exporter.replay.writer import Writer
-from exporter.snapshot import Collector
-from exporter.vms import Vm, identify
-from tests.kernel.machine import histogram
+from exporter.collect.collector import Collector
+from exporter.kernel import program
+from exporter.model.reason import Space
+from exporter.model.records import VcpuRecord
+from exporter.model.vm import Vm
+from exporter.naming.identity import identify
+from exporter.naming.reasons import Reasons
+from exporter.recording import recording, tracks
+from exporter.recording.events import Event, Kind
+from exporter.recording.player import Player
+from exporter.recording.rerun import rerun
+from exporter.recording.vm import command_line
+from exporter.recording.writer import Writer
 from tests.recordings import from_ftrace
+from tests.support.machine import histogram
 
 TRACE = from_ftrace.DEMO / "trace.txt.gz"
 
@@ -258,7 +260,7 @@ def test_ctrl_c_while_it_works(moment: str) -> None:
     """Also when a second one comes while it ends its threads."""
     interrupted = (
         "import os, runpy, signal, sys\n"
-        "from exporter.replay import recording, rerun\n"
+        "from exporter.recording import recording, rerun\n"
         "from exporter.terminal import report\n"
         f"real = {moment}\n"
         "def then(*arguments, **options):\n"

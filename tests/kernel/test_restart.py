@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bpf import syscall
-from exporter.program import MAPS, PROGRAMS
-from exporter.replay.vm import name_thread
-from tests.kernel.services import FakeSystemd, Service
+from exporter.kernel import syscall
+from exporter.kernel.program import MAPS, PROGRAMS
+from exporter.recording.vm import name_thread
 from tests.kernel.test_attach import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, _run_interrupted
+from tests.support.services import FakeSystemd, Service
 
 pytestmark = pytest.mark.kvm
 

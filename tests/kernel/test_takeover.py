@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from exporter import selfmetrics
-from exporter.bpf import syscall
-from exporter.config import Config, Level
-from exporter.counting import Counting, Survival
-from exporter.ledger import Ledger, Written
-from exporter.pages import Pages
-from exporter.reasons import Reasons
-from exporter.vms import Lookup, lookup, vcpu_index
-from tests.kernel.machine import TRAP, Machine, Vcpu
+from exporter.config.options import Config, Level
+from exporter.kernel import syscall
+from exporter.metrics import own as selfmetrics
+from exporter.naming import lookup
+from exporter.naming.lookup import Lookup
+from exporter.naming.reasons import Reasons
+from exporter.naming.vcpu import vcpu_index
+from exporter.service.collection import Counting, Survival
+from exporter.service.ledger import Ledger, Written
+from exporter.service.scrape import Pages
+from tests.support.machine import TRAP, Machine, Vcpu
 
 LINGER = 1000
 
@@ -59,7 +61,7 @@ class Process:
         """Exits on a page with all names, and those that are on none."""
         deadline = time.monotonic() + 30
         while True:
-            text = b"".join(self.pages.render("", "").batches()).decode()
+            text = b"".join(self.pages.render("", "").pieces).decode()
             if _sum("kvm_exit_exporter_lookups_pending", text) == 0:
                 return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
             assert time.monotonic() < deadline
@@ -154,7 +156,7 @@ def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatc
     monkeypatch.setattr(lookup, "vcpu_index", late)
     following = Process(machine, "vm", process)
     following.begin()
-    text = b"".join(following.pages.render("", "").batches()).decode()
+    text = b"".join(following.pages.render("", "").pieces).decode()
     assert _sum("kvm_exits_total", text) == 108
 
 

@@ -10,24 +10,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from exporter import document
-from exporter.document import Reading
-from exporter.grouping import grouped, ordered
-from exporter.reasons import Reasons
-from exporter.rows import between
+from exporter.model.vm import Vcpu, Vm
+from exporter.naming.reasons import Reasons
+from exporter.readings import reading as document
+from exporter.readings.difference import between
+from exporter.readings.grouping import grouped, ordered
+from exporter.readings.reading import Reading
 from exporter.terminal.table import table
-from exporter.vms import Vcpu, Vm
-from tests.kernel.machine import TRAP, Machine
-from tests.kernel.services import Service
 from tests.kernel.test_attach import _run_interrupted
+from tests.support.machine import TRAP, Machine
+from tests.support.paths import ROOT
+from tests.support.services import Service
 
 Start = Callable[..., Service]
 
-ROOT = Path(__file__).parent.parent.parent
 HVC64, DABT_LOW, WFX = 0x16, 0x24, 0x01  # arch/arm64/include/asm/esr.h
 
 
@@ -130,7 +129,7 @@ def test_the_demo_as_a_document(demo: Service) -> None:
 
 def test_the_demo_on_a_terminal(demo: Service) -> None:
     pytest.importorskip("pyte")
-    from tests.unit.pty_screen import Terminal
+    from tests.support.pty_screen import Terminal
 
     top = Terminal("top", "--source", "exporter", "--url", _url(demo), "-i", "0.3", columns=120, height=50)
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exporter.reasons import Space
-from tests.kernel.machine import TRAP, Machine, durations, exits, histogram, trap
+from exporter.model.reason import Space
+from tests.support.machine import TRAP, Machine, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
 

@@ -17,14 +17,14 @@ from unittest import mock
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from exporter import daemon
-from exporter.config import Config
-from exporter.replay import recording
-from exporter.replay.player import Player
-from tests.kernel.machine import histogram
-from tests.kernel.services import Service
+from exporter.config.options import Config
+from exporter.recording import recording
+from exporter.recording.player import Player
+from exporter.service import daemon
 from tests.kernel.test_replay import TRACE, _truth
 from tests.recordings import from_ftrace
+from tests.support.machine import histogram
+from tests.support.services import Service
 
 ADDRESSES = ("127.0.0.1:0",)
 

@@ -19,8 +19,9 @@ import yaml
 from tests.prometheus import builds, exporters
 from tests.prometheus.receiver import Receiver
 from tests.prometheus.server import Prometheus
+from tests.support.paths import ROOT
 
-RULES = Path(__file__).parent.parent.parent / "deploy/prometheus"
+RULES = ROOT / "deploy/prometheus"
 HOSTS = 20
 SECONDS = 130
 """At an evaluation a second: a chunk of the storage is full at 120 samples."""

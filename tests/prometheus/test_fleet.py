@@ -16,8 +16,9 @@ import yaml
 from tests.prometheus import builds, exporters
 from tests.prometheus.receiver import Receiver
 from tests.prometheus.server import Prometheus
+from tests.support.paths import ROOT
 
-RULES = Path(__file__).parent.parent.parent / "deploy/prometheus"
+RULES = ROOT / "deploy/prometheus"
 SECONDS = 60
 
 

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from prometheus_client.samples import Sample
 
 from tests.prometheus import builds, exporters
 from tests.prometheus.server import Labels, Prometheus
+from tests.support.paths import ROOT
 
-RULES = Path(__file__).parent.parent.parent / "deploy/prometheus"
+RULES = ROOT / "deploy/prometheus"
 SPEED = 20
 WARM_UP_SECONDS, RUNNING_SECONDS = 8.0, 5.0
 """The recording's 41 seconds pass in two, on a machine that keeps up."""

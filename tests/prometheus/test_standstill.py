@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from exporter.config import Classic, Config, Histogram, Web
-from exporter.families import FIRST_BOUND, SCHEMA
+from exporter.config.options import Classic, Config, Histogram, Web
+from exporter.model.buckets import FIRST_BOUND, SCHEMA
 from tests.prometheus import builds, exporters
 from tests.prometheus.exporters import Key, Standstill, Truth, key
 from tests.prometheus.server import Prometheus

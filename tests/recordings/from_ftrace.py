@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter import __version__
-from exporter.reasons import Space, TracepointFormat, parse_format
-from exporter.replay import blocks
-from exporter.replay.events import Event, Kind, pack
-from exporter.replay.writer import Header, Thread, Writer, create
-from exporter.vms import Vm, cmdline
-from exporter.vms.vcpu import index_from_comm
+from exporter.kernel.tracepoint import TracepointFormat, parse_format
+from exporter.model.reason import Space
+from exporter.model.vm import Vm
+from exporter.naming import cmdline
+from exporter.naming.vcpu import index_from_comm
+from exporter.recording import blocks
+from exporter.recording.events import Event, Kind, pack
+from exporter.recording.writer import Header, Thread, Writer, create
 
 DEMO = Path(__file__).parent / "aarch64-three-vms"
 

@@ -9,10 +9,13 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.document import nothing
-from exporter.exposition.page import Page
-from exporter.overview import Health, Look, Overview
-from exporter.web import Application, Web, application
+from exporter.metrics.exposition.page import MetricsPage
+from exporter.page.page import Look, Overview
+from exporter.page.view import Health
+from exporter.readings.reading import nothing
+from exporter.service.routes import routes
+from exporter.web.answer import Routes
+from exporter.web.server import Web
 
 BODY = b"kvm_exits_total 4801\n"
 
@@ -23,13 +26,13 @@ class Got(NamedTuple):
     body: bytes
 
 
-def app(size: int = 1) -> Application:
+def app(size: int = 1) -> Routes:
     """/metrics is BODY, so many times; / is the page of a host without VMs."""
-    page = Page([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
+    page = MetricsPage([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
     overview = Overview(
         lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
     )
-    return application(lambda *_: page, "/metrics", page=overview)
+    return routes(lambda *_: page, "/metrics", overview=overview)
 
 
 def ask(

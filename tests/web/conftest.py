@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import Application, Watched, Web, watched
+from exporter.web import watched
+from exporter.web.answer import Routes
+from exporter.web.server import Web
+from exporter.web.watched import Watched
 from tests.web import certificates
 from tests.web.client import app
 
@@ -29,14 +32,12 @@ def serve() -> Iterator[Serve]:
     """Start servers that are closed at the end of the test, each with a web configuration, or the path of one."""
     started: list[Web] = []
 
-    def start(
-        config: Path | Watched | None = None, *, application: Application | None = None, **options: object
-    ) -> Web:
+    def start(config: Path | Watched | None = None, *, routes: Routes | None = None, **options: object) -> Web:
         addresses = options.pop("addresses", ["127.0.0.1:0"])
         settings = config if isinstance(config, Watched) else Watched(config)
         web = Web(addresses, settings=settings, **options)  # type: ignore[arg-type]
         started.append(web)
-        web.serve(application or app())
+        web.serve(routes or app())
         return web
 
     yield start

@@ -6,9 +6,9 @@ import select
 import time
 from collections.abc import Callable
 
-from exporter.web import Web
 from exporter.web.auth import Passwords
 from exporter.web.connections import Connections
+from exporter.web.server import Web
 from exporter.web.stream import Timed
 
 

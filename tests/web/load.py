@@ -22,10 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.paths import ROOT
+
 CONNECTIONS, PAGE_BYTES = 2000, 20_000_000
 AGAIN = 100  # of those that the server has closed, every tenth of a second
 BAD_HOST = "127.0.0.2"  # an address of loopback too, and another than that of the good scraper
-ROOT = Path(__file__).resolve().parents[2]
 
 _LINE = b'kvm_exits_total{pid="142",tid="150",vm="web-1",vcpu="0",reason="EC_WFx",class="idle"} 1597\n'
 _GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -56,12 +57,13 @@ class Figures:
 def child() -> None:
     """Serve until standard input ends."""
     sys.path.insert(0, str(ROOT))
-    from exporter.exposition.page import Page
-    from exporter.web import Web, application
+    from exporter.metrics.exposition.page import MetricsPage
+    from exporter.service.routes import routes
+    from exporter.web.server import Web
 
     pieces = [_LINE * 100] * (PAGE_BYTES // len(_LINE) // 100)
     web = Web(["127.0.0.1:0"])
-    web.serve(application(lambda *_: Page([("Content-Type", "text/plain")], pieces), "/metrics"))
+    web.serve(routes(lambda *_: MetricsPage([("Content-Type", "text/plain")], pieces), "/metrics"))
     print(web.addresses[0], flush=True)
     sys.stdin.read()
     web.close()

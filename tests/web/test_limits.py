@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from exporter.exposition.page import Page
-from exporter.web import application, connections, server
+from exporter.metrics.exposition.page import MetricsPage
+from exporter.service.routes import routes
+from exporter.web import connections, server
 from exporter.web.stream import Timed
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
@@ -76,7 +77,7 @@ def test_one_connection_carries_many_scrapes(serve: Serve) -> None:
 
 
 def test_requests_in_a_row_are_answered_in_that_order(serve: Serve) -> None:
-    web = serve(application=app(1009))
+    web = serve(routes=app(1009))
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
         answer = all_of(raw)
@@ -116,7 +117,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 def test_who_keeps_us_waiting_is_dropped(
     serve: Serve, clock: Clock, limit: float, sent: list[bytes], state: Callable[[Timed], bool]
 ) -> None:
-    web = serve(application=app(BIG), clock=clock)
+    web = serve(routes=app(BIG), clock=clock)
     with connect(web) as raw:
         stream = only(web)
         clock.now += 1
@@ -149,7 +150,7 @@ def test_a_header_in_drops_is_cut_off(serve: Serve, clock: Clock) -> None:
 
 
 def test_a_steady_reader_has_the_time_of_an_answer(serve: Serve, clock: Clock) -> None:
-    web = serve(application=app(BIG), clock=clock)
+    web = serve(routes=app(BIG), clock=clock)
     with connect(web) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # or the kernel would read on for us
         stream = only(web)
@@ -175,10 +176,10 @@ class Gate:
         self.open = threading.Event()
         self.asked: list[int] = []
 
-    def render(self, *_: str) -> Page:
+    def render(self, *_: str) -> MetricsPage:
         self.asked.append(1)
         assert self.open.wait(60)
-        return Page([("Content-Type", "text/plain")], [BODY])
+        return MetricsPage([("Content-Type", "text/plain")], [BODY])
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def gate() -> Iterator[Gate]:
 
 
 def test_scrapes_beyond_the_limit(serve: Serve, gate: Gate) -> None:
-    web = serve(application=application(gate.render, "/metrics"), max_requests=7)
+    web = serve(routes=routes(gate.render, "/metrics"), max_requests=7)
     waiting = [connect(web) for _ in range(7)]
     for raw in waiting:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -215,7 +216,7 @@ def spins() -> bool:
     "pieces", [[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: x\r\n\r\n"]]
 )
 def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
-    web = serve(application=application(gate.render, "/metrics"), clock=Clock())
+    web = serve(routes=routes(gate.render, "/metrics"), clock=Clock())
     with connect(web) as raw:
         for piece in pieces:
             raw.sendall(piece)
@@ -231,7 +232,7 @@ def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[by
 @pytest.mark.parametrize("rest", [b"", b"GET /met"])
 def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: bytes) -> None:
     """With pages too large for the buffers."""
-    web = serve(application=app(BIG), clock=Clock())
+    web = serve(routes=app(BIG), clock=Clock())
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + rest)
         raw.shutdown(socket.SHUT_WR)
@@ -246,7 +247,7 @@ def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: b
 def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its header has been read, and nobody has looked at it yet."""
     gate.open.set()
-    web = serve(application=application(gate.render, "/metrics"))
+    web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw:
         read = Timed.read_from_fd
 
@@ -273,7 +274,7 @@ def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
 def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
     """Four pages at a time; of 23 that wait for a thread nobody wants one any more."""
     clock = Clock()
-    web = serve(application=application(gate.render, "/metrics"), clock=clock)
+    web = serve(routes=routes(gate.render, "/metrics"), clock=clock)
     asked = [connect(web) for _ in range(27)]
     for raw in asked:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -289,7 +290,7 @@ def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
 
 def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
     clock = Clock()
-    web = serve(application=app(BIG), max_requests=3, clock=clock)
+    web = serve(routes=app(BIG), max_requests=3, clock=clock)
     standing = []
     for _ in range(3):
         standing.append(connect(web))
@@ -307,7 +308,7 @@ def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
 
 def test_the_greediest_address_gives_way(serve: Serve) -> None:
     """Who asks often holds up his own scrapes, and not those of another address."""
-    web = serve(application=app(BIG), max_requests=3, clock=Clock())
+    web = serve(routes=app(BIG), max_requests=3, clock=Clock())
     greedy = [connect(web, "127.0.0.2") for _ in range(3)]
     for raw in greedy:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -357,7 +358,7 @@ def test_reload(serve: Serve) -> None:
         calls.append(1)
         return wrong[len(calls) - 1]
 
-    web = serve(application=application(lambda *_: Page([], []), "/metrics", reload=reload))
+    web = serve(routes=routes(lambda *_: MetricsPage([], []), "/metrics", reload=reload))
     assert ask(web, "/-/reload").status == 405
     assert not calls
     assert ask(web, "/-/reload", method="POST").status == 200
@@ -368,7 +369,7 @@ def test_reload(serve: Serve) -> None:
 
 
 def test_answers_under_way_are_finished(serve: Serve, gate: Gate) -> None:
-    web = serve(application=application(gate.render, "/metrics"))
+    web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         until(lambda: gate.asked == [1] and len(held(web)) == 2)

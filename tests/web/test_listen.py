@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import ListenError, Web
-from exporter.web.listen import listen
+from exporter.web.listen import ListenError, listen
+from exporter.web.server import Web
 from tests.web.client import BODY, all_of, app
 from tests.web.conftest import Serve
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter import config
-from exporter.daemon import Daemon
-from exporter.systemd import Systemd
-from exporter.web import Answer, Request, Route, Web, pulse, text
+from exporter.config import options as config
+from exporter.service.daemon import Daemon
+from exporter.service.systemd import Systemd
+from exporter.web import pulse
+from exporter.web.answer import Answer, Request, Route, text
 from exporter.web.pulse import Pulse
+from exporter.web.server import Web
 from tests.web.client import ask, connect
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, until
@@ -61,7 +63,7 @@ def test_a_server_that_hangs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> N
         assert go_on.wait(60)
         return text(200)
 
-    web = serve(application={"/hangs": Route(hang), "/": Route(lambda _: text(200))})
+    web = serve(routes={"/hangs": Route(hang), "/": Route(lambda _: text(200))})
     assert web.responds()
     assert ask(web, "/").status == 200
     monkeypatch.setattr(pulse, "_HANGS_SECONDS", 0.1)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.web import Watched, Web, connections
+from exporter.web import connections
+from exporter.web.server import Web
+from exporter.web.watched import Watched
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, only, until
@@ -51,7 +53,7 @@ def test_a_scrape(serve: Serve, pki: Path, tmp_path: Path) -> None:
 def test_a_large_page(serve: Serve, pki: Path, tmp_path: Path) -> None:
     from tests.web.client import app
 
-    web = serve(config(tmp_path, pki), application=app(200_003))
+    web = serve(config(tmp_path, pki), routes=app(200_003))
     assert ask(web, tls=trusting(pki)).body == BODY * 200_003
 
 
@@ -172,7 +174,8 @@ AS_NOBODY = """
 import logging, os, sys, threading
 from pathlib import Path
 from exporter import logs
-from exporter.web import Watched, watched
+from exporter.web import watched
+from exporter.web.watched import Watched
 
 logs.setup("info", "logfmt", sys.stdout)
 watched._LOOK_SECONDS = 600.0

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config import ConfigError
-from exporter.web import Watched, watched
+from exporter.config.options import ConfigError
+from exporter.web import watched
 from exporter.web.files import Stamp, stamp
 from exporter.web.toolkit import Bucket, Reading, Settings
+from exporter.web.watched import Watched
 from tests.web.client import BODY, ask, trusting
 from tests.web.conftest import Serve
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploy.completion.source import shells
 from deploy.completion.source.words import PROGRAM, commands
-from exporter.cli import command_line
+from exporter.commands.cli import command_line
 
 FOLDER = Path(__file__).resolve().parent.parent
 

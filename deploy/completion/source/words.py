@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from exporter import logs
+from exporter.common import logs
 
 PROGRAM = "kvm-exit-exporter"
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.config import Config
+from exporter.config.options import Config
 from tests.deploy.containers import documented
-from tests.deploy.containers.engine import ROOT
+from tests.support.paths import ROOT
 
 FOLDER = ROOT / "deploy/compose"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from tests.deploy.containers.engine import ROOT
+from tests.support.paths import ROOT
 
 README = ROOT / "deploy/README.md"
 

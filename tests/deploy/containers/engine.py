@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e import apt
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 
 _TOOLS = ("podman", "runc", "mmdebstrap")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.containers.engine import ROOT
+from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "deploy/container/healthcheck.py"
 

@@ -12,7 +12,8 @@ import yaml
 
 from exporter import __version__
 from tests.deploy.containers import documented
-from tests.deploy.containers.engine import ROOT, SECCOMP, Engine, wait_for
+from tests.deploy.containers.engine import SECCOMP, Engine, wait_for
+from tests.support.paths import ROOT
 
 MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "exporter").rglob("*.py"))
 PAGE = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1]).read().decode())"

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.paths import ROOT
+
 FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = sorted(path.parent for path in FOLDER.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.parent for path in FOLDER.glob("components/*/kustomization.yaml"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 
-from exporter import __version__, configfile
-from exporter.config import Config
+from exporter import __version__
+from exporter.config import load as configfile
+from exporter.config.options import Config
 from tests.deploy.containers import documented
-from tests.deploy.kubernetes.kustomize import FOLDER, OVERLAYS, ROOT, Manifest, build
+from tests.deploy.kubernetes.kustomize import FOLDER, OVERLAYS, Manifest, build
+from tests.support.paths import ROOT
 
 RULE = FOLDER / "components/prometheus-rule/prometheusrule.yaml"
 Built = dict[str, Manifest]

@@ -17,8 +17,8 @@ import pytest
 
 from exporter import __version__
 from tests.deploy.packages import tree
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 NAME, NEXT = "kvm-exit-exporter", "999.1.0"
 CONFIG = f"etc/{NAME}/config.yaml"
 ENABLED = {f"etc/systemd/system/multi-user.target.wants/{NAME}.service"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.packages.test_debian import NAME, ROOT, contents, package
+from tests.deploy.packages.test_debian import NAME, contents, package
+from tests.support.paths import ROOT
 
 __all__ = ["package"]
 

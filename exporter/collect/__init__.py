@@ -1,0 +1,1 @@
+"""From the bytes of the BPF maps to records."""

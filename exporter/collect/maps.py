@@ -1,0 +1,234 @@
+"""The program's array maps, mapped into this process: kernel memory read as it stands, no system call per key.
+
+Layouts come from bcc (program.Layout), so that every structure is declared once, in kvm_exit.bpf.c.
+A vCPU goes on writing while it is read. The kernel side of every statement here about what
+can be seen is in on_exit() and on_entry() of that file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from itertools import compress
+from operator import ne, or_
+from typing import Literal, NamedTuple
+
+from exporter.kernel.program import Field, Layout
+from exporter.model.records import Cell
+
+_TRIES = 8
+"""Of reading a cell or slot that changes under the reader's hands; a try takes about a microsecond."""
+
+NO_VCPU_ID = 0xFFFFFFFF
+_CODES = {4: "I", 8: "Q"}
+_FIRST_BYTES = 1 << 18
+"""Of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
+
+
+class Hot(NamedTuple):
+    """What changes of a slot, as of one moment between two events of its vCPU."""
+
+    owner: int
+    state: int
+    since_ns: int
+    guest_ns: int
+    exit_cell: int
+    user_cell: int
+    vcpu_id: int
+
+
+class Identity(NamedTuple):
+    """What does not change of a slot while a thread has it."""
+
+    tid: int
+    tgid: int
+    born_ns: int
+    comm: bytes
+
+
+STATE_GUEST = 1
+STATE_HOST = 2
+
+
+class ArrayMap:
+    """One mmap'd BPF array (BPF_F_MMAPABLE, Linux 5.5): leaf `i` lies at `i * layout.size`.
+
+    Only as much is mapped as was ever in use. Leaves are handed out from below, and come back only by this process: so
+    if any beyond the mapped ones was handed out since the last collection, all mapped ones are in use, the last too.
+    """
+
+    _in_use = ""
+    """The member that is not 0 in a leaf that was handed out."""
+
+    def __init__(self, fd: int, layout: Layout) -> None:
+        self.layout = layout
+        self._fd = fd
+        self._columns: dict[str, memoryview[int]] = {}
+        self._use(self._map(_FIRST_BYTES // layout.size))
+
+    def _map(self, leaves: int) -> mmap.mmap:
+        page = mmap.PAGESIZE
+        length = (self.layout.size * min(leaves, self.layout.entries) + page - 1) // page * page
+        return mmap.mmap(self._fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def _use(self, memory: mmap.mmap) -> None:
+        self.mapped = min(len(memory) // self.layout.size, self.layout.entries)
+        self.memory = memory
+        self._view = memoryview(memory)
+
+    def reach(self, number: int) -> None:
+        """Have a leaf mapped. OSError where there is no memory for it: what was mapped stays so."""
+        if number >= self.mapped:
+            longer = self._map(max(2 * self.mapped, number + 1))
+            self.close()
+            self._use(longer)
+
+    def cover(self) -> None:
+        """Have every leaf in use mapped."""
+        while self.mapped < self.layout.entries and self.in_use(self.mapped - 1):
+            self.reach(self.mapped)
+
+    def in_use(self, number: int) -> bool:
+        """True if a leaf that is mapped was handed out, and not cleared since."""
+        field = self.layout.fields[self._in_use]
+        start = number * self.layout.size + field.offset
+        return any(self.memory[start : start + field.size])
+
+    def column(self, name: str) -> list[int]:
+        """One member of every leaf that is mapped, read in one sweep."""
+        if name not in self._columns:
+            field = self.layout.fields[name]
+            code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
+            items = self._view.cast(code)[field.offset // field.size :: self.layout.size // field.size]
+            self._columns[name] = items[: self.mapped]
+        return self._columns[name].tolist()
+
+    def clear(self, number: int) -> None:
+        """Zero a leaf that no thread can write to any more."""
+        start = number * self.layout.size
+        self.memory[start : start + self.layout.size] = bytes(self.layout.size)
+
+    def close(self) -> None:
+        """Unmap. The kernel frees the map with its last descriptor."""
+        self._columns.clear()
+        self._view.release()
+        self.memory.close()
+
+
+def _unpacker(layout: Layout, names: tuple[str, ...]) -> struct.Struct:
+    """A Struct that reads the named members, which must stand in this order, from a leaf."""
+    form, at = "=", 0
+    for name in names:
+        field: Field = layout.fields[name]
+        form += f"{field.offset - at}x"
+        if field.size == 1:
+            form += f"{field.items}s"
+        else:
+            form += f"{field.items}{_CODES[field.size]}"
+        at = field.offset + field.size * field.items
+    return struct.Struct(form)
+
+
+class Cells(ArrayMap):
+    """The pool of cells."""
+
+    _in_use = "slot"
+
+    def __init__(self, fd: int, layout: Layout) -> None:
+        super().__init__(fd, layout)
+        buckets = layout.fields["buckets"]
+        self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "space", "next", "slot"))
+        self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
+        self._seen: list[list[int]] = [[], []]
+
+    def changed(self) -> list[int]:
+        """Numbers of the cells with events since the last call.
+
+        The columns are compared with those of the last call, not with what read() returned since: an event
+        between the two is then read twice, and never missed.
+        """
+        columns = [self.column("exits"), self.column("completed")]
+        for seen in self._seen:
+            seen.extend([0] * (self.mapped - len(seen)))
+        differ = map(or_, map(ne, columns[0], self._seen[0]), map(ne, columns[1], self._seen[1]))
+        self._seen = columns
+        return list(compress(range(self.mapped), differ))
+
+    def look_again(self, number: int) -> None:
+        """Have the next changed() list this cell, whatever it holds."""
+        self._seen[0][number] = -1
+
+    def clear(self, number: int) -> None:
+        """Zero it. Its next owner may come to the same numbers as the last: they are forgotten too."""
+        super().clear(number)
+        for seen in self._seen:
+            if number < len(seen):
+                seen[number] = 0
+
+    def read(self, number: int) -> tuple[Cell, int, int]:
+        """Return a cell, the number of its slot, and that of the next cell in its chain (0: none).
+
+        The buckets never hold more than `exits`, and one less at most, unless the vCPU exits faster than
+        this can read: then `exits` is the newer of the two, and the difference is still no loss.
+        """
+        self.reach(number)
+        start, size = number * self.layout.size, self._head.size
+        memory = self.memory
+        for _ in range(_TRIES):
+            leaf = memory[start : start + self.layout.size]
+            head = memory[start : start + size]
+            if leaf.startswith(head):
+                break
+        exits, _, sum_ns, code, space, following, slot = self._head.unpack(head)
+        return Cell(space, code, exits, sum_ns, leaf[self._buckets]), slot, following
+
+
+class Slots(ArrayMap):
+    """The vCPU threads."""
+
+    _in_use = "tid"
+
+    def __init__(self, fd: int, layout: Layout) -> None:
+        super().__init__(fd, layout)
+        self._hot = _unpacker(layout, Hot._fields)
+        self._identity = _unpacker(layout, Identity._fields)
+        self._heads = _unpacker(layout, ("heads",))
+        self._died = _unpacker(layout, ("died_ns",))
+
+    def used(self) -> list[int]:
+        """Numbers of the slots that hold a thread, alive or dead."""
+        return list(compress(range(self.mapped), self.column("tid")))
+
+    def read(self, number: int) -> Hot:
+        """Read a slot between two events of its vCPU: state, since_ns and guest_ns belong together."""
+        start = number * self.layout.size
+        end = start + self._hot.size
+        memory = self.memory
+        for _ in range(_TRIES):
+            leaf = memory[start:end]
+            if leaf == memory[start:end]:
+                break
+        return Hot._make(self._hot.unpack(leaf))
+
+    def identity(self, number: int) -> Identity:
+        """Read whose slot it is."""
+        self.reach(number)
+        tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
+        return Identity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
+
+    def died(self, number: int) -> bool:
+        """True if its thread has ended; a slot without owner that has not is just being taken."""
+        return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
+
+    def heads(self, number: int) -> list[int]:
+        """Numbers of the first cells of its chains."""
+        return [cell for cell in self._heads.unpack_from(self.memory, number * self.layout.size) if cell]
+
+
+class Counters(ArrayMap):
+    """Events that are in no cell, by name."""
+
+    def read(self) -> dict[str, int]:
+        """Every counter of struct counters."""
+        fields = self.layout.fields
+        return dict(zip(fields, _unpacker(self.layout, tuple(fields)).unpack_from(self.memory)))

@@ -1,1 +1,0 @@
-"""Metric families to bytes on the wire."""

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * Send every event of vCPU threads to user space, through a ring buffer: what a
+ * recording is made of. What does not fit is counted by kind, so that what was
+ * sent is always what was written plus what was lost.
+ *
+ * The loader puts fronts.bpf.h before this, and defines NR_SLOTS (threads that can
+ * be followed at a time), RING_BYTES, and ONLY_TGID if one process alone is recorded.
+ */
+
+/* Numbers of the file format: docs/recording-format.md. */
+enum event_kind {
+	EVENT_EXIT = 1,
+	EVENT_ENTRY,
+	EVENT_USERSPACE_EXIT,
+	EVENT_THREAD_END,
+	EVENT_THREAD,		/* before a thread's first event: its comm */
+};
+
+/* exporter/recording/ring.py and events.py read this. */
+struct event {
+	u64 ns;
+	u32 kind;
+	u32 tid;
+	u32 tgid;
+	u32 space;
+	union {
+		struct {
+			u64 code;
+			u32 vcpu_id;
+			u32 zero;
+		};
+		char comm[16];
+	};
+};
+
+struct lost {
+	u64 exit;
+	u64 entry;
+	u64 userspace_exit;
+	u64 thread_end;
+};
+
+/* bcc's macro takes pages; what a page is, the running kernel's user space knows better than headers. */
+#undef PAGE_SIZE
+#define PAGE_SIZE	1
+BPF_RINGBUF_OUTPUT(events, RING_BYTES);
+BPF_F_TABLE("array", u32, struct lost, lost, 1, BPF_F_MMAPABLE);
+/* tid to tgid of the threads that were announced and have not ended. */
+BPF_TABLE("hash", u32, u32, threads, NR_SLOTS);
+BPF_TABLE("percpu_array", u32, u32, sent, 1);
+
+static __always_inline struct lost *the_lost(void)
+{
+	u32 zero = 0;
+
+	return lost.lookup(&zero);
+}
+
+#define LOST(event) do {						\
+	struct lost *__l = the_lost();					\
+									\
+	if (__l)							\
+		__sync_fetch_and_add(&__l->event, 1);			\
+} while (0)
+
+/*
+ * A wake-up is an interrupt and a context switch, which one per event would make
+ * dearer than the exit. User space looks ten times a second by itself, and is
+ * woken besides by every WAKE_EVERY-th event of a CPU, long before the ring is full.
+ */
+#define WAKE_EVERY	128
+
+static __always_inline u64 wake_flags(void)
+{
+	u32 zero = 0, *count = sent.lookup(&zero);
+
+	if (count && ++*count % WAKE_EVERY == 0)
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline bool put(u32 kind, u32 tid, u32 tgid, u32 space, u64 code, u32 vcpu_id,
+				u64 now)
+{
+	struct event *e = events.ringbuf_reserve(sizeof(struct event));
+
+	if (!e)
+		return false;
+	e->ns = now;
+	e->kind = kind;
+	e->tid = tid;
+	e->tgid = tgid;
+	e->space = space;
+	e->code = code;
+	e->vcpu_id = vcpu_id;
+	e->zero = 0;
+	events.ringbuf_submit(e, wake_flags());
+	return true;
+}
+
+/* A thread's name, once, before all its events. False where there is no room for it. */
+static __always_inline bool announced(u32 tid, u32 tgid, u64 now)
+{
+	u64 comm[2] = {};
+	struct event *e;
+
+	if (threads.lookup(&tid))
+		return true;
+	if (threads.update(&tid, &tgid))
+		return false;
+	bpf_get_current_comm(comm, sizeof(comm));
+	e = events.ringbuf_reserve(sizeof(struct event));
+	if (!e) {
+		threads.delete(&tid);
+		return false;
+	}
+	e->ns = now;
+	e->kind = EVENT_THREAD;
+	e->tid = tid;
+	e->tgid = tgid;
+	e->space = 0;
+	__builtin_memcpy(e->comm, comm, sizeof(comm));
+	events.ringbuf_submit(e, wake_flags());
+	return true;
+}
+
+static __always_inline bool of_another(u32 tgid)
+{
+#ifdef ONLY_TGID
+	return tgid != ONLY_TGID;
+#else
+	return false;
+#endif
+}
+
+static __always_inline bool send(u32 kind, u32 space, u64 code, u32 vcpu_id, u64 now)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, tgid = id >> 32;
+
+	if (of_another(tgid))
+		return true;
+	return announced(tid, tgid, now) && put(kind, tid, tgid, space, code, vcpu_id, now);
+}
+
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+{
+	if (!send(EVENT_EXIT, space, code, vcpu_id, now))
+		LOST(exit);
+	return 0;
+}
+
+static __always_inline int on_entry(u64 now)
+{
+	if (!send(EVENT_ENTRY, 0, 0, NO_VCPU_ID, now))
+		LOST(entry);
+	return 0;
+}
+
+static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
+{
+	if (!send(EVENT_USERSPACE_EXIT, space, code, NO_VCPU_ID, now))
+		LOST(userspace_exit);
+	return 0;
+}
+
+static __always_inline int on_thread_end(u32 tid, u64 now)
+{
+	u32 *known = threads.lookup(&tid), tgid;
+
+	if (!known)
+		return 0;
+	tgid = *known;
+	threads.delete(&tid);
+	if (!put(EVENT_THREAD_END, tid, tgid, 0, 0, NO_VCPU_ID, now))
+		LOST(thread_end);
+	return 0;
+}

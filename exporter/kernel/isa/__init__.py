@@ -1,0 +1,1 @@
+"""Exit reasons of each instruction set."""

@@ -1,0 +1,191 @@
+"""Compile, load and attach the BPF program: run as a child of program.Loader, and the only part with privileges.
+
+Standard input is the socket that the descriptors are sent over; the request is the one argument, as JSON. Where KVM's
+tracepoints are not there yet it says so and waits for them. It ends when it has answered, or when nobody holds the
+other end of the socket any more. This is the only module that imports bcc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporter.kernel import host, syscall
+from exporter.kernel.program import BPF, MAPS, PROGRAMS, SOURCES, Field, LoadError, front_of
+from exporter.model.reason import Space
+
+HEADERS = BPF / "headers"
+
+_KVM_POLL_SECONDS = 2.0
+
+# Of the maps that are handed over: the arrays, whose leaves user space reads, and the stacks that it fills.
+ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
+STACKS = {"counting": {"free_slots": "slots", "free_cells": "cells"}, "recording": {}}
+
+
+class _ChildError(Exception):
+    def __init__(self, error: str, code: int = 0, remedy: str = "") -> None:
+        super().__init__(error)
+        self.answer = {"error": error, "errno": code, "remedy": remedy}
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc  # noqa: PLC0415 - the point of this module is that the daemon never does this
+
+        return bcc
+    except ImportError:
+        pass
+    try:
+        import bpfcc  # noqa: PLC0415 - the name openEuler and Kylin give it
+
+        return bpfcc
+    except ImportError as error:
+        raise _ChildError(
+            f"Python module bcc is not installed for {sys.executable} ({error})",
+            remedy="install python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora, RHEL) or python3-bpfcc (openEuler)",
+        ) from error
+
+
+def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
+    spaces = {f"SPACE_{space.name}": int(space) for space in Space}
+    defines = {"NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **spaces, **request["defines"]}
+    flags = [f"-D{name}={value}" for name, value in defines.items()]
+    flags.append(f"-DFRONT_{request['front'].upper()}")
+    if request["clock_in_context"]:
+        flags.append("-DCLOCK_IN_CONTEXT")
+    sources = [(BPF / name).read_text() for name in SOURCES[request["kind"]]]
+    source = "".join([*sources, request["extra_source"]])
+    if request["kernel_headers"] != "system":
+        builtin = request["kernel_headers"] == "builtin"
+        os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS if builtin else request["kernel_headers"])
+    try:
+        return bcc.BPF(text=source, cflags=flags)
+    except Exception as error:
+        raise _ChildError("cannot compile the BPF program") from error
+
+
+def _load(bpf: Any, name: str, kind: int) -> int:
+    try:
+        return int(bpf.load_func(name, kind).fd)
+    except Exception as error:
+        # bcc's message ends in the errno's text: "Failed to load BPF program b'x': Permission denied"
+        text = str(error).rsplit(": ", 1)[-1]
+        code = next((number for number in errno.errorcode if os.strerror(number) == text), errno.EINVAL)
+        raise _ChildError(f"the kernel refused the BPF program {name}", code) from error
+
+
+def _attach(bpf: Any, name: str, kind: int, raw: int) -> int:
+    category = "sched" if name.startswith("sched_") else "kvm"
+    try:
+        if kind == raw:
+            bpf.attach_raw_tracepoint(tp=name, fn_name=name)
+            return int(bpf.raw_tracepoint_fds[name.encode()])
+        tracepoint = f"{category}:{name}"
+        bpf.attach_tracepoint(tp=tracepoint, fn_name=name)
+        return int(bpf.tracepoint_fds[tracepoint.encode()])
+    except Exception as error:
+        raise _ChildError(f"cannot attach to {category}:{name}") from error
+
+
+def _layout(table: Any) -> tuple[int, int, dict[str, Field]]:
+    """Resolve bcc's description of the leaf: ctypes knows the offsets."""
+    leaf = table.Leaf
+    fields = {}
+    for name, kind, *_ in leaf._fields_:
+        member = getattr(leaf, name)
+        items = getattr(kind, "_length_", 1)
+        fields[name] = Field(member.offset, member.size // items, items)
+    # The kernel rounds the stride of an array map up to 8 bytes.
+    return (ctypes.sizeof(leaf) + 7) // 8 * 8, table.max_entries, fields
+
+
+def _wait_for_kvm(request: Mapping[str, Any], parent: socket.socket) -> dict[str, str]:
+    """Return the texts of the tracepoint formats, as soon as there are any."""
+    said = False
+    while (texts := host.read_texts(Path(request["sysfs"]))) is None:
+        if not said:
+            parent.send(json.dumps({"waiting": True}).encode())
+            said = True
+        time.sleep(_KVM_POLL_SECONDS)
+    parent.send(json.dumps({"waiting": False}).encode())
+    return texts
+
+
+def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[int]]:
+    bcc = _import_bcc()
+    bpf = _compile(bcc, request)
+    raw = bcc.BPF.RAW_TRACEPOINT
+    classic = request["attach"] and request["front"] == "x86"
+    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in PROGRAMS}
+    extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
+    kinds.update((name, extra) for name in request["extra_programs"])
+    programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
+    maps = {name: bpf[name].map_fd for name in MAPS[request["kind"]]}
+    for stack, entries in STACKS[request["kind"]].items():
+        for number in range(request[entries], 0, -1):
+            syscall.stack_push(maps[stack], number)
+    attachments = {}
+    if request["bpf_stats"]:
+        try:
+            attachments["stats"] = syscall.enable_stats()
+        except OSError as error:
+            raise _ChildError(
+                f"cannot enable BPF statistics: {error.strerror}",
+                remedy="bpf_stats needs Linux 5.8 and CAP_SYS_ADMIN; or set the sysctl kernel.bpf_stats_enabled=1",
+            ) from error
+    if request["attach"]:
+        # The way out first: an exit that is seen before the first entry is harmless, a missed death is not.
+        for name in reversed(PROGRAMS):
+            attachments[name] = _attach(bpf, name, kinds[name], raw)
+    answer = {
+        "maps": list(maps),
+        "programs": list(programs),
+        "attachments": list(attachments),
+        "layouts": {name: _layout(bpf[name]) for name in ARRAYS[request["kind"]]},
+        "formats": texts,
+    }
+    return answer, [*maps.values(), *programs.values(), *attachments.values()]
+
+
+def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    texts: dict[str, str] = {}
+    try:
+        if request["sysfs"]:
+            texts = _wait_for_kvm(request, parent)
+            request.update(front_of(host.parsed(texts).kvm_exit)._asdict())
+        return _build(request, texts)
+    except LoadError as error:
+        answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}
+    except _ChildError as error:
+        answer = error.answer
+    return {**answer, "lacks": host.lacks(request)}, []
+
+
+def _end_with(parent: socket.socket) -> None:
+    """Not by PR_SET_PDEATHSIG: a parent that has dropped its privileges may not signal this process, even by dying."""
+    parent.recv(1)
+    os._exit(1)
+
+
+def _child() -> None:
+    with socket.socket(fileno=0) as parent:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        answer, fds = _answer(json.loads(sys.argv[1]), parent)
+        socket.send_fds(parent, [json.dumps(answer).encode()], fds)
+    # bcc's cleanup at exit would only close what the kernel closes anyway.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _child()

@@ -1,0 +1,64 @@
+"""What has to be installed, and whether the program loads with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable
+
+from exporter.kernel.preflight.check import Check, exists
+
+
+def headers(option: str, build: Path, archive: Path) -> Check:
+    """Those that the program is compiled with."""
+    name = "kernel headers"
+    if option == "builtin":
+        return Check(name, True, "built-in headers", needed=False)
+    if option != "system":
+        return _found(name, [Path(option)], "give kernel_headers a header tree, or leave it builtin")
+    return _found(name, [build, archive], "install the running kernel's headers, or set kernel_headers: builtin")
+
+
+def _found(name: str, paths: Sequence[Path], remedy: str) -> Check:
+    found = [str(path) for path in paths if exists(path)]
+    if found:
+        return Check(name, True, found[0])
+    return Check(name, False, f"no {' and no '.join(map(str, paths))}", remedy)
+
+
+def version_of(distribution: str) -> str:
+    """The version of an installed distribution, "" where there is none."""
+    from importlib import metadata  # noqa: PLC0415 - costs the waiting loader some megabytes
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def python_modules(version: Callable[[str], str]) -> Check:
+    """Those of the runtime dependencies; `version` tells a distribution's, or ""."""
+    # bcc is left to the trial, which runs in a child: importing it here would cost this process 100 MB.
+    found, missing = [], []
+    for distribution in ("prometheus_client", "PyYAML", "tornado"):
+        installed = version(distribution)
+        if installed:
+            found.append(f"{distribution} {installed}")
+        else:
+            missing.append(distribution)
+    if missing:
+        remedy = (
+            "install python3-prometheus-client, python3-tornado and python3-yaml (Debian, Ubuntu), "
+            "python3-prometheus_client, python3-tornado and python3-pyyaml (Fedora, RHEL)"
+        )
+        return Check("python modules", False, f"without {', '.join(missing)}", remedy)
+    return Check("python modules", True, ", ".join(found))
+
+
+def trial_load(trial: Callable[[], str]) -> Check:
+    """Compiled and loaded, not attached."""
+    try:
+        return Check("trial load", True, trial())
+    except Exception as error:  # whatever stops the program from loading is what this row is for
+        what = str(getattr(error, "what", "") or error) or type(error).__name__
+        return Check("trial load", False, what, str(getattr(error, "remedy", "")))

@@ -1,0 +1,133 @@
+"""What this process may do: one account, and no capability that the running kernel does not ask for.
+
+The loader (loader.py) needs privileges and talks to nobody; what talks to the network needs none, and drops them for
+good as soon as the loader is on its way. Credentials belong to threads: drop() is for a process that has but one.
+Numbers are those of include/uapi/linux/{capability,prctl}.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import struct
+import threading
+from collections.abc import Collection
+from typing import NamedTuple
+
+from exporter.kernel import syscall
+
+CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_BPF = 6, 7, 21, 39
+_NAMES = {CAP_SYS_ADMIN: "CAP_SYS_ADMIN", CAP_BPF: "CAP_BPF"}
+
+_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Account(NamedTuple):
+    """Whom to become."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account(name: str) -> Account | None:
+    """The account of this name; None if there is none."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def user() -> str:
+    """Name of the user this process runs as, or its number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def may_change_user() -> bool:
+    """True for root, unless a container has taken CAP_SETUID or CAP_SETGID from it."""
+    return all(_held() >> cap & 1 for cap in (CAP_SETUID, CAP_SETGID))
+
+
+def drop(become: Account | None) -> list[str]:
+    """Give up every privilege for good, and become another user first if one is named.
+
+    Returns the names of the capabilities that stay since the kernel is older than Linux 5.19: see _needed().
+    Raises OSError, and RuntimeError in a process that has several threads.
+    """
+    if threading.active_count() > 1:
+        raise RuntimeError("privileges are dropped before the first thread is started")
+    kept = _needed()
+    _empty_bounding_set()
+    if become:
+        _prctl(_PR_SET_KEEPCAPS, 1)  # exec, and with it every later program, clears it again
+        os.setgroups(os.getgrouplist(become.name, become.gid))
+        os.setresgid(become.gid, become.gid, become.gid)
+        os.setresuid(become.uid, become.uid, become.uid)
+        _prctl(_PR_SET_KEEPCAPS, 0)
+    _set_capabilities(kept, kept)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return [_NAMES[cap] for cap in kept]
+
+
+def _needed() -> list[int]:
+    """The capability without which the kernel refuses bpf() on maps and programs that were handed over.
+
+    None since Linux 5.19, commit c8644cd0efe7 ("bpf: refine kernel.unprivileged_bpf_disabled behaviour"), nor where
+    that sysctl is 0: so ask the kernel, as if everything were dropped already.
+    """
+    held = _held()
+    mine = [cap for cap in range(64) if held >> cap & 1]
+    _set_capabilities(mine, [])
+    refused = not syscall.permitted()
+    _set_capabilities(mine, mine)
+    # CAP_BPF is in Linux 5.8, commit a17b53c4a4b5; before that it is a part of CAP_SYS_ADMIN.
+    return [cap for cap in (CAP_BPF, CAP_SYS_ADMIN) if cap in mine][:1] if refused else []
+
+
+def _held() -> int:
+    """The permitted set, as a mask."""
+    header, data = _header(), ctypes.create_string_buffer(24)
+    if _libc.capget(header, data):
+        raise _error()
+    low, high = struct.unpack_from("=4xI8xI", data)
+    return int(low | high << 32)
+
+
+def _set_capabilities(permitted: Collection[int], effective: Collection[int]) -> None:
+    """Set both, and empty the inheritable set."""
+    masks = [sum(1 << cap for cap in caps) for caps in (effective, permitted)]
+    words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in (*masks, 0)]
+    if _libc.capset(_header(), struct.pack("=6I", *words)):
+        raise _error()
+
+
+def _empty_bounding_set() -> None:
+    """As far as this process may: not without CAP_SETPCAP, and then no_new_privs makes up for it."""
+    with contextlib.suppress(OSError):
+        for cap in range(64):  # ends with EINVAL behind the last one the kernel knows
+            _prctl(_PR_CAPBSET_DROP, cap)
+
+
+def _header() -> bytes:
+    return struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, *(ctypes.c_ulong(value) for value in (argument, 0, 0, 0))):
+        raise _error()
+
+
+def _error() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))

@@ -1,0 +1,108 @@
+"""The bpf(2) commands the daemon needs once the loader, and bcc with it, has gone.
+
+Numbers and structures are those of include/uapi/linux/bpf.h. Every function raises OSError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+from exporter.model.records import RunStats
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
+_PROG_TEST_RUN = 10
+_OBJ_GET_INFO_BY_FD = 15
+_ENABLE_STATS = 32
+
+# offsetof(struct bpf_prog_info, run_time_ns), and the size up to recursion_misses
+_RUN_TIME_OFFSET = 192
+_PROG_INFO_SIZE = 216
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    number = _SYS_BPF[platform.machine()]
+    result = int(
+        _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
+    )
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def program_stats(program: int) -> RunStats:
+    """Read bpf_prog_info of the program descriptor. An older kernel leaves the fields it lacks at 0."""
+    info = ctypes.create_string_buffer(_PROG_INFO_SIZE)
+    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
+    run_time_ns, runs, misses = struct.unpack_from("=3Q", info, _RUN_TIME_OFFSET)
+    return RunStats(run_time_ns / 1e9, runs, misses)
+
+
+def stack_push(stack: int, value: int) -> None:
+    """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
+    leaf = ctypes.c_uint32(value)
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+
+
+def stack_top(stack: int) -> int | None:
+    """The 32-bit number on top of a stack map, which stays there; None of an empty one."""
+    leaf = ctypes.c_uint32()
+    try:
+        _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return leaf.value
+
+
+def permitted() -> bool:
+    """False if the kernel refuses bpf() on a map to this thread, whatever map it is."""
+    try:
+        _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", 0xFFFFFFFF, 0, 0, 0))
+    except OSError as error:
+        return error.errno != errno.EPERM
+    return True
+
+
+def enable_stats() -> int:
+    """Measure all BPF programs' run time while the returned descriptor is open (Linux 5.8, CAP_SYS_ADMIN)."""
+    return _bpf(_ENABLE_STATS, struct.pack("=I", 0))
+
+
+class TestRun:
+    """A raw tracepoint program called by hand in the calling thread (BPF_PROG_TEST_RUN, Linux 5.10).
+
+    The context is the tracepoint's twelve arguments, or the record of a classic tracepoint: at most 96 bytes.
+    The attribute block is built once, since a replay makes hundreds of thousands of calls. Not thread-safe.
+    """
+
+    CONTEXT_SIZE = 96
+    __test__ = False  # the name is the kernel's, not pytest's
+
+    def __init__(self, program: int) -> None:
+        self._context = ctypes.create_string_buffer(self.CONTEXT_SIZE)
+        # The kernel writes the return value into the block, hence not bytes.
+        self._attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "=IIIIQQIIIIQQ",
+                *(program, 0, 0, 0, 0, 0, 0, 0),
+                *(self.CONTEXT_SIZE, 0, ctypes.addressof(self._context), 0),
+            )
+        )
+
+    def __call__(self, context: bytes) -> int:
+        """Run the program once; returns its return value. ValueError when the context is too long."""
+        if len(context) > self.CONTEXT_SIZE:
+            raise ValueError(f"a context of {len(context)} bytes, at most {self.CONTEXT_SIZE} are passed")
+        self._context.raw = context.ljust(self.CONTEXT_SIZE, b"\0")
+        _bpf(_PROG_TEST_RUN, self._attributes)
+        return int(struct.unpack_from("=I", self._attributes, 4)[0])

@@ -1,0 +1,1 @@
+"""From records to metric families, and from families to what a scraper reads."""

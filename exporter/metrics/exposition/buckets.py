@@ -1,0 +1,76 @@
+"""The kernel's buckets in the two forms that Prometheus knows: cumulative bounds, and native spans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import itemgetter
+
+from exporter.model.buckets import BUCKETS, COUNTS, FIRST_BOUND
+
+_MAX_GAP = 2
+"""Empty buckets that cost less inside a span than a new span costs."""
+
+
+class Classic:
+    """Classic bounds: powers of two seconds, and the native bucket that each ends with."""
+
+    def __init__(self, octaves: Sequence[int]) -> None:
+        self.bounds = tuple(2.0**octave for octave in octaves)
+        self.last = tuple(4 * octave - FIRST_BOUND for octave in octaves)
+        self._pick = itemgetter(*self.last, BUCKETS - 1)  # a loop would take most of a text page's time
+
+    @staticmethod
+    def of(factor: int, least: float, most: float) -> Classic:
+        """Bounds `factor` (2, 4 or 16) apart that take in the range from `least` to `most` seconds.
+
+        They are multiples of each other's grid: bounds of a larger factor are among those of a smaller, but for the
+        outermost, which may reach further.
+        """
+        step = factor.bit_length() - 1
+        lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
+        return Classic(
+            [
+                octave
+                for octave in range(lowest, highest + 1)
+                if octave % step == 0 and least < 2.0 ** (octave + step) and 2.0 ** (octave - step) < most
+            ]
+        )
+
+    def cumulate(self, buckets: bytes) -> tuple[int, ...]:
+        """Counts up to each bound, then all: as many as there are bounds, and one."""
+        cumulated: tuple[int, ...] = self._pick(tuple(accumulate(COUNTS.unpack(buckets))))
+        return cumulated
+
+
+def nonzero(buckets: bytes) -> tuple[int, list[int]]:
+    """The number of the first bucket that holds something, and the counts from there to the last that does."""
+    # As one large number (both architectures are little-endian): three operations in C, where stripping zero
+    # bytes is a loop over them.
+    bits = int.from_bytes(buckets, "little")
+    if not bits:
+        return 0, []
+    first, end = ((bits & -bits).bit_length() - 1) // 64, (bits.bit_length() + 63) // 64
+    return first, memoryview(buckets).cast("Q")[first:end].tolist()
+
+
+def spans(first: int, counts: list[int]) -> list[tuple[int, list[int]]]:
+    """Split counts into native spans: (native index of the first bucket, counts). Bucket 0 must not be among them.
+
+    Native index k of schema 2 ends at 2^(k/4) s; the overflow bucket becomes the one above 2^12 s.
+    """
+    if 0 not in counts:
+        return [(first + FIRST_BOUND, counts)] if counts else []
+    found: list[tuple[int, list[int]]] = []
+    gap = 0
+    for number, count in enumerate(counts, first + FIRST_BOUND):
+        if not count:
+            gap += 1
+            continue
+        if found and gap <= _MAX_GAP:
+            found[-1][1].extend([0] * gap)
+            found[-1][1].append(count)
+        else:
+            found.append((number, [count]))
+        gap = 0
+    return found

@@ -1,0 +1,39 @@
+"""Metric families before any of the wire formats: what metrics.py makes and exposition/ renders."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Union
+
+from exporter.metrics.series import Series
+
+
+class Counters(NamedTuple):
+    """Exits by series."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    series: Collection[Series]
+
+
+class Histograms(NamedTuple):
+    """Durations by series; those of the same series as Counters."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    series: Collection[Series]
+
+
+class Plain(NamedTuple):
+    """A counter or gauge of few series: (label values, value) pairs, each label set once."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...]
+    samples: Sequence[tuple[tuple[str, ...], float]]
+
+
+Family = Union[Counters, Histograms, Plain]

@@ -1,0 +1,1 @@
+"""Names: exit codes to reasons, processes to VMs, threads to vCPUs."""

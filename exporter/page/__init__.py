@@ -1,0 +1,1 @@
+"""The page at /: HTML made of readings."""

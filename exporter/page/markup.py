@@ -1,0 +1,178 @@
+"""The part of the page that changes, as HTML: names escaped and cut, and never more bytes than BUDGET."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from exporter.common.text import count, printable
+from exporter.page.drawing import bar, histogram, words
+from exporter.page.view import STUCK_NS, Rest, Stuck, View, Vm, lost, together
+from exporter.readings.difference import Row
+
+VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
+"""How many are shown; OPEN is how many VMs show their reasons from the beginning."""
+BUDGET = 36_000
+"""Bytes of the VMs. Where they do not suffice for all reasons, VMs of a lower rank show fewer."""
+_NAME, _REASON, _AROUND_REASONS = 40, 28, 350
+
+_HEAD = (
+    "<thead><tr><th scope=col>Reason<th scope=col>Lost<th scope=col>Exits/s<th scope=col>p50<th scope=col>p99"
+    "<th scope=col><span class=axis><i>1&nbsp;µs</i><i>1&nbsp;ms</i><i>1&nbsp;s</i></span><tbody>"
+)
+# Closing tags and quotes that HTML lets one leave out are left out in what there may be a hundred of.
+
+
+def fragment(view: View) -> str:
+    """The whole of it."""
+    return _health(view) + _stuck(view.stuck) + _vms(view)
+
+
+def safe(text: str, most: int) -> str:
+    """Anybody's string: control and bidirectional characters as escapes, cut to `most` characters, escaped for HTML."""
+    shown = printable(text[: most + 1])
+    if len(shown) > most or len(text) > most:
+        shown = shown[: most - 1] + "…"
+    return html.escape(shown)
+
+
+def figure(vcpus: float) -> str:
+    """A number of vCPUs in five characters at most."""
+    if vcpus >= 999.5:
+        return count(vcpus)
+    if 0 < vcpus < 0.0005:
+        return "<0.001"
+    places = 1 if vcpus >= 9.995 else 2 if vcpus >= 0.0995 else 3
+    return f"{vcpus:.{places}f}" if vcpus else "0"
+
+
+def span(ns: int) -> str:
+    """The length of time that rates are over: `4.0 s`, `12 min`, `3 h 20 min`, `9 d 4 h`."""
+    seconds = ns / 1e9
+    if seconds < 99.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}\u00a0h {minutes}\u00a0min"
+    return f"{hours // 24}\u00a0d {hours % 24}\u00a0h"
+
+
+def _number(number: int, one: str) -> str:
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+
+
+def _health(view: View) -> str:
+    health = view.health
+    wrong = list(view.losses)
+    if not health.up:
+        wrong.append("Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.")
+    if health.collect_errors:
+        wrong.append(f"{_number(health.collect_errors, 'collection')} failed since the start; the log says why.")
+    if health.lookups_pending:
+        of = _number(health.lookups_pending, "vCPU")
+        wrong.append(f"The VM of {of} is still being looked up; until then its pid stands for its name.")
+    warning = "".join(f"<li>{html.escape(line)}</li>" for line in wrong)
+    return (f'<ul class="box warn" id="wrong">{warning}</ul>' if warning else "") + _tiles(view)
+
+
+def _tiles(view: View) -> str:
+    whole = view.total
+    vcpus = sum(vm.vcpus for vm in view.vms if vm.alive)
+    running = sum(vm.alive for vm in view.vms)
+    tiles = (
+        ("Lost to exits", f"{html.escape(figure(whole.lost))} <small>of {_number(vcpus, 'vCPU')}</small>"),
+        ("Exits", f"{count(whole.rate)}<small>/s</small>"),
+        ("VMs", f"{running:,}"),
+        ("Held over 1&nbsp;s", f"{len(view.stuck):,} <small>{'vCPU' if len(view.stuck) == 1 else 'vCPUs'}</small>"),
+    )
+    health = view.health
+    state = (
+        "up" if health.up else "<b>down</b>",
+        _number(health.collect_errors, "collection error"),
+        _number(health.lookups_pending, "look-up") + " pending",
+    )
+    figures = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
+    return f'<dl id="tiles">{figures}</dl><p id="state">Exporter {" · ".join(state)}</p>'
+
+
+def _stuck(stuck: Sequence[Stuck]) -> str:
+    if not stuck:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row"><bdi>{safe(each.vm, _NAME)}</bdi></th>'
+        f"<td>{safe(each.vcpu, 8) or f'tid {each.tid}'}</td><td>{safe(each.reason, _REASON)}</td>"
+        f"<td>{words(each.age_ns)}</td></tr>"
+        for each in stuck[:STUCK]
+    )
+    more = f"<p>and {_number(len(stuck) - STUCK, 'more vCPU')}</p>" if len(stuck) > STUCK else ""
+    return (
+        f'<section class="box bad" id=stuck><h2>In an exit for more than {STUCK_NS // 10**9}\u00a0s, and not idle</h2>'
+        '<table><thead><tr><th scope="col">VM</th><th scope="col">vCPU</th><th scope="col">Reason</th>'
+        f'<th scope="col">For</th></tr></thead><tbody>{rows}</tbody></table>{more}</section>'
+    )
+
+
+def _vms(view: View) -> str:
+    over = span(view.elapsed_ns)
+    when = f"averages since counting began, {over} ago" if view.whole else f"over the last {over}"
+    most = max((vm.lost for vm in view.vms), default=0.0)
+    made: list[str] = []
+    left, shown = BUDGET, view.vms[:VMS]
+    for rank, vm in enumerate(shown):
+        # The first have room for all they show, the others share what is left.
+        part = _vm(vm, most, left if rank < OPEN else left // (len(shown) - rank), opened=rank < OPEN)
+        left -= len(part.encode(errors="replace"))
+        made.append(part)
+    rest = together(view.vms[VMS:])
+    more = f'<p class="more">and {_number(rest.number, "more VM")}: {_rest(rest)}</p>' if rest.number else ""
+    none = '<p class="more">No exit was seen yet: is a VM running on this host?</p>' if not view.vms else ""
+    return (
+        f'<h2 id="over">VMs by time lost to exits <small>{when}</small></h2>'
+        f'<div id="vms">{"".join(made)}</div>{more}{none}'
+    )
+
+
+def _rest(rest: Rest) -> str:
+    return f"{html.escape(figure(rest.lost))} vCPUs lost, {count(rest.rate)} exits/s"
+
+
+def _vm(vm: Vm, most: float, room: int, *, opened: bool) -> str:
+    about = [f"pid {vm.pid}", safe(vm.vmm, 16), _number(vm.vcpus, "vCPU") if vm.alive else "ended"]
+    head = (
+        f"<details id=vm-{vm.pid}{' open' if opened else ''}><summary><b><bdi>{safe(vm.name, _NAME)}</bdi></b>"
+        f"<small>{' · '.join(filter(None, about))}</small>{bar(vm.lost / most if most else 0.0)}"
+        f"<span class=lost>{html.escape(figure(vm.lost))} vCPUs</span>"
+        f"<span class=rate>{count(vm.rate)} exits/s</span></summary>"
+    )
+    return f"{head}{_reasons(vm, room - len(head.encode(errors='replace')))}</details>"
+
+
+def _reasons(vm: Vm, room: int) -> str:
+    if not vm.rows:
+        return "<p class=more>no exit meanwhile</p>"
+    room -= _AROUND_REASONS
+    made = []
+    for row in vm.rows[:REASONS]:
+        part = _reason(row)
+        room -= len(part.encode(errors="replace"))
+        if room < 0:
+            break
+        made.append(part)
+    table = f"<table>{_HEAD}{''.join(made)}</table>" if made else ""
+    rest = vm.rows[len(made) :]
+    if not rest:
+        return table
+    sums = Rest(len(rest), sum(lost(row) for row in rest if not row.idle), sum(row.rate for row in rest))
+    return f"{table}<p class=more>and {_number(sums.number, 'more reason')}: {_rest(sums)}</p>"
+
+
+def _reason(row: Row) -> str:
+    kind = " class=idle" if row.idle else ""
+    return (
+        f"<tr{kind}><th scope=row>{safe(row.reason, _REASON)} <i>{safe(row.klass, 10)}</i>"
+        f"<td>{html.escape(figure(lost(row)))}<td>{count(row.rate)}<td>{words(row.p50_ns)}<td>{words(row.p99_ns)}"
+        f"<td>{histogram(row)}"
+    )

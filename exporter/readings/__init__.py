@@ -1,0 +1,1 @@
+"""Readings: one collection with names. Their differences, filtered and summed."""

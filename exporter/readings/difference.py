@@ -1,0 +1,187 @@
+"""What happened between two readings, as rows: one for each vCPU and reason, or summed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from exporter.model.buckets import bound_ns
+from exporter.readings.reading import EXIT, Counted, Reading, Thread
+
+IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one vCPU, or several, exited for: differences between two readings."""
+
+    pid: int
+    tid: int
+    comm: str
+    vm: str
+    vcpu: str
+    kind: str
+    reason: str
+    klass: str
+    exits: int
+    sum_ns: int
+    """Of the intervals completed meanwhile, from their beginning."""
+    buckets: Mapping[int, int]
+    time_ns: int
+    """Time out of the guest meanwhile: completed or not, and without what lay before."""
+    span_ns: int
+    """Time that there was: the run's, times the vCPUs that the row is of."""
+    elapsed_ns: int
+    """Length of the run."""
+
+    @property
+    def completed(self) -> int:
+        """Intervals that ended meanwhile."""
+        return sum(self.buckets.values())
+
+    @property
+    def avg_ns(self) -> int | None:
+        """Mean of the completed intervals, rounded down; None where there is none."""
+        completed = self.completed
+        return self.sum_ns // completed if completed else None
+
+    @property
+    def rate(self) -> float:
+        """Exits per second."""
+        return self.exits * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
+
+    @property
+    def share(self) -> float:
+        """Part of the vCPUs' time that went there, 0 to 1."""
+        return min(1.0, self.time_ns / self.span_ns) if self.span_ns else 0.0
+
+    @property
+    def idle(self) -> bool:
+        """True for time that the guest had no use for."""
+        return self.klass == IDLE
+
+    def percentile_ns(self, percent: int) -> int | None:
+        """Upper bound of the bucket that holds the percentile, 1 to 100; None without completed intervals.
+
+        A bucket is 19 % wide. One above 2^12 s has no bound: no interval is longer than all together.
+        """
+        completed = self.completed
+        rank, seen = -(-completed * percent // 100), 0
+        for number in sorted(self.buckets):
+            seen += self.buckets[number]
+            if seen >= rank:
+                bound = bound_ns(number)
+                return self.sum_ns if bound is None else bound
+        return None
+
+    @property
+    def p50_ns(self) -> int | None:
+        """Half of the completed intervals took at most this."""
+        return self.percentile_ns(50)
+
+    @property
+    def p99_ns(self) -> int | None:
+        """99 of 100 completed intervals took at most this."""
+        return self.percentile_ns(99)
+
+    @property
+    def max_ns(self) -> int | None:
+        """Upper bound of the longest."""
+        return self.percentile_ns(100)
+
+
+@dataclass(frozen=True)
+class VcpuSpan:
+    """One vCPU's rows, and its time in the guest meanwhile."""
+
+    thread: Thread
+    guest_ns: int
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The difference of two readings."""
+
+    elapsed_ns: int
+    counters: Mapping[str, int]
+    vcpus: Sequence[VcpuSpan]
+
+    def rows(self, kind: str = EXIT) -> list[Row]:
+        """The rows of one kind, in no order."""
+        return [row for vcpu in self.vcpus for row in vcpu.rows if row.kind == kind]
+
+
+class Run:
+    """Readings since the start of a run. A vCPU that a later reading lacks keeps its last values."""
+
+    def __init__(self, first: Reading) -> None:
+        self.first = self.last = first
+
+    def add(self, reading: Reading) -> Reading:
+        """Take in a later reading; returns it with the vCPUs that are gone."""
+        present = {thread.key for thread in reading.vcpus}
+        gone = [
+            thread._replace(alive=False, in_progress=None) for thread in self.last.vcpus if thread.key not in present
+        ]
+        self.last = replace(reading, vcpus=[*reading.vcpus, *gone])
+        return self.last
+
+
+def between(then: Reading, now: Reading) -> Span:
+    """What happened from one reading to a later one."""
+    elapsed = max(0, now.taken_ns - then.taken_ns)
+    before = {thread.key: thread for thread in then.vcpus}
+    vcpus = []
+    for thread in now.vcpus:
+        earlier = before.get(thread.key)
+        if thread is earlier or (earlier and not earlier.alive and not thread.alive):
+            continue  # it had ended before
+        vcpus.append(_of_thread(earlier, thread, elapsed))
+    restarted = now.since_ns != then.since_ns
+    counters = {
+        name: max(0, value - (0 if restarted else then.counters.get(name, 0))) for name, value in now.counters.items()
+    }
+    return Span(elapsed, counters, vcpus)
+
+
+def _of_thread(then: Thread | None, now: Thread, elapsed_ns: int) -> VcpuSpan:
+    old = {(counted.kind, counted.reason): counted for counted in then.reasons} if then else {}
+    rows = []
+    for counted in now.reasons:
+        earlier = old.get((counted.kind, counted.reason))
+        row = _of_reason(now, counted, earlier, elapsed_ns, _age(now, counted) - (_age(then, counted) if then else 0))
+        if row.exits or row.buckets or row.time_ns:
+            rows.append(row)
+    return VcpuSpan(now, max(0, now.guest_ns - (then.guest_ns if then else 0)), rows)
+
+
+def _age(thread: Thread, counted: Counted) -> int:
+    """How long the vCPU has been in an exit for this reason, in ns; 0 where it is in another, or in none."""
+    current = thread.in_progress
+    return current.age_ns if current and counted.kind == EXIT and counted.reason == current.reason else 0
+
+
+def _of_reason(thread: Thread, now: Counted, then: Counted | None, elapsed_ns: int, grown_ns: int) -> Row:
+    exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
+    if then:
+        exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
+        less = then.buckets
+        buckets = {number: count - less.get(number, 0) for number, count in buckets.items()}
+        buckets = {number: count for number, count in buckets.items() if count > 0}
+    return Row(
+        pid=thread.key.pid,
+        tid=thread.key.tid,
+        comm=thread.comm,
+        vm=thread.vm_label,
+        vcpu=thread.vcpu,
+        kind=now.kind,
+        reason=now.reason,
+        klass=now.klass,
+        exits=exits,
+        sum_ns=sum_ns,
+        buckets=buckets,
+        time_ns=max(0, sum_ns + grown_ns),
+        span_ns=elapsed_ns,
+        elapsed_ns=elapsed_ns,
+    )

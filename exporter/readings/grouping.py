@@ -1,0 +1,125 @@
+"""Rows as somebody asks for them: filtered, summed by VM or reason, in an order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from exporter.model.records import ThreadKey
+from exporter.readings.difference import Row, Span
+from exporter.readings.reading import EXIT, Thread
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which vCPUs and reasons are shown; an empty set is all. Values are compared whole."""
+
+    pids: frozenset[int] = frozenset()
+    tids: frozenset[int] = frozenset()
+    vms: frozenset[str] = frozenset()
+    vcpus: frozenset[str] = frozenset()
+    reasons: frozenset[str] = frozenset()
+    no_idle: bool = False
+
+    def apply(self, span: Span) -> Span:
+        """The span of those alone. A vCPU without a row left stays: its time is what shares are parts of."""
+        kept = []
+        for vcpu in span.vcpus:
+            thread = vcpu.thread
+            for chosen, value in (
+                (self.pids, thread.key.pid),
+                (self.tids, thread.key.tid),
+                (self.vms, thread.vm_label),
+                (self.vcpus, thread.vcpu),
+            ):
+                if chosen and value not in chosen:
+                    break
+            else:
+                kept.append(replace(vcpu, rows=[row for row in vcpu.rows if self._shows(row)]))
+        return replace(span, vcpus=kept)
+
+    def _shows(self, row: Row) -> bool:
+        return (not self.reasons or row.reason in self.reasons) and not (self.no_idle and row.idle)
+
+
+GROUPS = ("vcpu", "vm", "reason")
+
+
+def grouped(span: Span, kind: str = EXIT, by: str = "vcpu") -> list[Row]:
+    """Rows summed by vCPU, VM or reason; always by reason within. A tid that was used again is one vCPU."""
+    found: dict[tuple[object, ...], _Sum] = {}
+    threads: dict[tuple[object, ...], set[ThreadKey]] = {}
+    for vcpu in span.vcpus:
+        who = _who(vcpu.thread, by)
+        threads.setdefault(who, set()).add(vcpu.thread.key._replace(born_ns=0))
+        for row in vcpu.rows:
+            if row.kind == kind:
+                key = (*who, row.reason)
+                if key not in found:
+                    found[key] = _Sum(row)
+                found[key].add(row)
+    return [total.row(by, span.elapsed_ns * len(threads[key[:-1]])) for key, total in found.items()]
+
+
+def _who(thread: Thread, by: str) -> tuple[object, ...]:
+    if by == "vcpu":
+        return (thread.key.pid, thread.key.tid)
+    return (thread.key.pid, thread.vm_label) if by == "vm" else ()
+
+
+@dataclass
+class _Sum:
+    first: Row
+    exits: int = 0
+    sum_ns: int = 0
+    time_ns: int = 0
+    buckets: dict[int, int] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        self.exits += row.exits
+        self.sum_ns += row.sum_ns
+        self.time_ns += row.time_ns
+        for number, value in row.buckets.items():
+            self.buckets[number] = self.buckets.get(number, 0) + value
+
+    def row(self, by: str, span_ns: int) -> Row:
+        total = replace(
+            self.first,
+            exits=self.exits,
+            sum_ns=self.sum_ns,
+            time_ns=self.time_ns,
+            buckets=self.buckets,
+            span_ns=span_ns,
+        )
+        if by == "vcpu":
+            return total
+        total = replace(total, tid=0, comm="", vcpu="")
+        return total if by == "vm" else replace(total, pid=0, vm="")
+
+
+_MEASURES: Mapping[str, Callable[[Row], float]] = {
+    "time": lambda row: row.time_ns,
+    "count": lambda row: row.exits,
+    "avg": lambda row: row.avg_ns or 0,
+    "p50": lambda row: row.p50_ns or 0,
+    "p99": lambda row: row.p99_ns or 0,
+    "max": lambda row: row.max_ns or 0,
+}
+SORT_KEYS = (*_MEASURES, "vm", "reason")
+
+
+def ordered(rows: Iterable[Row], key: str = "time", *, reverse: bool = False) -> list[Row]:
+    """Largest first, names from A; idle reasons always last. Equal ones stay in the order of their ids."""
+    kept = sorted(rows, key=lambda row: (row.vm, row.pid, _number(row.vcpu), row.tid, row.reason))
+    measure = _MEASURES.get(key)
+    if measure:
+        kept.sort(key=measure, reverse=not reverse)
+    elif key == "reason":
+        kept.sort(key=lambda row: row.reason, reverse=reverse)
+    elif reverse:
+        kept.reverse()
+    return [row for row in kept if not row.idle] + [row for row in kept if row.idle]
+
+
+def _number(vcpu: str) -> tuple[int, str]:
+    return (int(vcpu), vcpu) if vcpu.isascii() and vcpu.isdigit() and len(vcpu) < 10 else (1 << 31, vcpu)

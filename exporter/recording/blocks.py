@@ -1,0 +1,156 @@
+"""The file of a recording as a row of checked blocks; docs/recording-format.md is its description.
+
+Every length is bounded before it is believed: a file comes from somebody else, and may be anything.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from exporter.recording.events import WHAT_SIZE
+
+MAGIC = b"\x89KVMREC\n"
+VERSION = 1
+MAX_EVENTS = 1 << 16
+"""In one block; an event's number in the block's table has 16 bits."""
+
+EVENT_BYTES = WHAT_SIZE + 2 + 8
+"""At most, uncompressed: its entry in the table, the number of it, its time."""
+
+_START = struct.Struct("<8sI")
+_HEAD = struct.Struct("<4sIIII")
+_CRC = struct.Struct("<I")
+_LEVEL = 6
+
+
+class RecordingError(Exception):
+    """The file is not a whole recording; one line says which, where and why."""
+
+
+class Type(Enum):
+    """Types of blocks, in the order in which they come (events and losses mixed)."""
+
+    HEADER = b"HEAD"
+    EVENTS = b"EVTS"
+    LOST = b"LOST"
+    VMS = b"VMS "
+    END = b"END "
+
+
+_MAX_BYTES = {
+    Type.HEADER: 1 << 21,
+    Type.EVENTS: MAX_EVENTS * EVENT_BYTES,
+    Type.LOST: 1 << 10,
+    Type.VMS: 1 << 24,
+    Type.END: 1 << 16,
+}
+"""Of a block's content, uncompressed. The compressed one may be a little longer: zlib's own worst case is 0.03 %."""
+
+
+class Block(NamedTuple):
+    """A block whose checksums are right. `entries`: of an EVENTS block its events, else 0."""
+
+    type: Type
+    entries: int
+    content: bytes
+    place: str
+    """For an error: which block of which file."""
+
+
+def start() -> bytes:
+    """Return the first bytes of a file."""
+    return _START.pack(MAGIC, VERSION)
+
+
+def pack(kind: Type, content: bytes, entries: int = 0) -> bytes:
+    """Return a block's bytes."""
+    assert len(content) <= _MAX_BYTES[kind]
+    stored = zlib.compress(content, _LEVEL)
+    head = _HEAD.pack(kind.value, entries, len(content), len(stored), zlib.crc32(stored))
+    return head + _CRC.pack(zlib.crc32(head)) + stored
+
+
+def read(path: Path) -> Iterator[Block]:
+    """Yield the blocks of a file, END the last of them. Raises RecordingError."""
+    try:
+        # Not to wait for the other end of a FIFO; and a device has no end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RecordingError(f"{path} is not a file")
+            yield from _blocks(file, path)
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _blocks(file: BinaryIO, path: Path) -> Iterator[Block]:
+    _check_start(file.read(_START.size), path)
+    at, number = _START.size, 0
+    while True:
+        number += 1
+        place = f"{path}: block {number} at byte {at}"
+        head = file.read(_HEAD.size + _CRC.size)
+        if not head:
+            raise RecordingError(f"{path} is cut off: it ends after {at} bytes, without the closing block")
+        if len(head) < _HEAD.size + _CRC.size:
+            raise RecordingError(f"{path} is cut off after {at + len(head)} bytes, in the head of block {number}")
+        if _CRC.unpack_from(head, _HEAD.size) != (zlib.crc32(head[: _HEAD.size]),):
+            raise RecordingError(f"{place} is damaged: its head does not match its checksum")
+        kind, entries, length, stored_length, checksum = _HEAD.unpack_from(head)
+        block_type = _type(kind, place)
+        limit = _MAX_BYTES[block_type]
+        if length > limit or stored_length > limit + limit // 1000 + 64 or entries > MAX_EVENTS:
+            raise RecordingError(f"{place} claims {length} bytes ({stored_length} stored), at most {limit} are read")
+        stored = file.read(stored_length)
+        if len(stored) < stored_length:
+            raise RecordingError(
+                f"{path} is cut off after {at + len(head) + len(stored)} bytes, in block {number} "
+                f"({kind.decode().strip()}), which has {stored_length}"
+            )
+        if zlib.crc32(stored) != checksum:
+            raise RecordingError(f"{place} ({kind.decode().strip()}) is damaged: it does not match its checksum")
+        yield Block(block_type, entries, _inflate(stored, length, place), place)
+        at += len(head) + stored_length
+        if block_type == Type.END:
+            if file.read(1):
+                raise RecordingError(f"{path} goes on after its closing block, at byte {at}")
+            return
+
+
+def _check_start(head: bytes, path: Path) -> None:
+    if not head:
+        raise RecordingError(f"{path} is empty")
+    magic, version = _START.unpack(head.ljust(_START.size, b"\0"))
+    if MAGIC.startswith(head) or (magic == MAGIC and len(head) < _START.size):
+        raise RecordingError(f"{path} is cut off after {len(head)} bytes")
+    if magic != MAGIC:
+        packed = " (a gzip file)" if head.startswith(b"\x1f\x8b") else ""
+        raise RecordingError(f"{path} is not a recording{packed}: it does not begin as one of `record` does")
+    if version != VERSION:
+        raise RecordingError(f"{path} has format version {version}, this kvm-exit-exporter reads version {VERSION}")
+
+
+def _type(kind: bytes, place: str) -> Type:
+    try:
+        return Type(kind)
+    except ValueError:
+        raise RecordingError(f"{place} has an unknown type, {kind!r}") from None
+
+
+def _inflate(stored: bytes, length: int, place: str) -> bytes:
+    """Decompress to exactly `length` bytes, and never to more than one above it."""
+    inflating = zlib.decompressobj()
+    try:
+        content = inflating.decompress(stored, length + 1)
+    except zlib.error as error:
+        raise RecordingError(f"{place} is damaged: {error}") from error
+    if len(content) != length or not inflating.eof or inflating.unused_data:
+        raise RecordingError(f"{place} does not decompress to the {length} bytes that it claims")
+    return content

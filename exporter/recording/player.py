@@ -1,0 +1,101 @@
+"""Start the stand-ins for a recording's VMs and give them the loaded programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+
+from exporter.kernel.privileges import Account
+from exporter.kernel.program import isolated
+from exporter.recording.recording import Recording, RecordingError
+from exporter.recording.vm import command_line
+
+
+class Player:
+    """A running replay. `clock_ns` is its time: the monotonic clock, `speed` times as fast."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        programs: Mapping[str, int],
+        *,
+        speed: float = 1.0,
+        endless: bool = True,
+        account: Account | None = None,
+    ) -> None:
+        """Start it, as processes of `account` (None: of this user); it counts when this returns.
+
+        Raises RecordingError.
+        """
+        self._speed = speed
+        how = {"speed": speed, "endless": endless, "account": account}
+        self._processes = [self._start(recording, number, programs, how) for number in range(len(recording.vms))]
+        for process in self._processes:
+            assert process.stdout
+            wrong = process.stdout.readline().rstrip("\n")
+            if wrong or process.poll() is not None:
+                self.close()
+                raise RecordingError(wrong or f"a stand-in for a VM ended with status {process.returncode}")
+        self._base_ns = time.monotonic_ns()
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.write(f"{self._base_ns}\n")
+            process.stdin.flush()
+
+    @staticmethod
+    def _start(
+        recording: Recording, number: int, programs: Mapping[str, int], how: Mapping[str, object]
+    ) -> subprocess.Popen[str]:
+        order = {
+            "recording": str(recording.path.resolve()),
+            "vm": number,
+            "programs": dict(programs),
+            **how,
+        }
+        # Room for the command line that the stand-in puts there.
+        argv = command_line(recording.vms[number], recording.machine)
+        room = "." * sum(len(argument.encode()) + 1 for argument in argv)
+        process = subprocess.Popen(
+            [*isolated("exporter.recording.vm"), room],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=tuple(programs.values()),
+            start_new_session=True,  # Ctrl-C is for the daemon, which then ends them
+            text=True,
+        )
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # its standard output then says why, or nothing
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        return process
+
+    def clock_ns(self) -> int:
+        """Return the replay's time now, in the same scale as the events' stamps."""
+        elapsed = time.monotonic_ns() - self._base_ns
+        return self._base_ns + round(elapsed * self._speed)
+
+    def join(self) -> None:
+        """Wait until every VM has replayed all its events; only for a replay that ends."""
+        for process in self._processes:
+            assert process.stdout
+            process.stdout.readline()
+
+    def ended(self) -> bool:
+        """True if a stand-in has ended, which none does by itself."""
+        return any(process.poll() is not None for process in self._processes)
+
+    def pids(self) -> list[int]:
+        """Process IDs of the stand-ins, in the recording's order."""
+        return [process.pid for process in self._processes]
+
+    def close(self) -> None:
+        """End the stand-ins."""
+        for process in self._processes:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.close()
+            process.wait()
+            process.stdout.close()

@@ -1,0 +1,148 @@
+"""A whole recording through the counting program, as fast as it goes: the records that come of it.
+
+Each recorded thread has a thread of its own here, for the program counts by the thread that it runs in. What is
+returned bears the recorded numbers and names.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from exporter.collect.collector import Collector
+from exporter.kernel.program import Loaded
+from exporter.kernel.syscall import TestRun
+from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
+from exporter.model.vm import Vcpu
+from exporter.recording.events import PROGRAMS, Event, Kind, encoder
+from exporter.recording.recording import Recording, RecordingError, Run, Thread
+from exporter.recording.vm import name_thread
+
+_STACK_BYTES = 1 << 18
+_COLLECT_EVERY = 64
+"""Threads that ended: their slots are needed again, and what a collection keeps of the dead is limited."""
+
+
+def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[ThreadKey, Vcpu]]:
+    """Count all events of the recording; returns all its vCPUs, at its last moment, and who they are.
+
+    The program must be a fresh one, loaded with clock_in_context. Raises RecordingError.
+    """
+    counting = _Counting(recorded, loaded)
+    try:
+        for runs in recorded.runs():
+            for run in runs:
+                counting.count(run)
+        return counting.result()
+    finally:
+        counting.close()
+
+
+class _Counting:
+    def __init__(self, recorded: Recording, loaded: Loaded) -> None:
+        self._recorded = recorded
+        self._loaded = loaded
+        self._context = encoder(recorded.kvm_exit)
+        self._now = 0
+        # The dead are in the one collection that finds them, and in none after it.
+        self._collector = Collector(loaded, lambda: self._now, linger_ns=1)
+        self._slots = loaded.layouts["slots"].entries - 1
+        self._workers: dict[Thread, _Worker] = {}
+        self._ended: list[_Worker] = []
+        self._threads: dict[int, Thread] = {}
+        self._dead: list[VcpuRecord] = []
+
+    def count(self, run: Run) -> None:
+        worker = self._workers.get(run.thread)
+        if worker is None:
+            worker = self._workers[run.thread] = self._start(run.thread)
+        worker.play(run)
+        if run.events[-1].kind == Kind.THREAD_END:
+            self._ended.append(self._workers.pop(run.thread))
+            if len(self._ended) == _COLLECT_EVERY:
+                self._collect()
+
+    def _start(self, thread: Thread) -> _Worker:
+        if len(self._workers) == self._slots:
+            raise RecordingError(
+                f"{self._recorded.path} has more than {self._slots} vCPU threads at a time: raise limits.vcpus"
+            )
+        if len(self._workers) + len(self._ended) == self._slots:
+            self._collect()
+        self._threads[thread.number] = thread
+        return _Worker(thread, self._loaded.programs, self._context)
+
+    def _collect(self) -> Snapshot:
+        self._now += 1
+        snapshot = self._collector.collect()
+        self._dead += [record for record in snapshot.vcpus if not record.alive]
+        for worker in self._ended:
+            worker.end()
+        self._ended.clear()
+        return snapshot
+
+    def result(self) -> tuple[Snapshot, Mapping[ThreadKey, Vcpu]]:
+        self._now = max(self._now, self._recorded.last_ns - 1)
+        snapshot = self._collect()
+        records = {}
+        for record in (*self._dead, *(record for record in snapshot.vcpus if record.alive)):
+            thread = self._threads[int(record.comm)]
+            key = ThreadKey(thread.tgid, thread.tid, record.key.born_ns)
+            records[thread.number] = replace(record, key=key, comm=thread.comm)
+        vcpus = {record.key: self._recorded.vcpus[number] for number, record in records.items()}
+        return replace(snapshot, vcpus=[records[number] for number in sorted(records)]), vcpus
+
+    def close(self) -> None:
+        for worker in (*self._workers.values(), *self._ended):
+            worker.end()
+        self._collector.close()
+
+
+class _Worker:
+    """A thread that plays one recorded thread's events. Its comm is the number of that one, to be found again by.
+
+    Not by tid: in a PID namespace the program sees another one than we do.
+    """
+
+    def __init__(self, thread: Thread, programs: Mapping[str, int], context: Callable[[Event], bytes]) -> None:
+        self._comm = str(thread.number).encode()
+        self._programs = programs
+        self._context = context
+        self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            self._thread = threading.Thread(target=self._loop, daemon=True)
+            self._thread.start()
+        finally:
+            threading.stack_size(before)
+
+    def _loop(self) -> None:
+        name_thread(self._comm)
+        programs = {kind: TestRun(self._programs[name]) for kind, name in PROGRAMS.items()}
+        while (run := self._runs.get()) is not None:
+            known: dict[Event, bytes] = {}
+            try:
+                for ns, event in zip(run.times, run.events):
+                    context = known.get(event)
+                    if context is None:
+                        context = known[event] = self._context(event)
+                    programs[event.kind](context + ns.to_bytes(8, sys.byteorder))
+                self._done.put(None)
+            except BaseException as error:  # it is the caller's to see
+                self._done.put(error)
+
+    def play(self, run: Run) -> None:
+        """Run the programs for these events, and wait for it."""
+        self._runs.put(run)
+        error = self._done.get()
+        if error:
+            raise error
+
+    def end(self) -> None:
+        """End the thread."""
+        self._runs.put(None)
+        self._thread.join()

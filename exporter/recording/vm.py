@@ -1,0 +1,126 @@
+"""A stand-in for a VM: a process with such a command line whose threads, named like its vCPUs, replay their events.
+
+Run with -m by the player. Standard input: a JSON line that says what to replay, then the time to start at; the
+process ends when it closes. Standard output: an empty line when ready, or what is wrong; "done" at an end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter.kernel import privileges
+from exporter.kernel.syscall import TestRun
+from exporter.model.vm import Vm
+from exporter.recording import recording, tracks
+
+_PR_SET_NAME = 15
+_LEAST_PASS_NS = 1_000_000  # so that a recording of a single moment does not spin
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def name_thread(comm: bytes) -> None:
+    """Set the calling thread's comm (15 bytes at most, the kernel cuts the rest)."""
+    _libc.prctl(_PR_SET_NAME, comm[:15] + b"\0", 0, 0, 0)
+
+
+def command_line(vm: Vm, machine: str) -> list[str]:
+    """Arguments from which the exporter reads this identity: a recording holds no others."""
+    if vm.vmm == "qemu":
+        uuid = ["-uuid", vm.uuid] if vm.uuid else []
+        return [f"/usr/bin/qemu-system-{machine}", "-name", "guest=" + vm.name.replace(",", ",,"), *uuid]
+    if vm.vmm == "cloud-hypervisor":
+        return [vm.vmm, "--api-socket", f"/run/{vm.name}.sock", "--platform", f"uuid={vm.uuid}"]
+    if vm.vmm == "kvmtool":
+        return ["lkvm", "run", "--name", vm.name]
+    if vm.vmm == "crosvm":
+        return [vm.vmm, "run", "--name", vm.name]
+    # A program that is no known VMM keeps its own name, and its pid for the VM's.
+    return [vm.vmm or "unknown", "--id", vm.name]
+
+
+def take_command_line(argv: Sequence[str]) -> None:
+    """Make /proc/PID/cmdline read as `argv`: overwrite the memory that the kernel shows there.
+
+    The player leaves enough room behind our own arguments. What is left over reads as empty arguments.
+    """
+    stat = Path("/proc/self/stat").read_bytes().rsplit(b")", 1)[1].split()
+    start, end = int(stat[45]), int(stat[46])  # arg_start, arg_end: fields 48 and 49 of proc(5)
+    wanted = b"".join(argument.encode() + b"\0" for argument in argv)[: end - start]
+    ctypes.memmove(start, wanted.ljust(end - start, b"\0"), end - start)
+
+
+class Vcpu(threading.Thread):
+    """One vCPU thread. Its events keep the recorded time; `speed` is how fast that time passes."""
+
+    def __init__(self, play: Play, track: tracks.Track, start_ns: int) -> None:
+        """`start_ns`: what is the recording's first moment in this pass."""
+        super().__init__(daemon=True)
+        self._play = play
+        self._track = track
+        self._start_ns = start_ns
+
+    def run(self) -> None:
+        """Replay to the end, which an endless replay of a thread that did not end never reaches."""
+        play = self._play
+        name_thread(self._track.thread.comm)
+        run = {name: TestRun(fd) for name, fd in play.programs.items()}
+        for call in tracks.passes(self._track, play.duration_ns, play.endless):
+            now = self._start_ns + call.ns
+            ahead = (now - play.base_ns) / play.speed - (time.monotonic_ns() - play.base_ns)
+            if ahead > 0:
+                time.sleep(ahead / 1e9)
+            run[call.program](call.context + now.to_bytes(8, sys.byteorder))
+        if play.endless and self._track.ended:
+            Vcpu(play, self._track, self._start_ns + play.duration_ns).start()
+
+
+class Play(NamedTuple):
+    """What all threads of a stand-in have in common."""
+
+    programs: Mapping[str, int]
+    base_ns: int
+    """When the replay began."""
+    speed: float
+    duration_ns: int
+    endless: bool
+
+
+def main() -> None:
+    """Replay one VM of a recording: read it, say so, start when told, and end with standard input."""
+    order = json.loads(sys.stdin.readline())
+    try:
+        recorded = recording.read(Path(order["recording"]))
+        found = tracks.read(recorded, order["vm"])
+    except recording.RecordingError as error:
+        print(error, flush=True)
+        return
+    argv = command_line(recorded.vms[order["vm"]], recorded.machine)
+    take_command_line(argv)
+    name_thread(Path(argv[0]).name.encode())
+    # Running a program that is loaded needs no privilege; where an old kernel differs, drop() keeps what it asks for.
+    privileges.drop(privileges.Account(*order["account"]) if order["account"] else None)
+    print("", flush=True)
+    base_ns = int(sys.stdin.readline() or os._exit(0))
+    duration_ns = max(_LEAST_PASS_NS, recorded.last_ns - recorded.first_ns)
+    play = Play(order["programs"], base_ns, order["speed"], duration_ns, order["endless"])
+    vcpus = [Vcpu(play, track, base_ns) for track in found]
+    for vcpu in vcpus:
+        vcpu.start()
+    if not order["endless"]:
+        for vcpu in vcpus:
+            vcpu.join()
+        print("done", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

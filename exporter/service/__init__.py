@@ -1,0 +1,1 @@
+"""The service: its process, its lifecycle, attaching, collecting, scrapes, restarts."""

@@ -1,0 +1,55 @@
+"""Which path of the web server answers what."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from exporter.metrics.exposition.page import MetricsPage
+from exporter.page import page
+from exporter.page.page import Overview
+from exporter.readings import reading
+from exporter.web.answer import CHANGE, Answer, Request, Route, Routes, constant, text
+
+Render = Callable[[str, str], MetricsPage]
+"""Makes the metrics page from the headers Accept and Accept-Encoding."""
+
+Reload = Callable[[], str]
+"""Reads the configuration again; returns "" or one line that says what is wrong with it."""
+
+
+def routes(
+    render: Render,
+    telemetry_path: str,
+    vcpus: Callable[[], bytes] | None = None,
+    *,
+    overview: Overview | None = None,
+    reload: Reload | None = None,
+) -> Routes:
+    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `overview` the page at /.
+
+    Without `reload` reloading is forbidden.
+    """
+
+    def metrics(request: Request) -> Answer:
+        made = render(request.accept, request.accept_encoding)
+        return Answer(200, made.headers, made.pieces)
+
+    found = {
+        telemetry_path: Route(metrics, work=True),
+        "/-/healthy": constant(text(200, "Healthy")),
+        "/-/reload": Route(lambda _: _reload(reload), CHANGE, work=reload is not None),
+    }
+    if vcpus:
+        json = [("Content-Type", "application/json")]
+        found[reading.PATH] = Route(lambda _: Answer(200, json, [vcpus()]), work=True)
+    if overview:
+        found["/"] = Route(lambda _: Answer(200, page.HEADERS, [overview.page()]), work=True)
+        found[page.PATH] = Route(lambda _: Answer(200, page.HEADERS, [overview.fragment()]), work=True)
+    return found
+
+
+def _reload(reload: Reload | None) -> Answer:
+    if reload is None:  # the words of Prometheus
+        return text(403, "Lifecycle API is not enabled.")
+    wrong = reload()
+    return text(500, f"failed to reload config: {wrong}") if wrong else text(200)

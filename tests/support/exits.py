@@ -1,0 +1,166 @@
+"""vCPU records to test with: by hand, by hypothesis, and what they must add up to, computed the plain way."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from exporter.metrics.families import Family
+from exporter.metrics.kvm import Detail, Identified, Metrics
+from exporter.metrics.series import Reasons as ShownReasons
+from exporter.model.reason import Reason, Space
+from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord
+from exporter.model.vm import Vcpu, Vm
+from exporter.naming.reasons import Reasons
+
+BUCKETS = 142
+"""Bucket i ends at 2^((i - 92) / 4) seconds; 0 is also all below, 141 all above 2^12."""
+
+WEB = Vm(pid=100, name="web-1", uuid="6f1c2a70", vmm="qemu")
+NAME = Reasons().lookup
+
+Name = Callable[[int, int], Reason]
+Labels = tuple[str, ...]
+
+
+def cell(space: int, code: int, exits: int, observed: Mapping[int, int], sum_ns: int) -> Cell:
+    """A cell with the given buckets filled."""
+    counts = [observed.get(number, 0) for number in range(BUCKETS)]
+    return Cell(space, code, exits, sum_ns, struct.pack(f"={BUCKETS}Q", *counts))
+
+
+def record(
+    pid: int,
+    tid: int,
+    *cells: Cell,
+    born_ns: int = 1,
+    guest_ns: int = 0,
+    in_progress: ExitInProgress | None = None,
+    alive: bool = True,
+) -> VcpuRecord:
+    """One thread as a collection sees it."""
+    return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, guest_ns, cells, in_progress, alive)
+
+
+def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
+    """Records as vCPUs of one VM, with index tid - pid - 1."""
+    return [(each, Vcpu(vm, str(each.key.tid - each.key.pid - 1))) for each in records]
+
+
+def metrics(detail: Detail = Detail(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
+    """Metrics as the daemon makes them; `lists` are allow and deny."""
+    return Metrics(ShownReasons(name, **lists), detail)
+
+
+def families(vcpus: Sequence[Identified], detail: Detail = Detail(), name: Name = NAME) -> list[Family]:  # noqa: B008
+    """The families of a first snapshot."""
+    made = metrics(detail, name)
+    made.update(vcpus, [])
+    return made.families(vcpus)
+
+
+class Total(NamedTuple):
+    """What a series must hold."""
+
+    exits: int
+    sum_ns: int
+    counts: tuple[int, ...]
+
+    def __add__(self, other: Total) -> Total:  # type: ignore[override]
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts))
+        return Total(self.exits + other.exits, self.sum_ns + other.sum_ns, counts)
+
+
+def who(each: VcpuRecord, vcpu: Vcpu, level: str) -> Labels:
+    """The labels that tell whose series it is."""
+    pid, tid = str(each.key.pid), str(each.key.tid)
+    return (pid, tid, vcpu.vm.name, vcpu.index) if level == "vcpu" else (pid, vcpu.vm.name)
+
+
+def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bool) -> dict[Labels, Total]:
+    """Sums by label set, in the order of their first appearance."""
+    found: dict[Labels, Total] = {}
+    for each, vcpu in vcpus:
+        for one in each.cells:
+            if (one.space in (Space.USERSPACE, Space.USERSPACE_ERRNO)) == userspace:
+                reason = name(one.space, one.code)
+                labels = (*who(each, vcpu, level), *(reason[:1] if userspace else reason))
+                value = Total(one.exits, one.sum_ns, one.counts())
+                found[labels] = found[labels] + value if labels in found else value
+    return found
+
+
+def guest_ns(vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
+    """Time in the guest by label set."""
+    found: dict[Labels, int] = {}
+    for each, vcpu in vcpus:
+        labels = who(each, vcpu, level)
+        found[labels] = found.get(labels, 0) + each.guest_ns
+    return found
+
+
+# Surrogates cannot be encoded; identify() never yields one, since it decodes with errors="replace".
+HOSTILE = st.text(st.sampled_from('"\\\n\r\t\0 ,{}=#%n') | st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@st.composite
+def observations(draw: st.DrawFn, most: int) -> dict[int, int]:
+    """Counts by bucket, `most` at most in all: few or many buckets, huge or small."""
+    if draw(st.booleans()):
+        return dict(enumerate(draw(st.binary(min_size=BUCKETS, max_size=BUCKETS))))
+    counts = draw(st.dictionaries(st.integers(0, BUCKETS - 1), st.integers(1, most), max_size=12))
+    return {number: count // len(counts) for number, count in counts.items()}
+
+
+SPACES = [Space.VMX, Space.ARM64_TRAP, Space.USERSPACE, Space.USERSPACE_ERRNO]
+CODES = 4
+
+
+@st.composite
+def cells(draw: st.DrawFn, most: int) -> Cell:
+    """A cell of any space whose exits and nanoseconds are `most` at most."""
+    observed = draw(observations(most))
+    exits = draw(st.integers(sum(observed.values()), most))
+    sum_ns = draw(st.integers(0, most))
+    return cell(draw(st.sampled_from(SPACES)), draw(st.integers(0, CODES - 1)), exits, observed, sum_ns)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
+    """A few vCPUs of two VMs with hostile names. All counts together are at most `all_most`, and all times."""
+    size = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    most = all_most // (size[0] * size[1])
+    vms = [Vm(pid, draw(HOSTILE), draw(HOSTILE), draw(HOSTILE)) for pid in (100, 200)]
+    vcpus: list[Identified] = []
+    for born in range(size[0]):
+        vm = draw(st.sampled_from(vms))
+        tid = vm.pid + draw(st.integers(1, 2))  # one tid twice is a tid that was used again
+        found = draw(st.lists(cells(most), max_size=size[1], unique_by=lambda one: (one.space, one.code)))
+        age = ExitInProgress(Space.VMX, 1, draw(st.integers(0, 2**63)))
+        busy = draw(st.booleans()) and not any((each.key.pid, each.key.tid) == (vm.pid, tid) for each, _ in vcpus)
+        made = record(
+            vm.pid,
+            tid,
+            *found,
+            born_ns=born,
+            guest_ns=draw(st.integers(0, most)),
+            in_progress=age if busy else None,
+            alive=busy,
+        )
+        vcpus.append((made, Vcpu(vm, str(tid))))
+    return vcpus
+
+
+def names(texts: Sequence[str]) -> Name:
+    """A naming of codes with such texts; equal texts make one series of two codes."""
+
+    def name(space: int, code: int) -> Reason:
+        return Reason(texts[code % len(texts)], "idle" if code % 2 else texts[space % len(texts)])
+
+    return name
+
+
+NAMES = st.lists(HOSTILE, min_size=1, max_size=CODES).map(names)

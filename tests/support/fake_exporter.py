@@ -1,0 +1,52 @@
+"""An exporter that answers /-/vcpus with known documents."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from exporter.readings import reading as document
+from exporter.readings.reading import Reading
+
+
+class FakeExporter:
+    """Answers the n-th request, from 0, with answer(n): a reading, or a status and bytes."""
+
+    def __init__(self, answer: Callable[[int], Reading | tuple[int, bytes]]) -> None:
+        self.answer = answer
+        self.asked = 0
+        self.hanging, self._closed = threading.Event(), threading.Event()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                assert self.path.endswith("/-/vcpus"), self.path
+                made = fake.answer(fake.asked)
+                fake.asked += 1
+                status, body = made if isinstance(made, tuple) else (200, document.encode(made))
+                if fake._closed.is_set():
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def hang(self, _: int) -> tuple[int, bytes]:
+        """An answer that does not come until close()."""
+        self.hanging.set()
+        self._closed.wait()
+        return 500, b""
+
+    def close(self) -> None:
+        self._closed.set()
+        self._server.shutdown()
+        self._server.server_close()

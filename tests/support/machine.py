@@ -1,0 +1,168 @@
+"""A loaded program driven by hand: threads that exit, enter and die at times the test chooses."""
+
+from __future__ import annotations
+
+import os
+import queue
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from exporter.collect.collector import Collector
+from exporter.kernel import program
+from exporter.kernel.syscall import TestRun
+from exporter.model.buckets import BUCKETS, FIRST_BOUND
+from exporter.model.reason import Space
+from exporter.model.records import Snapshot, VcpuRecord
+from exporter.recording.vm import name_thread
+
+X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
+"""Of every captured x86 kvm_exit format."""
+
+TRAP = 2
+
+
+def bucket(ns: int) -> int:
+    """The bucket of a duration, from its definition: the first whose bound 2^((92 - i) / 4) s is not below it.
+
+    Both sides to the fourth power are integers, so nothing is rounded.
+    """
+    for i in range(BUCKETS - 1):
+        k = i + FIRST_BOUND
+        left, right = ns**4, 10**36
+        if left * 2**-k <= right if k < 0 else left <= right * 2**k:
+            return i
+    return BUCKETS - 1
+
+
+def histogram(durations: Sequence[int]) -> tuple[int, ...]:
+    """What the buckets must hold after these durations."""
+    counts = [0] * BUCKETS
+    for ns in durations:
+        counts[bucket(ns)] += 1
+    return tuple(counts)
+
+
+class Vcpu:
+    """A thread with a name, in which calls are run. Times are in ns of the test's own clock."""
+
+    def __init__(self, machine: Machine, comm: str) -> None:
+        self._machine = machine
+        self._runs: dict[str, TestRun] = {}
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, args=(comm,), daemon=True)
+        self._thread.start()
+        self.call(lambda: None)
+        assert self._thread.native_id
+        self.tid = self._thread.native_id
+
+    def _loop(self, comm: str) -> None:
+        name_thread(comm.encode())
+        self._runs = {name: TestRun(fd) for name, fd in self._machine.loaded.programs.items()}
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+                self._done.put(None)
+            except BaseException as error:
+                self._done.put(error)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run something in the thread and wait for it."""
+        self.begin(work)
+        self.finish()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Have it run while other threads run."""
+        self._work.put(work)
+
+    def finish(self) -> None:
+        """Wait for what begin() began."""
+        error = self._done.get(timeout=120)
+        if error:
+            raise error
+
+    # In the thread itself only:
+
+    def run(self, program: str, now: int, *args: int) -> int:
+        return self._runs[program](struct.pack("=11Q", *args, *[0] * (11 - len(args))) + struct.pack("=Q", now))
+
+    def arm_exit(self, now: int, ret: int, esr_ec: int = 0) -> None:
+        self.run("kvm_exit", now, ret, esr_ec, 0xFFFF800012345678)
+
+    def x86_exit(self, now: int, isa: int, reason: int, vcpu_id: int = 0) -> None:
+        record = bytearray(88)
+        for field, value in (
+            ("ISA_OFFSET", isa),
+            ("EXIT_REASON_OFFSET", reason),
+            ("VCPU_ID_OFFSET", vcpu_id),
+        ):
+            struct.pack_into("=I", record, X86_DEFINES[field], value)
+        self._runs["kvm_exit"](bytes(record) + struct.pack("=Q", now))
+
+    def entry(self, now: int) -> None:
+        self.run("kvm_entry", now)
+
+    def userspace_exit(self, now: int, reason: int, errno: int = 0) -> None:
+        self.run("kvm_userspace_exit", now, reason, errno & 0xFFFFFFFFFFFFFFFF)
+
+    def dies(self, now: int) -> None:
+        """What the kernel does when the thread ends, without ending it: its tid is then reused by itself."""
+        self.run("sched_process_exit", now)
+
+    def end(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+
+class Machine:
+    """The program, its collector and the threads of one test."""
+
+    def __init__(self, front: str, *, linger_ns: int = 300 * 10**9, **options: Any) -> None:
+        request: dict[str, Any] = {"slots": 64, "cells": 1024, "clock_in_context": True, **options}
+        defines = X86_DEFINES if front == "x86" else {}
+        self.loaded = program.load(program.Request(front=front, defines=defines, attach=False, **request))
+        self.now = 0
+        self.collector = Collector(self.loaded, lambda: self.now, linger_ns)
+        self._vcpus: list[Vcpu] = []
+
+    def vcpu(self, comm: str = "CPU 0/KVM") -> Vcpu:
+        vcpu = Vcpu(self, comm)
+        self._vcpus.append(vcpu)
+        return vcpu
+
+    def collect(self) -> Snapshot:
+        return self.collector.collect()
+
+    def record(self, vcpu: Vcpu) -> VcpuRecord:
+        """The only record of this thread."""
+        (found,) = self.records(vcpu)
+        return found
+
+    def records(self, vcpu: Vcpu) -> list[VcpuRecord]:
+        found = [record for record in self.collect().vcpus if record.key.tid == vcpu.tid]
+        assert all(record.key.pid == os.getpid() for record in found)
+        return found
+
+    def close(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.end()
+        self.collector.close()
+        self.loaded.close()
+
+
+def exits(record: VcpuRecord) -> dict[tuple[int, int], int]:
+    """Exits by (space, code)."""
+    result = {(cell.space, cell.code): cell.exits for cell in record.cells}
+    assert len(result) == len(record.cells), "two cells for one reason"
+    return result
+
+
+def durations(record: VcpuRecord) -> dict[tuple[int, int], tuple[tuple[int, ...], int]]:
+    """Buckets and sum by (space, code)."""
+    return {(cell.space, cell.code): (cell.counts(), cell.sum_ns) for cell in record.cells}
+
+
+def trap(esr_ec: int) -> tuple[int, int]:
+    return (Space.ARM64_TRAP, esr_ec)

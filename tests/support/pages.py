@@ -1,0 +1,184 @@
+"""Pages read back: strictly line by line, by prometheus_client's parsers, and by Google's protobuf."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.page import Exposition, MetricsPage, Shape
+from exporter.metrics.families import Family
+from tests.support import prometheus_messages
+from tests.support.exits import BUCKETS
+
+TEXT = "text/plain;version=0.0.4"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+FORMATS = [TEXT, OPENMETRICS, PROTOBUF]
+
+DEFAULT = Shape(Classic.of(4, 1e-6, 16.0))
+
+
+def exposition(registry: CollectorRegistry | None = None, shape: Shape = DEFAULT) -> Exposition:
+    """An exposition without the exporter's own metrics, if no registry has them."""
+    return Exposition(shape, registry or CollectorRegistry())
+
+
+def page(made: list[Family], accept: str = TEXT, encoding: str = "", shape: Shape = DEFAULT) -> MetricsPage:
+    """A first page of these families."""
+    return exposition(shape=shape).page(made, accept, encoding)
+
+
+class Sample(NamedTuple):
+    """A line with a value, the value as it is written."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: str
+
+
+class TextFamily(NamedTuple):
+    """A family: its headers and its samples."""
+
+    name: str
+    help: str
+    kind: str
+    samples: list[Sample]
+
+
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\["\\n])*)"(,(?=[a-z])|$)')
+_SAMPLE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def read_text(body: bytes) -> list[TextFamily]:
+    """The families of a page of text, each with HELP and TYPE once and its samples in one piece, or an error."""
+    found: list[TextFamily] = []
+    lines = body.decode().split("\n")
+    assert lines.pop() == "", "the last line has no end"
+    if lines and lines[-1] == "# EOF":
+        lines.pop()
+    awaited = ""
+    for line in lines:
+        if line.startswith("# HELP "):
+            _, _, name, text = line.split(" ", 3)
+            found.append(TextFamily(name, text, "", []))
+            awaited = f"# TYPE {name} "
+        elif awaited:
+            assert line.startswith(awaited), line
+            found[-1] = found[-1]._replace(kind=line[len(awaited) :])
+            awaited = ""
+        else:
+            assert not line.startswith("#"), line
+            found[-1].samples.append(_sample(line))
+    seen = [family.name for family in found]
+    assert len(set(seen)) == len(seen), "a family in two pieces"
+    return found
+
+
+def _sample(line: str) -> Sample:
+    match = _SAMPLE.fullmatch(line)
+    assert match, line
+    name, inside, value = match.groups()
+    labels, at = [], 0
+    while inside and at < len(inside):
+        label = _LABEL.match(inside, at)
+        assert label, line
+        labels.append((label[1], _ESCAPED.sub(lambda escape: {"n": "\n"}.get(escape[1], escape[1]), label[2])))
+        at = label.end()
+    return Sample(name, tuple(labels), value)
+
+
+def agrees_with_client(body: bytes, accept: str) -> None:
+    """Assert that prometheus_client's parser reads the same samples as read_text()."""
+    text = body.decode()
+    families = parse_openmetrics(text) if accept == OPENMETRICS else parse_text(text)
+    theirs = [sample for family in families for sample in family.samples]
+    ours = [sample for family in read_text(body) for sample in family.samples]
+    assert [(sample.name, sample.labels) for sample in theirs] == [(name, dict(labels)) for name, labels, _ in ours]
+    for sample, (_, _, value) in zip(theirs, ours):
+        # Some of its versions keep whole numbers whole, others make doubles of them.
+        assert sample.value == (int(value) if isinstance(sample.value, int) else float(value))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A histogram of text: (le as written, cumulated count as written), and count and sum as written."""
+
+    buckets: list[tuple[str, str]]
+    count: str
+    sum: str
+
+
+def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
+    """Values of a counter or gauge by label values; a label set that comes twice is an error."""
+    found = {}
+    for sample in family.samples:
+        assert sample.name == family.name + suffix
+        labels = tuple(value for _, value in sample.labels)
+        assert labels not in found
+        found[labels] = sample.value
+    return found
+
+
+def histograms(family: TextFamily) -> dict[tuple[str, ...], Histogram]:
+    """Histograms by label values; lines out of place are an error."""
+    found: dict[tuple[str, ...], Histogram] = {}
+    buckets: list[tuple[str, str]] = []
+    count = ""
+    for name, labels, value in family.samples:
+        key = tuple(text for label, text in labels if label != "le")
+        assert key not in found
+        if name == family.name + "_bucket":
+            assert labels[-1][0] == "le"
+            buckets.append((labels[-1][1], value))
+        elif name == family.name + "_count":
+            count = value
+        else:
+            assert name == family.name + "_sum"
+            found[key] = Histogram(buckets, count, value)
+            buckets, count = [], ""
+    assert not buckets
+    return found
+
+
+def native_counts(histogram: Any) -> tuple[int, ...]:
+    """The 142 buckets of a native histogram of schema 2."""
+    assert (histogram.schema, histogram.zero_threshold) == (2, 2.0**-23)
+    counts = [0] * BUCKETS
+    counts[0] = histogram.zero_count
+    index = value = 0
+    deltas = iter(histogram.positive_delta)
+    for number, span in enumerate(histogram.positive_span):
+        assert number == 0 or span.offset > 0
+        index += span.offset
+        for _ in range(span.length):
+            value += next(deltas)
+            assert 0 <= value < 1 << 63
+            assert 1 <= index + 92 < BUCKETS
+            counts[index + 92] = value
+            index += 1
+    assert next(deltas, None) is None
+    return tuple(counts)
+
+
+def read_protobuf(body: bytes) -> dict[str, Any]:
+    """Families by name, none twice and none empty, no label set twice."""
+    found: dict[str, Any] = {}
+    for family in prometheus_messages.decode(body):
+        assert family.name not in found
+        assert family.metric
+        found[family.name] = family
+        keys = [tuple((pair.name, pair.value) for pair in metric.label) for metric in family.metric]
+        assert len(set(keys)) == len(keys)
+    return found
+
+
+def label_values(metric: Any) -> tuple[str, ...]:
+    """Of one metric of protobuf."""
+    return tuple(pair.value for pair in metric.label)

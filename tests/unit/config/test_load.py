@@ -1,0 +1,368 @@
+"""What a configuration may hold, and that it survives being written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config import load as configfile
+from exporter.config import values
+from exporter.config.load import describe, parse, with_flags
+from exporter.config.options import OPTIONS, Classic, Config, ConfigError, Histogram, Level, Limits, Log, Reasons, Web
+from tests.support.paths import ROOT
+
+
+def leaves(node: Any, section: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            found.update(leaves(value, f"{section}{item.name}."))
+        else:
+            found[section + item.name] = value
+    return found
+
+
+def microseconds(low: int, high: int) -> st.SearchStrategy[float]:
+    return st.integers(low, high).map(lambda us: us / 1_000_000)
+
+
+PATHS = st.from_regex(r"/([ -.0-~]|[\u00a1-\uffff]|[\U00010000-\U0010ffff])+", fullmatch=True).filter(str.isprintable)
+HOSTS = st.one_of(
+    st.just(""),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+    st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z][a-z0-9-]{0,20}){0,2}", fullmatch=True),
+)
+ADDRESSES = st.lists(
+    st.one_of(
+        st.tuples(HOSTS, st.integers(0, 65535)).map(lambda pair: f"{pair[0]}:{pair[1]}"),
+        PATHS.map(lambda path: f"unix:{path}").filter(lambda address: len(address.encode()) <= 112),
+    ),
+    min_size=1,
+    max_size=4,
+    unique=True,
+).map(tuple)
+LEVELS = st.sampled_from(["vcpu", "vm", "off"])
+REASONS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.isprintable), unique=True)
+NAMES = REASONS.map(lambda names: tuple(name for name in names if name.strip()))
+CONFIGS = st.builds(
+    Config,
+    web=st.builds(
+        Web,
+        listen_address=ADDRESSES,
+        telemetry_path=st.from_regex(r"(/[A-Za-z0-9_~!$&'()*+,;=:@]+){1,3}/?", fullmatch=True),
+        gzip=st.booleans(),
+        config_file=st.one_of(st.just(""), PATHS.filter(lambda path: not path.endswith("/"))),
+        max_requests=st.integers(1, 1000),
+        enable_lifecycle=st.booleans(),
+    ),
+    level=st.builds(Level, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
+    reasons=st.builds(Reasons, NAMES, NAMES),
+    histogram=st.builds(
+        Histogram,
+        native=st.booleans(),
+        classic=st.builds(
+            Classic,
+            factor=st.sampled_from([2, 4, 16]),
+            min=microseconds(1, 1_800_000_000),
+            max=microseconds(1_800_000_001, 3_600_000_000),
+            in_protobuf=st.booleans(),
+        ),
+    ),
+    collect_interval=microseconds(1_000_000, 3_600_000_000),
+    linger=microseconds(0, 86_400_000_000),
+    limits=st.builds(Limits, vcpus=st.integers(1, 65536), cells=st.integers(65536, 1048576)),
+    bpf_stats=st.booleans(),
+    kernel_headers=st.sampled_from(["builtin", "system"]) | PATHS,
+    lock_file=st.just("") | PATHS,
+    run_as=st.just("") | st.from_regex(r"\A[a-z_][a-z0-9_-]{0,30}\Z"),
+    log=st.builds(
+        Log,
+        level=st.sampled_from(["debug", "info", "warn", "error"]),
+        format=st.sampled_from(["logfmt", "json"]),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(CONFIGS)
+def test_what_is_described_reads_back_as_the_same(wanted: Config) -> None:
+    assert parse(describe(wanted), "described") == wanted
+
+
+@settings(deadline=None)
+@given(CONFIGS)
+def test_flags_say_all_that_the_file_can(wanted: Config) -> None:
+    texts: dict[str, object] = {}
+    for key, value in leaves(wanted).items():
+        if isinstance(value, float):
+            texts[key] = values.duration_text(value)
+        else:
+            texts[key] = list(value) if isinstance(value, tuple) else str(value)
+    assert with_flags(Config(), texts) == wanted
+
+
+@settings(deadline=None)
+@given(CONFIGS)
+def test_no_flags_change_nothing(wanted: Config) -> None:
+    assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
+
+
+def test_describe_words_the_defaults() -> None:
+    assert describe(Config()) == (
+        'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
+        '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
+        "collect_interval: 15s\nlinger: 5m\n"
+        'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n'
+        "reasons:\n  allow: []\n  deny: []\n"
+        "histogram:\n  native: true\n"
+        "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: false\n"
+        "limits:\n  vcpus: 4096\n  cells: 16384\n"
+        'bpf_stats: false\nkernel_headers: "builtin"\nlock_file: "/run/kvm-exit-exporter/lock"\n'
+        'run_as: "kvm-exit-exporter"\n'
+        'log:\n  level: "info"\n  format: "logfmt"\n'
+    )
+
+
+def test_every_field_has_an_option_and_every_option_a_field() -> None:
+    assert list(OPTIONS) == list(leaves(Config()))
+
+
+def test_the_shipped_file_is_the_defaults_and_names_every_option() -> None:
+    assert configfile.load(ROOT / "config.yaml") == Config()
+    nested = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert list(dotted(nested)) == list(OPTIONS)
+
+
+def dotted(nested: dict[str, Any], section: str = "") -> Iterator[str]:
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{section}{key}.")
+        else:
+            yield section + key
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "---\n...\n", "{}", "\ufeff", "\ufeff{}"])
+def test_an_empty_file_is_all_defaults(text: str) -> None:
+    assert parse(text, "c.yaml") == Config()
+
+
+def test_a_file_overrules_only_what_it_names() -> None:
+    text = "web: {listen_address: ['127.0.0.1:9939', '[::1]:9939']}\nlinger: 0s\nlog:\n  level: debug\n"
+    web = Web(listen_address=("127.0.0.1:9939", "[::1]:9939"))
+    assert parse(text, "c.yaml") == Config(web=web, linger=0.0, log=Log(level="debug"))
+
+
+def test_anchors_and_aliases() -> None:
+    text = "limits: {vcpus: &n 5000, cells: *n}\nlock_file: &f /x\nkernel_headers: *f\n"
+    wanted = Config(limits=Limits(5000, 5000), lock_file="/x", kernel_headers="/x")
+    assert parse(text, "c.yaml") == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0.0),
+        ("15s", 15.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("500ms", 0.5),
+        ("1us", 1e-6),
+        ("1w2d3h4m5s6ms7us", 788645.006007),
+        ("90m", 5400.0),
+        ("1d", 86400.0),
+        ("00015s", 15.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert values.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "1.5s", "-1s", "30m1h", "1h 30m", "1H", "1y", "5s5s", "٣s", "1s\n", "+1s"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a duration$"):
+        values.duration(text)
+
+
+@pytest.mark.parametrize("text", ["0", "15", "1.5", "1_000", "9" * 100_000])
+def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^has no unit \(fifteen seconds are 15s\)$"):
+        values.duration(text)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**17))
+def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
+    # Up to some centuries a double still tells single microseconds apart.
+    seconds = min(us, 9 * 10**15) / 1_000_000
+    assert values.duration(values.duration_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (15, "15s"), (5400.5, "1h30m500ms"), (604800.0, "1w"), (3e-6, "3us")]
+)
+def test_duration_text(seconds: float, text: str) -> None:
+    assert values.duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (":9939", ("", 9939)),
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+        (":0", ("", 0)),
+        ("[0:0::1]:9939", ("::1", 9939)),
+        ("[fe80::1%eth0]:9939", ("fe80::1%eth0", 9939)),
+        ("Node-1.example.org:9939", ("node-1.example.org", 9939)),
+        ("localhost:09939", ("localhost", 9939)),
+    ],
+)
+def test_host_port(text: str, parts: tuple[str, int]) -> None:
+    assert values.host_port(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no port"),
+        ("9939", "no port"),
+        (":", "no port"),
+        (":x", "no port"),
+        (":-1", "no port"),
+        ("localhost", "no port"),
+        (":65536", "a port above 65535"),
+        (":" + "9" * 100_000, "a port above 65535"),
+        ("::1:9939", "an IPv6 address without brackets"),
+        ("[::1:9939", "no valid host"),
+        ("[::g]:1", "no valid host"),
+        ("[1::2::3]:1", "no valid IP address"),
+        ("[127.0.0.1]:1", "no valid IP address"),
+        ("1.2.3.256:1", "no valid IP address"),
+        ("1.2.3:1", "no valid IP address"),
+        ("a b:1", "no valid host"),
+        ("http://x:1", "an IPv6 address without brackets"),
+        ("x/y:1", "no valid host"),
+        ("[fe80::1% x]:1", "no valid host"),
+        ("a..b:1", "no valid host"),
+        ("a\n:1", "no valid host"),
+        ("a" * 100_000 + ":1", "no valid host"),
+    ],
+)
+def test_no_host_port(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match=f"^has {what}$"):
+        values.host_port(text)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/a/b/", "/probe;v=1", "/~x", "/-", "/-x/y", "/.well-known/x", "/..."])
+def test_telemetry_paths(path: str) -> None:
+    assert with_flags(Config(), {"web.telemetry_path": path}).web.telemetry_path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "metrics", "/x?y", "/x#y", "/x y", "/x\n", "//x", "/x//y", "/x/../y", "/.", "/%41", "/ü"],
+)
+def test_no_telemetry_paths(path: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        with_flags(Config(), {"web.telemetry_path": path})
+    shown = path.replace("\n", "\\n")
+    assert error.value.problems == (
+        f'--web.telemetry-path: "{shown}" is not such a path; '
+        "allowed is a path such as /metrics, without query or white space",
+    )
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/reload", "/-/"])
+def test_the_exporters_own_pages_are_not_for_metrics(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--web\.telemetry-path: "):
+        with_flags(Config(), {"web.telemetry_path": path})
+
+
+def test_every_flag_problem_is_told_by_its_flag() -> None:
+    flags = {
+        "web.listen_address": [":1", "x", ":1"],
+        "linger": "5",
+        "limits.vcpus": "0",
+        "limits.cells": "0x10",
+        "bpf_stats": "maybe",
+        "log.level": ["debug", "info"],
+        "lock_file": None,
+    }
+    with pytest.raises(ConfigError) as error:
+        with_flags(Config(), flags)
+    address = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
+    assert error.value.problems == (
+        f'--web.listen-address: "x" has no port; allowed is {address}',
+        f'--web.listen-address: ":1" is in the list already; allowed is {address}',
+        '--linger: "5" has no unit (fifteen seconds are 15s); allowed is a duration from 0s to 24h',
+        '--limits.vcpus: "0" is out of range; allowed is a whole number from 1 to 65536',
+        '--limits.cells: "0x10" is not in plain decimal; allowed is a whole number from 1 to 1048576',
+        '--bpf-stats: "maybe" is neither; allowed is true or false',
+        "--log.level: given 2 times; allowed is once",
+    )
+
+
+def test_flags_as_an_argument_parser_hands_them_over() -> None:
+    flags: dict[str, object] = {
+        "bpf_stats": True,
+        "log.level": ["debug"],
+        "web.listen_address": ":1",
+        "limits.vcpus": 5,
+    }
+    wanted = Config(bpf_stats=True, log=Log("debug"), web=Web((":1",)), limits=Limits(vcpus=5))
+    assert with_flags(Config(), flags) == wanted
+
+
+def test_a_flag_that_contradicts_the_file() -> None:
+    with pytest.raises(ConfigError) as error:
+        with_flags(Config(), {"limits.vcpus": "20000"})
+    assert str(error.value) == (
+        "--limits.vcpus: fewer cells (16384) than vCPUs (20000); allowed is at least one cell for each vCPU"
+    )
+
+
+def test_shape_of_histograms() -> None:
+    text = "histogram: {native: no, classic: {factor: 16, min: 10us, max: 1s, in_protobuf: yes}}\n"
+    assert parse(text, "c.yaml").histogram == Histogram(False, Classic(16, 1e-5, 1.0, True))
+    flags: dict[str, object] = {"histogram.native": "off", "histogram.classic.factor": "2"}
+    assert with_flags(Config(), flags).histogram == Histogram(False, Classic(2))
+
+
+def test_levels_and_lists_of_reasons() -> None:
+    text = 'level: {counters: vm, histograms: "off"}\nreasons: {allow: [HLT, EC_WFx], deny: ["NPF 0x1"]}\n'
+    wanted = Config(level=Level("vm", "off"), reasons=Reasons(("HLT", "EC_WFx"), ("NPF 0x1",)))
+    assert parse(text, "c.yaml") == wanted
+    flags: dict[str, object] = {"level.histograms": "vm", "reasons.deny": ["HLT", "CPUID"]}
+    wanted = Config(level=Level("vcpu", "vm"), reasons=Reasons((), ("HLT", "CPUID")))
+    assert with_flags(Config(), flags) == wanted
+
+
+def test_no_addresses_at_all_from_a_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^--web\.listen-address: is empty; allowed is at least 1 of host:port"):
+        with_flags(Config(), {"web.listen_address": []})
+
+
+def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(KeyError):
+        with_flags(Config(), {"nonsense": "1"})
+
+
+def test_flag_names() -> None:
+    assert configfile.flag("web.listen_address") == "--web.listen-address"
+    assert configfile.flag("web.config_file") == "--web.config.file"
+    assert len({configfile.flag(key) for key in OPTIONS}) == len(OPTIONS)
+
+
+def test_a_bare_off_is_the_word() -> None:
+    """YAML 1.1 takes it for a boolean; nobody who writes it does."""
+    assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is none of these"):
+        parse("level: {histograms: true}", "c.yaml")

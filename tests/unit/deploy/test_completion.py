@@ -1,0 +1,168 @@
+"""Shell completion: as its source writes it, and in the shells themselves, with keys pressed on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.completion.source.__main__ import FOLDER, files
+from deploy.completion.source.words import PROGRAM, commands
+from exporter.commands.cli import command_line
+from exporter.config.options import OPTIONS
+
+BASH, ZSH, FISH = (FOLDER / name for name in files())
+COMMANDS = {command.name: command for command in commands(command_line())}
+SHOW = f'{PROGRAM}() {{ printf "<%s>" "$@"; echo; }}'
+
+
+@pytest.mark.parametrize("name", files())
+def test_what_is_committed_is_what_the_command_line_makes(name: str) -> None:
+    assert (FOLDER / name).read_text() == files()[name], "run `make completion`"
+
+
+def test_helps_are_whole() -> None:
+    """A parenthesis is not cut, nor the second of three words that a flag takes."""
+    helps = {name: flag.help for command in COMMANDS.values() for flag in command.flags for name in flag.names}
+    assert helps["--ring-size"] == "kernel memory for events on their way (16M; an event takes 48 bytes there)"
+    assert all(f"{word}: " in helps["--source"] for word in ("own", "exporter", "auto"))
+
+
+def test_words_are_those_that_are_accepted() -> None:
+    for flag in COMMANDS["serve"].flags:
+        if flag.value and flag.value.words:
+            option = OPTIONS[flag.names[0][2:]]
+            assert option.allowed == f"one of {', '.join(flag.value.words)}"
+
+
+def needs(shell: str) -> str:
+    return shutil.which(shell) or pytest.skip(f"no {shell}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "one file.yaml").touch()
+    (tmp_path / "only-folder").mkdir()
+    return tmp_path
+
+
+def bash(words: list[str], cwd: Path) -> list[str]:
+    """Return what bash offers for the last of the words, split as readline splits them."""
+    run = 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvm_exit_exporter; printf "%s\\n" "${COMPREPLY[@]}"'
+    script = f"source {BASH}; {run}"
+    command = [needs("bash"), "--norc", "-uc", script, "bash", PROGRAM, *words]
+    said = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+    return said.stdout.split("\n")[:-1] if said.stdout != "\n" else []
+
+
+def fish(line: str, cwd: Path) -> list[str]:
+    """Return what fish offers after the line."""
+    script = f"source {FISH}; complete -C {line!r}"
+    said = subprocess.run([needs("fish"), "-Nc", script], cwd=cwd, capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+    return [offer.partition("\t")[0] for offer in said.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name])
+def test_every_flag_is_offered(command: str, folder: Path) -> None:
+    names = COMMANDS[command].names
+    assert bash([command, "-"], folder) == names
+    offered = fish(f"{PROGRAM} {command} -", folder) + fish(f"{PROGRAM} {command} --", folder)
+    assert {offer for offer in offered if offer in names} == set(names)
+    assert {offer for offer in offered if offer.startswith("--")} <= set(names)
+
+
+def test_subcommands_are_offered(folder: Path) -> None:
+    names = [name for name in COMMANDS if name]
+    assert bash([""], folder) == names
+    assert sorted(fish(f"{PROGRAM} ", folder)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["serve", "--log.level", ""], ["debug", "info", "warn", "error"]),
+        (["serve", "--log.level", "="], ["debug", "info", "warn", "error"]),
+        (["serve", "--log.format", "=", "j"], ["json"]),
+        (["serve", "--linger", ""], []),
+        (["serve", "--linger", "-"], []),
+        (["serve", "--config.file", "one"], ["one file.yaml"]),
+        (["serve", "--config.file", "=", "one"], ["one file.yaml"]),
+        (["top", "--sort", "=", "p"], ["p50", "p99"]),
+        (["top", ""], []),
+    ],
+)
+def test_bash_offers_what_may_follow(words: list[str], offered: list[str], folder: Path) -> None:
+    assert bash(words, folder) == offered
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("serve --log.level ", ["debug", "error", "info", "warn"]),
+        ("serve --log.format=j", ["--log.format=json"]),
+        ("serve --linger ", []),
+        ("serve --config.file one", ["one file.yaml"]),
+        ("top --sort p", ["p50", "p99"]),
+        ("top ", []),
+    ],
+)
+def test_fish_offers_what_may_follow(line: str, offered: list[str], folder: Path) -> None:
+    assert sorted(fish(f"{PROGRAM} {line}", folder)) == offered
+
+
+def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: float = 20) -> str:
+    """Type lines into an interactive shell; returns all it shows until it says `end` a second time (after the echo)."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(cwd)
+        os.execvpe(shell[0], shell, {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(cwd)})
+    shown, deadline = b"", time.monotonic() + seconds
+    try:
+        os.write(terminal, "".join(line + "\r" for line in lines).encode())
+        while shown.count(end.encode()) < 1 and time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.2)[0]:
+                try:
+                    shown += os.read(terminal, 65536)
+                except OSError:  # EIO: the shell is gone
+                    break
+    finally:
+        os.close(terminal)
+        os.waitpid(child, 0)
+    return shown.decode(errors="replace")
+
+
+# What is typed, with tabs, and the arguments that the program is then started with.
+KEYS = [
+    ("ser\t--log.l\tw\t", "<serve><--log.level=warn>"),
+    ("to\t--sort=av\t--no\t", "<top><--sort=avg><--no-idle>"),
+    ("che\t--conf\tonl\t", "<check><--config.file=only-folder>"),
+]
+
+
+@pytest.mark.parametrize(("keys", "arguments"), KEYS)
+def test_keys_in_zsh(keys: str, arguments: str, folder: Path) -> None:
+    setup = f"fpath=({FOLDER} $fpath); autoload -Uz compinit; compinit -u -D; {SHOW}"
+    shown = typed([needs("zsh"), "-f", "-i"], folder, [setup, f"{PROGRAM} {keys}", "exit"], arguments)
+    assert arguments in shown
+
+
+@pytest.mark.parametrize(
+    ("keys", "arguments"),
+    [
+        ("ser\t--log.l\tw\t", "<serve><--log.level><warn>"),
+        ("ser\t--log.level=w\t", "<serve><--log.level=warn>"),
+        ("che\t--config.file=one\t", "<check><--config.file=one file.yaml>"),
+    ],
+)
+def test_keys_in_bash(keys: str, arguments: str, folder: Path) -> None:
+    shell = [needs("bash"), "--norc", "--noprofile", "-i"]
+    shown = typed(shell, folder, [f"source {BASH}; {SHOW}", f"{PROGRAM} {keys}", "exit"], arguments)
+    assert arguments in shown

@@ -1,0 +1,35 @@
+"""The installed package has all that the checkout has: the program, its headers, the recording."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+_LIST = """
+import pathlib, sys
+from setuptools.config.pyprojecttoml import apply_configuration
+from setuptools.dist import Distribution
+distribution = apply_configuration(Distribution({"script_name": "setup.py"}), "pyproject.toml")
+command = distribution.get_command_obj("build_py")
+command.ensure_finalized()
+print("\\n".join(str(path) for path in command.get_outputs(include_bytecode=False)))
+"""
+
+
+def test_every_file_is_installed() -> None:
+    pytest.importorskip("setuptools")
+    said = subprocess.run([sys.executable, "-c", _LIST], cwd=ROOT, capture_output=True, text=True, check=True)
+    installed = {line[line.index("exporter/") :] for line in said.stdout.split() if "exporter/" in line}
+    tracked = subprocess.run(
+        ["git", "ls-files", "exporter"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    present = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "exporter").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert installed == (set(tracked) or present)

@@ -1,0 +1,180 @@
+"""deploy/prometheus: what a rule names exists, both forms of histograms are asked the same, alerts are explained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from exporter.kernel.isa.tables import CLASSES
+from exporter.metrics import own as selfmetrics
+from exporter.metrics.families import Histograms
+from tests.support.exits import families
+from tests.support.paths import ROOT
+from tests.unit.metrics.exposition.test_rules import SNAPSHOT
+
+RULES = ROOT / "deploy/prometheus"
+FILES = tuple(sorted(path.name for path in RULES.glob("*.rules.yml")))
+OPERATIONS = ROOT / "docs/operations.md"
+
+TARGET = {"job", "instance"}
+PROMETHEUS_OWN = {"up": TARGET, "scrape_duration_seconds": TARGET}
+
+_SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
+_MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*(\"[^\"]*\")")
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left)\s*\(([^)]*)\)")
+_METRIC = re.compile(r"(?<![\w:.])[a-zA-Z_:][\w:]*(?![\w:]|\s*\()")
+_WORDS = {"and", "or", "unless", "bool", "offset"}
+
+
+class Rule(NamedTuple):
+    """One rule, and the file it is in."""
+
+    file: str
+    body: dict[str, Any]
+
+    @property
+    def expr(self) -> str:
+        return str(self.body["expr"])
+
+
+def rules(file: str) -> list[Rule]:
+    groups = yaml.safe_load((RULES / file).read_text())["groups"]
+    return [Rule(file, rule) for group in groups for rule in group["rules"]]
+
+
+ALL = [rule for file in FILES for rule in rules(file)]
+ALERTS = [rule for rule in ALL if "alert" in rule.body]
+
+
+def level(record: str) -> set[str]:
+    """Labels that the name of a recorded series says it has."""
+    labels = set(record.split(":", maxsplit=1)[0].split("_"))
+    return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
+
+
+def known() -> dict[str, set[str]]:
+    """Every series there is, with its labels: the exporter's, Prometheus' own and the recorded ones."""
+    found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
+    for family in families([]):
+        found[family.name] = TARGET | set(family.labels)
+        if isinstance(family, Histograms):
+            for part in ("bucket", "sum", "count"):
+                found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
+    for metric in selfmetrics.registry(selfmetrics.State(snapshot=SNAPSHOT)).collect():
+        for sample in metric.samples:
+            found[sample.name] = TARGET | set(sample.labels)
+    for rule in ALL:
+        if "record" in rule.body:
+            found[rule.body["record"]] = level(rule.body["record"])
+    return found
+
+
+KNOWN = known()
+LABELS = set().union(*KNOWN.values())
+
+
+def read(expr: str) -> tuple[set[str], Iterator[tuple[str, set[str]]], set[str]]:
+    """Metric names, (name, labels its selector matches), and labels that are grouped by."""
+    selectors = [(name, {label for label, _ in _MATCHER.findall(inside)}) for name, inside in _SELECTOR.findall(expr)]
+    grouped = {label.strip() for labels in _GROUPING.findall(expr) for label in labels.split(",")} - {""}
+    bare = _GROUPING.sub("", re.sub(r"\[[^]]*\]|\boffset \w+|\{[^}]*\}", "", expr))
+    return set(_METRIC.findall(bare)) - _WORDS, iter(selectors), grouped
+
+
+def test_the_reader_of_expressions() -> None:
+    names, selectors, grouped = read(
+        'sum by (a, b) (rate(x_total{c=~"d|e"}[5m] offset 1h)) > bool 2e3 unless on (f) y:z'
+    )
+    assert (names, list(selectors), grouped) == ({"x_total", "y:z"}, [("x_total", {"c"})], {"a", "b", "f"})
+
+
+@pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.body.get("record") or rule.body["alert"])
+def test_names_and_labels_exist(rule: Rule) -> None:
+    names, selectors, grouped = read(rule.expr)
+    assert names
+    assert names <= KNOWN.keys()
+    for name, labels in selectors:
+        assert labels <= KNOWN[name], name
+    assert grouped <= LABELS
+    for value in re.findall(r'class[=!~]+"([^"]*)"', rule.expr):
+        assert set(value.split("|")) <= set(CLASSES)
+    text = " ".join(rule.body.get("annotations", {}).values())
+    assert set(re.findall(r"\$labels\.(\w+)", text)) <= LABELS
+
+
+@pytest.mark.parametrize("path", sorted((RULES / "tests").glob("*.yml")), ids=lambda path: path.name)
+def test_the_tests_feed_series_that_exist(path: Path) -> None:
+    """A test that makes up a metric passes whatever the exporter serves."""
+    for test in yaml.safe_load(path.read_text())["tests"]:
+        for series in test["input_series"]:
+            found = re.fullmatch(r"([\w:]+)\{(.*)\}", series["series"])
+            assert found, series["series"]
+            assert {label for label, _ in _MATCHER.findall(found[2])} <= KNOWN[found[1]] | {"rack"}
+
+
+def test_every_alert_is_tested_firing_and_quiet() -> None:
+    outcomes: dict[str, set[bool]] = {}
+    for path in (RULES / "tests").glob("*.yml"):
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            for case in test.get("alert_rule_test", ()):
+                outcomes.setdefault(case["alertname"], set()).add(bool(case["exp_alerts"]))
+    assert outcomes == {rule.body["alert"]: {True, False} for rule in ALERTS}
+
+
+def test_every_recorded_series_is_tested() -> None:
+    text = "".join(path.read_text() for path in (RULES / "tests").glob("recording*.yml"))
+    missing = {rule.body["record"] for rule in ALL if "record" in rule.body and rule.body["record"] not in text}
+    assert missing == {"instance_vm_class:kvm_exit_duration_seconds_bucket:rate5m"}  # on the way to the host's
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule.body["alert"])
+def test_every_alert_is_whole(rule: Rule) -> None:
+    name = rule.body["alert"]
+    assert rule.body.keys() == {"alert", "expr", "for", "labels", "annotations"}
+    assert rule.body["labels"].keys() == {"severity"}
+    assert rule.body["labels"]["severity"] in {"critical", "warning", "info"}
+    annotations = rule.body["annotations"]
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert annotations["runbook_url"] == f'{{{{ or $externalLabels.runbooks "docs/operations.md" }}}}#{name.lower()}'
+    headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
+    assert headings.count(name) == 1
+
+
+def test_no_runbook_without_an_alert() -> None:
+    names = {rule.body["alert"] for rule in ALERTS}
+    assert set(re.findall(r"^### (Kvm\w+)$", OPERATIONS.read_text(), re.MULTILINE)) == names
+
+
+def test_names_are_recorded_once() -> None:
+    """In what is loaded together: the shared rules with those of one form."""
+    for form in ("classic", "native"):
+        files = [file for file in FILES if file.startswith(("recording.", f"recording-{form}"))]
+        names = [rule.body["record"] for file in files for rule in rules(file)]
+        assert len(set(names)) == len(names)
+
+
+def test_both_forms_are_asked_the_same() -> None:
+    """The native file is the classic one, but for how a histogram is written, and that no histogram is recorded."""
+    buckets = {"vm_class": "sum without (pid, tid, vcpu, reason) (rate(kvm_exit_duration_seconds_bucket[5m]))"}
+    buckets["class"] = buckets["vm_class"].replace("(pid,", "(vm, pid,")
+
+    def translated(text: str) -> str:
+        for level, expr in buckets.items():
+            text = text.replace(f"instance_{level}:kvm_exit_duration_seconds_bucket:rate5m", expr)
+        text = re.sub(r"rate\((kvm_\w+)_bucket(\[\w+\])\)", r"rate(\1\2)", text)
+        return re.sub(r"rate\((kvm_\w+)_sum(\[\w+\])\)", r"histogram_sum(rate(\1\2))", text)
+
+    classic = rules("recording-classic.rules.yml")
+    assert [rule.expr for rule in classic[:2]] == [
+        buckets["vm_class"],
+        "sum without (vm) (instance_vm_class:kvm_exit_duration_seconds_bucket:rate5m)",
+    ]
+    expected = [{key: translated(value) for key, value in rule.body.items()} for rule in classic[2:]]
+    assert expected == [rule.body for rule in rules("recording-native.rules.yml")]
+    (fleet,) = rules("recording-native-fleet.rules.yml")
+    assert fleet.expr == translated(buckets["class"])

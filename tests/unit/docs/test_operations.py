@@ -1,0 +1,55 @@
+"""docs/operations.md keeps up with the code: log lines that want something are in it, and what it asks for exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from tests.support.paths import ROOT
+from tests.unit.deploy.test_rules import KNOWN
+
+TEXT = (ROOT / "docs/operations.md").read_text()
+
+_NO_METRICS = {"kvm_intel", "kvm_amd", "kvm_exit", "kvm_exit_exporter_"}
+
+
+def _logged() -> Iterator[tuple[str, str]]:
+    """Level and message of every event(log, "warn" or "error", ...); of a message made up of parts the longest one."""
+    for path in sorted((ROOT / "exporter").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event"):
+                continue
+            _, level, message = node.args[:3]
+            parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+            texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+            if isinstance(level, ast.Constant) and level.value in ("warn", "error") and texts:
+                yield level.value, max(texts, key=len).strip()
+
+
+def test_every_log_line_is_explained() -> None:
+    """A new one wants a row in the table of its level: what it means, and what to do."""
+    found = list(_logged())
+    assert len(found) >= 5
+    for level, message in found:
+        _, _, section = TEXT.partition(f"\n### {level}\n")
+        rows = [line for line in section.split("\n#")[0].splitlines() if line.startswith("| `")]
+        assert any(message in row.split(" | ")[0] for row in rows), f"docs/operations.md, {level}: {message}"
+
+
+def test_every_series_it_asks_for_exists() -> None:
+    words = set(re.findall(r"\b(?:instance\w*:|kvm_)[\w:]+", TEXT))
+    assert {word for word in words if word.startswith("instance")}
+    assert words - _NO_METRICS <= KNOWN.keys()
+
+
+def test_links_lead_somewhere() -> None:
+    for file, anchor in re.findall(r"\]\(([\w./]*)#([\w-]+)\)", TEXT):
+        text = TEXT if not file else (ROOT / "docs" / file).read_text()
+        headings = {
+            re.sub(r"[^\w -]", "", line.lstrip("#").strip()).lower().replace(" ", "-")
+            for line in re.findall(r"^#+ .*", text, re.M)
+        }
+        assert anchor in headings, (file, anchor)
+    for file in re.findall(r"\]\(([\w./]+)\)", TEXT):
+        assert (ROOT / "docs" / file).exists(), file

@@ -1,0 +1,296 @@
+"""exporter.reasons.tracepoint and .printfmt: the format files of five kernels, and hostile ones."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from exporter.kernel.printfmt import symbol_tables
+from exporter.kernel.tracepoint import Field, FormatError, TracepointFormat, parse_format
+from tests.support.paths import FORMATS
+
+ALL = sorted(FORMATS.glob("*/*.format"))
+EXIT_FORMATS = sorted(FORMATS.glob("*/kvm_*exit.format"))
+HEADER = "name: x\nID: 1\nformat:\n\tfield:int ret;\toffset:8;\tsize:4;\tsigned:1;\n\n"
+
+
+def read(kernel: str, event: str) -> TracepointFormat:
+    return parse_format((FORMATS / kernel / f"{event}.format").read_text())
+
+
+def entries_by_regex(text: str) -> list[tuple[int, str]]:
+    """A second, careless reader that is good enough for files known to be good."""
+    found = re.findall(r"\{\s*([^{},]+),\s*((?:\"[^\"]*\"\s*)+)\}", text)
+    return [(eval(value.replace("UL", ""), {}), "".join(re.findall(r'"([^"]*)"', name))) for value, name in found]
+
+
+def test_fields_of_kvm_exit_aarch64() -> None:
+    parsed = read("aarch64-6.12", "kvm_exit")
+    assert parsed.name == "kvm_exit"
+    assert parsed.fields == {
+        "common_type": Field("common_type", 0, 2, False),
+        "common_flags": Field("common_flags", 2, 1, False),
+        "common_preempt_count": Field("common_preempt_count", 3, 1, False),
+        "common_pid": Field("common_pid", 4, 4, True),
+        "ret": Field("ret", 8, 4, True),
+        "esr_ec": Field("esr_ec", 12, 4, False),
+        "vcpu_pc": Field("vcpu_pc", 16, 8, False),
+    }
+
+
+def test_fields_of_kvm_exit_x86() -> None:
+    fields = read("x86_64-6.18", "kvm_exit").fields
+    assert fields["exit_reason"] == Field("exit_reason", 8, 4, False)
+    assert fields["isa"] == Field("isa", 24, 4, False)
+    assert fields["vcpu_id"] == Field("vcpu_id", 56, 4, False)
+    assert fields["requests"] == Field("requests", 64, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "event", "sizes"),
+    [
+        ("aarch64-6.1", "kvm_exit", {"REC->ret": 4, "REC->esr_ec": 34}),
+        ("aarch64-6.12", "kvm_exit", {"REC->ret": 4, "REC->esr_ec": 35}),
+        *(
+            (
+                kernel,
+                "kvm_exit",
+                {"REC->exit_reason & 0xffff": vmx, "REC->exit_reason": svm, "REC->exit_reason & ~0xffff": 1},
+            )
+            for kernel, vmx, svm in (
+                ("x86_64-6.18", 65, 110),
+                ("x86_64-svm-6.1", 62, 108),
+                ("x86_64-svm-6.12", 62, 108),
+            )
+        ),
+        *(
+            (path.parent.name, "kvm_userspace_exit", {"REC->reason": 31})
+            for path in sorted(FORMATS.glob("*/kvm_userspace_exit.format"))
+        ),
+        ("x86_64-6.18", "kvm_mmio", {"REC->type": 3}),
+        ("x86_64-6.18", "kvm_pio", {}),
+        ("x86_64-6.18", "kvm_entry", {}),
+    ],
+)
+def test_tables_have_every_entry(kernel: str, event: str, sizes: dict[str, int]) -> None:
+    assert {key: len(table) for key, table in read(kernel, event).symbols.items()} == sizes
+
+
+@pytest.mark.parametrize("path", EXIT_FORMATS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_entries_equal_a_second_readers(path: Path) -> None:
+    text = path.read_text()
+    parsed = parse_format(text)
+    assert [item for table in parsed.symbols.values() for item in table.items()] == entries_by_regex(text)
+
+
+def test_values_in_every_notation() -> None:
+    arm, x86 = read("aarch64-6.12", "kvm_exit").symbols, read("x86_64-6.18", "kvm_exit").symbols
+    assert arm["REC->esr_ec"][0] == "UNKNOWN"
+    assert arm["REC->esr_ec"][0x1A] == "ERET"
+    assert read("aarch64-6.1", "kvm_exit").symbols["REC->esr_ec"][0x0C] == "CP14_64"
+    assert arm["REC->ret"] == {0: "IRQ", 1: "SERROR", 2: "TRAP", 0xBADCA11: "HYP_GONE"}
+    assert x86["REC->exit_reason"][0x040 + 14] == "PF excp"
+    assert x86["REC->exit_reason"][-1] == "invalid_guest_state"
+    assert x86["REC->exit_reason & 0xffff"][85] == "MSR_WRITE_IMM"
+    assert x86["REC->exit_reason & ~0xffff"] == {0x80000000: "FAILED_VMENTRY"}
+    assert read("x86_64-6.18", "kvm_userspace_exit").symbols["REC->reason"][2] == "KVM_EXIT_IO"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1", 1),
+        ("010", 8),
+        ("0", 0),
+        ("0X1fUL", 0x1F),
+        ("1ULL << 4 | 3", 19),
+        ("1 << 2 + 1", 8),
+        ("6 & 3 ^ 1", 3),
+        ("2 * (3 + 4) - -1", 15),
+        ("~0", -1),
+        ("~0xff & 0x1ff", 0x100),
+        ("8 >> 1 >> 1", 2),
+        ("10 - 3 - 2", 5),
+        ("+7", 7),
+        ("0xffffffffffffffff", (1 << 64) - 1),
+    ],
+)
+def test_expressions(value: str, expected: int) -> None:
+    assert symbol_tables(f'__print_symbolic(REC->a, {{ {value}, "it" }})') == {"REC->a": {expected: "it"}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "NAME",
+        "08",
+        "0x",
+        "1 +",
+        "1 2",
+        "(1",
+        "1)",
+        "1 << 64",
+        "1 << -1",
+        "0xffffffffffffffff + 1",
+        "(u32)1",
+        "sizeof(int)",
+        "1.5",
+        "9" * 5000,
+        "(" * 5000 + "1" + ")" * 5000,
+        "-" * 5000 + "1",
+        "'a'",
+        '"x"',
+    ],
+)
+def test_values_that_are_not_sure_are_left_out(value: str) -> None:
+    text = f'__print_symbolic(REC->a, {{ 1, "one" }}, {{ {value}, "bad" }}, {{ 2, "two" }})'
+    tables = symbol_tables(text)
+    assert tables.get("REC->a", {}).get(1) == "one"
+    assert "bad" not in tables["REC->a"].values()
+
+
+def test_names() -> None:
+    good = r'{1, "a\"b\\c"}, {2, "A_" "B" "C"}, {6, "}{,"}'
+    bad = r'{3, ""}, {4, "\x41"}, {5, X "y"}'
+    text = f"__print_symbolic(REC->a, {bad}, {good})"
+    assert symbol_tables(text) == {"REC->a": {1: 'a"b\\c', 2: "A_BC", 6: "}{,"}}
+
+
+def test_first_name_of_a_value_holds() -> None:
+    assert symbol_tables('__print_symbolic(REC->a, {1, "x"}, {1, "y"})') == {"REC->a": {1: "x"}}
+
+
+def test_second_table_of_one_expression_has_a_key_of_its_own() -> None:
+    text = 'isa == 1 ? __print_symbolic(REC->r, {1, "a"}) : __print_symbolic(REC->r, {1, "b"})'
+    assert symbol_tables(text) == {"REC->r": {1: "a"}, "REC->r #2": {1: "b"}}
+    assert symbol_tables('__print_symbolic(REC->r, {1, "a"}), __print_symbolic(REC->r, {1, "a"})') == {
+        "REC->r": {1: "a"}
+    }
+
+
+def test_flags_delimiter_and_64_bit_variants() -> None:
+    assert symbol_tables('__print_flags(REC->f & ~0xff, "|, ", {256, "A"}, {512, "B"})') == {
+        "REC->f & ~0xff": {256: "A", 512: "B"}
+    }
+    assert symbol_tables('__print_symbolic_u64((unsigned long long)f(a, b), {1, "A"})') == {
+        "(unsigned long long)f(a, b)": {1: "A"}
+    }
+
+
+def test_cut_off_text_keeps_what_is_complete() -> None:
+    text = (FORMATS / "x86_64-6.18" / "kvm_userspace_exit.format").read_text()
+    whole = parse_format(text).symbols["REC->reason"]
+    for end in range(text.index("__print_symbolic"), len(text), 7):
+        part = parse_format(text[:end]).symbols.get("REC->reason", {})
+        assert part == {code: whole[code] for code in part}
+    assert len(part) > 28
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the file ends without a print fmt"),
+        ("\n\n", "line 3: the file ends without a print fmt"),
+        ("name: x\nprint fmt: \n", "line 2: print fmt before the fields"),
+        ("print fmt: \n", "line 1: print fmt before the name"),
+        ("name: 1x\n", "line 1: not a name: 'name: 1x'"),
+        ("name: x\nname: y\n", "line 2: a second name: 'name: y'"),
+        ("name: x\n\tfield:int;\toffset:0;\tsize:4;\tsigned:1;\n", "line 2: not a field: '\\tfield:int;"),
+        ("\tfield:int a;\toffset:-1;\tsize:4;\tsigned:1;\n", "line 1: not a field: '\\tfield:int a;"),
+        ("\tfield:int a;\toffset:٣;\tsize:4;\tsigned:1;\n", "line 1: not a field: '\\tfield:int a;"),
+        (HEADER + HEADER[22:], "line 6: a second field ret"),
+        (HEADER, "line 6: the file ends without a print fmt"),
+        ("x" * (1 << 20) + "x", "line 1: not a format file: 1048577 characters long"),
+    ],
+)
+def test_errors_are_one_line_that_says_where(text: str, message: str) -> None:
+    with pytest.raises(FormatError) as error:
+        parse_format(text)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("declaration", "name"),
+    [
+        ("char comm[16]", "comm"),
+        ("__data_loc char[] name", "name"),
+        ("const char * fmt", "fmt"),
+        ("void *ip", "ip"),
+        ("unsigned long args[6]", "args"),
+    ],
+)
+def test_declarations(declaration: str, name: str) -> None:
+    text = HEADER.replace("int ret", declaration) + "print fmt: \n"
+    assert list(parse_format(text).fields) == [name]
+
+
+PIECES = st.sampled_from(["__print_symbolic", "__print_flags", *'(){},"\\-1', '"a"', "REC->x", "0x", "<<"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(PIECES | st.text(max_size=5), max_size=80))
+@example(["__print_symbolic", "("])
+def test_garbled_print_fmt_raises_nothing(pieces: list[str]) -> None:
+    parsed = parse_format(HEADER + "print fmt: " + " ".join(pieces))
+    assert parsed.fields == {"ret": Field("ret", 8, 4, True)}
+    for table in parsed.symbols.values():
+        assert all(isinstance(code, int) and name for code, name in table.items())
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text() | st.sampled_from(ALL).map(Path.read_text), st.data())
+def test_any_text_gives_a_format_or_a_format_error(text: str, data: st.DataObject) -> None:
+    if text:
+        at = data.draw(st.integers(0, len(text) - 1))
+        length = data.draw(st.integers(0, 40))
+        text = text[:at] + data.draw(st.text(max_size=10)) + text[at + length :]
+    try:
+        parsed = parse_format(text)
+    except FormatError as error:
+        message = str(error)
+    else:
+        message = "line 0: none" if parsed.name and parsed.fields else ""
+    assert re.match(r"line [0-9]+: ", message)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "__print_symbolic(" * 60000,
+        "__print_symbolic(a, {" * 40000,
+        "__print_symbolic(a, " + "{1, " * 200000,
+        "__print_symbolic(a, {" + "(" * 900000,
+        "__print_symbolic(a, {1, " + '\\"' * 450000,
+        '"' * 900000,
+        "__print_symbolic(a, {1, " + '"x" ' * 200000 + "})",
+        "__print_symbolic(a, " + '{1, "x"}, ' * 90000 + ")",
+        "\\" * 900000,
+        "1<<" * 300000,
+        "__print_symbolic(a, {" + "1 + " * 200000 + '1, "x"})',
+        " " * 1000000,
+    ],
+)
+def test_no_input_takes_long(bomb: str) -> None:
+    started = time.monotonic()
+    parse_format(HEADER + "print fmt: " + bomb[: 1 << 19])
+    parse_format(HEADER + "print fmt: " + bomb[: 1 << 19].replace(" ", "\t"))
+    assert time.monotonic() - started < 20
+
+
+def test_thousands_of_tables_take_no_longer_than_they_are_worth() -> None:
+    """Each different from the last, for one expression: looking for a free key took minutes."""
+    tables = "".join(f'__print_symbolic(REC->ret, {{ {code}, "x" }}), ' for code in range(20_000))
+    started = time.process_time()
+    found = symbol_tables(tables)
+    assert time.process_time() - started < 5
+    assert len(found) == 64
+    assert found["REC->ret"] == {0: "x"}
+    assert found["REC->ret #64"] == {63: "x"}

@@ -1,0 +1,218 @@
+"""Sums over cells and threads as they come, change and go; allow and deny lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from exporter.metrics.kvm import Detail, Identified, Metrics
+from exporter.metrics.series import OTHER, GuestTime, Reasons, Series, Table
+from exporter.model.reason import Space
+from exporter.model.records import ThreadKey, VcpuRecord
+from exporter.model.vm import Vcpu, Vm
+from tests.support import exits, pages
+from tests.support.exits import NAME, WEB, Labels, Total, cell, metrics, of, record, snapshots
+
+
+def held(table: Table) -> dict[Labels, Total]:
+    found = {}
+    for series in table.series():
+        total = series.total()
+        found[series.labels] = Total(total.exits, total.sum_ns, total.counts())
+    assert len(found) == len(table.series())
+    return found
+
+
+# --- reasons ---
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "shown"),
+    [
+        ([], [], ["HLT", "CPUID", "EPT_VIOLATION"]),
+        (["HLT"], [], ["HLT", OTHER, OTHER]),
+        ([], ["HLT"], [OTHER, "CPUID", "EPT_VIOLATION"]),
+        (["HLT", "CPUID"], ["HLT"], [OTHER, "CPUID", OTHER]),
+        (["nonsense"], ["nonsense"], [OTHER, OTHER, OTHER]),
+    ],
+)
+def test_allow_and_deny(allow: list[str], deny: list[str], shown: list[str]) -> None:
+    reasons = Reasons(NAME, allow, deny)
+    codes = [12, 10, 48]
+    assert [reasons(Space.VMX, code).name for code in codes] == shown
+    assert [reasons(Space.VMX, code).klass for code in codes] == [NAME(Space.VMX, code).klass for code in codes]
+
+
+ALL = [NAME(space, code).name for space in exits.SPACES for code in range(exits.CODES)]
+LISTS = st.lists(st.sampled_from(ALL), max_size=6)
+
+
+@given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
+def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
+    """Each class has the same sum with and without the lists, and so has the whole."""
+    shown = Reasons(NAME, allow, deny)
+    for userspace in (False, True):
+        plain, listed = (Table(level, name, userspace=userspace) for name in (NAME, shown))
+        for each, vcpu in vcpus:
+            plain.update(each, vcpu)
+            listed.update(each, vcpu)
+        assert held(listed) == exits.totals(vcpus, level, shown, userspace=userspace)
+        assert by_class(listed) == by_class(plain)
+        reasons = {dict(zip(listed.labels, labels))["reason"] for labels in held(listed)}
+        assert not reasons & set(deny)
+        assert not allow or reasons <= {*allow, OTHER}
+
+
+def by_class(table: Table) -> dict[Labels, Total]:
+    at = table.labels.index("reason")
+    found: dict[Labels, Total] = {}
+    for labels, total in held(table).items():
+        rest = labels[:at] + labels[at + 1 :]
+        found[rest] = found[rest] + total if rest in found else total
+    return found
+
+
+# --- threads that come, count and go ---
+
+VMS = [Vm(100, "a", "", "qemu"), Vm(100, "b", "", "qemu"), Vm(200, "a", "", "qemu")]
+LEVELS = ["vcpu", "vm"]
+SHOWN = Reasons(NAME, (), ("HLT", "CPUID"))
+Sums = dict[Labels, Any]
+
+
+class Threads(RuleBasedStateMachine):
+    """Tables and guest time at both levels against plain sums over the threads, live and gone.
+
+    What is gone counts for as long as a live thread has the same labels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        tables = [(level, userspace) for level in LEVELS for userspace in (False, True)]
+        self.tables = {at: Table(at[0], SHOWN, userspace=at[1]) for at in tables}
+        self.guest = {level: GuestTime(level) for level in LEVELS}
+        self.left: dict[object, Sums] = {at: {} for at, _ in self._all()}
+        self.vcpus: dict[ThreadKey, Identified] = {}
+        self.born = 0
+
+    @rule(vm=st.sampled_from(VMS), tid=st.integers(1, 3))
+    def start(self, vm: Vm, tid: int) -> None:
+        self.born += 1
+        self._show(record(vm.pid, vm.pid + tid, born_ns=self.born), Vcpu(vm, str(tid)))
+
+    @precondition(lambda self: self.vcpus)
+    @rule(data=st.data(), space=st.sampled_from([Space.VMX, Space.USERSPACE]), code=st.sampled_from([10, 12, 48]))
+    def count(self, data: st.DataObject, space: int, code: int) -> None:
+        each, vcpu = self.vcpus[data.draw(st.sampled_from(sorted(self.vcpus)))]
+        found = {(one.space, one.code): one for one in each.cells}
+        old = found.get((space, code), cell(space, code, 0, {}, 0))
+        bucket, ns = data.draw(st.integers(0, exits.BUCKETS - 1)), data.draw(st.integers(0, 2**40))
+        counts = dict(enumerate(old.counts()))
+        counts[bucket] += 1
+        found[space, code] = cell(space, code, old.exits + 1, counts, old.sum_ns + ns)
+        self._show(dataclasses.replace(each, cells=tuple(found.values()), guest_ns=each.guest_ns + ns), vcpu)
+
+    @precondition(lambda self: self.vcpus)
+    @rule(data=st.data())
+    def vanish(self, data: st.DataObject) -> None:
+        keys = data.draw(st.lists(st.sampled_from(sorted(self.vcpus)), min_size=1, max_size=3, unique=True))
+        gone = [self.vcpus.pop(key) for key in keys]
+        for at, counting in self._all():
+            counting.forget(keys)
+            live = self._sums(at, list(self.vcpus.values()))
+            sums = added(self.left[at], self._sums(at, gone))
+            self.left[at] = {labels: value for labels, value in sums.items() if labels in live}
+
+    def _show(self, each: VcpuRecord, vcpu: Vcpu) -> None:
+        self.vcpus[each.key] = (each, vcpu)
+        for _, counting in self._all():
+            counting.update(each, vcpu)
+
+    def _all(self) -> Iterator[tuple[object, Table | GuestTime]]:
+        yield from self.tables.items()
+        yield from self.guest.items()
+
+    def _sums(self, at: object, vcpus: list[Identified]) -> Sums:
+        if isinstance(at, tuple):
+            return exits.totals(vcpus, at[0], SHOWN, userspace=at[1])
+        return exits.guest_ns(vcpus, str(at))
+
+    @invariant()
+    def all_sums_are_right(self) -> None:
+        live = list(self.vcpus.values())
+        for at, table in self.tables.items():
+            assert held(table) == added(self.left[at], self._sums(at, live))
+        for level, guest in self.guest.items():
+            assert guest.totals() == added(self.left[level], self._sums(level, live))
+
+
+def added(one: Sums, other: Sums) -> Sums:
+    both = dict(one)
+    for labels, value in other.items():
+        both[labels] = both[labels] + value if labels in both else value
+    return both
+
+
+TestThreads = Threads.TestCase
+TestThreads.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+def test_a_cell_that_did_not_change_is_not_touched() -> None:
+    """A series keeps what was rendered of it until one of its cells is another object."""
+    halt, cpuid = cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.VMX, 10, 1, {1: 1}, 2)
+    table, vcpu = Table("vcpu", NAME, userspace=False), Vcpu(WEB, "0")
+    table.update(record(100, 101, halt, cpuid), vcpu)
+    for series in table.series():
+        series.counter_line = b"rendered"
+    table.update(record(100, 101, halt, cpuid), vcpu)
+    assert [series.counter_line for series in table.series()] == [b"rendered", b"rendered"]
+    table.update(record(100, 101, halt, cell(Space.VMX, 10, 2, {1: 1}, 2)), vcpu)
+    assert [series.counter_line for series in table.series()] == [b"rendered", None]
+
+
+# --- memory ---
+
+
+def alive() -> list[Series]:
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) is Series]
+
+
+@pytest.mark.parametrize("detail", [Detail("vcpu", "vcpu"), Detail("vm", "vm"), Detail("vm", "vcpu")])
+def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> None:
+    before = len(alive())
+    made, exposition = metrics(detail), pages.exposition()
+
+    def collected(first: int) -> list[Identified]:
+        cells = [cell(Space.VMX, code, 1, {code: 1}, code) for code in range(10)]
+        return of(WEB, *(record(100, tid, *cells, born_ns=first) for tid in range(first, first + 20)))
+
+    def shown(vcpus: list[Identified], gone: Sequence[ThreadKey]) -> int:
+        made.update(vcpus, gone)
+        for accept in pages.FORMATS:
+            exposition.page(made.families(vcpus), accept, "gzip")
+        return len(alive()) - before
+
+    old: list[Identified] = []
+    sizes = set()
+    for generation in range(5):  # VMs that come and go leave nothing behind
+        vcpus = collected(101 + 20 * generation)
+        sizes.add(shown(vcpus, [each.key for each, _ in old]))
+        old = vcpus
+    per_level = {"vcpu": 200, "vm": 10}
+    assert sizes == {sum(per_level[level] for level in {detail.counters, detail.histograms})}
+    assert shown([], [each.key for each, _ in old]) == 0
+    assert not held_keys(made)
+
+
+def held_keys(made: Metrics) -> list[object]:
+    """What Metrics still knows of any thread."""
+    tables = [*made._exits.values(), *made._userspace.values()]
+    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._base]

@@ -1,0 +1,222 @@
+"""The document of /-/vcpus: what is in it, and that nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import pytest
+from hypothesis import given
+
+from exporter.metrics.kvm import Identified
+from exporter.model.reason import Space
+from exporter.model.records import ExitInProgress, RunStats, Snapshot, ThreadKey
+from exporter.model.vm import Vcpu
+from exporter.readings import reading as document
+from exporter.readings.reading import Counted, DocumentError, InProgress, Reading, Thread
+from tests.support.exits import NAME, WEB, cell, record, snapshots
+
+
+def read(vcpus: list[Identified], **values: object) -> Reading:
+    known = {each.key: vcpu for each, vcpu in vcpus}
+    snapshot = Snapshot(
+        vcpus=[each for each, _ in vcpus],
+        counters={"dropped_no_slot": 3, "unmatched_entry": 5},
+        runs={"kvm_exit": RunStats(0.0, 0, 7)},
+        slots=8,
+        slots_in_use=0,
+        cells=8,
+        cells_in_use=0,
+        expired_early=11,
+        taken_ns=1009,
+    )
+    return document.reading(snapshot, known.get, NAME, since_ns=13, replay=False)
+
+
+def test_a_snapshot_with_its_names() -> None:
+    halt, mmio = cell(Space.VMX, 12, 5, {10: 3, 141: 1}, 50), cell(Space.USERSPACE, 6, 2, {}, 0)
+    here = record(100, 101, halt, mmio, guest_ns=17, in_progress=ExitInProgress(Space.VMX, 12, 19))
+    unnamed = record(200, 201, alive=False)
+    now = document.reading(
+        Snapshot([here, unnamed], {}, {}, 8, 0, 8, 0, taken_ns=1009),
+        {here.key: Vcpu(WEB, "3")}.get,
+        NAME,
+        since_ns=13,
+        replay=True,
+    )
+    assert now == Reading(
+        1009,
+        13,
+        True,
+        {"expired_early": 0},
+        [
+            Thread(
+                ThreadKey(100, 101, 1),
+                "",
+                "web-1",
+                "6f1c2a70",
+                "qemu",
+                "3",
+                True,
+                17,
+                InProgress("HLT", "idle", 19),
+                [
+                    Counted("exit", "HLT", "idle", 5, 50, {10: 3, 141: 1}),
+                    Counted("userspace", "KVM_EXIT_MMIO", "mmio", 2, 0, {}),
+                ],
+            ),
+            Thread(ThreadKey(200, 201, 1), "", None, "", "", "", False, 0, None, []),
+        ],
+    )
+    assert [thread.vm_label for thread in now.vcpus] == ["web-1", "200"]
+    assert json.loads(document.encode(now)) == {
+        "version": 1,
+        "taken_ns": 1009,
+        "since_ns": 13,
+        "replay": True,
+        "counters": {"expired_early": 0},
+        "vcpus": [
+            {
+                "pid": 100,
+                "tid": 101,
+                "born_ns": 1,
+                "comm": "",
+                "vm": "web-1",
+                "uuid": "6f1c2a70",
+                "vmm": "qemu",
+                "vcpu": "3",
+                "alive": True,
+                "in_progress": {"reason": "HLT", "class": "idle", "age_ns": 19},
+                "guest_ns": 17,
+                "reasons": [
+                    {
+                        "kind": "exit",
+                        "reason": "HLT",
+                        "class": "idle",
+                        "exits": 5,
+                        "sum_ns": 50,
+                        "buckets": [[10, 3], [141, 1]],
+                    },
+                    {
+                        "kind": "userspace",
+                        "reason": "KVM_EXIT_MMIO",
+                        "class": "mmio",
+                        "exits": 2,
+                        "sum_ns": 0,
+                        "buckets": [],
+                    },
+                ],
+            },
+            {
+                "pid": 200,
+                "tid": 201,
+                "born_ns": 1,
+                "comm": "",
+                "vm": None,
+                "uuid": "",
+                "vmm": "",
+                "vcpu": "",
+                "alive": False,
+                "in_progress": None,
+                "guest_ns": 0,
+                "reasons": [],
+            },
+        ],
+    }
+
+
+@given(snapshots())
+def test_what_is_encoded_is_decoded(vcpus: list[Identified]) -> None:
+    """To the last nanosecond, and the bytes are safe on a terminal whatever a VM is called."""
+    now = read(vcpus)
+    data = document.encode(now)
+    assert document.decode(data) == now
+    assert data.endswith(b"\n")
+    assert all(0x20 <= byte < 0x7F for byte in data[:-1])
+    assert now.counters == {"dropped_no_slot": 3, "unmatched_entry": 5, "missed_kvm_exit": 7, "expired_early": 11}
+
+
+GOOD = json.loads(
+    document.encode(
+        document.reading(
+            Snapshot([record(100, 101, cell(Space.VMX, 12, 5, {10: 3}, 50))], {"a": 1}, {}, 8, 0, 8, 0),
+            lambda _: None,
+            NAME,
+            since_ns=1,
+            replay=False,
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"version": 2}, "version 2, known is 1"),
+        ({"version": "1"}, "version: not a number"),
+        ({"taken_ns": 1.5}, "taken_ns: not a number"),
+        ({"taken_ns": True}, "taken_ns: not a number"),
+        ({"since_ns": -1}, "since_ns: not a number"),
+        ({"taken_ns": 1 << 64}, r"taken_ns: not a number from 0 to 2\^64 - 1"),
+        ({"counters": {"a": 10**400}}, "a: not a number"),
+        ({"replay": 0}, "replay: neither true nor false"),
+        ({"counters": [1]}, "not an object"),
+        ({"counters": {"a": None}}, "a: not a number"),
+        ({"vcpus": {}}, "vcpus: not a list"),
+        ({"vcpus": [1]}, "not an object"),
+        ({"vcpus": [{}]}, "without in_progress"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "vm": 3}]}, "vm: not a string"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "pid": None}]}, "pid: not a number"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "guest_ns": 10**400}]}, "guest_ns: not a number"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "in_progress": {}}]}, "without reason"),
+        (
+            {"vcpus": [{**GOOD["vcpus"][0], "in_progress": {"reason": "A", "class": "b", "age_ns": 10**400}}]},
+            "age_ns: not a number",
+        ),
+    ],
+)
+def test_what_is_no_document(change: dict[str, object], problem: str) -> None:
+    document.decode(json.dumps(GOOD).encode())
+    with pytest.raises(DocumentError, match=problem):
+        document.decode(json.dumps({**GOOD, **change}).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"kind": "else"}, "kind 'else'"),
+        ({"buckets": [[142, 1]]}, "bucket 142"),
+        ({"buckets": [[1, 1, 1]]}, "not pairs"),
+        ({"buckets": [[-1, 1]]}, "not pairs"),
+        ({"buckets": [5]}, "not pairs"),
+        ({"buckets": [[1, 1 << 64]]}, "not pairs"),
+        ({"exits": 10**400}, "exits: not a number"),
+        ({"sum_ns": 1 << 64}, "sum_ns: not a number"),
+    ],
+)
+def test_what_is_no_reason(change: dict[str, object], problem: str) -> None:
+    vcpu = GOOD["vcpus"][0]
+    bad = {**GOOD, "vcpus": [{**vcpu, "reasons": [{**vcpu["reasons"][0], **change}]}]}
+    with pytest.raises(DocumentError, match=problem):
+        document.decode(json.dumps(bad).encode())
+
+
+def test_the_largest_number_is_read() -> None:
+    assert document.decode(json.dumps({**GOOD, "taken_ns": (1 << 64) - 1}).encode()).taken_ns == (1 << 64) - 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"<html>", b"[]", b"1", b"[" * 100000, b"1" * 5000, b"NaN"])
+def test_what_is_not_even_json(data: bytes) -> None:
+    with pytest.raises(DocumentError):
+        document.decode(data)
+
+
+def test_a_daemon_that_counts_nothing_yet() -> None:
+    from exporter.config.options import Config, Web
+    from exporter.service.daemon import Daemon
+
+    daemon = Daemon(Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file=""))
+    daemon.start()
+    with urllib.request.urlopen(f"http://{daemon.addresses[0]}{document.PATH}", timeout=30) as answer:
+        assert document.decode(answer.read()) == Reading(0, 0, False, {}, [])
+    daemon.close()

@@ -1,0 +1,135 @@
+"""What is printed of two readings, whatever the form: which rows, and what is said of those that are not there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from exporter.readings import reading as document
+from exporter.readings.grouping import Filters
+from exporter.readings.reading import USERSPACE, InProgress, Reading
+from exporter.terminal import report
+from exporter.terminal.options import Output
+from tests.support.readings import SECOND, counted, reading, thread
+
+STUCK = InProgress("EC_DABT_LOW", "mmio", 90 * SECOND)
+
+
+def output(form: str = "table", *, limit: int | None = None, userspace: bool = False, **filters: object) -> Output:
+    return Output(form, Filters(**filters), "time", limit, userspace)  # type: ignore[arg-type]
+
+
+def printed(output: Output, then: Reading, now: Reading) -> list[tuple[str, str, int]]:
+    """Thread, reason and count of each row."""
+    said = report.text(output, "x", then, now, first=False, heading=False)
+    if output.form == "json":
+        return [
+            (str(vcpu["tid"]), row["reason"], row["exits"])
+            for vcpu in json.loads(said)["vcpus"]
+            for row in vcpu["reasons"] or [{"reason": "", "exits": 0}]
+        ]
+    lines = [line.split() for line in said.splitlines()[1:]]
+    return [(line[1], line[4], int(line[5])) for line in lines]
+
+
+def notes(output: Output, then: Reading, now: Reading) -> list[str]:
+    return report.notes(output, then, now, "is a VM running?")
+
+
+def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> Reading:
+    """A vCPU that does not come back from an exit, one with 101 exits a second, one that sleeps all the time."""
+    age = (90 + n) * SECOND
+    vcpus = [
+        (stuck, thread(1, 11, counted("EC_DABT_LOW", "mmio", 1), in_progress=InProgress("EC_DABT_LOW", "mmio", age))),
+        (busy, thread(1, 12, counted("IRQ", "interrupt", 101 * n, {52: 101 * n}, 1009 * n), vcpu="1")),
+        (idle, thread(1, 13, counted("EC_WFx", "idle", 1), vcpu="2", in_progress=InProgress("EC_WFx", "idle", age))),
+    ]
+    return reading(n, *(vcpu for there, vcpu in vcpus if there))
+
+
+def test_the_limit_is_of_rows_that_are_printed() -> None:
+    """The vCPU that lost most time has no row: it did not exit."""
+    assert printed(output(limit=1), at(1), at(2)) == [("12", "IRQ", 101)]
+
+
+def test_a_vcpu_that_is_stuck_is_said() -> None:
+    """The table has what exited, as the guest counts; what never came back is told."""
+    said = "in no row, for the exit began before: tid 11 (CPU 0/KVM of web-1) EC_DABT_LOW 5.00s"
+    assert report.held(output(), at(1), at(6)) == said
+    assert report.held(output(), at(1, busy=False, idle=False), at(6, busy=False, idle=False)) == said
+    assert report.held(output(reasons=frozenset(["EC_DABT_LOW"])), at(1), at(6)) == said
+    assert report.held(output(reasons=frozenset(["IRQ"])), at(1), at(6)) == ""
+    assert report.held(output("csv"), at(1), at(6)) == report.held(output("json"), at(1), at(6)) == ""
+    assert notes(output(), at(1, busy=False), at(6, busy=False)) == []
+
+
+def test_one_that_sleeps_is_said_where_there_is_no_row_at_all() -> None:
+    said = "in no row, for the exit began before: tid 13 (CPU 2/KVM of web-1) EC_WFx 5.00s"
+    assert report.held(output(), at(1, stuck=False), at(6, stuck=False)) == ""
+    alone = at(1, stuck=False, busy=False), at(6, stuck=False, busy=False)
+    assert report.held(output(), *alone) == said
+    assert notes(output(), *alone) == []
+
+
+def test_an_exit_that_ended_without_another() -> None:
+    """It began before the run and took one second of it: no row, and it is told only if there is no other."""
+    ended = thread(1, 12, counted("IRQ", "interrupt", 1, {120: 1}, 4 * SECOND), vcpu="1")
+    began = ended._replace(
+        reasons=[counted("IRQ", "interrupt", 1)], in_progress=InProgress("IRQ", "interrupt", 3 * SECOND)
+    )
+    said = "in no row, for the exit began before: tid 12 (CPU 1/KVM of web-1) IRQ 1.00s"
+    assert report.held(output(), reading(1, began), reading(3, ended)) == said
+    assert printed(output(), reading(1, began), reading(3, ended)) == []
+    assert printed(output("json"), reading(1, began), reading(3, ended)) == [("12", "IRQ", 0)]
+
+
+def test_of_many_some_are_named() -> None:
+    vcpus = [thread(1, 20 + n, counted("EC_DABT_LOW", "mmio", 1), in_progress=STUCK) for n in range(7)]
+    later = [vcpu._replace(in_progress=STUCK._replace(age_ns=92 * SECOND)) for vcpu in vcpus]
+    said = report.held(output(), reading(1, *vcpus), reading(3, *later))
+    assert said.startswith("in no row, for the exit began before: tid 20 ")
+    assert said.endswith(" EC_DABT_LOW 2.00s, 4 more")
+    assert said.count("tid ") == 3
+
+
+BOTH = reading(
+    2,
+    thread(1, 12, counted("IRQ", "interrupt", 5), counted("KVM_EXIT_IO", "pio", 3, kind=USERSPACE)),
+    thread(1, 13, counted("EC_WFx", "idle", 7), vcpu="1"),
+    thread(1, 14, counted("KVM_EXIT_MMIO", "mmio", 2, kind=USERSPACE), vcpu="2"),
+    thread(1, 15, guest_ns=SECOND, vcpu="3"),
+)
+BEFORE = document.nothing(0)
+IRQ, IO, MMIO, WFX = ("12", "IRQ", 5), ("12", "KVM_EXIT_IO", 3), ("14", "KVM_EXIT_MMIO", 2), ("13", "EC_WFx", 7)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rows"),
+    [
+        (output("json"), [IRQ, IO, MMIO, WFX, ("15", "", 0)]),
+        (output("json", userspace=True), [IO, MMIO]),
+        (output("json", userspace=True, limit=1), [IO]),
+        (output("json", limit=2), [IRQ, IO]),
+        (output("json", reasons=frozenset(["KVM_EXIT_MMIO", "EC_WFx"])), [MMIO, WFX]),
+        (output("json", no_idle=True), [IRQ, IO, MMIO]),
+        (output(userspace=True), [IO, MMIO]),
+    ],
+)
+def test_which_kind_is_printed(chosen: Output, rows: list[tuple[str, str, int]]) -> None:
+    assert printed(chosen, BEFORE, BOTH) == rows
+    assert notes(chosen, BEFORE, BOTH) == []
+
+
+def test_notes_are_about_what_is_printed() -> None:
+    userspace = reading(2, BOTH.vcpus[2])
+    assert notes(output("json"), BEFORE, userspace) == []
+    assert notes(output("json", reasons=frozenset(["KVM_EXIT_MMIO"])), BEFORE, BOTH) == []
+    assert notes(output(), BEFORE, userspace) == ["no exit was seen: is a VM running?"]
+    asked = frozenset(["IRQ"])
+    assert notes(output("json", userspace=True, reasons=asked), BEFORE, BOTH) == [
+        "no exit matches --reason; seen: KVM_EXIT_IO, KVM_EXIT_MMIO"
+    ]
+    assert notes(output("json", reasons=frozenset(["X"])), BEFORE, BOTH) == [
+        "no exit matches --reason; seen: EC_WFx, IRQ, KVM_EXIT_IO, KVM_EXIT_MMIO"
+    ]

@@ -1,0 +1,116 @@
+"""Text on a screen: widths, units, bars, layout at any size; no terminal needed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.readings import reading as document
+from exporter.readings.difference import between
+from exporter.readings.grouping import GROUPS, Filters
+from exporter.terminal import screen, text
+from exporter.terminal.screen import Frame, Style
+from exporter.terminal.view import COLUMNS, KEYS, View, press
+from tests.support.readings import SECOND, counted, reading, thread
+
+
+def frame(vm: str = "web-1", comm: str = "CPU 0/KVM") -> Frame:
+    vcpu = thread(
+        1,
+        2,
+        counted("IRQ", "interrupt", 5, {50: 3}, 10**6),
+        counted("HLT", "idle", 7, {99: 7}, 10**9),
+        vm=vm,
+        comm=comm,
+    )
+    span = between(document.nothing(0), reading(2, vcpu))
+    return Frame("12:00:00", "the exporter at http://localhost:9939", span, span)
+
+
+@given(
+    vm=st.text(max_size=30),
+    height=st.integers(1, 60),
+    columns=st.integers(1, 240),
+    group=st.sampled_from(GROUPS),
+    flags=st.tuples(*[st.booleans()] * 6),
+)
+def test_every_line_is_as_wide_as_the_screen(
+    vm: str, height: int, columns: int, group: str, flags: tuple[bool, ...]
+) -> None:
+    view = View(group=group, idle=flags[0], userspace=flags[1], total=flags[2], paused=flags[3], help=flags[4])
+    shown = frame(vm)
+    rows = screen.chosen(shown, view, None)
+    lines = screen.lines(shown, view, rows, height, columns, unicode=flags[5])
+    assert len(lines) == height
+    for line, _ in lines:
+        assert line.isprintable()
+        assert text.width(line) == columns
+        assert flags[5] or line.isascii()
+
+
+def test_idle_is_dimmed_and_limits_hold() -> None:
+    shown, view = frame(), View()
+    rows = screen.chosen(shown, view, None)
+    styles = [style for _, style in screen.lines(shown, view, rows, 8, 80)]
+    assert styles == [
+        *(Style.TITLE, Style.PLAIN, Style.PLAIN, Style.HEADER, Style.PLAIN, Style.DIM, Style.PLAIN, Style.PLAIN)
+    ]
+    assert [row.reason for row in screen.chosen(shown, view, 1)] == ["IRQ"]
+
+
+def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
+    """Two vCPUs, one all the time in its guest: what --reason leaves out of the rows is no less of a vCPU."""
+    vcpus = (
+        thread(1, 2, counted("IRQ", "interrupt", 5, {50: 5}, SECOND), counted("HLT", "idle", 7, {99: 7}, SECOND)),
+        thread(1, 3, counted("HLT", "idle", 0), guest_ns=2 * SECOND, vcpu="1"),
+    )
+    span = Filters(reasons=frozenset(["IRQ"])).apply(between(document.nothing(0), reading(2, *vcpus)))
+    shown = Frame("12:00:00", "x", span, span)
+    said = [line.rstrip() for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    assert said[1] == "2 vCPUs  2.50 exits/s  guest 50.0 %  lost 25.0 %  idle 0.0 %"
+
+
+def test_before_the_first_interval() -> None:
+    early = Frame("12:00:00", "x", None, between(document.nothing(0), document.nothing(0)))
+    assert screen.chosen(early, View(), None) == []
+    said = "\n".join(line for line, _ in screen.lines(early, View(), [], 24, 80))
+    assert "waiting for the first interval" in said
+
+
+def test_a_vm_that_is_wide() -> None:
+    """East Asian letters take two columns, so that the columns after them still stand below their titles."""
+    shown = frame("\u4ed9\u4eba\u638c" * 9)
+    lines = [line for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")
+
+
+def test_help_fits_into_80_columns() -> None:
+    assert all(len(f"  {name:<9} {words}") <= 80 for name, words in (*KEYS, *COLUMNS))
+    assert len(KEYS) + len(COLUMNS) + 2 <= 23
+
+
+def test_sparklines() -> None:
+    """One octave a bar at 24: bucket 12 ends at 2^-20 s, 13 is above it, and 108 at 2^4 s."""
+    assert text.sparkline({}, 24) == " " * 24
+    assert text.sparkline({12: 1}, 24) == text.sparkline({0: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({13: 1, 16: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({17: 8, 20: 8}, 24) == " █" + " " * 22
+    assert text.sparkline({108: 1}, 24) == text.sparkline({141: 1}, 24) == " " * 23 + "█"
+    assert text.sparkline({13: 1_000_000, 17: 1, 21: 500_000}, 24) == "█▁▄" + " " * 21
+    assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
+
+
+def test_columns() -> None:
+    assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
+    assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"
+
+
+def test_scrolling_stays_within_the_rows() -> None:
+    view = View()
+    for key, scroll in (("up", 0), ("down", 1), ("end", 3), ("j", 3), ("page up", 0), ("page down", 3), ("home", 0)):
+        changed = press(view, key, page=4, rows=7)
+        assert changed
+        view = changed
+        assert view.scroll == scroll, key
+    assert press(View(scroll=3), "s", page=4, rows=7) == View(sort="count")
+    assert press(View(), "end", page=40, rows=7) == View()
