@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from exporter.collect.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, ArrayMap, Cells, Counters, Hot, Slots
+from exporter.collect.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.model.records import (
-    NOTHING_LEFT,
+    NO_HANDOVER,
     Cell,
+    EndedVcpu,
     ExitInProgress,
-    Freed,
-    Left,
-    Retired,
+    FreeEntry,
+    Handover,
     Snapshot,
     ThreadKey,
     VcpuRecord,
@@ -34,14 +34,14 @@ MAX_RETIRED_CELLS = 16384
 class Precautions(NamedTuple):
     """Against the end of this process at any moment: what is to be told, and when."""
 
-    before_clearing: Callable[[Sequence[Retired], Sequence[Freed]], None]
+    before_clearing: Callable[[Sequence[EndedVcpu], Sequence[FreeEntry]], None]
     """All that lingers, and all that will be handed back, the last first. Raises nothing."""
     step: Callable[[bool], None]
     """False: the next number is about to be handed back; True: it has been. Raises OSError."""
 
 
 @dataclass
-class _Kept:
+class _TrackedSlot:
     """What is remembered of a slot in use from one collection to the next."""
 
     key: ThreadKey
@@ -64,23 +64,23 @@ class Collector:
         loaded: Loaded,
         clock_ns: Callable[[], int],
         linger_ns: int,
-        left: Left = NOTHING_LEFT,
+        left: Handover = NO_HANDOVER,
         precautions: Precautions | None = None,
     ) -> None:
         self.linger_ns = linger_ns
         """How long the records of vCPUs are kept that end from now on."""
         self._loaded = loaded
         self._clock_ns = clock_ns
-        self._slots = Slots(loaded.maps["slots"], loaded.layouts["slots"])
-        self._cells = Cells(loaded.maps["cells"], loaded.layouts["cells"])
+        self._slots = SlotMap(loaded.maps["slots"], loaded.layouts["slots"])
+        self._cells = CellMap(loaded.maps["cells"], loaded.layouts["cells"])
         self._of_stack: dict[str, ArrayMap] = {"free_slots": self._slots, "free_cells": self._cells}
-        self._counters = Counters(loaded.maps["counters"], loaded.layouts["counters"])
-        self._kept: dict[int, _Kept] = {}
+        self._counters = CounterMap(loaded.maps["counters"], loaded.layouts["counters"])
+        self._kept: dict[int, _TrackedSlot] = {}
         self._precautions = precautions
         # Nobody may have had time to ask for them since.
         lingers_ns = clock_ns() + linger_ns
-        self._retired = [Retired(each.record, max(each.expires_ns, lingers_ns)) for each in left.retired]
-        self._freed: list[Freed] = []
+        self._retired = [EndedVcpu(each.record, max(each.expires_ns, lingers_ns)) for each in left.retired]
+        self._freed: list[FreeEntry] = []
         """Cleared, and not yet handed back."""
         self._expired_early = 0
         self._take_up(left)
@@ -91,12 +91,12 @@ class Collector:
             mapped.close()
 
     @property
-    def retired(self) -> Sequence[Retired]:
+    def retired(self) -> Sequence[EndedVcpu]:
         """The vCPUs that ended and linger, in that order."""
         return self._retired
 
     @property
-    def freed(self) -> Sequence[Freed]:
+    def freed(self) -> Sequence[FreeEntry]:
         """What is still to be handed back, the last first."""
         return self._freed
 
@@ -119,13 +119,13 @@ class Collector:
                 self._cells.look_again(number)
             raise
         live: list[VcpuRecord] = []
-        ended: list[tuple[int, Retired]] = []
+        ended: list[tuple[int, EndedVcpu]] = []
         for number in self._slots.used():
             hot = self._slots.read(number)
             if hot.owner:
                 live.append(self._record(number, hot, now))
             elif self._slots.died(number):
-                ended.append((number, Retired(self._last_record(number, hot, now), now + self.linger_ns)))
+                ended.append((number, EndedVcpu(self._last_record(number, hot, now), now + self.linger_ns)))
         counters = self._counters.read()
         runs = {name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()}
         self._free(ended)  # what can fail comes before: what vanishes is in this snapshot, and in no other
@@ -145,12 +145,12 @@ class Collector:
             taken_ns=now,
         )
 
-    def _kept_of(self, number: int) -> _Kept:
+    def _kept_of(self, number: int) -> _TrackedSlot:
         kept = self._kept.get(number)
         if kept is None:
             identity = self._slots.identity(number)
             key = ThreadKey(identity.tgid, identity.tid, identity.born_ns)
-            kept = self._kept[number] = _Kept(key, identity.comm)
+            kept = self._kept[number] = _TrackedSlot(key, identity.comm)
         return kept
 
     def _keep(self, slot: int, number: int, cell: Cell) -> None:
@@ -158,7 +158,7 @@ class Collector:
         kept.cells[number] = cell
         kept.served = ()
 
-    def _record(self, number: int, hot: Hot, now: int) -> VcpuRecord:
+    def _record(self, number: int, hot: SlotState, now: int) -> VcpuRecord:
         kept = self._kept_of(number)
         alive = hot.owner != 0
         guest_ns = hot.guest_ns
@@ -185,7 +185,7 @@ class Collector:
             alive=alive,
         )
 
-    def _last_record(self, number: int, hot: Hot, now: int) -> VcpuRecord:
+    def _last_record(self, number: int, hot: SlotState, now: int) -> VcpuRecord:
         """Read a dead thread's slot and, once more, all its cells: some may have changed since changed()."""
         for first in self._slots.heads(number):
             cell_number = first
@@ -197,11 +197,11 @@ class Collector:
                 cell_number = following
         return self._record(number, hot, now)
 
-    def _free(self, ended: Sequence[tuple[int, Retired]]) -> None:
+    def _free(self, ended: Sequence[tuple[int, EndedVcpu]]) -> None:
         """Clear the slots of dead threads and their cells: from here on nothing may fail, and none is found again."""
         if not ended:
             return
-        freed: list[Freed] = []
+        freed: list[FreeEntry] = []
         for number, retired in ended:
             freed += [("free_cells", cell) for cell in self._kept.pop(number).cells]
             freed.append(("free_slots", number))
@@ -214,7 +214,7 @@ class Collector:
             for each in freed:
                 self._clear(each)
 
-    def _clear(self, freed: Freed) -> None:
+    def _clear(self, freed: FreeEntry) -> None:
         stack, number = freed
         self._of_stack[stack].clear(number)
 
@@ -233,7 +233,7 @@ class Collector:
                 with contextlib.suppress(OSError):  # then the next process looks whether it was
                     self._precautions.step(True)
 
-    def _take_up(self, left: Left) -> None:
+    def _take_up(self, left: Handover) -> None:
         """Go on with what an earlier process was about to clear and hand back."""
         unsure = [left.unsure] if left.unsure and not self._handed_back(*left.unsure) else []
         for stack, number in (*left.freed, *unsure):
@@ -260,7 +260,7 @@ class Collector:
         finds ended always has room, so that every vCPU is in one snapshot at least.
         """
         room = max(MAX_RETIRED_CELLS, self._slots.layout.entries + self._cells.layout.entries)
-        kept: list[Retired] = []
+        kept: list[EndedVcpu] = []
         vanished: list[VcpuRecord] = []
         for retired in reversed(self._retired):
             room -= max(1, len(retired.record.cells))

@@ -13,7 +13,7 @@ from itertools import compress
 from operator import ne, or_
 from typing import Literal, NamedTuple
 
-from exporter.kernel.program import Field, Layout
+from exporter.kernel.program import LeafField, LeafLayout
 from exporter.model.records import Cell
 
 _TRIES = 8
@@ -25,7 +25,7 @@ _FIRST_BYTES = 1 << 18
 """Of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
 
 
-class Hot(NamedTuple):
+class SlotState(NamedTuple):
     """What changes of a slot, as of one moment between two events of its vCPU."""
 
     owner: int
@@ -37,7 +37,7 @@ class Hot(NamedTuple):
     vcpu_id: int
 
 
-class Identity(NamedTuple):
+class SlotIdentity(NamedTuple):
     """What does not change of a slot while a thread has it."""
 
     tid: int
@@ -60,7 +60,7 @@ class ArrayMap:
     _in_use = ""
     """The member that is not 0 in a leaf that was handed out."""
 
-    def __init__(self, fd: int, layout: Layout) -> None:
+    def __init__(self, fd: int, layout: LeafLayout) -> None:
         self.layout = layout
         self._fd = fd
         self._columns: dict[str, memoryview[int]] = {}
@@ -115,11 +115,11 @@ class ArrayMap:
         self.memory.close()
 
 
-def _unpacker(layout: Layout, names: tuple[str, ...]) -> struct.Struct:
+def _unpacker(layout: LeafLayout, names: tuple[str, ...]) -> struct.Struct:
     """A Struct that reads the named members, which must stand in this order, from a leaf."""
     form, at = "=", 0
     for name in names:
-        field: Field = layout.fields[name]
+        field: LeafField = layout.fields[name]
         form += f"{field.offset - at}x"
         if field.size == 1:
             form += f"{field.items}s"
@@ -129,12 +129,12 @@ def _unpacker(layout: Layout, names: tuple[str, ...]) -> struct.Struct:
     return struct.Struct(form)
 
 
-class Cells(ArrayMap):
+class CellMap(ArrayMap):
     """The pool of cells."""
 
     _in_use = "slot"
 
-    def __init__(self, fd: int, layout: Layout) -> None:
+    def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
         self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "space", "next", "slot"))
@@ -183,15 +183,15 @@ class Cells(ArrayMap):
         return Cell(space, code, exits, sum_ns, leaf[self._buckets]), slot, following
 
 
-class Slots(ArrayMap):
+class SlotMap(ArrayMap):
     """The vCPU threads."""
 
     _in_use = "tid"
 
-    def __init__(self, fd: int, layout: Layout) -> None:
+    def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
-        self._hot = _unpacker(layout, Hot._fields)
-        self._identity = _unpacker(layout, Identity._fields)
+        self._hot = _unpacker(layout, SlotState._fields)
+        self._identity = _unpacker(layout, SlotIdentity._fields)
         self._heads = _unpacker(layout, ("heads",))
         self._died = _unpacker(layout, ("died_ns",))
 
@@ -199,7 +199,7 @@ class Slots(ArrayMap):
         """Numbers of the slots that hold a thread, alive or dead."""
         return list(compress(range(self.mapped), self.column("tid")))
 
-    def read(self, number: int) -> Hot:
+    def read(self, number: int) -> SlotState:
         """Read a slot between two events of its vCPU: state, since_ns and guest_ns belong together."""
         start = number * self.layout.size
         end = start + self._hot.size
@@ -208,13 +208,13 @@ class Slots(ArrayMap):
             leaf = memory[start:end]
             if leaf == memory[start:end]:
                 break
-        return Hot._make(self._hot.unpack(leaf))
+        return SlotState._make(self._hot.unpack(leaf))
 
-    def identity(self, number: int) -> Identity:
+    def identity(self, number: int) -> SlotIdentity:
         """Read whose slot it is."""
         self.reach(number)
         tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
-        return Identity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
+        return SlotIdentity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
 
     def died(self, number: int) -> bool:
         """True if its thread has ended; a slot without owner that has not is just being taken."""
@@ -225,7 +225,7 @@ class Slots(ArrayMap):
         return [cell for cell in self._heads.unpack_from(self.memory, number * self.layout.size) if cell]
 
 
-class Counters(ArrayMap):
+class CounterMap(ArrayMap):
     """Events that are in no cell, by name."""
 
     def read(self) -> dict[str, int]:

@@ -135,10 +135,10 @@ def _replay(chosen: Config, arguments: argparse.Namespace) -> int:
 def _check_config(chosen: Config) -> int:
     """Print the configuration, unless something is wrong in the web configuration file or the certificates it names."""
     if chosen.web.config_file:
-        from exporter.web.toolkit import Reading  # noqa: PLC0415
+        from exporter.web.toolkit import WebConfigFile  # noqa: PLC0415
 
         try:
-            Reading(Path(chosen.web.config_file).absolute()).settings()
+            WebConfigFile(Path(chosen.web.config_file).absolute()).settings()
         except ConfigError as error:
             print(error, file=sys.stderr)
             return _FAILURE if isinstance(error, UnreadableError) else _USAGE_ERROR

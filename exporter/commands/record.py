@@ -18,7 +18,7 @@ from exporter.config.options import Config
 from exporter.kernel import host, program
 from exporter.recording import writer
 from exporter.recording.events import COUNTED
-from exporter.recording.options import STDOUT, Options
+from exporter.recording.options import STDOUT, RecordOptions
 from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring, RingError
 from exporter.recording.writer import Writer
@@ -35,7 +35,7 @@ class RecordError(Exception):
     """Nothing can be recorded; one line for the operator."""
 
 
-def run(config: Config, options: Options, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
+def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
     """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written.
 
     130 when a second Ctrl-C came before the recording was whole.
@@ -76,7 +76,9 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[program.Loaded, Ring, Mapping[str, str]]]:
+def _loaded(
+    config: Config, options: RecordOptions, sysfs: Path
+) -> Iterator[tuple[program.Loaded, Ring, Mapping[str, str]]]:
     texts = host.read_texts(sysfs)
     if texts is None:
         raise RecordError(
@@ -86,7 +88,7 @@ def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[pro
     defines = {**front.defines, "RING_BYTES": options.ring_bytes}
     if options.pid:
         defines["ONLY_TGID"] = options.pid
-    asked = program.Request(
+    asked = program.LoadRequest(
         front=front.front,
         defines=defines,
         kind="recording",
@@ -106,7 +108,7 @@ def _loaded(config: Config, options: Options, sysfs: Path) -> Iterator[tuple[pro
 
 
 @contextlib.contextmanager
-def _output(options: Options) -> Iterator[BinaryIO]:
+def _output(options: RecordOptions) -> Iterator[BinaryIO]:
     if options.file == STDOUT:
         yield sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
         return
@@ -118,9 +120,9 @@ def _output(options: Options) -> Iterator[BinaryIO]:
             raise
 
 
-def _header(texts: Mapping[str, str]) -> writer.Header:
+def _header(texts: Mapping[str, str]) -> writer.RecordingHeader:
     formats = texts["kvm_exit"], texts["kvm_userspace_exit"]
-    return writer.Header(
+    return writer.RecordingHeader(
         os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *formats
     )
 
@@ -139,7 +141,7 @@ def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], boo
     return failure, taken
 
 
-def nothing(options: Options, others: set[str]) -> str:
+def nothing(options: RecordOptions, others: set[str]) -> str:
     """Say in one line why there may be no event; `others` are VMs that were seen and not asked for."""
     if others:
         return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_NAMED]))}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.common.text import printable
 from exporter.config.options import Config
 from exporter.kernel import host, program
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.readings import reading as document
 from exporter.recording import recording
 from exporter.recording.events import COUNTED
@@ -63,7 +63,7 @@ def _readings(config: Config, recorded: Recording) -> tuple[document.Reading, do
         snapshot, vcpus = rerun(recorded, loaded)
     finally:
         loaded.close()
-    names = Reasons(recorded.kvm_exit, recorded.kvm_userspace_exit)
+    names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
     first = document.nothing(recorded.first_ns, replay=True)
     last = document.reading(snapshot, vcpus.get, names.lookup, since_ns=recorded.first_ns, replay=True)
     return first, last

@@ -15,16 +15,16 @@ from exporter.common.text import printable
 from exporter.config.options import Config
 from exporter.readings.reading import Reading
 from exporter.terminal import live, report, source
-from exporter.terminal.options import Options
+from exporter.terminal.options import TopOptions
 from exporter.terminal.session import Session
-from exporter.terminal.view import View
+from exporter.terminal.view import TopView
 
 _REFRESH_SECONDS = 2.0
 _ROUNDING_SECONDS = 1e-4
 _FAILURE = 1
 
 
-def run(config: Config, options: Options) -> int:
+def run(config: Config, options: TopOptions) -> int:
     """Run the subcommand; returns the exit status."""
     out = sys.stdout
     if out is None:
@@ -35,7 +35,7 @@ def run(config: Config, options: Options) -> int:
     with_view = _live_view(options, out, os.environ.get("TERM", ""))
     try:
         chosen, said = source.choose(
-            options.source, options.address or source.default_address(config), lambda: source.Own(config)
+            options.source, options.address or source.default_address(config), lambda: source.OwnSource(config)
         )
         try:
             _say(said)
@@ -60,7 +60,7 @@ def _say(line: str) -> None:
         print("kvm-exit-exporter top:", printable(line), file=sys.stderr, flush=True)
 
 
-def _live_view(options: Options, out: TextIO, term: str) -> bool:
+def _live_view(options: TopOptions, out: TextIO, term: str) -> bool:
     if options.plain or options.form != "table" or not (out.isatty() and sys.stdin and sys.stdin.isatty()):
         return False
     try:
@@ -72,7 +72,7 @@ def _live_view(options: Options, out: TextIO, term: str) -> bool:
 
 
 class _Command:
-    def __init__(self, options: Options, chosen: source.Source, out: TextIO, stop: Stop) -> None:
+    def __init__(self, options: TopOptions, chosen: source.Source, out: TextIO, stop: Stop) -> None:
         self._options, self._out, self._stop = options, out, stop
         self._session = Session(chosen, options.duration, stop)
         self._printed = 0
@@ -99,7 +99,7 @@ class _Command:
         live.run(
             self._session,
             self._stop,
-            View(sort=options.sort, userspace=options.userspace, idle=not options.filters.no_idle),
+            TopView(sort=options.sort, userspace=options.userspace, idle=not options.filters.no_idle),
             filters=replace(options.filters, no_idle=False),
             interval=options.interval or _REFRESH_SECONDS,
             limit=options.limit,

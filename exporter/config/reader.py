@@ -142,7 +142,7 @@ class Reader:
         return f", did you mean {known[near[0]]}?" if near else f"; allowed are {', '.join(self.options)}"
 
 
-class _Loader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     depth = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -203,7 +203,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes")
     try:
-        loader = _Loader(text)
+        loader = _YamlLoader(text)
         root = loader.get_node() if loader.check_node() else None
         if loader.check_node():
             line = loader.next_mark().line + 1

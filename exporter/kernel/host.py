@@ -56,7 +56,7 @@ def read_formats(sysfs: Path) -> Formats | None:
     return None if texts is None else parsed(texts)
 
 
-def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.Request:
+def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.LoadRequest:
     """Build what the loader is asked for; not attached, the program takes its time from a recording."""
     return program.request_for(
         kvm_exit,
@@ -69,9 +69,9 @@ def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> prog
     )
 
 
-def attach_request(config: Config, sysfs: Path) -> program.Request:
+def attach_request(config: Config, sysfs: Path) -> program.LoadRequest:
     """Build what the loader is asked for on this host; it then waits for KVM, and reads the formats itself."""
-    return program.Request(
+    return program.LoadRequest(
         front="",
         defines={},
         sysfs=str(sysfs),

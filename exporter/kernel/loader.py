@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import host, syscall
-from exporter.kernel.program import BPF, MAPS, PROGRAMS, SOURCES, Field, LoadError, front_of
+from exporter.kernel.program import BPF, MAPS, PROGRAMS, SOURCES, LeafField, LoadError, front_of
 from exporter.model.reason import Space
 
 HEADERS = BPF / "headers"
@@ -97,14 +97,14 @@ def _attach(bpf: Any, name: str, kind: int, raw: int) -> int:
         raise _ChildError(f"cannot attach to {category}:{name}") from error
 
 
-def _layout(table: Any) -> tuple[int, int, dict[str, Field]]:
+def _layout(table: Any) -> tuple[int, int, dict[str, LeafField]]:
     """Resolve bcc's description of the leaf: ctypes knows the offsets."""
     leaf = table.Leaf
     fields = {}
     for name, kind, *_ in leaf._fields_:
         member = getattr(leaf, name)
         items = getattr(kind, "_length_", 1)
-        fields[name] = Field(member.offset, member.size // items, items)
+        fields[name] = LeafField(member.offset, member.size // items, items)
     # The kernel rounds the stride of an array map up to 8 bytes.
     return (ctypes.sizeof(leaf) + 7) // 8 * 8, table.max_entries, fields
 

@@ -57,7 +57,7 @@ class LoadError(Exception):
         return str(self) if self.remedy else "; ".join([self.what, *self.lacks])
 
 
-class Field(NamedTuple):
+class LeafField(NamedTuple):
     """A member of a map's leaf: byte offset, bytes of one item, number of items (more than 1 in an array)."""
 
     offset: int
@@ -66,16 +66,16 @@ class Field(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class LeafLayout:
     """A map's leaf as bcc describes it: bytes of one leaf, number of leaves, members by name."""
 
     size: int
     entries: int
-    fields: Mapping[str, Field]
+    fields: Mapping[str, LeafField]
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadRequest:
     """What the child is to build."""
 
     front: str
@@ -104,7 +104,7 @@ class Loaded:
     """Descriptors of the loaded program, owned by this process."""
 
     maps: Mapping[str, int]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, LeafLayout]
     programs: Mapping[str, int]
     attachments: Mapping[str, int]
     """Open while the programs are attached; the BPF_ENABLE_STATS descriptor is one of them."""
@@ -155,9 +155,9 @@ def front_of(kvm_exit: TracepointFormat) -> Front:
     )
 
 
-def request_for(kvm_exit: TracepointFormat, **options: Any) -> Request:
+def request_for(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:
     """Build the request for a program of the front that fits. Raises LoadError."""
-    return Request(**front_of(kvm_exit)._asdict(), **options)
+    return LoadRequest(**front_of(kvm_exit)._asdict(), **options)
 
 
 def isolated(module: str) -> list[str]:
@@ -169,18 +169,18 @@ def isolated(module: str) -> list[str]:
     return [sys.executable, "-I", "-c", start]
 
 
-def layouts(described: Mapping[str, Any]) -> dict[str, Layout]:
+def layouts(described: Mapping[str, Any]) -> dict[str, LeafLayout]:
     """Layouts from their JSON: size, entries and members by name."""
     return {
-        name: Layout(size, entries, {member: Field(*where) for member, where in members.items()})
+        name: LeafLayout(size, entries, {member: LeafField(*where) for member, where in members.items()})
         for name, (size, entries, members) in described.items()
     }
 
 
-class Loader:
+class Launcher:
     """The child at work: it waits for KVM if it must, builds, answers, and ends. It ends with this process, too."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: LoadRequest) -> None:
         """Start it. Raises LoadError."""
         self.waiting = False
         """For KVM, whose tracepoints are not there yet."""
@@ -246,9 +246,9 @@ class Loader:
         self._said.close()
 
 
-def load(request: Request) -> Loaded:
+def load(request: LoadRequest) -> Loaded:
     """Compile and load in a child, and wait for it; returns the descriptors. Raises LoadError."""
-    with contextlib.closing(Loader(request)) as loader:
+    with contextlib.closing(Launcher(request)) as loader:
         while True:
             loaded = loader.receive(_COMPILE_SECONDS)
             if loaded:

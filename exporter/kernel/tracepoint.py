@@ -23,7 +23,7 @@ class FormatError(ValueError):
 
 
 @dataclass(frozen=True)
-class Field:
+class RecordField:
     """One field of the record: offset and size in bytes."""
 
     name: str
@@ -37,7 +37,7 @@ class TracepointFormat:
     """One event. `symbols` is {expression of the print fmt: {value: name}}, see printfmt.symbol_tables()."""
 
     name: str
-    fields: dict[str, Field]
+    fields: dict[str, RecordField]
     symbols: dict[str, dict[int, str]]
 
 
@@ -50,7 +50,7 @@ def parse_format(text: str) -> TracepointFormat:
     if len(text) > _MAX_CHARACTERS:
         raise FormatError(f"line 1: not a format file: {len(text)} characters long")
     name = ""
-    fields: dict[str, Field] = {}
+    fields: dict[str, RecordField] = {}
     start = 0
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith(_PRINT_FMT):
@@ -71,7 +71,7 @@ def parse_format(text: str) -> TracepointFormat:
     raise FormatError(f"line {number}: the file ends without a print fmt")
 
 
-def _field(line: str, number: int) -> Field:
+def _field(line: str, number: int) -> RecordField:
     match = _FIELD.fullmatch(line)
     # The declaration is C: "unsigned int esr_ec", "char comm[16]", "__data_loc char[] name".
     words = match[1].split("[")[0].split() if match and match[1].rstrip().endswith("]") else []
@@ -80,7 +80,7 @@ def _field(line: str, number: int) -> Field:
     name = words[-1].lstrip("*") if words else ""
     if match is None or len(words) < 2 or not _IDENTIFIER.fullmatch(name):
         raise FormatError(f"line {number}: not a field: {_excerpt(line)}")
-    return Field(name, int(match[2]), int(match[3]), match[4] == "1")
+    return RecordField(name, int(match[2]), int(match[3]), match[4] == "1")
 
 
 def _excerpt(line: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Union
 from exporter.metrics.series import Series
 
 
-class Counters(NamedTuple):
+class CounterFamily(NamedTuple):
     """Exits by series."""
 
     name: str
@@ -17,7 +17,7 @@ class Counters(NamedTuple):
     series: Collection[Series]
 
 
-class Histograms(NamedTuple):
+class HistogramFamily(NamedTuple):
     """Durations by series; those of the same series as Counters."""
 
     name: str
@@ -26,7 +26,7 @@ class Histograms(NamedTuple):
     series: Collection[Series]
 
 
-class Plain(NamedTuple):
+class PlainFamily(NamedTuple):
     """A counter or gauge of few series: (label values, value) pairs, each label set once."""
 
     name: str
@@ -36,4 +36,4 @@ class Plain(NamedTuple):
     samples: Sequence[tuple[tuple[str, ...], float]]
 
 
-Family = Union[Counters, Histograms, Plain]
+Family = Union[CounterFamily, HistogramFamily, PlainFamily]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.metrics.families import Counters, Family, Histograms, Plain
-from exporter.metrics.series import NO_BASES, Bases, GuestTime, Table
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
+from exporter.metrics.series import NOTHING_CARRIED, CarriedOver, GuestTime, SeriesTable
 from exporter.model.reason import NameReason
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
@@ -28,12 +28,12 @@ class Detail:
 class Metrics:
     """The kvm_* families; remembers what it was shown until it is told to forget. Not thread-safe."""
 
-    def __init__(self, name: NameReason, detail: Detail, bases: Bases = NO_BASES) -> None:
+    def __init__(self, name: NameReason, detail: Detail, bases: CarriedOver = NOTHING_CARRIED) -> None:
         self._name = name
         self._detail = detail
         levels = sorted({detail.counters, detail.histograms} - {"off"})
-        self._exits = {level: Table(level, name, userspace=False, bases=bases) for level in levels}
-        self._userspace = {level: Table(level, name, userspace=True, bases=bases) for level in levels}
+        self._exits = {level: SeriesTable(level, name, userspace=False, bases=bases) for level in levels}
+        self._userspace = {level: SeriesTable(level, name, userspace=True, bases=bases) for level in levels}
         self._guest = GuestTime(detail.counters, bases)
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
@@ -62,9 +62,9 @@ class Metrics:
         """A thread's cells as they were last shown to update(); none if they were not."""
         return next(iter(self._exits.values())).seen(key)
 
-    def bases(self) -> Bases:
+    def bases(self) -> CarriedOver:
         """What the series hold besides the threads that there are, for one who goes on from here."""
-        return Bases([base for table in self._tables for base in table.bases()], self._guest.bases())
+        return CarriedOver([base for table in self._tables for base in table.bases()], self._guest.bases())
 
     def disclaim(self) -> None:
         """Let go of the bases given at the start that nothing has claimed: all that could is there."""
@@ -73,7 +73,7 @@ class Metrics:
         self._guest.disclaim()
 
     @property
-    def _tables(self) -> Sequence[Table]:
+    def _tables(self) -> Sequence[SeriesTable]:
         return (*self._exits.values(), *self._userspace.values())
 
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
@@ -82,14 +82,14 @@ class Metrics:
         if self._detail.counters != "off":
             exits, userspace = self._exits[self._detail.counters], self._userspace[self._detail.counters]
             families += [
-                Counters("kvm_exits_total", "Exits from guest mode.", exits.labels, exits.series()),
-                Counters(
+                CounterFamily("kvm_exits_total", "Exits from guest mode.", exits.labels, exits.series()),
+                CounterFamily(
                     "kvm_userspace_exits_total",
                     "Returns of KVM_RUN to the VMM, by KVM_EXIT_* reason; restart: interrupted by a signal.",
                     userspace.labels,
                     userspace.series(),
                 ),
-                Plain(
+                PlainFamily(
                     "kvm_vcpu_guest_seconds_total",
                     "counter",
                     "Time in guest mode, from an entry to the next exit.",
@@ -100,13 +100,13 @@ class Metrics:
         if self._detail.histograms != "off":
             exits, userspace = self._exits[self._detail.histograms], self._userspace[self._detail.histograms]
             families += [
-                Histograms(
+                HistogramFamily(
                     "kvm_exit_duration_seconds",
                     "Time from an exit to the next entry into the guest on the same vCPU.",
                     exits.labels,
                     exits.series(),
                 ),
-                Histograms(
+                HistogramFamily(
                     "kvm_userspace_exit_duration_seconds",
                     "Time from an exit to the next entry, for exits that went out to the VMM, by why they first did.",
                     userspace.labels,
@@ -115,14 +115,14 @@ class Metrics:
             ]
         return [*families, self._in_progress(vcpus), _vm_info(vcpus)]
 
-    def _in_progress(self, vcpus: Sequence[Identified]) -> Plain:
+    def _in_progress(self, vcpus: Sequence[Identified]) -> PlainFamily:
         samples: list[tuple[tuple[str, ...], float]] = []
         for record, vcpu in vcpus:
             if record.in_progress:
                 reason = self._name(record.in_progress.space, record.in_progress.code)
                 who = (str(record.key.pid), str(record.key.tid), vcpu.vm.name, vcpu.index)
                 samples.append(((*who, *reason), record.in_progress.age_ns / 1e9))
-        return Plain(
+        return PlainFamily(
             "kvm_vcpu_exit_in_progress_seconds",
             "gauge",
             "Age of the exit the vCPU is in now; absent while it runs the guest.",
@@ -131,9 +131,9 @@ class Metrics:
         )
 
 
-def _vm_info(vcpus: Sequence[Identified]) -> Plain:
+def _vm_info(vcpus: Sequence[Identified]) -> PlainFamily:
     vms: dict[Vm, None] = {vcpu.vm: None for _, vcpu in vcpus}
-    return Plain(
+    return PlainFamily(
         "kvm_vm_info",
         "gauge",
         "Identity of a VM, always 1.",

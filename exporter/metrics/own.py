@@ -58,7 +58,7 @@ def registry(state: State, proc: str = "/proc") -> CollectorRegistry:
     result = CollectorRegistry()
     ProcessCollector(proc=proc, registry=result)
     PlatformCollector(registry=result)
-    result.register(_Own(state))  # type: ignore[arg-type]  # a collector is whatever has collect()
+    result.register(_OwnCollector(state))  # type: ignore[arg-type]  # a collector is whatever has collect()
     return result
 
 
@@ -69,7 +69,7 @@ def _labelled(kind: type[Metric], name: str, text: str, label: str, values: Iter
     return metric
 
 
-class _Own:
+class _OwnCollector:
     def __init__(self, state: State) -> None:
         self._state = state
 

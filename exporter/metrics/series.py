@@ -25,7 +25,7 @@ OTHER = "other"
 _USERSPACE = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 
 
-class Reasons:
+class ReasonFilter:
     """Names with the allow and deny lists applied: what is left out is summed under reason="other"."""
 
     def __init__(self, lookup: NameReason, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
@@ -59,7 +59,7 @@ SeriesBase = tuple[str, bool, Labels, int, int, tuple[int, ...]]
 """Level, whether exits to the VMM, labels; exits, nanoseconds, counts by bucket."""
 
 
-class Bases(NamedTuple):
+class CarriedOver(NamedTuple):
     """What series hold of threads that are gone, or from before a reload: as lists, to be written down."""
 
     series: Sequence[SeriesBase] = ()
@@ -67,7 +67,7 @@ class Bases(NamedTuple):
     """Labels; nanoseconds in the guest."""
 
     @classmethod
-    def of(cls, read: Any) -> Bases:
+    def of(cls, read: Any) -> CarriedOver:
         """From JSON. Raises ValueError, TypeError."""
         series, guest = read
         return cls(
@@ -79,7 +79,7 @@ class Bases(NamedTuple):
         )
 
 
-NO_BASES = Bases()
+NOTHING_CARRIED = CarriedOver()
 
 
 class Series:
@@ -155,13 +155,13 @@ def sums(cells: Iterable[Cell]) -> tuple[int, int]:
     return exits, userspace
 
 
-class Table:
+class SeriesTable:
     """All series of one pair of families (counter and histogram) at one level of detail.
 
     `userspace` tells the exits to the VMM from all exits; they have no class. Of `bases` each series claims its own.
     """
 
-    def __init__(self, level: str, name: NameReason, *, userspace: bool, bases: Bases = NO_BASES) -> None:
+    def __init__(self, level: str, name: NameReason, *, userspace: bool, bases: CarriedOver = NOTHING_CARRIED) -> None:
         self._level = level
         self._vcpu_level = level == "vcpu"
         self._unclaimed = {
@@ -212,7 +212,7 @@ class Table:
                 if series is not None and series.retire(key, number):
                     del self._series[series.labels]
 
-    def go_on_from(self, earlier: Table) -> None:
+    def go_on_from(self, earlier: SeriesTable) -> None:
         """Have the series that both have go on from their values there."""
         for labels, series in self._series.items():
             if labels in earlier._series:
@@ -243,7 +243,7 @@ class Table:
 class GuestTime:
     """Time in guest mode, by the same rules: a sum over threads at VM level, which does not fall when one goes."""
 
-    def __init__(self, level: str, bases: Bases = NO_BASES) -> None:
+    def __init__(self, level: str, bases: CarriedOver = NOTHING_CARRIED) -> None:
         self._vcpu_level = level == "vcpu"
         self._unclaimed = dict(bases.guest)
         self._threads: dict[ThreadKey, tuple[Labels, int]] = {}

@@ -53,29 +53,29 @@ class VcpuRecord:
 
 
 @dataclass
-class Retired:
+class EndedVcpu:
     """A vCPU that ended: its last values, and until when they are served, on the collector's clock."""
 
     record: VcpuRecord
     expires_ns: int
 
 
-Freed = tuple[str, int]
+FreeEntry = tuple[str, int]
 """The stack that a slot or cell belongs on, and its number."""
 
 
-class Left(NamedTuple):
+class Handover(NamedTuple):
     """What a process that read the same maps left half done, or in its memory alone."""
 
-    retired: Sequence[Retired] = ()
+    retired: Sequence[EndedVcpu] = ()
     """Copied out: their slots are cleared, or in `freed`."""
-    freed: Sequence[Freed] = ()
+    freed: Sequence[FreeEntry] = ()
     """Cleared or to be cleared, and not handed back."""
-    unsure: Freed | None = None
+    unsure: FreeEntry | None = None
     """Cleared, and handed back or not: the process ended in that very moment."""
 
 
-NOTHING_LEFT = Left()
+NO_HANDOVER = Handover()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from exporter.naming import qemu
-from exporter.naming.qemu import Identity
+from exporter.naming.qemu import CommandLineIdentity
 
 #: Options that are followed by free text, which may well look like an option: the guest kernel's command
 #: line.
@@ -61,21 +61,21 @@ def recognise(argv: list[str], programs: Iterable[str]) -> str:
     return "qemu" if qemu.looks_like_qemu(argv) else ""
 
 
-def parse(vmm: str, argv: list[str]) -> Identity:
+def parse(vmm: str, argv: list[str]) -> CommandLineIdentity:
     """What the command line of a recognised VMM says of its VM."""
     if vmm == "qemu":
         return qemu.parse(argv)
     if vmm == "firecracker":
         # docs/jailer.md in firecracker: the jailer hands its own --id on.
-        return Identity(_option(argv, "--id"))
+        return CommandLineIdentity(_option(argv, "--id"))
     if vmm == "cloud-hypervisor":
-        return Identity(_socket_name(_option(argv, "--api-socket")), _platform_uuid(argv))
+        return CommandLineIdentity(_socket_name(_option(argv, "--api-socket")), _platform_uuid(argv))
     if vmm == "crosvm":
-        return Identity(_option(argv, "--name") or _socket_name(_option(argv, "--socket", "-s")))
+        return CommandLineIdentity(_option(argv, "--name") or _socket_name(_option(argv, "--socket", "-s")))
     if vmm == "kvmtool":
         # Of `lkvm run`; its -n is --network, only other subcommands have -n for --name (builtin-run.c).
-        return Identity(_option(argv, "--name"))
-    return Identity()
+        return CommandLineIdentity(_option(argv, "--name"))
+    return CommandLineIdentity()
 
 
 def base_name(path: str) -> str:

@@ -35,7 +35,7 @@ _VmKey = tuple[int, Union[int, ThreadKey, None]]
 
 
 @dataclass(eq=False)
-class _Machine:
+class _VmLookup:
     """A VM: what is known of it, and the threads that are of it."""
 
     vm: Vm | None = None
@@ -43,7 +43,7 @@ class _Machine:
 
 
 @dataclass(eq=False)
-class _Thread:
+class _ThreadLookup:
     comm: bytes
     vcpu_id: int | None
     submitted: float
@@ -76,9 +76,9 @@ class Lookup:
         self._clock = clock
         self._patience = patience
         self._lock = threading.Condition()
-        self._threads: dict[ThreadKey, _Thread] = {}
-        self._machines: dict[_VmKey, _Machine] = {}
-        self._unserved: dict[ThreadKey, _Thread] = {}
+        self._threads: dict[ThreadKey, _ThreadLookup] = {}
+        self._machines: dict[_VmKey, _VmLookup] = {}
+        self._unserved: dict[ThreadKey, _ThreadLookup] = {}
         self._given_up: dict[int, set[ThreadKey]] = {}
         self._queue: deque[ThreadKey] = deque()
         self._workers: set[_Worker] = set()
@@ -95,7 +95,7 @@ class Lookup:
         """Have a thread looked up; does nothing for a key that is already known."""
         with self._lock:
             if key not in self._threads:
-                self._threads[key] = self._unserved[key] = _Thread(comm, vcpu_id, self._clock())
+                self._threads[key] = self._unserved[key] = _ThreadLookup(comm, vcpu_id, self._clock())
                 self._queue.append(key)
                 self._lock.notify_all()
             self._staff()
@@ -103,7 +103,7 @@ class Lookup:
     def know(self, key: ThreadKey, vcpu: Vcpu) -> None:
         """Take over what an earlier process has found out of a thread that may be gone by now."""
         with self._lock:
-            self._threads[key] = _Thread(b"", None, self._clock(), index=vcpu.index, served=vcpu)
+            self._threads[key] = _ThreadLookup(b"", None, self._clock(), index=vcpu.index, served=vcpu)
 
     def get(self, key: ThreadKey) -> Vcpu | None:
         """The vCPU, or None while it is being looked up (or was never submitted)."""
@@ -155,7 +155,7 @@ class Lookup:
 
     # _answer(), _take_up(), _is_pending() and _staff() are called with the lock held.
 
-    def _answer(self, key: ThreadKey, thread: _Thread) -> Vcpu | None:
+    def _answer(self, key: ThreadKey, thread: _ThreadLookup) -> Vcpu | None:
         machine = self._machines[thread.machine_key] if thread.machine_key else None
         vm = machine.vm if machine else None
         if vm is None:
@@ -176,7 +176,7 @@ class Lookup:
         if not keys:
             self._given_up.pop(key.pid, None)
 
-    def _is_pending(self, thread: _Thread, now: float) -> bool:
+    def _is_pending(self, thread: _ThreadLookup, now: float) -> bool:
         known = thread.machine_key is not None and self._machines[thread.machine_key].vm is not None
         return not known and now - thread.submitted < self._patience
 
@@ -225,7 +225,7 @@ class Lookup:
             self._look_up(key, thread)
         return True
 
-    def _look_up(self, key: ThreadKey, thread: _Thread) -> None:
+    def _look_up(self, key: ThreadKey, thread: _ThreadLookup) -> None:
         started = start_time(key.pid, self._proc)
         index = vcpu_index(thread.comm, thread.vcpu_id, key.pid, key.tid, self._proc)
         machine_key: _VmKey = (key.pid, key if started is None else started)
@@ -234,7 +234,7 @@ class Lookup:
                 return  # forgotten meanwhile, or forgotten and submitted again
             thread.index, thread.machine_key = index, machine_key
             asked = machine_key in self._machines
-            machine = self._machines.setdefault(machine_key, _Machine())
+            machine = self._machines.setdefault(machine_key, _VmLookup())
             machine.threads.add(key)
             if machine.vm is None and key.pid in self._given_up:
                 machine.vm = unknown(key.pid)

@@ -24,14 +24,14 @@ _TYPICAL = frozenset((
 ))  # fmt: skip
 
 
-class Identity(NamedTuple):
+class CommandLineIdentity(NamedTuple):
     """What a command line says of its VM; "" where it says nothing."""
 
     name: str = ""
     uuid: str = ""
 
 
-def parse(argv: list[str]) -> Identity:
+def parse(argv: list[str]) -> CommandLineIdentity:
     """Name and uuid from the arguments of QEMU, argv[0] being the program.
 
     The name is -name's guest, else Proxmox VE's -id; the uuid -uuid's, else that of -smbios type=1 (Proxmox
@@ -49,7 +49,7 @@ def parse(argv: list[str]) -> Identity:
             items = _items(value)
             if items.get("type") == "1":
                 smbios_uuid = items.get("uuid", smbios_uuid)
-    return Identity(name or proxmox_id, uuid or smbios_uuid)
+    return CommandLineIdentity(name or proxmox_id, uuid or smbios_uuid)
 
 
 def looks_like_qemu(argv: list[str]) -> bool:

@@ -35,7 +35,7 @@ _USERSPACE_TABLE = "REC->reason"
 _OURS = ("UNKNOWN", "EC_", "error_", "restart")
 
 
-class Reasons:
+class ReasonNames:
     """The names of exit reasons on one kernel.
 
     Takes the parsed formats of that kernel's kvm_exit and kvm_userspace_exit. The kernel's own name comes

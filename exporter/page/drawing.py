@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from exporter.common import text as readable
 from exporter.model.buckets import OCTAVES, octave_counts
-from exporter.readings.difference import Row
+from exporter.readings.difference import ReasonDifference
 
 HEIGHT = 9
 """One digit: there may be a hundred histograms on a page."""
@@ -20,7 +20,7 @@ def words(ns: float | None) -> str:
     return f"{figure}\u00a0{unit.replace('us', 'µs')}"
 
 
-def histogram(row: Row) -> str:
+def histogram(row: ReasonDifference) -> str:
     """Completed intervals by octave, 1 us to 16 s; what is longer or shorter is in the outermost bars."""
     said = f"{words(row.percentile_ns(1))} to {words(row.max_ns)}" if row.completed else "none has ended"
     return (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from exporter.common.text import count, printable
 from exporter.page.drawing import bar, histogram, words
-from exporter.page.view import STUCK_NS, Rest, Stuck, View, Vm, lost, together
-from exporter.readings.difference import Row
+from exporter.page.view import STUCK_NS, PageView, Rest, Stuck, VmView, lost, together
+from exporter.readings.difference import ReasonDifference
 
 VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
 """How many are shown; OPEN is how many VMs show their reasons from the beginning."""
@@ -23,7 +23,7 @@ _HEAD = (
 # Closing tags and quotes that HTML lets one leave out are left out in what there may be a hundred of.
 
 
-def fragment(view: View) -> str:
+def fragment(view: PageView) -> str:
     """The whole of it."""
     return _health(view) + _stuck(view.stuck) + _vms(view)
 
@@ -64,7 +64,7 @@ def _number(number: int, one: str) -> str:
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
-def _health(view: View) -> str:
+def _health(view: PageView) -> str:
     health = view.health
     wrong = list(view.losses)
     if not health.up:
@@ -78,7 +78,7 @@ def _health(view: View) -> str:
     return (f'<ul class="box warn" id="wrong">{warning}</ul>' if warning else "") + _tiles(view)
 
 
-def _tiles(view: View) -> str:
+def _tiles(view: PageView) -> str:
     whole = view.total
     vcpus = sum(vm.vcpus for vm in view.vms if vm.alive)
     running = sum(vm.alive for vm in view.vms)
@@ -115,7 +115,7 @@ def _stuck(stuck: Sequence[Stuck]) -> str:
     )
 
 
-def _vms(view: View) -> str:
+def _vms(view: PageView) -> str:
     over = span(view.elapsed_ns)
     when = f"averages since counting began, {over} ago" if view.whole else f"over the last {over}"
     most = max((vm.lost for vm in view.vms), default=0.0)
@@ -139,7 +139,7 @@ def _rest(rest: Rest) -> str:
     return f"{html.escape(figure(rest.lost))} vCPUs lost, {count(rest.rate)} exits/s"
 
 
-def _vm(vm: Vm, most: float, room: int, *, opened: bool) -> str:
+def _vm(vm: VmView, most: float, room: int, *, opened: bool) -> str:
     about = [f"pid {vm.pid}", safe(vm.vmm, 16), _number(vm.vcpus, "vCPU") if vm.alive else "ended"]
     head = (
         f"<details id=vm-{vm.pid}{' open' if opened else ''}><summary><b><bdi>{safe(vm.name, _NAME)}</bdi></b>"
@@ -150,7 +150,7 @@ def _vm(vm: Vm, most: float, room: int, *, opened: bool) -> str:
     return f"{head}{_reasons(vm, room - len(head.encode(errors='replace')))}</details>"
 
 
-def _reasons(vm: Vm, room: int) -> str:
+def _reasons(vm: VmView, room: int) -> str:
     if not vm.rows:
         return "<p class=more>no exit meanwhile</p>"
     room -= _AROUND_REASONS
@@ -169,7 +169,7 @@ def _reasons(vm: Vm, room: int) -> str:
     return f"{table}<p class=more>and {_number(sums.number, 'more reason')}: {_rest(sums)}</p>"
 
 
-def _reason(row: Row) -> str:
+def _reason(row: ReasonDifference) -> str:
     kind = " class=idle" if row.idle else ""
     return (
         f"<tr{kind}><th scope=row>{safe(row.reason, _REASON)} <i>{safe(row.klass, 10)}</i>"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from exporter.model.records import ThreadKey
 from exporter.readings import reading as document
-from exporter.readings.difference import Row, between
+from exporter.readings.difference import ReasonDifference, between
 from exporter.readings.grouping import grouped
-from exporter.readings.reading import Reading, Thread
+from exporter.readings.reading import Reading, VcpuReading
 
 FORGET_SECONDS = 60.0
 """A look so long ago is no longer compared with, and not kept."""
@@ -25,7 +25,7 @@ class Totals:
     seen: float
     taken_ns: int
     since_ns: int
-    rows: Mapping[tuple[int, str], Row]
+    rows: Mapping[tuple[int, str], ReasonDifference]
     """By pid and reason."""
     alive: frozenset[ThreadKey]
     ended: frozenset[ThreadKey]
@@ -38,9 +38,9 @@ class Change:
 
     elapsed_ns: int
     whole: bool
-    threads: Sequence[Thread]
+    threads: Sequence[VcpuReading]
     """vCPUs that lived meanwhile, each with the name that any vCPU of its process has."""
-    rows: Sequence[Row]
+    rows: Sequence[ReasonDifference]
     """Exits by VM and reason."""
 
 
@@ -96,7 +96,7 @@ class Looks:
         return then
 
 
-def _named(threads: Iterable[Thread]) -> list[Thread]:
+def _named(threads: Iterable[VcpuReading]) -> list[VcpuReading]:
     """Each with its VM's name, though it be known of another vCPU of the process only: one VM is shown once."""
     threads = sorted(threads, key=lambda thread: thread.alive)  # where a pid was used again, the living name it
     names = {thread.key.pid: (thread.vm, thread.vmm) for thread in threads if thread.vm is not None}
@@ -107,19 +107,19 @@ def _named(threads: Iterable[Thread]) -> list[Thread]:
     return named
 
 
-def _by_vm(reading: Reading, threads: Sequence[Thread]) -> dict[tuple[int, str], Row]:
+def _by_vm(reading: Reading, threads: Sequence[VcpuReading]) -> dict[tuple[int, str], ReasonDifference]:
     whole = between(document.nothing(reading.since_ns), replace(reading, vcpus=threads))
     return {(row.pid, row.reason): row for row in grouped(whole, by="vm")}
 
 
-def _vcpus(threads: Iterable[Thread]) -> Mapping[int, int]:
+def _vcpus(threads: Iterable[VcpuReading]) -> Mapping[int, int]:
     count: dict[int, int] = {}
     for thread in threads:
         count[thread.key.pid] = count.get(thread.key.pid, 0) + 1
     return count
 
 
-def _less(now: Row, then: Row | None, elapsed_ns: int, vcpus: int) -> Row:
+def _less(now: ReasonDifference, then: ReasonDifference | None, elapsed_ns: int, vcpus: int) -> ReasonDifference:
     """Sums, and so the difference of two is that of what was summed; with the length of what lies between."""
     span = replace(now, elapsed_ns=elapsed_ns, span_ns=elapsed_ns * vcpus)
     if then is None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from exporter.model.drops import not_counted
 from exporter.page.totals import Change
-from exporter.readings.difference import IDLE, Row
+from exporter.readings.difference import IDLE, ReasonDifference
 from exporter.readings.grouping import ordered
-from exporter.readings.reading import Reading, Thread
+from exporter.readings.reading import Reading, VcpuReading
 
 STUCK_NS = 10**9
 """A vCPU that is out of the guest for longer than this, and not idle, is listed."""
@@ -43,7 +43,7 @@ class Rest(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Vm:
+class VmView:
     """One VM: `rows` by time lost, idle reasons last."""
 
     pid: int
@@ -52,7 +52,7 @@ class Vm:
     vcpus: int
     alive: bool
     elapsed_ns: int
-    rows: Sequence[Row]
+    rows: Sequence[ReasonDifference]
 
     @property
     def lost(self) -> float:
@@ -66,13 +66,13 @@ class Vm:
 
 
 @dataclass(frozen=True)
-class View:
+class PageView:
     """All that is on the page."""
 
     health: Health
     whole: bool
     elapsed_ns: int
-    vms: Sequence[Vm]
+    vms: Sequence[VmView]
     stuck: Sequence[Stuck]
     losses: Sequence[str]
 
@@ -82,20 +82,20 @@ class View:
         return together(self.vms)
 
 
-def lost(row: Row) -> float:
+def lost(row: ReasonDifference) -> float:
     """Time out of the guest by time that passed: vCPUs."""
     return row.time_ns / row.elapsed_ns if row.elapsed_ns else 0.0
 
 
-def together(parts: Iterable[Vm]) -> Rest:
+def together(parts: Iterable[VmView]) -> Rest:
     """The sum of VMs."""
     parts = list(parts)
     return Rest(len(parts), sum(vm.lost for vm in parts), sum(vm.rate for vm in parts))
 
 
-def view(reading: Reading, change: Change, health: Health) -> View:
+def view(reading: Reading, change: Change, health: Health) -> PageView:
     """Everything of a collection that the page shows, before it is cut to what a person reads."""
-    return View(
+    return PageView(
         health,
         change.whole,
         change.elapsed_ns,
@@ -105,11 +105,11 @@ def view(reading: Reading, change: Change, health: Health) -> View:
     )
 
 
-def _ranked(change: Change) -> list[Vm]:
-    threads: dict[int, list[Thread]] = {}
+def _ranked(change: Change) -> list[VmView]:
+    threads: dict[int, list[VcpuReading]] = {}
     for thread in change.threads:
         threads.setdefault(thread.key.pid, []).append(thread)
-    rows: dict[int, list[Row]] = {}
+    rows: dict[int, list[ReasonDifference]] = {}
     for row in change.rows:
         rows.setdefault(row.pid, []).append(row)
     vms = []
@@ -117,7 +117,7 @@ def _ranked(change: Change) -> list[Vm]:
         last = of[-1]
         living = sum(thread.alive for thread in of)
         vms.append(
-            Vm(
+            VmView(
                 pid,
                 last.vm_label,
                 last.vmm,
@@ -130,7 +130,7 @@ def _ranked(change: Change) -> list[Vm]:
     return sorted(vms, key=lambda vm: (-vm.lost, -vm.rate, vm.name, vm.pid))
 
 
-def _stuck(threads: Iterable[Thread]) -> list[Stuck]:
+def _stuck(threads: Iterable[VcpuReading]) -> list[Stuck]:
     found = [
         Stuck(thread.vm_label, thread.vcpu, thread.key.tid, current.reason, current.age_ns)
         for thread in threads

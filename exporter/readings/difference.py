@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.model.buckets import bound_ns
-from exporter.readings.reading import EXIT, Counted, Reading, Thread
+from exporter.readings.reading import EXIT, Reading, ReasonReading, VcpuReading
 
 IDLE = "idle"
 
 
 @dataclass(frozen=True)
-class Row:
+class ReasonDifference:
     """What one vCPU, or several, exited for: differences between two readings."""
 
     pid: int
@@ -91,28 +91,28 @@ class Row:
 
 
 @dataclass(frozen=True)
-class VcpuSpan:
+class VcpuDifference:
     """One vCPU's rows, and its time in the guest meanwhile."""
 
-    thread: Thread
+    thread: VcpuReading
     guest_ns: int
-    rows: Sequence[Row]
+    rows: Sequence[ReasonDifference]
 
 
 @dataclass(frozen=True)
-class Span:
+class Difference:
     """The difference of two readings."""
 
     elapsed_ns: int
     counters: Mapping[str, int]
-    vcpus: Sequence[VcpuSpan]
+    vcpus: Sequence[VcpuDifference]
 
-    def rows(self, kind: str = EXIT) -> list[Row]:
+    def rows(self, kind: str = EXIT) -> list[ReasonDifference]:
         """The rows of one kind, in no order."""
         return [row for vcpu in self.vcpus for row in vcpu.rows if row.kind == kind]
 
 
-class Run:
+class ReadingSpan:
     """Readings since the start of a run. A vCPU that a later reading lacks keeps its last values."""
 
     def __init__(self, first: Reading) -> None:
@@ -128,7 +128,7 @@ class Run:
         return self.last
 
 
-def between(then: Reading, now: Reading) -> Span:
+def between(then: Reading, now: Reading) -> Difference:
     """What happened from one reading to a later one."""
     elapsed = max(0, now.taken_ns - then.taken_ns)
     before = {thread.key: thread for thread in then.vcpus}
@@ -142,10 +142,10 @@ def between(then: Reading, now: Reading) -> Span:
     counters = {
         name: max(0, value - (0 if restarted else then.counters.get(name, 0))) for name, value in now.counters.items()
     }
-    return Span(elapsed, counters, vcpus)
+    return Difference(elapsed, counters, vcpus)
 
 
-def _of_thread(then: Thread | None, now: Thread, elapsed_ns: int) -> VcpuSpan:
+def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> VcpuDifference:
     old = {(counted.kind, counted.reason): counted for counted in then.reasons} if then else {}
     rows = []
     for counted in now.reasons:
@@ -153,23 +153,25 @@ def _of_thread(then: Thread | None, now: Thread, elapsed_ns: int) -> VcpuSpan:
         row = _of_reason(now, counted, earlier, elapsed_ns, _age(now, counted) - (_age(then, counted) if then else 0))
         if row.exits or row.buckets or row.time_ns:
             rows.append(row)
-    return VcpuSpan(now, max(0, now.guest_ns - (then.guest_ns if then else 0)), rows)
+    return VcpuDifference(now, max(0, now.guest_ns - (then.guest_ns if then else 0)), rows)
 
 
-def _age(thread: Thread, counted: Counted) -> int:
+def _age(thread: VcpuReading, counted: ReasonReading) -> int:
     """How long the vCPU has been in an exit for this reason, in ns; 0 where it is in another, or in none."""
     current = thread.in_progress
     return current.age_ns if current and counted.kind == EXIT and counted.reason == current.reason else 0
 
 
-def _of_reason(thread: Thread, now: Counted, then: Counted | None, elapsed_ns: int, grown_ns: int) -> Row:
+def _of_reason(
+    thread: VcpuReading, now: ReasonReading, then: ReasonReading | None, elapsed_ns: int, grown_ns: int
+) -> ReasonDifference:
     exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
     if then:
         exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
         less = then.buckets
         buckets = {number: count - less.get(number, 0) for number, count in buckets.items()}
         buckets = {number: count for number, count in buckets.items() if count > 0}
-    return Row(
+    return ReasonDifference(
         pid=thread.key.pid,
         tid=thread.key.tid,
         comm=thread.comm,

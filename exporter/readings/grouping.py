@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from exporter.model.records import ThreadKey
-from exporter.readings.difference import Row, Span
-from exporter.readings.reading import EXIT, Thread
+from exporter.readings.difference import Difference, ReasonDifference
+from exporter.readings.reading import EXIT, VcpuReading
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Filters:
     reasons: frozenset[str] = frozenset()
     no_idle: bool = False
 
-    def apply(self, span: Span) -> Span:
+    def apply(self, span: Difference) -> Difference:
         """The span of those alone. A vCPU without a row left stays: its time is what shares are parts of."""
         kept = []
         for vcpu in span.vcpus:
@@ -38,14 +38,14 @@ class Filters:
                 kept.append(replace(vcpu, rows=[row for row in vcpu.rows if self._shows(row)]))
         return replace(span, vcpus=kept)
 
-    def _shows(self, row: Row) -> bool:
+    def _shows(self, row: ReasonDifference) -> bool:
         return (not self.reasons or row.reason in self.reasons) and not (self.no_idle and row.idle)
 
 
 GROUPS = ("vcpu", "vm", "reason")
 
 
-def grouped(span: Span, kind: str = EXIT, by: str = "vcpu") -> list[Row]:
+def grouped(span: Difference, kind: str = EXIT, by: str = "vcpu") -> list[ReasonDifference]:
     """Rows summed by vCPU, VM or reason; always by reason within. A tid that was used again is one vCPU."""
     found: dict[tuple[object, ...], _Sum] = {}
     threads: dict[tuple[object, ...], set[ThreadKey]] = {}
@@ -61,7 +61,7 @@ def grouped(span: Span, kind: str = EXIT, by: str = "vcpu") -> list[Row]:
     return [total.row(by, span.elapsed_ns * len(threads[key[:-1]])) for key, total in found.items()]
 
 
-def _who(thread: Thread, by: str) -> tuple[object, ...]:
+def _who(thread: VcpuReading, by: str) -> tuple[object, ...]:
     if by == "vcpu":
         return (thread.key.pid, thread.key.tid)
     return (thread.key.pid, thread.vm_label) if by == "vm" else ()
@@ -69,20 +69,20 @@ def _who(thread: Thread, by: str) -> tuple[object, ...]:
 
 @dataclass
 class _Sum:
-    first: Row
+    first: ReasonDifference
     exits: int = 0
     sum_ns: int = 0
     time_ns: int = 0
     buckets: dict[int, int] = field(default_factory=dict)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ReasonDifference) -> None:
         self.exits += row.exits
         self.sum_ns += row.sum_ns
         self.time_ns += row.time_ns
         for number, value in row.buckets.items():
             self.buckets[number] = self.buckets.get(number, 0) + value
 
-    def row(self, by: str, span_ns: int) -> Row:
+    def row(self, by: str, span_ns: int) -> ReasonDifference:
         total = replace(
             self.first,
             exits=self.exits,
@@ -97,7 +97,7 @@ class _Sum:
         return total if by == "vm" else replace(total, pid=0, vm="")
 
 
-_MEASURES: Mapping[str, Callable[[Row], float]] = {
+_MEASURES: Mapping[str, Callable[[ReasonDifference], float]] = {
     "time": lambda row: row.time_ns,
     "count": lambda row: row.exits,
     "avg": lambda row: row.avg_ns or 0,
@@ -108,7 +108,7 @@ _MEASURES: Mapping[str, Callable[[Row], float]] = {
 SORT_KEYS = (*_MEASURES, "vm", "reason")
 
 
-def ordered(rows: Iterable[Row], key: str = "time", *, reverse: bool = False) -> list[Row]:
+def ordered(rows: Iterable[ReasonDifference], key: str = "time", *, reverse: bool = False) -> list[ReasonDifference]:
     """Largest first, names from A; idle reasons always last. Equal ones stay in the order of their ids."""
     kept = sorted(rows, key=lambda row: (row.vm, row.pid, _number(row.vcpu), row.tid, row.reason))
     measure = _MEASURES.get(key)

@@ -26,7 +26,7 @@ KINDS = EXIT, USERSPACE = "exit", "userspace"
 _USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 
 
-class Counted(NamedTuple):
+class ReasonReading(NamedTuple):
     """One reason of one vCPU: exits seen, and the completed intervals by number of their bucket."""
 
     kind: str
@@ -45,7 +45,7 @@ class InProgress(NamedTuple):
     age_ns: int
 
 
-class Thread(NamedTuple):
+class VcpuReading(NamedTuple):
     """One vCPU thread: totals since its first event. `vm` is None while the VM is being looked up."""
 
     key: ThreadKey
@@ -57,7 +57,7 @@ class Thread(NamedTuple):
     alive: bool
     guest_ns: int
     in_progress: InProgress | None
-    reasons: Sequence[Counted]
+    reasons: Sequence[ReasonReading]
 
     @property
     def vm_label(self) -> str:
@@ -75,7 +75,7 @@ class Reading:
     replay: bool
     counters: Mapping[str, int]
     """What was not counted and why: dropped_*, unmatched_*, missed_*, expired_early."""
-    vcpus: Sequence[Thread]
+    vcpus: Sequence[VcpuReading]
 
 
 def nothing(since_ns: int, *, replay: bool = False) -> Reading:
@@ -105,12 +105,12 @@ def reading(
     return Reading(snapshot.taken_ns, since_ns, replay, counters, vcpus)
 
 
-def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason]) -> Thread:
+def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason]) -> VcpuReading:
     in_progress = None
     if record.in_progress:
         reason = name(record.in_progress.space, record.in_progress.code)
         in_progress = InProgress(*reason, record.in_progress.age_ns)
-    return Thread(
+    return VcpuReading(
         key=record.key,
         comm=record.comm.decode(errors="replace"),
         vm=vcpu.vm.name if vcpu else None,
@@ -124,10 +124,10 @@ def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Re
     )
 
 
-def _counted(cell: Cell, reason: Reason) -> Counted:
+def _counted(cell: Cell, reason: Reason) -> ReasonReading:
     kind = USERSPACE if cell.space in _USERSPACE_SPACES else EXIT
     buckets = {number: count for number, count in enumerate(cell.counts()) if count}
-    return Counted(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets)
+    return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets)
 
 
 def encode(now: Reading) -> bytes:
@@ -152,7 +152,7 @@ def dumps(made: Mapping[str, Any]) -> bytes:
     return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
 
 
-def identity(thread: Thread) -> dict[str, object]:
+def identity(thread: VcpuReading) -> dict[str, object]:
     """The members of a vCPU that say which it is and what it does now."""
     return {
         "pid": thread.key.pid,
@@ -173,7 +173,7 @@ def identity(thread: Thread) -> dict[str, object]:
     }
 
 
-def counted_fields(counted: Counted) -> dict[str, object]:
+def counted_fields(counted: ReasonReading) -> dict[str, object]:
     """The members of a reason."""
     return {
         "kind": counted.kind,
@@ -204,13 +204,13 @@ def decode(data: bytes) -> Reading:
     )
 
 
-def _read_thread(read: _Fields) -> Thread:
+def _read_thread(read: _Fields) -> VcpuReading:
     now = read.any("in_progress")
     in_progress = None
     if now is not None:
         current = _Fields(now)
         in_progress = InProgress(current.text("reason"), current.text("class"), current.number("age_ns"))
-    return Thread(
+    return VcpuReading(
         key=ThreadKey(read.number("pid"), read.number("tid"), read.number("born_ns")),
         comm=read.text("comm"),
         vm=None if read.any("vm") is None else read.text("vm"),
@@ -224,7 +224,7 @@ def _read_thread(read: _Fields) -> Thread:
     )
 
 
-def _read_counted(read: _Fields) -> Counted:
+def _read_counted(read: _Fields) -> ReasonReading:
     kind = read.text("kind")
     if kind not in KINDS:
         raise DocumentError(f"kind {kind!a}")
@@ -235,7 +235,9 @@ def _read_counted(read: _Fields) -> Counted:
         if pair[0] >= BUCKETS:
             raise DocumentError(f"bucket {pair[0]}")
         buckets[pair[0]] = pair[1]
-    return Counted(kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets)
+    return ReasonReading(
+        kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets
+    )
 
 
 def _is_number(value: object) -> bool:

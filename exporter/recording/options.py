@@ -33,7 +33,7 @@ STDOUT = Path("-")
 
 
 @dataclass(frozen=True)
-class Options:
+class RecordOptions:
     """What to record, and where to."""
 
     file: Path
@@ -112,9 +112,9 @@ def add_replay(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def record_options(parsed: argparse.Namespace) -> Options:
+def record_options(parsed: argparse.Namespace) -> RecordOptions:
     """The parsed command line."""
-    return Options(
+    return RecordOptions(
         file=parsed.recording,
         seconds=parsed.duration,
         events=parsed.events,

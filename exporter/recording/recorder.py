@@ -20,7 +20,7 @@ from exporter.naming.vcpu import index_from_comm
 from exporter.recording import blocks
 from exporter.recording.events import COUNTED, Event, Kind, unpack
 from exporter.recording.ring import Ring
-from exporter.recording.writer import Thread, Writer
+from exporter.recording.writer import ThreadEntry, Writer
 
 MAX_THREADS = 1 << 16
 """Of one recording, as recording.py reads them."""
@@ -65,7 +65,7 @@ class Recorder:
         self._room = self._new_room()
         # Of the whole recording:
         self._vms: dict[Vm, int] = {}
-        self._threads: list[Thread] = []
+        self._threads: list[ThreadEntry] = []
         self._announced = 0
         """How many of them are in the file."""
         self._last_of_tid: dict[int, int] = {}
@@ -189,7 +189,7 @@ class Recorder:
             return _UNWANTED
         self._last_of_tid[event.tid] = len(self._threads)
         vm = self._vms.setdefault(found.vm, len(self._vms))
-        self._threads.append(Thread(event.tid, vm, event.comm.decode(errors="replace"), found.index))
+        self._threads.append(ThreadEntry(event.tid, vm, event.comm.decode(errors="replace"), found.index))
         self._entries.append(what)
         self._room = min(blocks.MAX_EVENTS, self._room + 1)  # it is none of the events that --events counts
         return len(self._entries) - 1
@@ -204,7 +204,7 @@ class Recorder:
     def _index(self, thread: int, vcpu_id: int) -> None:
         known = self._threads[thread]
         index = index_from_comm(known.comm.encode(), vcpu_id)
-        self._threads[thread] = Thread(known.tid, known.vm, known.comm, index)
+        self._threads[thread] = ThreadEntry(known.tid, known.vm, known.comm, index)
 
     def _flush(self) -> int:
         """Write the block; returns how many events it has but for announcements."""

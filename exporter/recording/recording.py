@@ -17,7 +17,7 @@ from exporter.recording.blocks import Block, RecordingError, Type
 from exporter.recording.events import COUNTED, Event, Kind, encoder, unpack
 from exporter.recording.writer import LOST
 
-__all__ = ["DEFAULT", "Recording", "RecordingError", "Run", "Thread", "read"]
+__all__ = ["DEFAULT", "EventRun", "RecordedThread", "Recording", "RecordingError", "read"]
 
 DEFAULT = Path(__file__).parent / "recordings" / "aarch64-three-vms.kvmrec"
 
@@ -30,7 +30,7 @@ _MESSAGE_CHARACTERS = 300
 
 
 @dataclass(frozen=True, eq=False)
-class Thread:
+class RecordedThread:
     """A vCPU thread, from its announcement to its end or the recording's. The same tid later is another thread."""
 
     number: int
@@ -40,10 +40,10 @@ class Thread:
     comm: bytes
 
 
-class Run(NamedTuple):
+class EventRun(NamedTuple):
     """A thread's events in one block, in order."""
 
-    thread: Thread
+    thread: RecordedThread
     times: list[int]
     events: list[Event]
 
@@ -65,9 +65,9 @@ class Recording:
     first_ns: int
     last_ns: int
 
-    def runs(self) -> Iterator[list[Run]]:
+    def runs(self) -> Iterator[list[EventRun]]:
         """Read the events, block by block. Raises RecordingError."""
-        reading = _Reading()
+        reading = _Parsing()
         for block in blocks.read(self.path):
             if block.type == Type.EVENTS:
                 yield reading.events(block)
@@ -75,7 +75,7 @@ class Recording:
 
 def read(path: Path) -> Recording:
     """Read and check all of a recording; in memory is one block at a time. Raises RecordingError."""
-    reading = _Reading()
+    reading = _Parsing()
     expected: tuple[Type, ...] = (Type.HEADER,)
     header: dict[str, Any] = {}
     vms: tuple[Vm, ...] = ()
@@ -111,7 +111,7 @@ def read(path: Path) -> Recording:
     )
 
 
-class _Reading:
+class _Parsing:
     """What is known so far of a recording that is read in order."""
 
     def __init__(self) -> None:
@@ -121,9 +121,9 @@ class _Reading:
         self.threads: list[tuple[int, int]] = []
         """TGID and TID of each that was announced."""
         self.first_ns = self.last_ns = 0
-        self._current: dict[int, Thread] = {}
+        self._current: dict[int, RecordedThread] = {}
 
-    def events(self, block: Block) -> list[Run]:
+    def events(self, block: Block) -> list[EventRun]:
         """Take in an EVENTS block. Raises RecordingError."""
         try:
             table, numbers, times = columns.unpack(block.content, block.entries)
@@ -146,9 +146,9 @@ class _Reading:
             raise ValueError(f"{len(content)} bytes instead of {LOST.size}")
         self.lost.update(dict(zip(COUNTED, LOST.unpack(content)[2:])))
 
-    def _by_thread(self, events: list[Event], numbers: Iterable[int], times: list[int]) -> list[Run]:
-        runs: dict[Thread, Run] = {}
-        current: dict[int, Run] = {}
+    def _by_thread(self, events: list[Event], numbers: Iterable[int], times: list[int]) -> list[EventRun]:
+        runs: dict[RecordedThread, EventRun] = {}
+        current: dict[int, EventRun] = {}
         for ns, number in zip(times, numbers):
             event = events[number]
             tid = event.tid
@@ -161,7 +161,7 @@ class _Reading:
                 thread = self._current.get(tid)
                 if thread is None or thread.tgid != event.tgid:
                     raise ValueError(f"an event of thread {tid} of process {event.tgid}, which was not announced")
-                run = current[tid] = runs[thread] = Run(thread, [], [])
+                run = current[tid] = runs[thread] = EventRun(thread, [], [])
             run.times.append(ns)
             run.events.append(event)
             if event.kind == Kind.THREAD_END:
@@ -171,7 +171,7 @@ class _Reading:
     def _announce(self, event: Event) -> None:
         if len(self.threads) == MAX_THREADS:
             raise ValueError(f"more than {MAX_THREADS} threads")
-        self._current[event.tid] = Thread(len(self.threads), event.tgid, event.tid, event.comm)
+        self._current[event.tid] = RecordedThread(len(self.threads), event.tgid, event.tid, event.comm)
         self.threads.append((event.tgid, event.tid))
 
 
@@ -192,7 +192,7 @@ def _identities(content: bytes, threads: list[tuple[int, int]]) -> tuple[tuple[V
     return vms, tuple(Vcpu(vms[each["vm"]], _text(each["vcpu"])) for each in said["threads"])
 
 
-def _check_totals(content: bytes, reading: _Reading) -> None:
+def _check_totals(content: bytes, reading: _Parsing) -> None:
     said = json.loads(content)
     for name, counts in (("events", reading.counts), ("lost", reading.lost)):
         found = {kind.name.lower(): counts[kind] for kind in COUNTED}

@@ -18,7 +18,7 @@ from exporter.kernel.syscall import TestRun
 from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu
 from exporter.recording.events import PROGRAMS, Event, Kind, encoder
-from exporter.recording.recording import Recording, RecordingError, Run, Thread
+from exporter.recording.recording import EventRun, RecordedThread, Recording, RecordingError
 from exporter.recording.vm import name_thread
 
 _STACK_BYTES = 1 << 18
@@ -31,7 +31,7 @@ def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[Thread
 
     The program must be a fresh one, loaded with clock_in_context. Raises RecordingError.
     """
-    counting = _Counting(recorded, loaded)
+    counting = _CountedReplay(recorded, loaded)
     try:
         for runs in recorded.runs():
             for run in runs:
@@ -41,7 +41,7 @@ def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[Thread
         counting.close()
 
 
-class _Counting:
+class _CountedReplay:
     def __init__(self, recorded: Recording, loaded: Loaded) -> None:
         self._recorded = recorded
         self._loaded = loaded
@@ -50,12 +50,12 @@ class _Counting:
         # The dead are in the one collection that finds them, and in none after it.
         self._collector = Collector(loaded, lambda: self._now, linger_ns=1)
         self._slots = loaded.layouts["slots"].entries - 1
-        self._workers: dict[Thread, _Worker] = {}
-        self._ended: list[_Worker] = []
-        self._threads: dict[int, Thread] = {}
+        self._workers: dict[RecordedThread, _ReplayThread] = {}
+        self._ended: list[_ReplayThread] = []
+        self._threads: dict[int, RecordedThread] = {}
         self._dead: list[VcpuRecord] = []
 
-    def count(self, run: Run) -> None:
+    def count(self, run: EventRun) -> None:
         worker = self._workers.get(run.thread)
         if worker is None:
             worker = self._workers[run.thread] = self._start(run.thread)
@@ -65,7 +65,7 @@ class _Counting:
             if len(self._ended) == _COLLECT_EVERY:
                 self._collect()
 
-    def _start(self, thread: Thread) -> _Worker:
+    def _start(self, thread: RecordedThread) -> _ReplayThread:
         if len(self._workers) == self._slots:
             raise RecordingError(
                 f"{self._recorded.path} has more than {self._slots} vCPU threads at a time: raise limits.vcpus"
@@ -73,7 +73,7 @@ class _Counting:
         if len(self._workers) + len(self._ended) == self._slots:
             self._collect()
         self._threads[thread.number] = thread
-        return _Worker(thread, self._loaded.programs, self._context)
+        return _ReplayThread(thread, self._loaded.programs, self._context)
 
     def _collect(self) -> Snapshot:
         self._now += 1
@@ -101,17 +101,17 @@ class _Counting:
         self._collector.close()
 
 
-class _Worker:
+class _ReplayThread:
     """A thread that plays one recorded thread's events. Its comm is the number of that one, to be found again by.
 
     Not by tid: in a PID namespace the program sees another one than we do.
     """
 
-    def __init__(self, thread: Thread, programs: Mapping[str, int], context: Callable[[Event], bytes]) -> None:
+    def __init__(self, thread: RecordedThread, programs: Mapping[str, int], context: Callable[[Event], bytes]) -> None:
         self._comm = str(thread.number).encode()
         self._programs = programs
         self._context = context
-        self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._runs: queue.SimpleQueue[EventRun | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         before = threading.stack_size(_STACK_BYTES)
         try:
@@ -135,7 +135,7 @@ class _Worker:
             except BaseException as error:  # it is the caller's to see
                 self._done.put(error)
 
-    def play(self, run: Run) -> None:
+    def play(self, run: EventRun) -> None:
         """Run the programs for these events, and wait for it."""
         self._runs.put(run)
         error = self._done.get()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exporter.recording.events import PROGRAMS, Event, Kind, encoder
-from exporter.recording.recording import Recording, RecordingError, Thread
+from exporter.recording.recording import RecordedThread, Recording, RecordingError
 
 MAX_EVENTS = 10_000_000
 """Of a recording that is kept in memory: some 120 MB."""
@@ -31,7 +31,7 @@ class Call(NamedTuple):
 class Track:
     """The events of one thread, in order. `ended`: the last of them is the thread's end."""
 
-    thread: Thread
+    thread: RecordedThread
     table: list[tuple[str, bytes]]
     """All that any thread of the VM did: program and context."""
     times: array[int] = field(default_factory=lambda: array("q"))
@@ -64,7 +64,7 @@ def read(recorded: Recording, vm: int) -> list[Track]:
         )
     wanted = recorded.vms[vm]
     context = encoder(recorded.kvm_exit)
-    tracks: dict[Thread, Track] = {}
+    tracks: dict[RecordedThread, Track] = {}
     table: list[tuple[str, bytes]] = []
     known: dict[Event, int] = {}
     for runs in recorded.runs():

@@ -57,7 +57,7 @@ def take_command_line(argv: Sequence[str]) -> None:
     ctypes.memmove(start, wanted.ljust(end - start, b"\0"), end - start)
 
 
-class Vcpu(threading.Thread):
+class StandInVcpu(threading.Thread):
     """One vCPU thread. Its events keep the recorded time; `speed` is how fast that time passes."""
 
     def __init__(self, play: Play, track: tracks.Track, start_ns: int) -> None:
@@ -79,7 +79,7 @@ class Vcpu(threading.Thread):
                 time.sleep(ahead / 1e9)
             run[call.program](call.context + now.to_bytes(8, sys.byteorder))
         if play.endless and self._track.ended:
-            Vcpu(play, self._track, self._start_ns + play.duration_ns).start()
+            StandInVcpu(play, self._track, self._start_ns + play.duration_ns).start()
 
 
 class Play(NamedTuple):
@@ -111,7 +111,7 @@ def main() -> None:
     base_ns = int(sys.stdin.readline() or os._exit(0))
     duration_ns = max(_LEAST_PASS_NS, recorded.last_ns - recorded.first_ns)
     play = Play(order["programs"], base_ns, order["speed"], duration_ns, order["endless"])
-    vcpus = [Vcpu(play, track, base_ns) for track in found]
+    vcpus = [StandInVcpu(play, track, base_ns) for track in found]
     for vcpu in vcpus:
         vcpu.start()
     if not order["endless"]:

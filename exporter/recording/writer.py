@@ -23,7 +23,7 @@ LOST = struct.Struct(f"<QQ{len(COUNTED)}Q")
 
 
 @dataclass(frozen=True)
-class Header:
+class RecordingHeader:
     """Where a recording comes from; the formats are tracefs's text."""
 
     kernel: str
@@ -38,7 +38,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Thread:
+class ThreadEntry:
     """A vCPU thread: index in its VM, "" if unknown."""
 
     tid: int
@@ -87,7 +87,7 @@ def discard(file: BinaryIO, path: Path) -> None:
 class Writer:
     """One recording. Every method raises OSError when the file cannot be written."""
 
-    def __init__(self, out: BinaryIO, header: Header) -> None:
+    def __init__(self, out: BinaryIO, header: RecordingHeader) -> None:
         self._out = out
         self._good = 0
         """Bytes up to the end of the last whole block."""
@@ -119,7 +119,7 @@ class Writer:
         self._write(blocks.pack(Type.LOST, LOST.pack(from_ns, to_ns, *(lost.get(kind, 0) for kind in COUNTED))))
         self.lost.update(lost)
 
-    def close(self, vms: Iterable[Vm], threads: Sequence[Thread], ended: str) -> None:
+    def close(self, vms: Iterable[Vm], threads: Sequence[ThreadEntry], ended: str) -> None:
         """Write the VMs, all threads in the order in which they were announced, the totals, and why it ended."""
         listed = {"vms": [asdict(vm) for vm in vms], "threads": [asdict(thread) for thread in threads]}
         totals = {

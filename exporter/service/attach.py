@@ -12,9 +12,9 @@ from typing import NamedTuple
 from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host
-from exporter.kernel.program import Loaded, Loader
+from exporter.kernel.program import Launcher, Loaded
 from exporter.service import handover
-from exporter.service.ledger import NOTHING_WRITTEN, Ledger, LedgerError, Written
+from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerError, LedgerState
 from exporter.service.systemd import Systemd
 
 log = logging.getLogger(__name__)
@@ -27,19 +27,19 @@ class Attached(NamedTuple):
     since: handover.Since
     ledger: Ledger | None
     """To be kept; None where nobody would pass it on."""
-    before: Written
+    before: LedgerState
     kept: bool
     """It was attached already: its counters go on."""
 
 
-class Attaching:
+class ProgramSource:
     """On the way to it. Only prepare() needs privileges."""
 
     def __init__(self, systemd: Systemd) -> None:
         self._systemd = systemd
-        self._left = handover.Kept.of(systemd.passed)
+        self._left = handover.StoredDescriptors.of(systemd.passed)
         self._found: tuple[Loaded, handover.Since, Ledger] | None = None
-        self._loader: Loader | None = None
+        self._loader: Launcher | None = None
         self.sockets: list[int] = []
         """What systemd passed besides: sockets that listen."""
         for name, fd in systemd.passed:
@@ -67,7 +67,7 @@ class Attaching:
                 )
                 self._left.discard(self._systemd)
         if not self._found:
-            self._loader = Loader(host.attach_request(config, sysfs))
+            self._loader = Launcher(host.attach_request(config, sysfs))
 
     @property
     def waiting(self) -> bool:
@@ -87,8 +87,8 @@ class Attaching:
         since = handover.Since(time.time(), time.monotonic_ns())
         # At once: from here on nothing is lost by a kill.
         kept = handover.keep(self._systemd, built, self._config, since) if self._systemd else None
-        self._left = handover.Kept(handover.names(built), {})  # what discard() would be about now
-        return Attached(built, since, kept, NOTHING_WRITTEN, kept=False)
+        self._left = handover.StoredDescriptors(handover.names(built), {})  # what discard() would be about now
+        return Attached(built, since, kept, EMPTY_STATE, kept=False)
 
     def discard(self) -> None:
         """Have the next start begin anew."""
@@ -104,9 +104,9 @@ class Attaching:
         self._left.close()
 
 
-def _written(ledger: Ledger) -> Written:
+def _written(ledger: Ledger) -> LedgerState:
     try:
         return ledger.read()
     except LedgerError as error:
         event(log, "warn", "ended vCPUs are no longer served", reason=str(error))
-        return NOTHING_WRITTEN
+        return EMPTY_STATE

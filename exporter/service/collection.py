@@ -14,11 +14,11 @@ from exporter.common.logs import event
 from exporter.kernel.program import Loaded
 from exporter.metrics.kvm import Identified
 from exporter.metrics.own import State
-from exporter.metrics.series import Bases
-from exporter.model.records import Freed, Retired, ThreadKey, VcpuRecord
+from exporter.metrics.series import CarriedOver
+from exporter.model.records import EndedVcpu, FreeEntry, ThreadKey, VcpuRecord
 from exporter.naming.lookup import Lookup
 from exporter.naming.vcpu import nameable
-from exporter.service.ledger import NOTHING_WRITTEN, Ended, Ledger, Written
+from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerEntry, LedgerState
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Survival(NamedTuple):
 
     ledger: Ledger
     served: Callable[[ThreadKey], tuple[int, int]]
-    bases: Callable[[], Bases]
+    bases: Callable[[], CarriedOver]
 
 
 class Observed(NamedTuple):
@@ -49,7 +49,7 @@ class Observed(NamedTuple):
     """False while any of its vCPUs is being looked up, or there was no collection."""
 
 
-class Counting:
+class Collection:
     """Reads the maps when it is told to; nothing before begin(). All methods may be called from any thread."""
 
     def __init__(self, state: State, lookup: Lookup, linger_ns: int) -> None:
@@ -70,7 +70,7 @@ class Counting:
         clock_ns: Callable[[], int],
         *,
         vcpu_ids: bool,
-        before: Written = NOTHING_WRITTEN,
+        before: LedgerState = EMPTY_STATE,
         survival: Survival | None = None,
     ) -> None:
         """Read this program's maps from now on, and own it and the ledger.
@@ -162,14 +162,14 @@ class Counting:
             if self._survival:
                 self._survival.ledger.close()
 
-    def _write_down(self, retired: Sequence[Retired], freed: Sequence[Freed], *, always: bool = False) -> None:
+    def _write_down(self, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntry], *, always: bool = False) -> None:
         survival = self._survival
         if not survival:
             return
         leaving = [(record, 0) for record in self._vanished]
         lingering = [(each.record, each.expires_ns) for each in retired]
         ended = [
-            Ended(record, expires_ns, self._lookup.get(record.key), survival.served(record.key))
+            LedgerEntry(record, expires_ns, self._lookup.get(record.key), survival.served(record.key))
             for record, expires_ns in leaving + lingering
         ]
         try:

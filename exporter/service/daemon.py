@@ -20,18 +20,18 @@ from exporter.kernel import host, program
 from exporter.kernel.privileges import Account
 from exporter.metrics import own as selfmetrics
 from exporter.naming.lookup import Lookup
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.page.page import Overview
 from exporter.recording import recording
 from exporter.recording.player import Player
 from exporter.service import lockfile
-from exporter.service.attach import Attached, Attaching
-from exporter.service.collection import Counting, Survival
+from exporter.service.attach import Attached, ProgramSource
+from exporter.service.collection import Collection, Survival
 from exporter.service.routes import routes
-from exporter.service.scrape import Pages
+from exporter.service.scrape import Scraper
 from exporter.service.systemd import Systemd
 from exporter.web.answer import Routes
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from exporter.web.watched import Watched
 
 log = logging.getLogger("exporter")
@@ -65,10 +65,10 @@ class Daemon:
         self._reread = reread
         self._state = selfmetrics.State(config_loaded=time.time())
         self._lookup = Lookup(proc)
-        self._counting = Counting(self._state, self._lookup, round(config.linger * 1e9))
+        self._counting = Collection(self._state, self._lookup, round(config.linger * 1e9))
         registry = selfmetrics.registry(self._state, str(proc))
-        self._pages = Pages(config, self._counting, self._lookup, self._state, registry)
-        self._attaching = Attaching(self._systemd)
+        self._pages = Scraper(config, self._counting, self._lookup, self._state, registry)
+        self._attaching = ProgramSource(self._systemd)
         self._loaded: program.Loaded | None = None
         self._player: Player | None = None
         self._replayed: dict[str, object] = {}
@@ -79,7 +79,7 @@ class Daemon:
         self._stopping = self._reload_asked = False
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         sockets = [socket.socket(fileno=fd) for fd in self._attaching.sockets]
-        self._web = Web(
+        self._web = WebServer(
             () if sockets else config.web.listen_address,
             sockets,
             settings=Watched(Path(config.web.config_file)) if config.web.config_file else None,
@@ -107,7 +107,7 @@ class Daemon:
         self._state.replay = True
         self._notice = "This is a replay of a recording, not this host."
         self._loaded = program.load(host.request(self._config, recorded.kvm_exit, attach=False))
-        self._pages.name(Reasons(recorded.kvm_exit, recorded.kvm_userspace_exit), self._config)
+        self._pages.name(ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit), self._config)
         self._replayed = {"recording": file.name, "vms": len(recorded.vms), "speed": speed}
         self._player = Player(recorded, self._loaded.programs, speed=speed, account=account)
 
@@ -251,7 +251,7 @@ class Daemon:
         self._loaded = attached.loaded
         try:
             formats = host.parsed(attached.loaded.formats)
-            self._pages.name(Reasons(*formats), self._config, attached.before if attached.kept else None)
+            self._pages.name(ReasonNames(*formats), self._config, attached.before if attached.kept else None)
             self._state.counting_since, self._state.counting_since_ns = attached.since
             self._counting.begin(
                 attached.loaded,

@@ -38,14 +38,14 @@ class HandoverError(Exception):
 
 
 @dataclass
-class Kept:
+class StoredDescriptors:
     """What an earlier process left: descriptors by their names in the store, owned by this process now."""
 
     names: frozenset[str]
     descriptors: dict[str, int]
 
     @classmethod
-    def of(cls, passed: Iterable[tuple[str, int]]) -> Kept:
+    def of(cls, passed: Iterable[tuple[str, int]]) -> StoredDescriptors:
         """Pick them out of what systemd passed, where there may be sockets too."""
         mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
         return cls(frozenset(name for name, _ in mine), dict(mine))

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from exporter.metrics.series import NO_BASES, Bases
-from exporter.model.records import NOTHING_LEFT, Cell, Freed, Left, Retired, ThreadKey, VcpuRecord
+from exporter.metrics.series import NOTHING_CARRIED, CarriedOver
+from exporter.model.records import NO_HANDOVER, Cell, EndedVcpu, FreeEntry, Handover, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
 
 FILES = 2
@@ -32,7 +32,7 @@ class LedgerError(Exception):
     """It cannot be read; a few words say why."""
 
 
-class Ended(NamedTuple):
+class LedgerEntry(NamedTuple):
     """A vCPU that ended: until when it is served, whose it was if that is known, and what pages had of it."""
 
     record: VcpuRecord
@@ -42,20 +42,20 @@ class Ended(NamedTuple):
     """Exits, and those to the VMM."""
 
 
-class Written(NamedTuple):
+class LedgerState(NamedTuple):
     """What an earlier process wrote down."""
 
-    left: Left = NOTHING_LEFT
+    left: Handover = NO_HANDOVER
     names: Sequence[tuple[ThreadKey, Vcpu]] = ()
     served: Mapping[ThreadKey, tuple[int, int]] = MappingProxyType({})
     """Exits, and those to the VMM, that pages had of a vCPU that ended."""
-    bases: Bases = NO_BASES
+    bases: CarriedOver = NOTHING_CARRIED
 
 
-NOTHING_WRITTEN = Written()
+EMPTY_STATE = LedgerState()
 
 
-class _Header(NamedTuple):
+class _LedgerHeader(NamedTuple):
     generation: int
     """The higher one counts."""
     text: int
@@ -73,11 +73,11 @@ class Ledger:
 
     def __init__(self, files: Sequence[int]) -> None:
         self._files = list(files)
-        self._newest, self._header = 0, _Header(0, 0, 0, 0, 0)
+        self._newest, self._header = 0, _LedgerHeader(0, 0, 0, 0, 0)
         self._freed = 0
         """Numbers named in what is written, that may still be handed back."""
-        self._fragments: dict[ThreadKey, tuple[Ended, str]] = {}
-        self._written: tuple[list[ThreadKey], Bases | None] = ([], None)
+        self._fragments: dict[ThreadKey, tuple[LedgerEntry, str]] = {}
+        self._written: tuple[list[ThreadKey], CarriedOver | None] = ([], None)
 
     @classmethod
     def create(cls) -> Ledger:
@@ -103,16 +103,16 @@ class Ledger:
             os.close(fd)
         self._files.clear()
 
-    def read(self) -> Written:
+    def read(self) -> LedgerState:
         """What was written last, by whomever. Raises LedgerError; then the next write() begins anew."""
         headers = []
         try:
             for number, fd in enumerate(self._files):
                 data = os.pread(fd, _HEADER.size, 0)
                 if len(data) == _HEADER.size and data.startswith(_MAGIC):
-                    headers.append((_Header._make(_HEADER.unpack(data)[1:]), number))
+                    headers.append((_LedgerHeader._make(_HEADER.unpack(data)[1:]), number))
             if not headers:
-                return NOTHING_WRITTEN
+                return EMPTY_STATE
             header, newest = max(headers)
             if not header.text <= header.size <= os.fstat(self._files[newest]).st_size - _HEADER.size:
                 raise ValueError(f"{header} is not what is there")
@@ -122,7 +122,9 @@ class Ledger:
         self._newest, self._header = newest, header
         return written
 
-    def write(self, ended: Sequence[Ended], freed: Sequence[Freed], bases: Bases, *, always: bool) -> None:
+    def write(
+        self, ended: Sequence[LedgerEntry], freed: Sequence[FreeEntry], bases: CarriedOver, *, always: bool
+    ) -> None:
         """Write all of it down, at least where it is not what was written last. Raises OSError: then that still stands.
 
         `freed` are the numbers that will be handed back from now on, the last one first; step() says how far that is.
@@ -183,13 +185,13 @@ class Ledger:
                 chunk.clear()
             chunk += each
         at += _write(fd, chunk, at)
-        header = _Header(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
+        header = _LedgerHeader(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
         self._put(file, header)
         old, self._newest, self._header = self._newest, file, header
         with contextlib.suppress(OSError):  # its memory is all that it is for
             os.ftruncate(self._files[old], 0)
 
-    def _put(self, file: int, header: _Header) -> None:
+    def _put(self, file: int, header: _LedgerHeader) -> None:
         os.pwrite(self._files[file], _HEADER.pack(_MAGIC, *header), 0)
 
 
@@ -201,7 +203,7 @@ def _write(fd: int, data: bytearray, at: int) -> int:
     return written
 
 
-def _described(each: Ended) -> dict[str, Any]:
+def _described(each: LedgerEntry) -> dict[str, Any]:
     record = each.record
     return {
         "key": record.key,
@@ -216,9 +218,9 @@ def _described(each: Ended) -> dict[str, Any]:
     }
 
 
-def _read(data: bytes, header: _Header) -> Written:
+def _read(data: bytes, header: _LedgerHeader) -> LedgerState:
     said, at = json.loads(data[: header.text]), header.text
-    retired: list[Retired] = []
+    retired: list[EndedVcpu] = []
     names: list[tuple[ThreadKey, Vcpu]] = []
     served: dict[ThreadKey, tuple[int, int]] = {}
     for one in said["ended"]:
@@ -236,7 +238,7 @@ def _read(data: bytes, header: _Header) -> Written:
             in_progress=None,
             alive=False,
         )
-        retired.append(Retired(record, one["expires_ns"]))
+        retired.append(EndedVcpu(record, one["expires_ns"]))
         if one["vm"]:
             names.append((key, Vcpu(Vm(**one["vm"]), one["index"])))
         exits, userspace = one["served"]
@@ -246,4 +248,4 @@ def _read(data: bytes, header: _Header) -> Written:
     freed = [(stack, number) for stack, number in said["freed"]]
     untouched = freed[: len(freed) - header.begun]
     unsure = freed[len(freed) - header.begun] if header.begun > header.done else None
-    return Written(Left(retired, untouched, unsure), names, served, Bases.of(said["bases"]))
+    return LedgerState(Handover(retired, untouched, unsure), names, served, CarriedOver.of(said["bases"]))

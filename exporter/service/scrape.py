@@ -9,21 +9,21 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from exporter.config.options import Config
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.page import Exposition, MetricsPage, Shape
 from exporter.metrics.kvm import Detail, Metrics
 from exporter.metrics.own import State
-from exporter.metrics.series import NO_BASES, Bases, sums
-from exporter.metrics.series import Reasons as ShownReasons
+from exporter.metrics.series import NOTHING_CARRIED, CarriedOver, sums
+from exporter.metrics.series import ReasonFilter as ShownReasons
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.naming.lookup import Lookup
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.page.page import Look
 from exporter.page.view import Health
 from exporter.readings import reading as document
 from exporter.readings.reading import Reading
-from exporter.service.collection import Counting
-from exporter.service.ledger import Written
+from exporter.service.collection import Collection
+from exporter.service.ledger import LedgerState
 
 _SETTLE_SECONDS = 0.25
 """How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
@@ -32,18 +32,18 @@ _TAKEOVER_SECONDS = 6.0
 """The same right after a takeover, when a VM's sum must not lack a vCPU that it had. Lookup gives up before."""
 
 
-class Pages:
+class Scraper:
     """Makes one page at a time: the caches are shared, and two scrapes at once would format the same twice."""
 
     def __init__(
-        self, config: Config, counting: Counting, lookup: Lookup, state: State, registry: CollectorRegistry
+        self, config: Config, counting: Collection, lookup: Lookup, state: State, registry: CollectorRegistry
     ) -> None:
         self._counting = counting
         self._lookup = lookup
         self._state = state
         self._registry = registry
         self._lock = threading.Lock()
-        self._reasons = Reasons()
+        self._reasons = ReasonNames()
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
         """Of threads that ended: their cells as the metrics last had them, and the sums of those."""
         self._before: dict[ThreadKey, tuple[int, int]] = {}
@@ -51,17 +51,17 @@ class Pages:
         self._going_on = False
         """True until the metrics have all that an earlier process served."""
         self._metrics = self._new_metrics(config)
-        self._bases = NO_BASES
+        self._bases = NOTHING_CARRIED
         self._exposition = Exposition(_shape(config), registry)
 
-    def name(self, reasons: Reasons, config: Config, before: Written | None = None) -> None:
+    def name(self, reasons: ReasonNames, config: Config, before: LedgerState | None = None) -> None:
         """Take the names of reasons from here; before anything is counted.
 
         `before` is what an earlier process wrote down, if there was one that counted in the same maps.
         """
         with self._lock:
             self._reasons = reasons
-            self._bases = before.bases if before else NO_BASES
+            self._bases = before.bases if before else NOTHING_CARRIED
             self._metrics = self._new_metrics(config, self._bases)
             self._before = dict(before.served) if before else {}
             self._going_on = before is not None
@@ -132,7 +132,7 @@ class Pages:
             known = self._served[key] = (cells, sums(cells))
         return known[1]
 
-    def bases(self) -> Bases:
+    def bases(self) -> CarriedOver:
         """What series hold besides the threads that there are. Needs no lock."""
         return self._bases
 
@@ -166,7 +166,7 @@ class Pages:
             self._metrics.disclaim()
             self._bases = self._metrics.bases()
 
-    def _new_metrics(self, config: Config, bases: Bases = NO_BASES) -> Metrics:
+    def _new_metrics(self, config: Config, bases: CarriedOver = NOTHING_CARRIED) -> Metrics:
         # Series that are sums over threads: one that is gone must have been in them, page or not.
         self._sums = "vm" in (config.level.counters, config.level.histograms)
         shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)
@@ -176,7 +176,7 @@ class Pages:
 def _shape(config: Config) -> Shape:
     classic = config.histogram.classic
     return Shape(
-        Classic.of(classic.factor, classic.min, classic.max),
+        ClassicBounds.of(classic.factor, classic.min, classic.max),
         config.histogram.native,
         classic.in_protobuf,
         config.web.gzip,

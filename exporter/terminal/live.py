@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.common.signals import Stop
-from exporter.readings.difference import Row, between
+from exporter.readings.difference import ReasonDifference, between
 from exporter.readings.grouping import Filters
 from exporter.readings.reading import Reading
 from exporter.terminal import screen
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.session import Session
-from exporter.terminal.view import View, press
+from exporter.terminal.view import TopView, press
 
 if TYPE_CHECKING:
     import curses
@@ -49,7 +49,7 @@ def check(term: str, descriptor: int) -> None:
         raise UnavailableError(f"the terminal type {term!a} cannot place the cursor (TERM)")
 
 
-def run(session: Session, stop: Stop, view: View, *, filters: Filters, interval: float, limit: int | None) -> None:
+def run(session: Session, stop: Stop, view: TopView, *, filters: Filters, interval: float, limit: int | None) -> None:
     """Show the session until its end, a signal, or q; refreshed every `interval` seconds."""
     with _window() as window:
         _Live(window, session, stop, view, filters=filters, interval=interval, limit=limit).loop()
@@ -91,7 +91,7 @@ class _Live:
         window: curses.window,
         session: Session,
         stop: Stop,
-        view: View,
+        view: TopView,
         *,
         filters: Filters,
         interval: float,
@@ -164,7 +164,7 @@ class _Live:
             self._frame = self._take(reading)
             self._shown = reading
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[ReasonDifference]:
         return screen.chosen(self._frame, self._view, self._limit)
 
     def _take_keys(self) -> bool:

@@ -47,7 +47,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Options(Output):
+class TopOptions(Output):
     """What `top` is to do."""
 
     duration: float | None
@@ -108,9 +108,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_limit, metavar="N", help="show the first N rows")
 
 
-def options(parsed: argparse.Namespace) -> Options:
+def options(parsed: argparse.Namespace) -> TopOptions:
     """The parsed command line."""
-    return Options(
+    return TopOptions(
         **vars(output(parsed)),
         duration=parsed.duration,
         interval=parsed.interval,

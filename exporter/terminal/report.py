@@ -11,7 +11,7 @@ from typing import TextIO
 
 from exporter.common.text import seconds
 from exporter.model.drops import not_counted
-from exporter.readings.difference import Row, Span, between
+from exporter.readings.difference import Difference, ReasonDifference, between
 from exporter.readings.grouping import Filters, grouped, ordered
 from exporter.readings.reading import EXIT, KINDS, USERSPACE, Reading
 from exporter.terminal import table
@@ -65,7 +65,7 @@ def drop(out: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
-def _printed(output: Output, span: Span) -> list[Row]:
+def _printed(output: Output, span: Difference) -> list[ReasonDifference]:
     """The rows that the form has, in their order. In a table COUNT is never 0."""
     if output.form == "json":
         kinds = (USERSPACE,) if output.userspace else KINDS
@@ -74,7 +74,7 @@ def _printed(output: Output, span: Span) -> list[Row]:
     return rows if output.form == "csv" else [row for row in rows if row.exits]
 
 
-def _with_rows(output: Output, span: Span, rows: Sequence[Row]) -> Span:
+def _with_rows(output: Output, span: Difference, rows: Sequence[ReasonDifference]) -> Difference:
     """The span without the vCPUs that have no row where rows were chosen."""
     if not (output.limit or output.userspace or output.filters.reasons or output.filters.no_idle):
         return span
@@ -86,13 +86,13 @@ def _kind(output: Output) -> str:
     return USERSPACE if output.userspace else EXIT
 
 
-def _heading(taken: float, span: Span, first: bool) -> str:
+def _heading(taken: float, span: Difference, first: bool) -> str:
     moment = datetime.fromtimestamp(taken, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     blank = "" if first else "\n"
     return f"{blank}{moment}  {span.elapsed_ns / 1e9:.3f} s\n"
 
 
-def _nothing(filters: Filters, rows: Sequence[Row], unseen: str) -> str:
+def _nothing(filters: Filters, rows: Sequence[ReasonDifference], unseen: str) -> str:
     if not rows:
         return f"no exit was seen: {unseen}"
     seen = sorted({row.reason for row in rows})

@@ -8,11 +8,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from exporter.common.text import count, printable, seconds
-from exporter.readings.difference import Row, Span
+from exporter.readings.difference import Difference, ReasonDifference
 from exporter.readings.grouping import grouped, ordered
 from exporter.readings.reading import EXIT, USERSPACE
 from exporter.terminal.text import ASCII_BLOCKS, BLOCKS, left, right, sparkline, width
-from exporter.terminal.view import COLUMNS, KEYS, View
+from exporter.terminal.view import COLUMNS, KEYS, TopView
 
 
 class Style(Enum):
@@ -38,9 +38,9 @@ class Frame:
 
     clock: str
     source: str
-    interval: Span | None
+    interval: Difference | None
     """Since the frame before; None before the first interval is over."""
-    total: Span
+    total: Difference
     trouble: str = ""
 
 
@@ -49,7 +49,7 @@ class _Column(NamedTuple):
     least: int
     most: int
     """It grows with the screen up to this, if its cells are so wide."""
-    cell: Callable[[Row], str]
+    cell: Callable[[ReasonDifference], str]
     rank: int
     """Columns of a higher one go first where the screen is too narrow."""
     groups: str = "vcpu vm reason"
@@ -61,7 +61,7 @@ def page_rows(height: int) -> int:
     return max(1, height - _ABOVE - _BELOW)
 
 
-def chosen(frame: Frame, view: View, limit: int | None) -> list[Row]:
+def chosen(frame: Frame, view: TopView, limit: int | None) -> list[ReasonDifference]:
     """The rows that are to be shown, in their order."""
     span = frame.total if view.total else frame.interval
     if span is None:
@@ -71,7 +71,7 @@ def chosen(frame: Frame, view: View, limit: int | None) -> list[Row]:
 
 
 def lines(
-    frame: Frame, view: View, rows: Sequence[Row], height: int, columns: int, *, unicode: bool = True
+    frame: Frame, view: TopView, rows: Sequence[ReasonDifference], height: int, columns: int, *, unicode: bool = True
 ) -> list[Line]:
     """The whole screen, top to bottom; each line exactly `columns` wide, `height` of them at most."""
     made = _help() if view.help else _body(frame, view, rows, (height, columns), unicode)
@@ -80,7 +80,7 @@ def lines(
     return [(left(_plain(text, unicode), columns), style) for text, style in made[:height]]
 
 
-def _kind(view: View) -> str:
+def _kind(view: TopView) -> str:
     return USERSPACE if view.userspace else EXIT
 
 
@@ -92,7 +92,9 @@ def _clean(text: str, unicode: bool) -> str:
     return _plain(printable(text), unicode)
 
 
-def _body(frame: Frame, view: View, rows: Sequence[Row], size: tuple[int, int], unicode: bool) -> list[Line]:
+def _body(
+    frame: Frame, view: TopView, rows: Sequence[ReasonDifference], size: tuple[int, int], unicode: bool
+) -> list[Line]:
     height, columns = size
     span = frame.total if view.total else frame.interval
     said = f"top  {frame.clock}{'  PAUSED' if view.paused else ''}  {_clean(frame.source, unicode)}"
@@ -111,7 +113,7 @@ def _body(frame: Frame, view: View, rows: Sequence[Row], size: tuple[int, int], 
     return [*head, *((_line(row, shown, unicode), Style.DIM if row.idle else Style.PLAIN) for row in seen)]
 
 
-def _summary(span: Span) -> str:
+def _summary(span: Difference) -> str:
     rows = span.rows()
     time = span.elapsed_ns * len(span.vcpus) or 1
     lost = sum(row.time_ns for row in rows if not row.idle)
@@ -124,7 +126,7 @@ def _summary(span: Span) -> str:
     return f"{len(span.vcpus)} vCPUs  {count(rate)} exits/s  {parts}"
 
 
-def _state(view: View, span: Span | None, rows: int, trouble: str) -> str:
+def _state(view: TopView, span: Difference | None, rows: int, trouble: str) -> str:
     what = "returns to the VMM" if view.userspace else "exits"
     period = "" if span is None else f" of {'all' if view.total else 'the last'} {span.elapsed_ns / 1e9:.1f} s"
     order = f"{view.sort}{' (reversed)' if view.reverse else ''}"
@@ -163,7 +165,7 @@ _COLUMNS = (
 _SPARK = _Column("", 8, 24, lambda _: "", 9, number=False)
 
 
-def _fitted(rows: Sequence[Row], group: str, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
+def _fitted(rows: Sequence[ReasonDifference], group: str, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
     """The columns that fit, each with its width."""
     kept = [column for column in (*_COLUMNS, _SPARK) if group in column.groups.split()]
     while len(kept) > 1 and sum(column.least + 1 for column in kept) - 1 > columns:
@@ -186,7 +188,7 @@ def _title(column: _Column, columns: int) -> str:
     return right(column.title, columns) if column.number else left(column.title, columns)
 
 
-def _line(row: Row, shown: Sequence[tuple[_Column, int]], unicode: bool) -> str:
+def _line(row: ReasonDifference, shown: Sequence[tuple[_Column, int]], unicode: bool) -> str:
     cells = []
     for column, columns in shown:
         if column is _SPARK:

@@ -7,7 +7,7 @@ import threading
 import time
 
 from exporter.common.signals import Stop
-from exporter.readings.difference import Run
+from exporter.readings.difference import ReadingSpan
 from exporter.readings.reading import Reading
 from exporter.terminal.source import Source, SourceError
 
@@ -27,7 +27,7 @@ class Session:
 
     def __init__(self, source: Source, duration: float | None, stop: Stop) -> None:
         self._source, self._stop = source, stop
-        self._run = Run(source.first)
+        self._run = ReadingSpan(source.first)
         self.name = source.name
         self.started = time.monotonic()
         self.end = math.inf if duration is None else self.started + duration

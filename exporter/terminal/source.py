@@ -15,7 +15,7 @@ from exporter.config.options import Config
 from exporter.config.values import host_port
 from exporter.kernel import host, program
 from exporter.naming.lookup import Lookup
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import nameable
 from exporter.readings import reading as document
 from exporter.readings.reading import DocumentError, Reading
@@ -61,7 +61,7 @@ class Source(Protocol):
         """Free what it holds."""
 
 
-class Own:
+class OwnSource:
     """Programs of our own, attached for as long as this lives. It needs the privileges of `serve`, and no lock file.
 
     Raises SourceError.
@@ -82,7 +82,7 @@ class Own:
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
         self.first = document.nothing(time.monotonic_ns())
-        self._reasons = Reasons(formats.kvm_exit, formats.kvm_userspace_exit)
+        self._reasons = ReasonNames(formats.kvm_exit, formats.kvm_userspace_exit)
         self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
         self._lookup = Lookup(proc)
         self._collector = Collector(self._loaded, time.monotonic_ns, _FOR_EVER_NS)
@@ -109,7 +109,7 @@ class Own:
         self._lookup.close()
 
 
-class Exporter:
+class ExporterSource:
     """An exporter's /-/vcpus. Raises SourceError where the first reading fails."""
 
     poll_seconds, remote = 5.0, True
@@ -134,7 +134,7 @@ class Exporter:
         connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._seconds)
         try:
             connection.connect()
-            connection.sock = _Timed(connection.sock, self._seconds)
+            connection.sock = _TimedSocket(connection.sock, self._seconds)
             connection.request("GET", self._address.path + document.PATH)
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
@@ -160,7 +160,7 @@ class Exporter:
         """Nothing is held."""
 
 
-class _Timed(socket.socket):
+class _TimedSocket(socket.socket):
     """A connection that receives for so many seconds altogether: a timeout alone is one of each recv()."""
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
@@ -187,7 +187,7 @@ def default_address(config: Config) -> Address:
 
 
 def choose(
-    kind: str, address: Address, own: Callable[[], Source], exporter: Callable[[Address], Source] = Exporter
+    kind: str, address: Address, own: Callable[[], Source], exporter: Callable[[Address], Source] = ExporterSource
 ) -> tuple[Source, str]:
     """The source and one line that says which it is, and why. Raises SourceError.
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from exporter.common.text import printable
 from exporter.readings import reading as document
-from exporter.readings.difference import Row, Span
-from exporter.readings.reading import Counted
+from exporter.readings.difference import Difference, ReasonDifference
+from exporter.readings.reading import ReasonReading
 from exporter.terminal.text import left, right, width
 
 _TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")
@@ -17,7 +17,7 @@ _LEAST_WIDTHS = (8, 8, 16, 24, 10, 13)
 _NUMBERS = (4, 5)
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Iterable[ReasonDifference]) -> str:
     """TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the rows' order.
 
     AVG_TIME is over completed intervals, "-" where none is completed yet.
@@ -40,7 +40,7 @@ CSV_COLUMNS = (
 )
 
 
-def csv_lines(rows: Iterable[Row], taken: float, *, header: bool) -> str:
+def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -> str:
     """One line for each row; `taken` (Unix time) says when. What there is none of is empty."""
     said = io.StringIO()
     writer = csv.writer(said, lineterminator="\n")
@@ -64,7 +64,7 @@ def csv_lines(rows: Iterable[Row], taken: float, *, header: bool) -> str:
     return said.getvalue()
 
 
-def json_line(span: Span, rows: Iterable[Row], about: Mapping[str, object]) -> str:
+def json_line(span: Difference, rows: Iterable[ReasonDifference], about: Mapping[str, object]) -> str:
     """One document: as that of /-/vcpus, but of the span; `rows` are those that were chosen, in their order.
 
     `about` goes before all else. vCPUs stand in the order of their first row; those without a row after them.
@@ -91,8 +91,8 @@ def json_line(span: Span, rows: Iterable[Row], about: Mapping[str, object]) -> s
     return document.dumps(members).decode()
 
 
-def _derived(row: Row) -> dict[str, object]:
-    counted = Counted(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets)
+def _derived(row: ReasonDifference) -> dict[str, object]:
+    counted = ReasonReading(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets)
     return {
         **document.counted_fields(counted),
         "time_ns": row.time_ns,

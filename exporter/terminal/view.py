@@ -9,7 +9,7 @@ from exporter.readings.grouping import GROUPS, SORT_KEYS
 
 
 @dataclass(frozen=True)
-class View:
+class TopView:
     """The state that keys change."""
 
     sort: str = "time"
@@ -50,7 +50,7 @@ COLUMNS = (
 _SCROLLS = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
-def press(view: View, key: str, *, page: int, rows: int) -> View | None:
+def press(view: TopView, key: str, *, page: int, rows: int) -> TopView | None:
     """The view after a key; None to quit. `page` is how many rows are seen, of `rows`. Other keys change nothing."""
     if key in ("q", "Q"):
         return None
@@ -82,7 +82,7 @@ def _scrolled(scroll: int, key: str, page: int, rows: int) -> int | None:
     return min(max(scroll, 0), last)
 
 
-def _changed(view: View, key: str) -> View:
+def _changed(view: TopView, key: str) -> TopView:
     if key in ("s", "S"):
         step = 1 if key == "s" else -1
         return replace(view, sort=SORT_KEYS[(SORT_KEYS.index(view.sort) + step) % len(SORT_KEYS)])

@@ -6,7 +6,7 @@ import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from exporter.web.stream import Timed
+from exporter.web.stream import TimedStream
 
 HEADER_SECONDS = 10.0
 """From the first byte of a request, and on a new connection from its start (TLS included), to the end of its header."""
@@ -39,34 +39,34 @@ class Connections:
         self.clock = clock
         self._most_scrapes = most_scrapes
         # Dictionaries for their order.
-        self._new: dict[Timed, None] = {}  # that have not asked for anything yet
-        self._idle: dict[Timed, None] = {}  # between two requests
-        self._busy: dict[Timed, None] = {}
-        self._scrapes: dict[Timed, str] = {}  # to the client's address
+        self._new: dict[TimedStream, None] = {}  # that have not asked for anything yet
+        self._idle: dict[TimedStream, None] = {}  # between two requests
+        self._busy: dict[TimedStream, None] = {}
+        self._scrapes: dict[TimedStream, str] = {}  # to the client's address
 
     def __len__(self) -> int:
         return len(self._new) + len(self._idle) + len(self._busy)
 
-    def __iter__(self) -> Iterator[Timed]:
+    def __iter__(self) -> Iterator[TimedStream]:
         """Yield every connection, of a copy: closing one removes it."""
         return iter([*self._new, *self._idle, *self._busy])
 
-    def add(self, stream: Timed) -> None:
+    def add(self, stream: TimedStream) -> None:
         """Keep a new connection."""
         self._new[stream] = None
 
-    def began(self, stream: Timed) -> None:
+    def began(self, stream: TimedStream) -> None:
         """A request has come."""
         self._new.pop(stream, None)
         self._idle.pop(stream, None)
         self._busy[stream] = None
 
-    def ended(self, stream: Timed) -> None:
+    def ended(self, stream: TimedStream) -> None:
         """Its answer has gone."""
         self._busy.pop(stream, None)
         self._idle[stream] = None
 
-    def closed(self, stream: Timed) -> None:
+    def closed(self, stream: TimedStream) -> None:
         """The connection is no more."""
         for streams in (self._new, self._idle, self._busy):
             streams.pop(stream, None)
@@ -96,7 +96,7 @@ class Connections:
             standing.close()
         return standing is not None
 
-    def admit(self, stream: Timed, peer: str) -> bool:
+    def admit(self, stream: TimedStream, peer: str) -> bool:
         """Count a scrape in flight, of the client at the address `peer`; False if there are too many.
 
         At the limit it takes the place of one whose reader stands still, else of one of an address that has more of
@@ -111,12 +111,12 @@ class Connections:
         self._scrapes[stream] = peer
         return True
 
-    def _longest_standing(self, streams: Iterable[Timed]) -> Timed | None:
+    def _longest_standing(self, streams: Iterable[TimedStream]) -> TimedStream | None:
         now = self.clock()
         longest = max(streams, key=lambda stream: stream.stands(now), default=None)
         return longest if longest and longest.stands(now) >= GIVES_WAY_SECONDS else None
 
-    def _greediest(self, peer: str) -> Timed | None:
+    def _greediest(self, peer: str) -> TimedStream | None:
         counts = Counter(self._scrapes.values())
         ((most, count),) = counts.most_common(1)
         if count <= counts[peer] + 1:
@@ -124,7 +124,7 @@ class Connections:
         now = self.clock()
         return max((one for one, of in self._scrapes.items() if of == most), key=lambda one: one.stands(now))
 
-    def leave(self, stream: Timed) -> None:
+    def leave(self, stream: TimedStream) -> None:
         """A scrape admitted before is over."""
         self._scrapes.pop(stream, None)
 

@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 
 from exporter.common.logs import event
 from exporter.web.answer import REASONS, Answer, Request, Route, Routes, answer, route, text
-from exporter.web.stream import Timed
+from exporter.web.stream import TimedStream
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +40,17 @@ class Host(Protocol):
     async def refused(self, authorization: str, peer: str) -> Answer | None:
         """The answer to somebody who may not ask, else None."""
 
-    def admit(self, stream: Timed, peer: str) -> bool:
+    def admit(self, stream: TimedStream, peer: str) -> bool:
         """Count a scrape in flight; False where there are too many."""
 
-    def leave(self, stream: Timed) -> None:
+    def leave(self, stream: TimedStream) -> None:
         """A scrape admitted before is over."""
 
 
 class Exchange(httputil.HTTPMessageDelegate):
     """Takes what tornado has parsed, and answers."""
 
-    def __init__(self, host: Host, connection: HTTP1Connection, stream: Timed, peer: str) -> None:
+    def __init__(self, host: Host, connection: HTTP1Connection, stream: TimedStream, peer: str) -> None:
         self._host = host
         self._connection = connection
         self._stream = stream

@@ -29,7 +29,7 @@ from exporter.web.connections import HEADER_SECONDS, IDLE_SECONDS, Connections, 
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener, ListenError, inherited, listen
 from exporter.web.pulse import Pulse
-from exporter.web.stream import READ_CHUNK, Timed, TimedTls
+from exporter.web.stream import READ_CHUNK, TimedStream, TimedTlsStream
 from exporter.web.watched import Watched
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _TCP_NOTSENT_LOWAT, _LOWAT = 25, 1 << 17  # include/uapi/linux/tcp.h; socket has
 """A slow reader's page lies in our cached pieces, not once more in the kernel's send buffer."""
 
 
-class Web:
+class WebServer:
     """Listening sockets, and a thread that answers on them. All are bound before the first answers."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Web:
         self._max_requests = max_requests
         self._clock = clock
         self._thread: threading.Thread | None = None
-        self._server: _Server | None = None
+        self._server: _LoopServer | None = None
         self._pulse: Pulse | None = None
         try:
             for given in inherited_sockets:
@@ -95,7 +95,7 @@ class Web:
         # A client's nonsense is not worth a line, and would be one for everybody who sends some.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         connections = Connections(most_connections(), self._max_requests, self._clock)
-        self._server = _Server(routes, self._listeners, self._settings, connections)
+        self._server = _LoopServer(routes, self._listeners, self._settings, connections)
         loop = asyncio.new_event_loop()  # here: what fails in the thread would leave a daemon that never answers
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)
         self._thread.start()
@@ -123,7 +123,7 @@ class Web:
         self._listeners = []
 
 
-def _run(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
+def _run(loop: asyncio.AbstractEventLoop, server: _LoopServer) -> None:
     """What asyncio.run() does, in a loop that is there already."""
     asyncio.set_event_loop(loop)
     try:
@@ -138,7 +138,7 @@ def _run(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
         loop.close()
 
 
-class _Server(httputil.HTTPServerConnectionDelegate):
+class _LoopServer(httputil.HTTPServerConnectionDelegate):
     """What runs in the loop's thread; only stop() is called from others."""
 
     def __init__(
@@ -254,17 +254,21 @@ class _Server(httputil.HTTPServerConnectionDelegate):
         except (OSError, ValueError):  # it has gone again
             connection.close()
             return
-        stream = TimedTls(connection, self._connections) if settings.tls else Timed(connection, self._connections)
+        stream = (
+            TimedTlsStream(connection, self._connections)
+            if settings.tls
+            else TimedStream(connection, self._connections)
+        )
         self._connections.add(stream)
         if first and self._wake:
             self._wake.set()  # there is something to sweep now
-        if isinstance(stream, TimedTls):
+        if isinstance(stream, TimedTlsStream):
             task = asyncio.get_running_loop().create_task(self._shake_hands(stream, address, settings.client_sans))
             task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         else:
             self._http.handle_stream(stream, address)
 
-    async def _shake_hands(self, stream: TimedTls, address: Any, sans: frozenset[str]) -> None:
+    async def _shake_hands(self, stream: TimedTlsStream, address: Any, sans: frozenset[str]) -> None:
         try:
             await stream.wait_for_handshake()
         except Exception:  # the client's: what it sends instead of a handshake can be anything
@@ -283,7 +287,7 @@ class _Server(httputil.HTTPServerConnectionDelegate):
         """Hand tornado the exchange that takes the next request of a connection."""
         assert isinstance(request_conn, HTTP1Connection)
         stream = request_conn.stream
-        assert isinstance(stream, Timed)
+        assert isinstance(stream, TimedStream)
         peer = getattr(request_conn.context, "remote_ip", "")
         return Exchange(self, request_conn, stream, peer)
 
@@ -306,11 +310,11 @@ class _Server(httputil.HTTPServerConnectionDelegate):
             return text(429)
         return text(401, "", ("WWW-Authenticate", 'Basic realm="kvm-exit-exporter", charset="UTF-8"'))
 
-    def admit(self, stream: Timed, peer: str) -> bool:
+    def admit(self, stream: TimedStream, peer: str) -> bool:
         """Count a scrape in flight; False where there are too many."""
         return self._connections.admit(stream, peer)
 
-    def leave(self, stream: Timed) -> None:
+    def leave(self, stream: TimedStream) -> None:
         """A scrape admitted before is over."""
         self._connections.leave(stream)
 

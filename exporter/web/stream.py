@@ -20,27 +20,27 @@ _READS_ON_SECONDS = 1.0
 """Who sends no more so soon after a request wants its answer, as `nc -N` does; later, it has given up and left."""
 
 
-class Table(Protocol):
+class StreamEvents(Protocol):
     """Is told what a connection does."""
 
     @property
     def clock(self) -> Callable[[], float]:
         """The monotonic clock, in seconds."""
 
-    def began(self, stream: Timed) -> None:
+    def began(self, stream: TimedStream) -> None:
         """A request has come."""
 
-    def ended(self, stream: Timed) -> None:
+    def ended(self, stream: TimedStream) -> None:
         """Its answer has gone."""
 
-    def closed(self, stream: Timed) -> None:
+    def closed(self, stream: TimedStream) -> None:
         """The connection is no more."""
 
 
-class Timed(IOStream):
+class TimedStream(IOStream):
     """A connection without TLS. All times are of the monotonic clock, in seconds."""
 
-    def __init__(self, connection: socket.socket, table: Table) -> None:
+    def __init__(self, connection: socket.socket, table: StreamEvents) -> None:
         super().__init__(connection, max_buffer_size=_MAX_BUFFER, read_chunk_size=READ_CHUNK)
         self._clock = table.clock
         self.accepted = self._clock()
@@ -145,5 +145,5 @@ class Timed(IOStream):
         self._table.closed(self)
 
 
-class TimedTls(Timed, SSLIOStream):
+class TimedTlsStream(TimedStream, SSLIOStream):
     """A connection with TLS; its socket is an SSLSocket whose handshake is still to come."""

@@ -126,7 +126,7 @@ class Settings:
     bucket: Bucket | None = None
 
 
-class Reading:
+class WebConfigFile:
     """One reading of the file; `stamps` are those of the files that were read, each taken before."""
 
     def __init__(self, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from exporter.common.logs import event
 from exporter.config.options import ConfigError
 from exporter.web.files import Stamp, stamp
-from exporter.web.toolkit import Reading, Settings
+from exporter.web.toolkit import Settings, WebConfigFile
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Watched:
         self._stamps: dict[Path, Stamp] = {}
         self._stop = threading.Event()
         if self._path:
-            reading = Reading(self._path)
+            reading = WebConfigFile(self._path)
             self.current = reading.settings()
             self._stamps = reading.stamps
 
@@ -70,7 +70,7 @@ class Watched:
             self.look()
 
     def _read_again(self, path: Path) -> None:
-        reading = Reading(path)
+        reading = WebConfigFile(path)
         try:
             settings = reading.settings()
         except ConfigError as error:

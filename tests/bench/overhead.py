@@ -66,7 +66,7 @@ def _round(loaded: program.Loaded, prefix: str) -> float:
 
 def _load(**options: Any) -> program.Loaded:
     return program.load(
-        program.Request(
+        program.LoadRequest(
             front="arm64",
             defines=options.pop("defines", {}),
             attach=False,

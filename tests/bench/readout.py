@@ -80,7 +80,7 @@ class Vcpus:
 
 def main() -> None:
     """Measure and print the table."""
-    loaded = program.load(program.Request(front="arm64", defines={}, slots=4096, cells=16384, attach=False))
+    loaded = program.load(program.LoadRequest(front="arm64", defines={}, slots=4096, cells=16384, attach=False))
     collector = Collector(loaded, time.monotonic_ns, 0)
     vcpus = Vcpus(loaded)
     rows: dict[str, float] = {}

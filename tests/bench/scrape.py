@@ -14,18 +14,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.page import Exposition, Shape
-from exporter.metrics.families import Counters, Family, Histograms
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily
 from exporter.metrics.kvm import Detail, Metrics
 from exporter.model.buckets import BUCKETS
 from exporter.model.reason import Space
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 5
-CLASSIC = Classic.of(2, 20e-6, 8.0)
+CLASSIC = ClassicBounds.of(2, 20e-6, 8.0)
 """20 bounds, so that the text page has some 230,000 series, as many as a scrape of that size is known to have."""
 
 ACCEPT = {
@@ -80,12 +80,12 @@ class _Same:
 
     def collect(self) -> Iterator[Metric]:
         for family in self._families:
-            if isinstance(family, Counters):
+            if isinstance(family, CounterFamily):
                 counter = CounterMetricFamily(family.name, family.help, labels=family.labels)
                 for series in family.series:
                     counter.add_metric(series.labels, series.total().exits)
                 yield counter
-            elif isinstance(family, Histograms):
+            elif isinstance(family, HistogramFamily):
                 histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
                 for series in family.series:
                     total = series.total()
@@ -98,7 +98,7 @@ class _Same:
 def main() -> None:
     """Measure and print the table."""
     host = Host()
-    metrics = Metrics(Reasons().lookup, Detail())
+    metrics = Metrics(ReasonNames().lookup, Detail())
     exposition = Exposition(Shape(CLASSIC), CollectorRegistry())
 
     def scrape(accept: str, encoding: str = "") -> int:

@@ -24,7 +24,7 @@ from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
 from exporter.readings.reading import Reading, nothing
 from exporter.service.routes import routes
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from tests.browser.chromium import Browser
 from tests.prometheus.exporters import Demo
 from tests.support.readings import counted, reading, thread
@@ -184,14 +184,14 @@ class Served:
         self.look = look
         page = Overview(self._look, time.monotonic, kernel="6.1.0", telemetry_path="/metrics", notice=NAME)
         self._app = routes(lambda *_: pytest.fail("nobody scrapes"), "/metrics", overview=page)
-        self.web = Web(["127.0.0.1:0"])
+        self.web = WebServer(["127.0.0.1:0"])
         self.web.serve(self._app)
 
     def _look(self) -> Look:
         return self.look()
 
     def again(self, address: str) -> None:
-        self.web = Web([address])
+        self.web = WebServer([address])
         self.web.serve(self._app)
 
 

@@ -69,7 +69,7 @@ def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
     with ExitStack() as stack:
 
         def begin(slots: int, cells: int) -> tuple[program.Loaded, Counted]:
-            request = program.Request(front="arm64", defines={}, slots=slots, cells=cells, attach=False)
+            request = program.LoadRequest(front="arm64", defines={}, slots=slots, cells=cells, attach=False)
             loaded = program.load(request)
             stack.callback(loaded.close)
             for name in ("sched_process_exit", "sched_process_exec"):

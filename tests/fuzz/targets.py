@@ -21,7 +21,7 @@ from exporter.metrics.exposition import negotiation
 from exporter.model.reason import Space
 from exporter.naming import cgroup, cmdline
 from exporter.naming.identity import identify, start_time
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
 from exporter.recording import blocks
 from exporter.recording import recording as recordings
@@ -111,7 +111,7 @@ def _check_names(read: TracepointFormat) -> None:
     codes = {0, 1, 2, 0x400, 0xFFFF, 0x80000021, 0xFFFFFFFF}
     for table in read.symbols.values():
         codes |= {code & 0xFFFFFFFF for code in table}
-    reasons = Reasons(read, read)
+    reasons = ReasonNames(read, read)
     for spaces in _KINDS:
         names: dict[str, tuple[int, int]] = {}
         for space in spaces:
@@ -241,7 +241,7 @@ def web_config(data: bytes) -> None:
     path = folder / "web.yaml"
     path.write_bytes(data[:MAX_BYTES])
     try:
-        settings = toolkit.Reading(path).settings()
+        settings = toolkit.WebConfigFile(path).settings()
     except ConfigError as error:
         _check_lines(error.problems, str(path))
         _check_secrets(_text(data), str(error))

@@ -65,7 +65,7 @@ def machine() -> Iterator[Callable[..., Machine]]:
 def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
     with ExitStack() as stack:
 
-        def load(request: program.Request) -> program.Loaded:
+        def load(request: program.LoadRequest) -> program.Loaded:
             loaded = program.load(request)
             stack.callback(loaded.close)
             return loaded

@@ -24,7 +24,7 @@ from tests.support.machine import exits
 # include/uapi/linux/kvm.h
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 
-Load = Callable[[program.Request], program.Loaded]
+Load = Callable[[program.LoadRequest], program.Loaded]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: Tracepoin
 
 
 def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
-    loaded_now(program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False))
+    loaded_now(program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False))
     maps = Path("/proc/self/maps").read_text()
     assert "LLVM" not in maps
     assert "libbcc" not in maps
@@ -113,7 +113,7 @@ def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
 def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
+            program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
         )
     assert "\n" not in str(caught.value)
     assert caught.value.what == "cannot compile the BPF program: expected expression"
@@ -123,7 +123,7 @@ def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
     source = "\nint probe(u64 *ctx) { return *(u64 *)ctx[0]; }\n"
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            program.Request(
+            program.LoadRequest(
                 front="arm64",
                 defines={},
                 slots=4,
@@ -140,7 +140,7 @@ def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
 def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
-            program.Request(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
+            program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
         )
     assert "\n" not in str(caught.value)
     assert "include/linux/kconfig.h" in caught.value.what

@@ -14,20 +14,20 @@ from exporter.collect import maps
 from exporter.collect.collector import Collector, Precautions
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
-from exporter.metrics.series import NO_BASES, Bases
-from exporter.model.records import Cell, Freed, Left, Retired, Snapshot, ThreadKey, VcpuRecord
+from exporter.metrics.series import NOTHING_CARRIED, CarriedOver
+from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
-from exporter.service.ledger import NOTHING_WRITTEN, Ended, Ledger, LedgerError, Written
+from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerEntry, LedgerError, LedgerState
 from tests.support.machine import TRAP, Machine, Vcpu, exits, trap
 
 SLOTS, REASONS = 5, 2
 DIED = 9
 
 
-def write(ledger: Ledger, retired: Sequence[Retired], freed: Sequence[Freed]) -> None:
-    ended = [Ended(each.record, each.expires_ns, None, (0, 0)) for each in retired]
-    ledger.write(ended, freed, NO_BASES, always=True)
+def write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntry]) -> None:
+    ended = [LedgerEntry(each.record, each.expires_ns, None, (0, 0)) for each in retired]
+    ledger.write(ended, freed, NOTHING_CARRIED, always=True)
 
 
 def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
@@ -152,30 +152,33 @@ def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkey
     ledger.close()
 
 
-def _write(ledger: Ledger, retired: Sequence[Retired], freed: Sequence[Freed]) -> None:
+def _write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntry]) -> None:
     with suppress(OSError):
         ledger.write(
-            [Ended(each.record, each.expires_ns, None, (0, 0)) for each in retired], freed, NO_BASES, always=True
+            [LedgerEntry(each.record, each.expires_ns, None, (0, 0)) for each in retired],
+            freed,
+            NOTHING_CARRIED,
+            always=True,
         )
 
 
 def test_a_failure_right_after_a_write() -> None:
     """Before the first number is handed back the next write fails: nothing is taken for still to be handed back."""
     ledger = Ledger.create()
-    ledger.write([], [("free_cells", 3), ("free_cells", 5)], NO_BASES, always=True)
+    ledger.write([], [("free_cells", 3), ("free_cells", 5)], NOTHING_CARRIED, always=True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "ftruncate", _no_room)
         with pytest.raises(OSError, match="space"):
-            ledger.write([], [("free_cells", 3), ("free_cells", 5), ("free_cells", 7)], NO_BASES, always=True)
+            ledger.write([], [("free_cells", 3), ("free_cells", 5), ("free_cells", 7)], NOTHING_CARRIED, always=True)
     for done in (False, True) * 3:
         ledger.step(done)
-        assert Ledger(ledger.files).read().left == Left([], [], None)
-    ledger.write([], [("free_cells", 11)], NO_BASES, always=False)
-    assert Ledger(ledger.files).read().left == Left([], [("free_cells", 11)], None)
+        assert Ledger(ledger.files).read().left == Handover([], [], None)
+    ledger.write([], [("free_cells", 11)], NOTHING_CARRIED, always=False)
+    assert Ledger(ledger.files).read().left == Handover([], [("free_cells", 11)], None)
     ledger.step(False)
-    assert Ledger(ledger.files).read().left == Left([], [], ("free_cells", 11))
+    assert Ledger(ledger.files).read().left == Handover([], [], ("free_cells", 11))
     ledger.step(True)
-    assert Ledger(ledger.files).read().left == Left([], [], None)
+    assert Ledger(ledger.files).read().left == Handover([], [], None)
     ledger.close()
 
 
@@ -192,7 +195,7 @@ def test_what_is_no_ledger(damage: bytes) -> None:
         with pytest.raises(LedgerError):
             ledger.read()
     else:
-        assert ledger.read() == NOTHING_WRITTEN
+        assert ledger.read() == EMPTY_STATE
     ledger.close()
 
 
@@ -201,11 +204,11 @@ def test_of_two_the_newer_counts_and_a_half_written_one_does_not() -> None:
     for prime in (101, 103, 107):
         record = VcpuRecord(ThreadKey(1, 2, prime), b"\xff", 3, 5, (Cell(1, 2, prime, 7, bytes(16)),), None, False)
         vcpu = Identity(Vm(1, "n\udcff", "u", "qemu"), "3")
-        bases = Bases([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], [(("1", "web"), 2)])
-        ledger.write([Ended(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
+        bases = CarriedOver([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], [(("1", "web"), 2)])
+        ledger.write([LedgerEntry(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
         again = Ledger(ledger.files).read()
-        assert again == Written(
-            Left([Retired(record, 11)], [("free_cells", prime)], None),
+        assert again == LedgerState(
+            Handover([EndedVcpu(record, 11)], [("free_cells", prime)], None),
             [(record.key, vcpu)],
             {record.key: (prime, 0)},
             bases,
@@ -213,6 +216,6 @@ def test_of_two_the_newer_counts_and_a_half_written_one_does_not() -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Ledger, "_put", _no_room)
         with pytest.raises(OSError, match="space"):
-            ledger.write([], [], NO_BASES, always=True)
+            ledger.write([], [], NOTHING_CARRIED, always=True)
     assert Ledger(ledger.files).read() == again
     ledger.close()

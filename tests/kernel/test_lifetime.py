@@ -17,11 +17,11 @@ import pytest
 from exporter.collect import collector as snapshot
 from exporter.collect.collector import Collector
 from exporter.kernel import program, syscall
-from exporter.metrics.families import Counters
+from exporter.metrics.families import CounterFamily
 from exporter.metrics.kvm import Detail, Metrics
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
@@ -66,7 +66,7 @@ def test_last_values_linger_then_go(machine: Load) -> None:
 def test_reused_tid_in_the_same_process(machine: Load) -> None:
     """Two lives of one (pid, tid): two records, one series, and the sum outlives the linger of the first."""
     under_test = machine(linger_ns=1000)
-    metrics = Metrics(Reasons().lookup, Detail())
+    metrics = Metrics(ReasonNames().lookup, Detail())
     identity = Identity(Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu"), "0")
     vcpu = under_test.vcpu()
     vcpu.call(_rounds(vcpu, 101, HVC64))
@@ -80,7 +80,7 @@ def test_reused_tid_in_the_same_process(machine: Load) -> None:
         vcpus = [(record, identity) for record in snapshot.vcpus]
         metrics.update(vcpus, [record.key for record in snapshot.vanished])
         exits_total = metrics.families(vcpus)[0]
-        assert isinstance(exits_total, Counters)
+        assert isinstance(exits_total, CounterFamily)
         return {series.labels[4]: series.total().exits for series in exits_total.series}
 
     both = {"EC_HVC64": 101 + 31, "EC_SYS64": 17}
@@ -202,7 +202,7 @@ def test_full_chain_is_counted(machine: Load) -> None:
 
 def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
     """Attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
-    loaded = loaded_now(program.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
+    loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
     collector = Collector(loaded, lambda: 0, 10**18)
     total = 0
@@ -237,7 +237,7 @@ def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
 
 def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> None:
     """It takes over the leader's tid; its own ends without sched_process_exit, and must not keep its slot."""
-    loaded = loaded_now(program.Request(front="arm64", defines={}, slots=7, cells=14, attach=False))
+    loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     names = ("sched_process_exit", "sched_process_exec")
     attached = [_open_raw_tracepoint(name.encode(), loaded.programs[name]) for name in names]
     collector = Collector(loaded, lambda: 0, 10**18)

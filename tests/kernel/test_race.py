@@ -23,7 +23,7 @@ for _ in range(300007):
 
 def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., program.Loaded]) -> None:
     """No interval without its exit, at most one exit without its interval, nothing runs backwards."""
-    loaded = loaded_now(program.Request(front="arm64", defines={}, slots=2, cells=4, attach=False))
+    loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=2, cells=4, attach=False))
     collector = Collector(loaded, lambda: 0, 10**18)
     programs = [loaded.programs["kvm_exit"], loaded.programs["kvm_entry"]]
     hammer = subprocess.Popen([sys.executable, "-c", _HAMMER, *map(str, programs)], pass_fds=programs)
@@ -43,7 +43,7 @@ def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., program.Loaded]) -
 
 def test_layout_is_what_bcc_says(loaded_now: Callable[..., program.Loaded]) -> None:
     """Whole cache lines, so that no two vCPUs share one; and the numbers the code counts on."""
-    layouts = loaded_now(program.Request(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
+    layouts = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
     assert layouts["slots"].size % 64 == 0
     assert layouts["cells"].size % 64 == 0
     assert (layouts["slots"].entries, layouts["cells"].entries) == (4, 6)

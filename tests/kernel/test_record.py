@@ -28,11 +28,11 @@ from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.recording import blocks, recorder, recording
 from exporter.recording.events import COUNTED, Kind
-from exporter.recording.options import Options
+from exporter.recording.options import RecordOptions
 from exporter.recording.recorder import Recorder
 from exporter.recording.rerun import rerun
 from exporter.recording.ring import Ring
-from exporter.recording.writer import Header, Writer, create
+from exporter.recording.writer import RecordingHeader, Writer, create
 from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
 from tests.support.machine import TRAP, X86_DEFINES, Machine, Vcpu
@@ -42,12 +42,12 @@ RING = 1 << 20
 EINTR = 4
 
 
-def _header(front: str) -> Header:
+def _header(front: str) -> RecordingHeader:
     if front == "arm64":
         return from_ftrace.header(from_ftrace.DEMO)
     folder = FORMATS / "x86_64-svm-6.12"
     texts = [(folder / f"{name}.format").read_text() for name in ("kvm_exit", "kvm_userspace_exit")]
-    return Header("6.12", "x86_64", "0", None, 0, *texts)
+    return RecordingHeader("6.12", "x86_64", "0", None, 0, *texts)
 
 
 class Recorded:
@@ -55,7 +55,7 @@ class Recorded:
 
     def __init__(self, path: Path, front: str = "arm64", ring_bytes: int = RING, **options: Any) -> None:
         defines = {"RING_BYTES": ring_bytes, **(X86_DEFINES if front == "x86" else {}), **options.pop("defines", {})}
-        request = program.Request(
+        request = program.LoadRequest(
             kind="recording",
             front=front,
             defines=defines,
@@ -438,7 +438,7 @@ def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: 
 
 
 def test_names_of_what_was_seen_are_few_and_print() -> None:
-    options = Options(Path("x"), vm="nope")
+    options = RecordOptions(Path("x"), vm="nope")
     assert record.nothing(options, set()) == "no event was seen: is a VM running on this host?"
     assert record.nothing(options, {"b\x1b[2J", "a"}) == r"no event matches --vm; seen: a, b\x1b[2J"
     many = {f"vm-{number:04}" for number in range(1009)}
@@ -458,10 +458,10 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         ),
         (Path("/dev/full"), "cannot record: /dev/full exists and is not a file: choose another name\n"),
     ):
-        assert record.run(config, Options(file, seconds=0.1)) == 1
+        assert record.run(config, RecordOptions(file, seconds=0.1)) == 1
         assert capfd.readouterr().err == said
     (tmp_path / "sys" / "kernel" / "tracing" / "events" / "sched").mkdir(parents=True)
-    assert record.run(config, Options(tmp_path / "new", seconds=0.1), sysfs=tmp_path / "sys") == 1
+    assert record.run(config, RecordOptions(tmp_path / "new", seconds=0.1), sysfs=tmp_path / "sys") == 1
     assert capfd.readouterr().err.startswith("cannot record: the tracepoint kvm:kvm_exit does not exist")
     assert not (tmp_path / "new").exists()
 
@@ -545,6 +545,6 @@ def test_a_second_ctrl_c_leaves_no_file(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Recorder, "finish", finish)
-    assert record.run(Config(), Options(tmp_path / "new", seconds=0.001)) == 130
+    assert record.run(Config(), RecordOptions(tmp_path / "new", seconds=0.001)) == 130
     assert capfd.readouterr().err == "interrupted twice: there is no whole recording\n"
     assert not (tmp_path / "new").exists()

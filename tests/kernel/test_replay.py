@@ -24,7 +24,7 @@ from exporter.model.reason import Space
 from exporter.model.records import VcpuRecord
 from exporter.model.vm import Vm
 from exporter.naming.identity import identify
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.recording import recording, tracks
 from exporter.recording.events import Event, Kind
 from exporter.recording.player import Player
@@ -86,7 +86,7 @@ def _seen(
     recorded: recording.Recording, records: dict[int, VcpuRecord]
 ) -> dict[tuple[str, int, str], tuple[int, tuple[int, ...], int]]:
     """Exits, buckets and sum by kind, recorded tid and reason."""
-    names = Reasons(recorded.kvm_exit, recorded.kvm_userspace_exit)
+    names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
     seen: dict[tuple[str, int, str], tuple[int, tuple[int, ...], int]] = {}
     for tid, record in records.items():
         for cell in record.cells:
@@ -100,7 +100,7 @@ def _seen(
 @pytest.fixture
 def replayed(loaded_now: Callable[..., program.Loaded]) -> program.Loaded:
     return loaded_now(
-        program.Request(front="arm64", defines={}, slots=64, cells=512, attach=False, clock_in_context=True)
+        program.LoadRequest(front="arm64", defines={}, slots=64, cells=512, attach=False, clock_in_context=True)
     )
 
 
@@ -128,7 +128,7 @@ def test_the_shipped_recording_is_the_trace(tmp_path: Path) -> None:
     assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text takes 863,179 bytes, gzipped
 
 
-def _plain(runs: list[recording.Run]) -> list[object]:
+def _plain(runs: list[recording.EventRun]) -> list[object]:
     return [(run.thread.tid, run.thread.comm, run.times, run.events) for run in runs]
 
 
@@ -299,7 +299,9 @@ def test_a_thread_that_ended_is_another_one_in_the_next_pass(
 
     There is room for a minute of passes, in which nobody may have come to collect.
     """
-    request = program.Request(front="arm64", defines={}, slots=2048, cells=4096, attach=False, clock_in_context=True)
+    request = program.LoadRequest(
+        front="arm64", defines={}, slots=2048, cells=4096, attach=False, clock_in_context=True
+    )
     replayed = loaded_now(request)
     path = tmp_path / "ends.kvmrec"
     ms = 1_000_000

@@ -15,11 +15,11 @@ from exporter.kernel import syscall
 from exporter.metrics import own as selfmetrics
 from exporter.naming import lookup
 from exporter.naming.lookup import Lookup
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
-from exporter.service.collection import Counting, Survival
-from exporter.service.ledger import Ledger, Written
-from exporter.service.scrape import Pages
+from exporter.service.collection import Collection, Survival
+from exporter.service.ledger import Ledger, LedgerState
+from exporter.service.scrape import Scraper
 from tests.support.machine import TRAP, Machine, Vcpu
 
 LINGER = 1000
@@ -42,12 +42,12 @@ class Process:
         self._machine = machine
         self._state = selfmetrics.State(config_loaded=time.time())
         self._lookup = Lookup(Path("/proc"))
-        self.counting = Counting(self._state, self._lookup, LINGER)
+        self.counting = Collection(self._state, self._lookup, LINGER)
         registry = selfmetrics.registry(self._state, "/proc")
-        self.pages = Pages(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
+        self.pages = Scraper(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
         self.ledger: Ledger = Ledger(before.ledger.files) if before else Ledger.create()
-        self._written = self.ledger.read() if before else Written()
-        self.pages.name(Reasons(), Config(level=Level(level, level)), self._written if before else None)
+        self._written = self.ledger.read() if before else LedgerState()
+        self.pages.name(ReasonNames(), Config(level=Level(level, level)), self._written if before else None)
 
         _LOOKUPS.append(self._lookup)
 

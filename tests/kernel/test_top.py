@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from exporter.readings import reading as document
 from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
@@ -32,7 +32,7 @@ HVC64, DABT_LOW, WFX = 0x16, 0x24, 0x01  # arch/arm64/include/asm/esr.h
 
 def _reading(machine: Machine) -> Reading:
     vm = Vm(os.getpid(), "web-1", "", "qemu")
-    return document.reading(machine.collect(), lambda _: Vcpu(vm, "0"), Reasons().lookup, since_ns=1, replay=False)
+    return document.reading(machine.collect(), lambda _: Vcpu(vm, "0"), ReasonNames().lookup, since_ns=1, replay=False)
 
 
 def test_known_primes_to_the_exact_table(machine: Callable[..., Machine]) -> None:

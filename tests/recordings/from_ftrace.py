@@ -26,7 +26,7 @@ from exporter.naming import cmdline
 from exporter.naming.vcpu import index_from_comm
 from exporter.recording import blocks
 from exporter.recording.events import Event, Kind, pack
-from exporter.recording.writer import Header, Thread, Writer, create
+from exporter.recording.writer import RecordingHeader, ThreadEntry, Writer, create
 
 DEMO = Path(__file__).parent / "aarch64-three-vms"
 
@@ -99,7 +99,7 @@ def _event(event: str, text: str, tid: int, tgid: int, rets: dict[str, int]) -> 
     return Event(Kind.EXIT, tid, tgid, Space.ARM64_RET, rets[found[1]])
 
 
-def write(path: Path, header: Header, identities: list[Vm], happened: list[tuple[int, Event]]) -> None:
+def write(path: Path, header: RecordingHeader, identities: list[Vm], happened: list[tuple[int, Event]]) -> None:
     """Write a recording of these events, whose threads belong to the VM with their TGID."""
     with create(path, force=True) as out:
         writer = Writer(out, header)
@@ -113,15 +113,15 @@ def write(path: Path, header: Header, identities: list[Vm], happened: list[tuple
             if event.kind == Kind.THREAD:
                 vm = next(number for number, vm in enumerate(identities) if vm.pid == event.tgid)
                 comm = event.comm.decode()
-                threads.append(Thread(event.tid, vm, comm, index_from_comm(event.comm, None)))
+                threads.append(ThreadEntry(event.tid, vm, comm, index_from_comm(event.comm, None)))
         writer.close(identities, threads, "the trace's end")
 
 
-def header(folder: Path) -> Header:
+def header(folder: Path) -> RecordingHeader:
     """Where the trace comes from."""
     release, machine = (folder / "kernel.txt").read_text().split()
     formats = ((folder / f"{name}.format").read_text() for name in ("kvm_exit", "kvm_userspace_exit"))
-    return Header(release, machine, __version__, None, 0, *formats)
+    return RecordingHeader(release, machine, __version__, None, 0, *formats)
 
 
 def convert(folder: Path, path: Path) -> None:

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from exporter.metrics.families import Family
 from exporter.metrics.kvm import Detail, Identified, Metrics
-from exporter.metrics.series import Reasons as ShownReasons
+from exporter.metrics.series import ReasonFilter as ShownReasons
 from exporter.model.reason import Reason, Space
 from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 
 BUCKETS = 142
 """Bucket i ends at 2^((i - 92) / 4) seconds; 0 is also all below, 141 all above 2^12."""
 
 WEB = Vm(pid=100, name="web-1", uuid="6f1c2a70", vmm="qemu")
-NAME = Reasons().lookup
+NAME = ReasonNames().lookup
 
 Name = Callable[[int, int], Reason]
 Labels = tuple[str, ...]

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.page import Exposition, MetricsPage, Shape
 from exporter.metrics.families import Family
 from tests.support import prometheus_messages
@@ -21,7 +21,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 FORMATS = [TEXT, OPENMETRICS, PROTOBUF]
 
-DEFAULT = Shape(Classic.of(4, 1e-6, 16.0))
+DEFAULT = Shape(ClassicBounds.of(4, 1e-6, 16.0))
 
 
 def exposition(registry: CollectorRegistry | None = None, shape: Shape = DEFAULT) -> Exposition:

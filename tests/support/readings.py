@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from exporter.model.records import ThreadKey
-from exporter.readings.reading import EXIT, Counted, InProgress, Reading, Thread
+from exporter.readings.reading import EXIT, InProgress, Reading, ReasonReading, VcpuReading
 
 SECOND = 10**9
 
@@ -18,15 +18,15 @@ def counted(
     sum_ns: int = 0,
     *,
     kind: str = EXIT,
-) -> Counted:
+) -> ReasonReading:
     """One reason; its intervals lie in the given buckets."""
-    return Counted(kind, reason, klass, exits, sum_ns, dict(buckets or {}))
+    return ReasonReading(kind, reason, klass, exits, sum_ns, dict(buckets or {}))
 
 
 def thread(
     pid: int,
     tid: int,
-    *reasons: Counted,
+    *reasons: ReasonReading,
     vm: str | None = "web-1",
     vcpu: str = "0",
     comm: str = "",
@@ -34,16 +34,20 @@ def thread(
     born_ns: int = 1,
     guest_ns: int = 0,
     in_progress: InProgress | None = None,
-) -> Thread:
+) -> VcpuReading:
     """One vCPU."""
     comm = comm or f"CPU {vcpu}/KVM"
     key = ThreadKey(pid, tid, born_ns)
-    return Thread(key, comm, vm, "", "qemu", vcpu, alive, guest_ns, in_progress, reasons)
+    return VcpuReading(key, comm, vm, "", "qemu", vcpu, alive, guest_ns, in_progress, reasons)
 
 
 def reading(
-    seconds: float, *vcpus: Thread, since_ns: int = 0, replay: bool = False, counters: Mapping[str, int] | None = None
+    seconds: float,
+    *vcpus: VcpuReading,
+    since_ns: int = 0,
+    replay: bool = False,
+    counters: Mapping[str, int] | None = None,
 ) -> Reading:
     """All vCPUs so many seconds after counting began."""
-    threads: Sequence[Thread] = vcpus
+    threads: Sequence[VcpuReading] = vcpus
     return Reading(since_ns + round(seconds * SECOND), since_ns, replay, dict(counters or {}), threads)

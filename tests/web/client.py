@@ -15,7 +15,7 @@ from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
 from exporter.web.answer import Routes
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 
 BODY = b"kvm_exits_total 4801\n"
 
@@ -36,7 +36,7 @@ def app(size: int = 1) -> Routes:
 
 
 def ask(
-    web: Web,
+    web: WebServer,
     path: str = "/metrics",
     *,
     method: str = "GET",
@@ -60,7 +60,7 @@ def ask(
         connection.close()
 
 
-def connect(web: Web, source: str = "") -> socket.socket:
+def connect(web: WebServer, source: str = "") -> socket.socket:
     """A bare connection, from another address if one is given."""
     host, port = web.addresses[0].rsplit(":", 1)
     return socket.create_connection((host.strip("[]"), int(port)), 20, (source, 0) if source else None)

@@ -7,12 +7,12 @@ import pytest
 
 from exporter.web import watched
 from exporter.web.answer import Routes
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from exporter.web.watched import Watched
 from tests.web import certificates
 from tests.web.client import app
 
-Serve = Callable[..., Web]
+Serve = Callable[..., WebServer]
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +30,12 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Start servers that are closed at the end of the test, each with a web configuration, or the path of one."""
-    started: list[Web] = []
+    started: list[WebServer] = []
 
-    def start(config: Path | Watched | None = None, *, routes: Routes | None = None, **options: object) -> Web:
+    def start(config: Path | Watched | None = None, *, routes: Routes | None = None, **options: object) -> WebServer:
         addresses = options.pop("addresses", ["127.0.0.1:0"])
         settings = config if isinstance(config, Watched) else Watched(config)
-        web = Web(addresses, settings=settings, **options)  # type: ignore[arg-type]
+        web = WebServer(addresses, settings=settings, **options)  # type: ignore[arg-type]
         started.append(web)
         web.serve(routes or app())
         return web

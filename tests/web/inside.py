@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from exporter.web.auth import Passwords
 from exporter.web.connections import Connections
-from exporter.web.server import Web
-from exporter.web.stream import Timed
+from exporter.web.server import WebServer
+from exporter.web.stream import TimedStream
 
 
 class Clock:
@@ -22,26 +22,26 @@ class Clock:
         return self.now
 
 
-def held(web: Web) -> Connections:
+def held(web: WebServer) -> Connections:
     """Its connections."""
     assert web._server
     return web._server._connections
 
 
-def passwords(web: Web) -> Passwords:
+def passwords(web: WebServer) -> Passwords:
     """What checks them."""
     assert web._server
     return web._server._passwords
 
 
-def only(web: Web) -> Timed:
+def only(web: WebServer) -> TimedStream:
     """The server's end of the one connection there is."""
     until(lambda: len(held(web)) == 1)
     (stream,) = held(web)
     return stream
 
 
-def scrapes(web: Web) -> int:
+def scrapes(web: WebServer) -> int:
     """How many are in flight."""
     return len(held(web)._scrapes)
 
@@ -54,16 +54,16 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def idle(stream: Timed) -> bool:
+def idle(stream: TimedStream) -> bool:
     """Between two requests."""
     return stream.idle_since > stream.accepted and stream.busy_since is None
 
 
-def writing(stream: Timed) -> bool:
+def writing(stream: TimedStream) -> bool:
     """In the midst of an answer."""
     return stream.busy_since is not None and stream.writing()
 
 
-def stuck(stream: Timed) -> bool:
+def stuck(stream: TimedStream) -> bool:
     """The client takes nothing, and the kernel no more, not even once delayed acknowledgements have come."""
     return writing(stream) and not select.select([], [stream.socket], [], 0.1)[1]

@@ -59,10 +59,10 @@ def child() -> None:
     sys.path.insert(0, str(ROOT))
     from exporter.metrics.exposition.page import MetricsPage
     from exporter.service.routes import routes
-    from exporter.web.server import Web
+    from exporter.web.server import WebServer
 
     pieces = [_LINE * 100] * (PAGE_BYTES // len(_LINE) // 100)
-    web = Web(["127.0.0.1:0"])
+    web = WebServer(["127.0.0.1:0"])
     web.serve(routes(lambda *_: MetricsPage([("Content-Type", "text/plain")], pieces), "/metrics"))
     print(web.addresses[0], flush=True)
     sys.stdin.read()

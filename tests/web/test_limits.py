@@ -15,7 +15,7 @@ import pytest
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.service.routes import routes
 from exporter.web import connections, server
-from exporter.web.stream import Timed
+from exporter.web.stream import TimedStream
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, held, idle, only, scrapes, stuck, until, writing
@@ -93,11 +93,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock()
 
 
-def new(stream: Timed) -> bool:
+def new(stream: TimedStream) -> bool:
     return stream.busy_since is None
 
 
-def heard(stream: Timed) -> bool:
+def heard(stream: TimedStream) -> bool:
     return stream.heard is not None
 
 
@@ -115,7 +115,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
     ],
 )
 def test_who_keeps_us_waiting_is_dropped(
-    serve: Serve, clock: Clock, limit: float, sent: list[bytes], state: Callable[[Timed], bool]
+    serve: Serve, clock: Clock, limit: float, sent: list[bytes], state: Callable[[TimedStream], bool]
 ) -> None:
     web = serve(routes=app(BIG), clock=clock)
     with connect(web) as raw:
@@ -249,16 +249,16 @@ def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, m
     gate.open.set()
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw:
-        read = Timed.read_from_fd
+        read = TimedStream.read_from_fd
 
-        def and_ends(stream: Timed, buf: bytearray | memoryview) -> int | None:
+        def and_ends(stream: TimedStream, buf: bytearray | memoryview) -> int | None:
             count = read(stream, buf)
             if count:
                 raw.shutdown(socket.SHUT_WR)
             return count
 
         until(only(web).reading)
-        monkeypatch.setattr(Timed, "read_from_fd", and_ends)
+        monkeypatch.setattr(TimedStream, "read_from_fd", and_ends)
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
 

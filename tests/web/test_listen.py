@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter.web.listen import ListenError, listen
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from tests.web.client import BODY, all_of, app
 from tests.web.conftest import Serve
 
@@ -78,14 +78,14 @@ def owner(path: Path) -> tuple[int, int, int]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
 def test_a_socket_bound_by_root_is_given_to_another_user(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
-    web = Web([f"unix:{path}", "127.0.0.1:0"])
+    web = WebServer([f"unix:{path}", "127.0.0.1:0"])
     web.give_to(3989, 4001)
     assert owner(path) == (0o660, 3989, 4001)
     web.close()
     assert not path.exists()
     os.chown(tmp_path, -1, 4003)
     tmp_path.chmod(0o2750)
-    web = Web([f"unix:{path}"])
+    web = WebServer([f"unix:{path}"])
     web.give_to(3989, 4001)
     assert owner(path) == (0o660, 3989, 4003), "the group of a setgid folder stays"
     web.close()
@@ -131,17 +131,17 @@ def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
 
 def test_an_inherited_socket_must_listen() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent, pytest.raises(ListenError) as caught:
-        Web([], [silent])
+        WebServer([], [silent])
     assert "is no listening stream socket" in str(caught.value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(ListenError):
-        Web([], [datagrams])
+        WebServer([], [datagrams])
 
 
 def test_closing_before_serving_frees_the_address() -> None:
-    web = Web(["127.0.0.1:0"])
+    web = WebServer(["127.0.0.1:0"])
     address = web.addresses[0]
     web.close()
-    again = Web([address])
+    again = WebServer([address])
     again.serve(app())
     again.close()
-    Web([address]).close()
+    WebServer([address]).close()

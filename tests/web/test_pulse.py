@@ -16,7 +16,7 @@ from exporter.service.systemd import Systemd
 from exporter.web import pulse
 from exporter.web.answer import Answer, Request, Route, text
 from exporter.web.pulse import Pulse
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from tests.web.client import ask, connect
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, until
@@ -84,7 +84,7 @@ def test_the_watchdog_hears_nothing_meanwhile(tmp_path: Path, monkeypatch: pytes
         configured = config.Config(web=config.Web(listen_address=("127.0.0.1:0",)), lock_file="")
         daemon = Daemon(configured, systemd=systemd)
         for responds in (True, False, True):
-            monkeypatch.setattr(Web, "responds", lambda _, responds=responds: responds)
+            monkeypatch.setattr(WebServer, "responds", lambda _, responds=responds: responds)
             daemon._tell_alive()
         assert [notified.recv(4096) for _ in range(2)] == [b"WATCHDOG=1"] * 2
         with pytest.raises(BlockingIOError):

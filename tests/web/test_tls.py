@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from exporter.web import connections
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from exporter.web.watched import Watched
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
@@ -34,7 +34,7 @@ def config(folder: Path, pki: Path, more: str = "", cert: str = "server") -> Pat
     return path
 
 
-def common_name(web: Web, context: ssl.SSLContext) -> str:
+def common_name(web: WebServer, context: ssl.SSLContext) -> str:
     with context.wrap_socket(connect(web), server_hostname="localhost") as raw:
         certificate = raw.getpeercert()
     assert certificate

@@ -14,7 +14,7 @@ import pytest
 from exporter.config.options import ConfigError
 from exporter.web import watched
 from exporter.web.files import Stamp, stamp
-from exporter.web.toolkit import Bucket, Reading, Settings
+from exporter.web.toolkit import Bucket, Settings, WebConfigFile
 from exporter.web.watched import Watched
 from tests.web.client import BODY, ask, trusting
 from tests.web.conftest import Serve
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, pki: Path) -> Path:
 def read(folder: Path, text: str) -> Settings:
     path = folder / "web.yml"
     path.write_text(text)
-    return Reading(path).settings()
+    return WebConfigFile(path).settings()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("good-*.yml")))

@@ -12,7 +12,7 @@ _MAX_GAP = 2
 """Empty buckets that cost less inside a span than a new span costs."""
 
 
-class Classic:
+class ClassicBounds:
     """Classic bounds: powers of two seconds, and the native bucket that each ends with."""
 
     def __init__(self, octaves: Sequence[int]) -> None:
@@ -21,7 +21,7 @@ class Classic:
         self._pick = itemgetter(*self.last, BUCKETS - 1)  # a loop would take most of a text page's time
 
     @staticmethod
-    def of(factor: int, least: float, most: float) -> Classic:
+    def of(factor: int, least: float, most: float) -> ClassicBounds:
         """Bounds `factor` (2, 4 or 16) apart that take in the range from `least` to `most` seconds.
 
         They are multiples of each other's grid: bounds of a larger factor are among those of a smaller, but for the
@@ -29,7 +29,7 @@ class Classic:
         """
         step = factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
-        return Classic(
+        return ClassicBounds(
             [
                 octave
                 for octave in range(lowest, highest + 1)

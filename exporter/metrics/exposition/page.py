@@ -12,7 +12,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from exporter.common.batches import batches
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.negotiation import Format, accepts_gzip, choose_format
 from exporter.metrics.exposition.protobuf import ProtobufRenderer, registry_metrics
 from exporter.metrics.exposition.text import TextRenderer
@@ -41,7 +41,7 @@ class MetricsPage(NamedTuple):
 class Shape:
     """How histograms are served."""
 
-    classic: Classic
+    classic: ClassicBounds
     native: bool = True
     classic_in_protobuf: bool = False
     """Classic buckets beside the native ones, for Prometheus servers that are to store both."""

@@ -13,8 +13,8 @@ from operator import sub
 
 from prometheus_client.metrics_core import Metric
 
-from exporter.metrics.exposition.buckets import Classic, nonzero, spans
-from exporter.metrics.families import Counters, Family, Histograms, Plain
+from exporter.metrics.exposition.buckets import ClassicBounds, nonzero, spans
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
 from exporter.metrics.series import Series
 from exporter.model.buckets import SCHEMA, ZERO_THRESHOLD
 
@@ -84,17 +84,17 @@ class ProtobufRenderer:
     `native` False leaves the native buckets out; `classic` None the classic ones.
     """
 
-    def __init__(self, classic: Classic | None, *, native: bool) -> None:
+    def __init__(self, classic: ClassicBounds | None, *, native: bool) -> None:
         self._classic = classic
         self._native = native
 
     def render(self, families: list[Family]) -> Iterator[bytes]:
         """Yield the page in pieces. A family without series is left out: the format has no place for it."""
         for family in families:
-            if isinstance(family, Plain):
+            if isinstance(family, PlainFamily):
                 kind = _KINDS[family.kind]
                 metrics = [_simple(kind, _labels(family.labels, labels), value) for labels, value in family.samples]
-            elif isinstance(family, Counters):
+            elif isinstance(family, CounterFamily):
                 kind = _COUNTER
                 metrics = [series.counter_message or self._counter(family, series) for series in family.series]
             else:
@@ -103,14 +103,14 @@ class ProtobufRenderer:
             if metrics:
                 yield from _family(family.name, family.help, kind, metrics)
 
-    def _counter(self, family: Counters, series: Series) -> bytes:
+    def _counter(self, family: CounterFamily, series: Series) -> bytes:
         labels = _labels_of(family, series)
         size = varint(len(labels) + len(_COUNTER_HEAD) + 8)
         message = _METRIC + size + labels + _COUNTER_HEAD + _pack_double(series.total().exits)
         series.counter_message = message
         return message
 
-    def _histogram(self, family: Histograms, series: Series) -> bytes:
+    def _histogram(self, family: HistogramFamily, series: Series) -> bytes:
         total = series.total()
         first, counts = nonzero(total.buckets)
         parts = [_SAMPLE_COUNT, varint(sum(counts)), _SAMPLE_SUM, _pack_double(total.sum_ns / 1e9)]
@@ -131,7 +131,7 @@ class ProtobufRenderer:
         return message
 
 
-def _labels_of(family: Counters | Histograms, series: Series) -> bytes:
+def _labels_of(family: CounterFamily | HistogramFamily, series: Series) -> bytes:
     labels = series.labels_message
     if labels is None:
         labels = series.labels_message = _labels(family.labels, series.labels)

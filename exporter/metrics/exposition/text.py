@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exporter.metrics.exposition.buckets import Classic
-from exporter.metrics.families import Counters, Family, Histograms, Plain
+from exporter.metrics.exposition.buckets import ClassicBounds
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
 from exporter.metrics.series import Series
 
 _LABEL_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
@@ -25,7 +25,7 @@ def escaped_labels(names: tuple[str, ...], values: tuple[str, ...]) -> bytes:
 class TextRenderer:
     """Renders families; a series whose values did not change is not formatted again."""
 
-    def __init__(self, classic: Classic) -> None:
+    def __init__(self, classic: ClassicBounds) -> None:
         self._classic = classic
         self._templates: dict[str, bytes] = {}
 
@@ -33,14 +33,14 @@ class TextRenderer:
         """Yield the page in pieces, without the end mark of OpenMetrics."""
         for family in families:
             yield _header(family, openmetrics)
-            if isinstance(family, Counters):
+            if isinstance(family, CounterFamily):
                 yield from self._counters(family)
-            elif isinstance(family, Histograms):
+            elif isinstance(family, HistogramFamily):
                 yield from self._histograms(family)
             else:
                 yield from _plain(family)
 
-    def _counters(self, family: Counters) -> Iterator[bytes]:
+    def _counters(self, family: CounterFamily) -> Iterator[bytes]:
         start = family.name.encode() + b"{"
         for series in family.series:
             line = series.counter_line
@@ -48,7 +48,7 @@ class TextRenderer:
                 line = series.counter_line = b"%b%b} %d\n" % (start, _labels(family, series), series.total().exits)
             yield line
 
-    def _histograms(self, family: Histograms) -> Iterator[bytes]:
+    def _histograms(self, family: HistogramFamily) -> Iterator[bytes]:
         template = self._templates.get(family.name)
         if template is None:
             template = self._templates[family.name] = self._template(family.name)
@@ -60,7 +60,7 @@ class TextRenderer:
         lines += [f'{name}_bucket{{%b,le="+Inf"}} %d\n', f"{name}_count{{%b}} %d\n", f"{name}_sum{{%b}} %a\n"]
         return "".join(lines).encode()
 
-    def _histogram(self, family: Histograms, series: Series, template: bytes) -> bytes:
+    def _histogram(self, family: HistogramFamily, series: Series, template: bytes) -> bytes:
         total = series.total()
         values: list[int | float] = [*self._classic.cumulate(total.buckets)]
         values += (values[-1], total.sum_ns / 1e9)
@@ -70,7 +70,7 @@ class TextRenderer:
         return lines
 
 
-def _labels(family: Counters | Histograms, series: Series) -> bytes:
+def _labels(family: CounterFamily | HistogramFamily, series: Series) -> bytes:
     labels = series.labels_text
     if labels is None:
         labels = series.labels_text = escaped_labels(family.labels, series.labels)
@@ -78,7 +78,13 @@ def _labels(family: Counters | Histograms, series: Series) -> bytes:
 
 
 def _header(family: Family, openmetrics: bool) -> bytes:
-    kind = family.kind if isinstance(family, Plain) else "counter" if isinstance(family, Counters) else "histogram"
+    kind = (
+        family.kind
+        if isinstance(family, PlainFamily)
+        else "counter"
+        if isinstance(family, CounterFamily)
+        else "histogram"
+    )
     name = family.name
     if openmetrics and kind == "counter":
         name = name[: -len("_total")]  # the family has no suffix there, its samples have
@@ -86,7 +92,7 @@ def _header(family: Family, openmetrics: bool) -> bytes:
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
 
 
-def _plain(family: Plain) -> Iterator[bytes]:
+def _plain(family: PlainFamily) -> Iterator[bytes]:
     start = family.name.encode() + b"{"
     for labels, value in family.samples:
         yield b"%b%b} %a\n" % (start, escaped_labels(family.labels, labels), value)

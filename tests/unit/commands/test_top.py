@@ -22,7 +22,7 @@ from exporter.config.options import Config, Web
 from exporter.readings.reading import USERSPACE, Reading
 from exporter.terminal import address, source
 from exporter.terminal.address import Address
-from exporter.terminal.source import Exporter, Own, SourceError
+from exporter.terminal.source import ExporterSource, OwnSource, SourceError
 from tests.support.fake_exporter import FakeExporter
 from tests.support.readings import SECOND, counted, reading, thread
 
@@ -287,7 +287,7 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
         there = Address(*server.getsockname())
         try:
             with pytest.raises(SourceError, match=rf"^no whole answer from {re.escape(str(there))} within 0\.3 s$"):
-                Exporter(there, 0.3)
+                ExporterSource(there, 0.3)
         finally:
             over.set()
 
@@ -443,9 +443,9 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
 def test_a_host_without_kvm(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"^this host has no KVM: the tracepoint kvm:kvm_exit does not exist; "):
-        Own(Config(), sysfs=tmp_path)
+        OwnSource(Config(), sysfs=tmp_path)
     with pytest.raises(SourceError, match=r"^tracefs is not mounted; mount -t tracefs"):
-        Own(Config(), sysfs=tmp_path / "none")
+        OwnSource(Config(), sysfs=tmp_path / "none")
 
 
 def test_the_daemon_imports_nothing_of_it() -> None:

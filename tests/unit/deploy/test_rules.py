@@ -12,7 +12,7 @@ import yaml
 
 from exporter.kernel.isa.tables import CLASSES
 from exporter.metrics import own as selfmetrics
-from exporter.metrics.families import Histograms
+from exporter.metrics.families import HistogramFamily
 from tests.support.exits import families
 from tests.support.paths import ROOT
 from tests.unit.metrics.exposition.test_rules import SNAPSHOT
@@ -62,7 +62,7 @@ def known() -> dict[str, set[str]]:
     found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
     for family in families([]):
         found[family.name] = TARGET | set(family.labels)
-        if isinstance(family, Histograms):
+        if isinstance(family, HistogramFamily):
             for part in ("bucket", "sum", "count"):
                 found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
     for metric in selfmetrics.registry(selfmetrics.State(snapshot=SNAPSHOT)).collect():

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exporter.kernel.printfmt import symbol_tables
-from exporter.kernel.tracepoint import Field, FormatError, TracepointFormat, parse_format
+from exporter.kernel.tracepoint import FormatError, RecordField, TracepointFormat, parse_format
 from tests.support.paths import FORMATS
 
 ALL = sorted(FORMATS.glob("*/*.format"))
@@ -33,22 +33,22 @@ def test_fields_of_kvm_exit_aarch64() -> None:
     parsed = read("aarch64-6.12", "kvm_exit")
     assert parsed.name == "kvm_exit"
     assert parsed.fields == {
-        "common_type": Field("common_type", 0, 2, False),
-        "common_flags": Field("common_flags", 2, 1, False),
-        "common_preempt_count": Field("common_preempt_count", 3, 1, False),
-        "common_pid": Field("common_pid", 4, 4, True),
-        "ret": Field("ret", 8, 4, True),
-        "esr_ec": Field("esr_ec", 12, 4, False),
-        "vcpu_pc": Field("vcpu_pc", 16, 8, False),
+        "common_type": RecordField("common_type", 0, 2, False),
+        "common_flags": RecordField("common_flags", 2, 1, False),
+        "common_preempt_count": RecordField("common_preempt_count", 3, 1, False),
+        "common_pid": RecordField("common_pid", 4, 4, True),
+        "ret": RecordField("ret", 8, 4, True),
+        "esr_ec": RecordField("esr_ec", 12, 4, False),
+        "vcpu_pc": RecordField("vcpu_pc", 16, 8, False),
     }
 
 
 def test_fields_of_kvm_exit_x86() -> None:
     fields = read("x86_64-6.18", "kvm_exit").fields
-    assert fields["exit_reason"] == Field("exit_reason", 8, 4, False)
-    assert fields["isa"] == Field("isa", 24, 4, False)
-    assert fields["vcpu_id"] == Field("vcpu_id", 56, 4, False)
-    assert fields["requests"] == Field("requests", 64, 8, False)
+    assert fields["exit_reason"] == RecordField("exit_reason", 8, 4, False)
+    assert fields["isa"] == RecordField("isa", 24, 4, False)
+    assert fields["vcpu_id"] == RecordField("vcpu_id", 56, 4, False)
+    assert fields["requests"] == RecordField("requests", 64, 8, False)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ PIECES = st.sampled_from(["__print_symbolic", "__print_flags", *'(){},"\\-1', '"
 @example(["__print_symbolic", "("])
 def test_garbled_print_fmt_raises_nothing(pieces: list[str]) -> None:
     parsed = parse_format(HEADER + "print fmt: " + " ".join(pieces))
-    assert parsed.fields == {"ret": Field("ret", 8, 4, True)}
+    assert parsed.fields == {"ret": RecordField("ret", 8, 4, True)}
     for table in parsed.symbols.values():
         assert all(isinstance(code, int) and name for code, name in table.items())
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.metrics.families import Family, Plain
+from exporter.metrics.families import Family, PlainFamily
 from exporter.metrics.kvm import Detail, Identified
 from exporter.model.reason import Space
 from exporter.model.records import Cell, ExitInProgress
@@ -26,7 +26,7 @@ def held(made: list[Family]) -> dict[str, dict[Labels, object]]:
     found: dict[str, dict[Labels, object]] = {}
     for family in made:
         assert family.name not in found
-        if isinstance(family, Plain):
+        if isinstance(family, PlainFamily):
             pairs: list[tuple[Labels, object]] = list(family.samples)
         else:
             pairs = [(series.labels, total(series.total())) for series in family.series]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter.metrics.kvm import Detail, Identified, Metrics
-from exporter.metrics.series import OTHER, GuestTime, Reasons, Series, Table
+from exporter.metrics.series import OTHER, GuestTime, ReasonFilter, Series, SeriesTable
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
@@ -21,7 +21,7 @@ from tests.support import exits, pages
 from tests.support.exits import NAME, WEB, Labels, Total, cell, metrics, of, record, snapshots
 
 
-def held(table: Table) -> dict[Labels, Total]:
+def held(table: SeriesTable) -> dict[Labels, Total]:
     found = {}
     for series in table.series():
         total = series.total()
@@ -44,7 +44,7 @@ def held(table: Table) -> dict[Labels, Total]:
     ],
 )
 def test_allow_and_deny(allow: list[str], deny: list[str], shown: list[str]) -> None:
-    reasons = Reasons(NAME, allow, deny)
+    reasons = ReasonFilter(NAME, allow, deny)
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown
     assert [reasons(Space.VMX, code).klass for code in codes] == [NAME(Space.VMX, code).klass for code in codes]
@@ -57,9 +57,9 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
 def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
     """Each class has the same sum with and without the lists, and so has the whole."""
-    shown = Reasons(NAME, allow, deny)
+    shown = ReasonFilter(NAME, allow, deny)
     for userspace in (False, True):
-        plain, listed = (Table(level, name, userspace=userspace) for name in (NAME, shown))
+        plain, listed = (SeriesTable(level, name, userspace=userspace) for name in (NAME, shown))
         for each, vcpu in vcpus:
             plain.update(each, vcpu)
             listed.update(each, vcpu)
@@ -70,7 +70,7 @@ def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], den
         assert not allow or reasons <= {*allow, OTHER}
 
 
-def by_class(table: Table) -> dict[Labels, Total]:
+def by_class(table: SeriesTable) -> dict[Labels, Total]:
     at = table.labels.index("reason")
     found: dict[Labels, Total] = {}
     for labels, total in held(table).items():
@@ -83,7 +83,7 @@ def by_class(table: Table) -> dict[Labels, Total]:
 
 VMS = [Vm(100, "a", "", "qemu"), Vm(100, "b", "", "qemu"), Vm(200, "a", "", "qemu")]
 LEVELS = ["vcpu", "vm"]
-SHOWN = Reasons(NAME, (), ("HLT", "CPUID"))
+SHOWN = ReasonFilter(NAME, (), ("HLT", "CPUID"))
 Sums = dict[Labels, Any]
 
 
@@ -96,7 +96,7 @@ class Threads(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         tables = [(level, userspace) for level in LEVELS for userspace in (False, True)]
-        self.tables = {at: Table(at[0], SHOWN, userspace=at[1]) for at in tables}
+        self.tables = {at: SeriesTable(at[0], SHOWN, userspace=at[1]) for at in tables}
         self.guest = {level: GuestTime(level) for level in LEVELS}
         self.left: dict[object, Sums] = {at: {} for at, _ in self._all()}
         self.vcpus: dict[ThreadKey, Identified] = {}
@@ -135,7 +135,7 @@ class Threads(RuleBasedStateMachine):
         for _, counting in self._all():
             counting.update(each, vcpu)
 
-    def _all(self) -> Iterator[tuple[object, Table | GuestTime]]:
+    def _all(self) -> Iterator[tuple[object, SeriesTable | GuestTime]]:
         yield from self.tables.items()
         yield from self.guest.items()
 
@@ -167,7 +167,7 @@ TestThreads.settings = settings(deadline=None, max_examples=60, stateful_step_co
 def test_a_cell_that_did_not_change_is_not_touched() -> None:
     """A series keeps what was rendered of it until one of its cells is another object."""
     halt, cpuid = cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.VMX, 10, 1, {1: 1}, 2)
-    table, vcpu = Table("vcpu", NAME, userspace=False), Vcpu(WEB, "0")
+    table, vcpu = SeriesTable("vcpu", NAME, userspace=False), Vcpu(WEB, "0")
     table.update(record(100, 101, halt, cpuid), vcpu)
     for series in table.series():
         series.counter_line = b"rendered"

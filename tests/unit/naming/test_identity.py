@@ -14,7 +14,7 @@ from exporter.naming.cgroup import libvirt_domain, vcpu_of_thread
 from exporter.naming.cmdline import parse, recognise, split
 from exporter.naming.identity import identify, start_time
 from exporter.naming.procfs import cgroup_paths, read_head
-from exporter.naming.qemu import Identity, looks_like_qemu
+from exporter.naming.qemu import CommandLineIdentity, looks_like_qemu
 from exporter.naming.vcpu import vcpu_index
 from tests.support.paths import DATA
 
@@ -348,7 +348,7 @@ WORDS = st.sampled_from(
 def test_command_line_parsers_are_total(argv: list[str], raw: bytes) -> None:
     for arguments in (argv, split(raw)):
         for vmm in ("qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool", ""):
-            assert isinstance(parse(vmm, arguments), Identity)
+            assert isinstance(parse(vmm, arguments), CommandLineIdentity)
         assert isinstance(recognise(arguments, arguments[:2]), str)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.kernel.isa import tables
 from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.reason import Reason, Space
-from exporter.naming.reasons import Reasons
+from exporter.naming.reasons import ReasonNames
 from tests.support.paths import FORMATS
 
 KERNELS = sorted(path.name for path in FORMATS.iterdir())
@@ -71,7 +71,7 @@ def test_space_numbers() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("source", ["kernel", "built-in"])
 def test_every_code_of_every_kernel(kernel: str, source: str) -> None:
-    reasons = Reasons(*formats(kernel)) if source == "kernel" else Reasons()
+    reasons = ReasonNames(*formats(kernel)) if source == "kernel" else ReasonNames()
     codes = kernel_codes(kernel)
     assert len(codes) >= 69
     for space, code, name in codes:
@@ -100,7 +100,7 @@ def test_tables_name_and_class_each_code_once() -> None:
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
 def test_the_same_on_every_kernel(kernel: str | None) -> None:
-    reasons = Reasons(*formats(kernel)) if kernel else Reasons()
+    reasons = ReasonNames(*formats(kernel)) if kernel else ReasonNames()
     for space, code, expected in [
         (Space.ARM64_TRAP, 0x01, Reason("EC_WFx", "idle")),
         (Space.ARM64_TRAP, 0x24, Reason("EC_DABT_LOW", "mmio")),
@@ -149,7 +149,7 @@ def test_the_same_on_every_kernel(kernel: str | None) -> None:
 
 
 def test_kernels_name_wins_over_the_built_in_one() -> None:
-    reasons = Reasons(TracepointFormat("kvm_exit", {}, {"REC->ret": {3: "ILLEGAL"}, "REC->esr_ec": {63: "NEW"}}))
+    reasons = ReasonNames(TracepointFormat("kvm_exit", {}, {"REC->ret": {3: "ILLEGAL"}, "REC->esr_ec": {63: "NEW"}}))
     assert reasons.lookup(Space.ARM64_RET, 3) == Reason("ILLEGAL", "exception")
     assert reasons.lookup(Space.ARM64_RET, 0) == Reason("IRQ", "interrupt")
     assert reasons.lookup(Space.ARM64_TRAP, 63) == Reason("EC_NEW", "other")
@@ -177,7 +177,7 @@ def test_tables_that_repeat_or_imitate_names() -> None:
             1 << 19: "I J",
         },
     }
-    reasons = Reasons(
+    reasons = ReasonNames(
         TracepointFormat("kvm_exit", {}, symbols),
         TracepointFormat("kvm_userspace_exit", {}, {"REC->reason": {1: "restart", 2: "error_EFAULT"}}),
     )
@@ -203,7 +203,7 @@ def test_tables_that_repeat_or_imitate_names() -> None:
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
 def test_small_codes_never_share_a_name(kernel: str | None) -> None:
-    reasons = Reasons(*formats(kernel)) if kernel else Reasons()
+    reasons = ReasonNames(*formats(kernel)) if kernel else ReasonNames()
     codes = [*range(2048), *range(0x80000000, 0x80000030), *range(0x8000FF00, 0x80010000), 0xFFFFFFFF]
     for spaces in TOGETHER:
         names = [reasons.lookup(space, code).name for space in spaces for code in codes]
@@ -238,7 +238,7 @@ TABLE = st.dictionaries(SMALL | st.integers(-(1 << 63), 1 << 64), NAMES, max_siz
 )
 def test_no_table_makes_two_codes_share_a_name(symbols: dict[str, dict[int, str]], codes: set[int]) -> None:
     parsed = TracepointFormat("x", {}, symbols)
-    reasons = Reasons(parsed, parsed)
+    reasons = ReasonNames(parsed, parsed)
     codes = {code & 0xFFFFFFFFFFFFFFFF for code in codes}
     for spaces in TOGETHER:
         names = [reasons.lookup(space, code).name for space in spaces for code in codes]
@@ -248,9 +248,9 @@ def test_no_table_makes_two_codes_share_a_name(symbols: dict[str, dict[int, str]
 
 @given(st.integers(), st.integers())
 def test_lookup_is_total_and_repeatable(space: int, code: int) -> None:
-    reasons = Reasons()
+    reasons = ReasonNames()
     first = reasons.lookup(space, code)
     assert first.name
     assert first.klass in tables.CLASSES
     assert reasons.lookup(space, code) is first
-    assert Reasons().lookup(space, code) == first
+    assert ReasonNames().lookup(space, code) == first

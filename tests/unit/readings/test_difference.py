@@ -9,7 +9,7 @@ import pytest
 
 from exporter.model.buckets import bound_ns
 from exporter.readings import reading as document
-from exporter.readings.difference import Row, Run, between
+from exporter.readings.difference import ReadingSpan, ReasonDifference, between
 from exporter.readings.grouping import SORT_KEYS, Filters, grouped, ordered
 from exporter.readings.reading import USERSPACE, InProgress
 from tests.support.machine import bucket
@@ -18,7 +18,7 @@ from tests.support.readings import SECOND, counted, reading, thread
 NOTHING = document.nothing(0)
 
 
-def shown(rows: list[Row]) -> list[tuple[int, str, int]]:
+def shown(rows: list[ReasonDifference]) -> list[tuple[int, str, int]]:
     return [(row.tid, row.reason, row.exits) for row in rows]
 
 
@@ -68,7 +68,8 @@ def test_the_difference_of_two_readings() -> None:
 def test_time_is_what_lay_within() -> None:
     """An exit of 100 s that ends in a run of 2 s took 1.5 s of it; one that goes on takes the rest."""
     then = reading(
-        100, thread(1, 2, counted("HLT", "idle", 1), in_progress=InProgress("HLT", "idle", round(98.5 * SECOND)))
+        100,
+        thread(1, 2, counted("HLT", "idle", 1), in_progress=InProgress("HLT", "idle", round(98.5 * SECOND))),
     )
     now = reading(
         102,
@@ -97,7 +98,7 @@ def test_userspace_returns_are_apart() -> None:
 
 
 def test_a_vcpu_that_is_gone_keeps_its_last_values() -> None:
-    run = Run(NOTHING)
+    run = ReadingSpan(NOTHING)
     run.add(reading(1, thread(1, 2, counted("IRQ", "interrupt", 3)), thread(1, 3, counted("IRQ", "interrupt", 5))))
     last = run.add(reading(2, thread(1, 3, counted("IRQ", "interrupt", 7))))
     assert sorted(shown(between(run.first, run.last).rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
@@ -115,7 +116,9 @@ def test_what_ended_before_the_run_is_not_in_it() -> None:
 
 def test_an_exporter_that_restarted() -> None:
     """Its counts begin anew, and what was read before stays."""
-    run = Run(reading(5, thread(1, 2, counted("IRQ", "interrupt", 100), born_ns=1), counters={"dropped_no_slot": 9}))
+    run = ReadingSpan(
+        reading(5, thread(1, 2, counted("IRQ", "interrupt", 100), born_ns=1), counters={"dropped_no_slot": 9})
+    )
     run.add(reading(6, thread(1, 2, counted("IRQ", "interrupt", 103), born_ns=1), counters={"dropped_no_slot": 9}))
     run.add(
         reading(

@@ -13,7 +13,7 @@ from exporter.model.reason import Space
 from exporter.model.records import ExitInProgress, RunStats, Snapshot, ThreadKey
 from exporter.model.vm import Vcpu
 from exporter.readings import reading as document
-from exporter.readings.reading import Counted, DocumentError, InProgress, Reading, Thread
+from exporter.readings.reading import DocumentError, InProgress, Reading, ReasonReading, VcpuReading
 from tests.support.exits import NAME, WEB, cell, record, snapshots
 
 
@@ -50,7 +50,7 @@ def test_a_snapshot_with_its_names() -> None:
         True,
         {"expired_early": 0},
         [
-            Thread(
+            VcpuReading(
                 ThreadKey(100, 101, 1),
                 "",
                 "web-1",
@@ -61,11 +61,11 @@ def test_a_snapshot_with_its_names() -> None:
                 17,
                 InProgress("HLT", "idle", 19),
                 [
-                    Counted("exit", "HLT", "idle", 5, 50, {10: 3, 141: 1}),
-                    Counted("userspace", "KVM_EXIT_MMIO", "mmio", 2, 0, {}),
+                    ReasonReading("exit", "HLT", "idle", 5, 50, {10: 3, 141: 1}),
+                    ReasonReading("userspace", "KVM_EXIT_MMIO", "mmio", 2, 0, {}),
                 ],
             ),
-            Thread(ThreadKey(200, 201, 1), "", None, "", "", "", False, 0, None, []),
+            VcpuReading(ThreadKey(200, 201, 1), "", None, "", "", "", False, 0, None, []),
         ],
     )
     assert [thread.vm_label for thread in now.vcpus] == ["web-1", "200"]

@@ -41,9 +41,15 @@ def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> R
     """A vCPU that does not come back from an exit, one with 101 exits a second, one that sleeps all the time."""
     age = (90 + n) * SECOND
     vcpus = [
-        (stuck, thread(1, 11, counted("EC_DABT_LOW", "mmio", 1), in_progress=InProgress("EC_DABT_LOW", "mmio", age))),
+        (
+            stuck,
+            thread(1, 11, counted("EC_DABT_LOW", "mmio", 1), in_progress=InProgress("EC_DABT_LOW", "mmio", age)),
+        ),
         (busy, thread(1, 12, counted("IRQ", "interrupt", 101 * n, {52: 101 * n}, 1009 * n), vcpu="1")),
-        (idle, thread(1, 13, counted("EC_WFx", "idle", 1), vcpu="2", in_progress=InProgress("EC_WFx", "idle", age))),
+        (
+            idle,
+            thread(1, 13, counted("EC_WFx", "idle", 1), vcpu="2", in_progress=InProgress("EC_WFx", "idle", age)),
+        ),
     ]
     return reading(n, *(vcpu for there, vcpu in vcpus if there))
 

@@ -10,7 +10,7 @@ from exporter.readings.difference import between
 from exporter.readings.grouping import GROUPS, Filters
 from exporter.terminal import screen, text
 from exporter.terminal.screen import Frame, Style
-from exporter.terminal.view import COLUMNS, KEYS, View, press
+from exporter.terminal.view import COLUMNS, KEYS, TopView, press
 from tests.support.readings import SECOND, counted, reading, thread
 
 
@@ -37,7 +37,7 @@ def frame(vm: str = "web-1", comm: str = "CPU 0/KVM") -> Frame:
 def test_every_line_is_as_wide_as_the_screen(
     vm: str, height: int, columns: int, group: str, flags: tuple[bool, ...]
 ) -> None:
-    view = View(group=group, idle=flags[0], userspace=flags[1], total=flags[2], paused=flags[3], help=flags[4])
+    view = TopView(group=group, idle=flags[0], userspace=flags[1], total=flags[2], paused=flags[3], help=flags[4])
     shown = frame(vm)
     rows = screen.chosen(shown, view, None)
     lines = screen.lines(shown, view, rows, height, columns, unicode=flags[5])
@@ -49,7 +49,7 @@ def test_every_line_is_as_wide_as_the_screen(
 
 
 def test_idle_is_dimmed_and_limits_hold() -> None:
-    shown, view = frame(), View()
+    shown, view = frame(), TopView()
     rows = screen.chosen(shown, view, None)
     styles = [style for _, style in screen.lines(shown, view, rows, 8, 80)]
     assert styles == [
@@ -66,21 +66,21 @@ def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
     )
     span = Filters(reasons=frozenset(["IRQ"])).apply(between(document.nothing(0), reading(2, *vcpus)))
     shown = Frame("12:00:00", "x", span, span)
-    said = [line.rstrip() for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    said = [line.rstrip() for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert said[1] == "2 vCPUs  2.50 exits/s  guest 50.0 %  lost 25.0 %  idle 0.0 %"
 
 
 def test_before_the_first_interval() -> None:
     early = Frame("12:00:00", "x", None, between(document.nothing(0), document.nothing(0)))
-    assert screen.chosen(early, View(), None) == []
-    said = "\n".join(line for line, _ in screen.lines(early, View(), [], 24, 80))
+    assert screen.chosen(early, TopView(), None) == []
+    said = "\n".join(line for line, _ in screen.lines(early, TopView(), [], 24, 80))
     assert "waiting for the first interval" in said
 
 
 def test_a_vm_that_is_wide() -> None:
     """East Asian letters take two columns, so that the columns after them still stand below their titles."""
     shown = frame("\u4ed9\u4eba\u638c" * 9)
-    lines = [line for line, _ in screen.lines(shown, View(), screen.chosen(shown, View(), None), 24, 80)]
+    lines = [line for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")
 
 
@@ -106,11 +106,11 @@ def test_columns() -> None:
 
 
 def test_scrolling_stays_within_the_rows() -> None:
-    view = View()
+    view = TopView()
     for key, scroll in (("up", 0), ("down", 1), ("end", 3), ("j", 3), ("page up", 0), ("page down", 3), ("home", 0)):
         changed = press(view, key, page=4, rows=7)
         assert changed
         view = changed
         assert view.scroll == scroll, key
-    assert press(View(scroll=3), "s", page=4, rows=7) == View(sort="count")
-    assert press(View(), "end", page=40, rows=7) == View()
+    assert press(TopView(scroll=3), "s", page=4, rows=7) == TopView(sort="count")
+    assert press(TopView(), "end", page=40, rows=7) == TopView()

@@ -15,7 +15,7 @@ from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
 from exporter.web.listen import ListenError
-from exporter.web.server import Web
+from exporter.web.server import WebServer
 from tests.support import pages
 from tests.support.exits import WEB, cell, families, of, record
 
@@ -26,15 +26,15 @@ def _render(accept: str, accept_encoding: str) -> MetricsPage:
 
 
 @pytest.fixture
-def served() -> Iterator[Web]:
-    web = Web(["127.0.0.1:0", "[::1]:0"])
+def served() -> Iterator[WebServer]:
+    web = WebServer(["127.0.0.1:0", "[::1]:0"])
     page = Overview(lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics")
     web.serve(routes(_render, "/metrics", overview=page))
     yield web
     web.close()
 
 
-def _ask(web: Web, method: str, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+def _ask(web: WebServer, method: str, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection(web.addresses[0], timeout=10)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
@@ -43,7 +43,7 @@ def _ask(web: Web, method: str, path: str, **headers: str) -> tuple[http.client.
     return answer, body
 
 
-def test_paths(served: Web) -> None:
+def test_paths(served: WebServer) -> None:
     answer, body = _ask(served, "GET", "/metrics", Accept="x/y", **{"Accept-Encoding": "br"})
     assert (answer.status, body) == (200, b"accept x/y encoding br\n")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
@@ -61,10 +61,10 @@ def test_paths(served: Web) -> None:
         assert _ask(served, "GET", path)[0].status == 404
 
 
-def test_the_document_of_the_vcpus(served: Web, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_document_of_the_vcpus(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
     documents = iter([b'{"vcpus": []}'])  # the second time it fails
-    web = Web(["127.0.0.1:0"])
+    web = WebServer(["127.0.0.1:0"])
     web.serve(routes(_render, "/metrics", vcpus=lambda: next(documents)))
     answer, body = _ask(web, "GET", "/-/vcpus")
     assert (answer.headers["Content-Type"], body) == ("application/json", b'{"vcpus": []}')
@@ -73,7 +73,7 @@ def test_the_document_of_the_vcpus(served: Web, caplog: pytest.LogCaptureFixture
     web.close()
 
 
-def test_methods(served: Web) -> None:
+def test_methods(served: WebServer) -> None:
     answer, body = _ask(served, "HEAD", "/metrics")
     assert (answer.status, answer.headers["Content-Length"], body) == (200, "26", b"")
     answer, _ = _ask(served, "POST", "/metrics")
@@ -87,7 +87,7 @@ def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
     cells = [cell(Space.VMX, code, 1, dict.fromkeys(range(0, 142, 5), 1), 1) for code in range(20)]
     made = families(of(WEB, *(record(100, tid, *cells) for tid in range(101, 141))))
     exposition = pages.exposition()
-    web = Web(["127.0.0.1:0"])
+    web = WebServer(["127.0.0.1:0"])
     web.serve(routes(lambda *headers: exposition.page(made, *headers), "/metrics"))
     headers = {"Accept": accept, "Accept-Encoding": encoding}
     got, body = _ask(web, "GET", "/metrics", **headers)
@@ -101,7 +101,7 @@ def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
     assert body == pages.page(made, accept, encoding).body
 
 
-def test_garbage_does_not_stop_the_next_request(served: Web) -> None:
+def test_garbage_does_not_stop_the_next_request(served: WebServer) -> None:
     host, port = served.addresses[0].split(":")
     for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"):
         with socket.create_connection((host, int(port)), timeout=10) as raw:
@@ -109,7 +109,7 @@ def test_garbage_does_not_stop_the_next_request(served: Web) -> None:
     assert _ask(served, "GET", "/metrics")[0].status == 200
 
 
-def test_addresses(served: Web) -> None:
+def test_addresses(served: WebServer) -> None:
     assert served.addresses[1].startswith("[::1]:")
     host, port = served.addresses[1].rsplit(":", 1)
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
@@ -119,7 +119,7 @@ def test_addresses(served: Web) -> None:
 
 
 def test_all_addresses_means_ipv4_and_ipv6() -> None:
-    web = Web([":0"])
+    web = WebServer([":0"])
     web.serve(routes(_render, "/metrics"))
     port = int(web.addresses[0].rsplit(":", 1)[1])
     for host in ("127.0.0.1", "::1"):
@@ -128,21 +128,21 @@ def test_all_addresses_means_ipv4_and_ipv6() -> None:
     web.close()
 
 
-def test_what_cannot_be_listened_on(served: Web) -> None:
+def test_what_cannot_be_listened_on(served: WebServer) -> None:
     with pytest.raises(ListenError) as caught:
-        Web(["127.0.0.1:0", served.addresses[0]])
+        WebServer(["127.0.0.1:0", served.addresses[0]])
     assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"
     with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:9: Cannot assign requested address$"):
-        Web(["192.0.2.1:9"])
+        WebServer(["192.0.2.1:9"])
     with pytest.raises(ListenError, match=r"^cannot listen on no-such-host\.invalid:9: "):
-        Web(["no-such-host.invalid:9"])
+        WebServer(["no-such-host.invalid:9"])
 
 
 def test_a_page_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
     def broken(accept: str, accept_encoding: str) -> MetricsPage:
         raise KeyError("reason")
 
-    web = Web(["127.0.0.1:0"])
+    web = WebServer(["127.0.0.1:0"])
     web.serve(routes(broken, "/metrics"))
     assert _ask(web, "GET", "/metrics")[0].status == 500
     assert _ask(web, "GET", "/-/healthy")[0].status == 200

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.page import Shape
 from exporter.metrics.kvm import Detail, Identified
 from exporter.model.reason import Space
@@ -19,7 +19,7 @@ from tests.support.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
 
 LEVELS = st.sampled_from(["vcpu", "vm", "off"])
 DETAILS = st.builds(Detail, LEVELS, LEVELS)
-CLASSICS = st.sampled_from([DEFAULT.classic, Classic.of(2, 1e-6, 3600.0), Classic.of(16, 0.5, 1.0)])
+CLASSICS = st.sampled_from([DEFAULT.classic, ClassicBounds.of(2, 1e-6, 3600.0), ClassicBounds.of(16, 0.5, 1.0)])
 
 # Families of series: name, and whether they are of exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
@@ -50,7 +50,7 @@ def wanted(vcpus: list[Identified], level: str, name: Name, kinds: dict[str, boo
     return {family: exits.totals(vcpus, level, name, userspace=userspace) for family, userspace in kinds.items()}
 
 
-def as_text(total: Total, classic: Classic) -> pages.Histogram:
+def as_text(total: Total, classic: ClassicBounds) -> pages.Histogram:
     """A histogram's lines as they must be written."""
     cumulated = list(accumulate(total.counts))
     bounds = [(repr(bound), math.log2(bound)) for bound in classic.bounds]
@@ -61,7 +61,7 @@ def as_text(total: Total, classic: Classic) -> pages.Histogram:
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
 @settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, detail=DETAILS, classic=CLASSICS)
-def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, classic: Classic) -> None:
+def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, classic: ClassicBounds) -> None:
     body = pages.page(families(vcpus, detail, name), accept, shape=Shape(classic)).body
     found = {family.name: family for family in pages.read_text(body)}
     suffix = "_total" if accept == OPENMETRICS else ""
@@ -89,7 +89,13 @@ def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, 
 @settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, detail=DETAILS, classic=CLASSICS)
 def test_protobuf(
-    *, native: bool, classic_in_protobuf: bool, vcpus: list[Identified], name: Name, detail: Detail, classic: Classic
+    *,
+    native: bool,
+    classic_in_protobuf: bool,
+    vcpus: list[Identified],
+    name: Name,
+    detail: Detail,
+    classic: ClassicBounds,
 ) -> None:
     shape = Shape(classic, native=native, classic_in_protobuf=classic_in_protobuf)
     found = pages.read_protobuf(pages.page(families(vcpus, detail, name), PROTOBUF, shape=shape).body)

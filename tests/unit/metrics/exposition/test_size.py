@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.metrics.exposition.buckets import Classic
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.page import Shape
 from exporter.metrics.kvm import Detail, Identified
 from exporter.model.reason import Reason, Space
@@ -79,7 +79,7 @@ LEVELS = st.sampled_from(["vcpu", "vm", "off"])
 )
 def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, detail: Detail, factor: int) -> None:
     busy = min(busy, vcpus)
-    made, classic = host(vcpus, reasons, userspace, busy), Classic.of(factor, 1e-6, 16.0)
+    made, classic = host(vcpus, reasons, userspace, busy), ClassicBounds.of(factor, 1e-6, 16.0)
     bounds = {2: 25, 4: 13, 16: 7}[factor]
     for accept in (TEXT, OPENMETRICS):
         expected = formula(vcpus, reasons + userspace, detail, bounds + 3, busy)
@@ -96,7 +96,7 @@ def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, det
 BY_VCPU, BY_VM = Detail("vcpu", "vcpu"), Detail("vm", "vm")
 ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
 BOTH = dataclasses.replace(DEFAULT, classic_in_protobuf=True)
-WIDE = Shape(Classic.of(16, 1e-6, 16.0))
+WIDE = Shape(ClassicBounds.of(16, 1e-6, 16.0))
 # A line of the table: level, format, allow list, shape; R, U and h for the formula.
 SHAPES: dict[str, tuple[Detail, str, list[str], Shape, tuple[int, int, int]]] = {
     "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
