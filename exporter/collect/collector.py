@@ -83,7 +83,7 @@ class Collector:
         self._freed: list[FreeEntry] = []
         """Cleared, and not yet handed back."""
         self._expired_early = 0
-        self._take_up(left)
+        self._resume(left)
 
     def close(self) -> None:
         """Unmap the arrays."""
@@ -233,7 +233,7 @@ class Collector:
                 with contextlib.suppress(OSError):  # then the next process looks whether it was
                     self._precautions.step(True)
 
-    def _take_up(self, left: Handover) -> None:
+    def _resume(self, left: Handover) -> None:
         """Go on with what an earlier process was about to clear and hand back."""
         unsure = [left.unsure] if left.unsure and not self._handed_back(*left.unsure) else []
         for stack, number in (*left.freed, *unsure):

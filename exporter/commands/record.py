@@ -15,7 +15,7 @@ from exporter import __version__
 from exporter.common.signals import Stop
 from exporter.common.text import printable
 from exporter.config.options import Config
-from exporter.kernel import host, program
+from exporter.kernel import host, launcher, program
 from exporter.recording import writer
 from exporter.recording.events import COUNTED
 from exporter.recording.options import STDOUT, RecordOptions
@@ -97,7 +97,7 @@ def _loaded(
         kernel_headers=config.kernel_headers,
     )
     try:
-        loaded = program.load(asked)
+        loaded = launcher.load(asked)
     except program.LoadError as error:
         raise RecordError(error.explained()) from error
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.common.text import printable
 from exporter.config.options import Config
-from exporter.kernel import host, program
+from exporter.kernel import host, launcher, program
 from exporter.naming.reasons import ReasonNames
 from exporter.readings import reading as document
 from exporter.recording import recording
@@ -58,7 +58,7 @@ def _print(text: str) -> bool:
 
 
 def _readings(config: Config, recorded: Recording) -> tuple[document.Reading, document.Reading]:
-    loaded = program.load(host.request(config, recorded.kvm_exit, attach=False))
+    loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
     try:
         snapshot, vcpus = rerun(recorded, loaded)
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config, Limits
-from exporter.kernel import preflight, program
+from exporter.kernel import launcher, preflight, program
 from exporter.kernel.preflight import Check
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
@@ -120,7 +120,7 @@ def _trial(config: Config, sysfs: Path) -> str:
     formats = read_formats(sysfs)
     if formats is None:
         raise program.LoadError("not tried: kvm:kvm_exit is missing")
-    loaded = program.load(request(config, formats.kvm_exit, attach=False))
+    loaded = launcher.load(request(config, formats.kvm_exit, attach=False))
     try:
         return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"
     finally:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import host, syscall
-from exporter.kernel.program import BPF, MAPS, PROGRAMS, SOURCES, LeafField, LoadError, front_of
+from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, LeafField, LoadError, front_of
 from exporter.model.reason import Space
 
 HEADERS = BPF / "headers"
@@ -126,7 +126,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     classic = request["attach"] and request["front"] == "x86"
-    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in PROGRAMS}
+    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in TRACEPOINTS}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
@@ -145,7 +145,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
             ) from error
     if request["attach"]:
         # The way out first: an exit that is seen before the first entry is harmless, a missed death is not.
-        for name in reversed(PROGRAMS):
+        for name in reversed(TRACEPOINTS):
             attachments[name] = _attach(bpf, name, kinds[name], raw)
     answer = {
         "maps": list(maps),

@@ -47,16 +47,16 @@ class Metrics:
             self._guest.update(record, vcpu)
         self._guest.forget(gone)
 
-    def go_on_from(self, earlier: Metrics) -> None:
+    def continue_from(self, earlier: Metrics) -> None:
         """Have every series that `earlier` has too go on from its value there, whatever it is made of here.
 
         Both must have seen the same snapshots last. After a change of what is served, no counter falls or jumps.
         """
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
-                mine[level].go_on_from(theirs[level])
+                mine[level].continue_from(theirs[level])
         if self._detail.counters == earlier._detail.counters:
-            self._guest.go_on_from(earlier._guest)
+            self._guest.continue_from(earlier._guest)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
         """A thread's cells as they were last shown to update(); none if they were not."""
@@ -66,11 +66,11 @@ class Metrics:
         """What the series hold besides the threads that there are, for one who goes on from here."""
         return CarriedOver([base for table in self._tables for base in table.bases()], self._guest.bases())
 
-    def disclaim(self) -> None:
+    def drop_unmatched(self) -> None:
         """Let go of the bases given at the start that nothing has claimed: all that could is there."""
         for each in self._tables:
-            each.disclaim()
-        self._guest.disclaim()
+            each.drop_unmatched()
+        self._guest.drop_unmatched()
 
     @property
     def _tables(self) -> Sequence[SeriesTable]:

@@ -119,7 +119,7 @@ class Series:
             self.base = (self.base or _NOTHING).plus(cell)
         return not self._cells
 
-    def go_on_from(self, earlier: Series) -> None:
+    def continue_from(self, earlier: Series) -> None:
         """Have the total be what that of `earlier` is, and grow from there."""
         then, now = earlier.total(), self.total()
         if (then.exits, then.sum_ns, then.buckets) != (now.exits, now.sum_ns, now.buckets):
@@ -212,18 +212,18 @@ class SeriesTable:
                 if series is not None and series.retire(key, number):
                     del self._series[series.labels]
 
-    def go_on_from(self, earlier: SeriesTable) -> None:
+    def continue_from(self, earlier: SeriesTable) -> None:
         """Have the series that both have go on from their values there."""
         for labels, series in self._series.items():
             if labels in earlier._series:
-                series.go_on_from(earlier._series[labels])
+                series.continue_from(earlier._series[labels])
 
     def bases(self) -> list[SeriesBase]:
         """What its series hold of what is gone, the unclaimed too."""
         held = {labels: series.base for labels, series in self._series.items() if series.base}
         return [(self._level, self._userspace, labels, *base) for labels, base in {**self._unclaimed, **held}.items()]
 
-    def disclaim(self) -> None:
+    def drop_unmatched(self) -> None:
         """Let go of what no series has claimed."""
         self._unclaimed.clear()
 
@@ -271,7 +271,7 @@ class GuestTime:
         for labels in [labels for labels in self._base if gone and labels not in left]:
             del self._base[labels]
 
-    def go_on_from(self, earlier: GuestTime) -> None:
+    def continue_from(self, earlier: GuestTime) -> None:
         """Have the label sets that both have go on from their values there."""
         then, now = earlier.totals(), self.totals()
         for labels in then.keys() & now.keys():
@@ -281,7 +281,7 @@ class GuestTime:
         """What it holds of what is gone, the unclaimed too."""
         return [*{**self._unclaimed, **self._base}.items()]
 
-    def disclaim(self) -> None:
+    def drop_unmatched(self) -> None:
         """Let go of what no thread has claimed."""
         self._unclaimed.clear()
 

@@ -26,7 +26,7 @@ _STUCK = 0.25
 #: Workers given up and still hanging. With this many none is replaced any more: what is asked then gets the
 #: fallback when its patience is over, and a worker whose read returns after all goes back to work.
 _MAX_ABANDONED = 32
-#: How often settle() looks, in seconds.
+#: How often wait_known() looks, in seconds.
 _CHECK_INTERVAL = 0.01
 
 
@@ -65,7 +65,7 @@ class Lookup:
     two and so does not change a VM's identity. What get() has returned for a key stays so until the key is
     forgotten, because labels must not change under a running series; and a VM of which one thread was given
     the fallback keeps it for all its threads. All methods may be called from any thread, and none but
-    settle() waits.
+    wait_known() waits.
 
     `clock` (seconds, monotonic) measures `patience`, the time that an answer may take before the fallback:
     the pid for a name, no uuid, "unknown" for a VMM.
@@ -100,7 +100,7 @@ class Lookup:
                 self._lock.notify_all()
             self._staff()
 
-    def know(self, key: ThreadKey, vcpu: Vcpu) -> None:
+    def preset(self, key: ThreadKey, vcpu: Vcpu) -> None:
         """Take over what an earlier process has found out of a thread that may be gone by now."""
         with self._lock:
             self._threads[key] = _ThreadLookup(b"", None, self._clock(), index=vcpu.index, served=vcpu)
@@ -118,7 +118,7 @@ class Lookup:
                     self._unserved.pop(key, None)
             return thread.served
 
-    def settle(self, timeout: float) -> bool:
+    def wait_known(self, timeout: float) -> bool:
         """Wait until nothing is pending, `timeout` seconds at most; True if nothing is."""
         deadline = time.monotonic() + timeout
         with self._lock:

@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 
 COUNTED = (Kind.EXIT, Kind.ENTRY, Kind.USERSPACE_EXIT, Kind.THREAD_END)
-PROGRAMS = {
+PROGRAM_OF_KIND = {
     Kind.EXIT: "kvm_exit",
     Kind.ENTRY: "kvm_entry",
     Kind.USERSPACE_EXIT: "kvm_userspace_exit",

@@ -8,8 +8,8 @@ import subprocess
 import time
 from collections.abc import Mapping
 
+from exporter.kernel.launcher import isolated
 from exporter.kernel.privileges import Account
-from exporter.kernel.program import isolated
 from exporter.recording.recording import Recording, RecordingError
 from exporter.recording.vm import command_line
 

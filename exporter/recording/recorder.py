@@ -175,7 +175,7 @@ class Recorder:
         """Find out whose thread it is. Never through the table, for the tid may be another thread's by now."""
         key = ThreadKey(event.tgid, event.tid, ns)
         self._lookup.submit(key, event.comm, None)
-        self._lookup.settle(_IDENTITY_SECONDS)
+        self._lookup.wait_known(_IDENTITY_SECONDS)
         found = self._lookup.get(key) or Vcpu(unknown(event.tgid), "")
         self._lookup.forget([key])
         # A process that has ended meanwhile tells nothing any more; another of its threads may have been in time.

@@ -17,7 +17,7 @@ from exporter.kernel.program import Loaded
 from exporter.kernel.syscall import TestRun
 from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu
-from exporter.recording.events import PROGRAMS, Event, Kind, encoder
+from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
 from exporter.recording.recording import EventRun, RecordedThread, Recording, RecordingError
 from exporter.recording.vm import name_thread
 
@@ -122,7 +122,7 @@ class _ReplayThread:
 
     def _loop(self) -> None:
         name_thread(self._comm)
-        programs = {kind: TestRun(self._programs[name]) for kind, name in PROGRAMS.items()}
+        programs = {kind: TestRun(self._programs[name]) for kind, name in PROGRAM_OF_KIND.items()}
         while (run := self._runs.get()) is not None:
             known: dict[Event, bytes] = {}
             try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from exporter.recording.events import PROGRAMS, Event, Kind, encoder
+from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
 from exporter.recording.recording import RecordedThread, Recording, RecordingError
 
 MAX_EVENTS = 10_000_000
@@ -76,7 +76,7 @@ def read(recorded: Recording, vm: int) -> list[Track]:
                 number = known.get(event)
                 if number is None:
                     number = known[event] = len(table)
-                    table.append((PROGRAMS[event.kind], context(event)))
+                    table.append((PROGRAM_OF_KIND[event.kind], context(event)))
                 track.times.append(ns - recorded.first_ns)
                 track.numbers.append(number)
             track.ended = run.events[-1].kind == Kind.THREAD_END

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host
-from exporter.kernel.program import Launcher, Loaded
+from exporter.kernel.launcher import Launcher
+from exporter.kernel.program import Loaded
 from exporter.service import handover
 from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerError, LedgerState
 from exporter.service.systemd import Systemd

@@ -78,7 +78,7 @@ class Collection:
         `vcpu_ids` tells that exits carry the vCPU's index; `before` is what an earlier process wrote down.
         """
         for key, vcpu in before.names:
-            self._lookup.know(key, vcpu)
+            self._lookup.preset(key, vcpu)
         precautions = Precautions(partial(self._write_down, always=True), survival.ledger.step) if survival else None
         with self._lock:
             self._survival = survival

@@ -16,7 +16,7 @@ from exporter.common import logs
 from exporter.common.logs import event
 from exporter.config import load as configfile
 from exporter.config.options import Config, ConfigError
-from exporter.kernel import host, program
+from exporter.kernel import host, launcher, program
 from exporter.kernel.privileges import Account
 from exporter.metrics import own as selfmetrics
 from exporter.naming.lookup import Lookup
@@ -106,8 +106,8 @@ class Daemon:
         recorded = recording.read(file)
         self._state.replay = True
         self._notice = "This is a replay of a recording, not this host."
-        self._loaded = program.load(host.request(self._config, recorded.kvm_exit, attach=False))
-        self._pages.name(ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit), self._config)
+        self._loaded = launcher.load(host.request(self._config, recorded.kvm_exit, attach=False))
+        self._pages.set_reasons(ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit), self._config)
         self._replayed = {"recording": file.name, "vms": len(recorded.vms), "speed": speed}
         self._player = Player(recorded, self._loaded.programs, speed=speed, account=account)
 
@@ -251,7 +251,7 @@ class Daemon:
         self._loaded = attached.loaded
         try:
             formats = host.parsed(attached.loaded.formats)
-            self._pages.name(ReasonNames(*formats), self._config, attached.before if attached.kept else None)
+            self._pages.set_reasons(ReasonNames(*formats), self._config, attached.before if attached.kept else None)
             self._state.counting_since, self._state.counting_since_ns = attached.since
             self._counting.begin(
                 attached.loaded,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
-from exporter.kernel.program import BPF, MAPS, PROGRAMS, SOURCES, Loaded, layouts
+from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, Loaded, layouts
 from exporter.model.reason import Space
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
@@ -93,7 +93,7 @@ def version(config: Config) -> dict[str, Any]:
     """What must be the same for counters to go on: words for it, and its value."""
     source = hashlib.sha256(b"".join((BPF / name).read_bytes() for name in SOURCES["counting"]))
     source.update(
-        repr((_VERSION, MAPS["counting"], PROGRAMS, sorted((space.name, int(space)) for space in Space))).encode()
+        repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted((space.name, int(space)) for space in Space))).encode()
     )
     return {
         "BPF program": source.hexdigest(),

@@ -54,7 +54,7 @@ class Scraper:
         self._bases = NOTHING_CARRIED
         self._exposition = Exposition(_shape(config), registry)
 
-    def name(self, reasons: ReasonNames, config: Config, before: LedgerState | None = None) -> None:
+    def set_reasons(self, reasons: ReasonNames, config: Config, before: LedgerState | None = None) -> None:
         """Take the names of reasons from here; before anything is counted.
 
         `before` is what an earlier process wrote down, if there was one that counted in the same maps.
@@ -75,7 +75,7 @@ class Scraper:
             self._forget(gone)
             fresh = self._new_metrics(config, self._bases)
             fresh.update(vcpus, ())
-            fresh.go_on_from(self._metrics)
+            fresh.continue_from(self._metrics)
             self._metrics, self._bases = fresh, fresh.bases()
             self._exposition = Exposition(_shape(config), self._registry)
             self._counting.write_down()
@@ -83,7 +83,7 @@ class Scraper:
     def render(self, accept: str, accept_encoding: str) -> MetricsPage:
         """Collect, and render the page for a scraper that sent these headers."""
         self._counting.collect()
-        self._lookup.settle(_TAKEOVER_SECONDS if self._going_on else _SETTLE_SECONDS)
+        self._lookup.wait_known(_TAKEOVER_SECONDS if self._going_on else _SETTLE_SECONDS)
         with self._lock:
             self._state.lookups_pending = self._lookup.pending
             vcpus, gone, complete = self._counting.observed()  # perhaps newer than our own collection: the better
@@ -106,7 +106,7 @@ class Scraper:
     def _reading(self) -> Reading:
         """All vCPUs with their names. Without a collection there are none, counted since 0."""
         self._counting.collect()
-        self._lookup.settle(_SETTLE_SECONDS)
+        self._lookup.wait_known(_SETTLE_SECONDS)
         snapshot, replay = self._state.snapshot, self._state.replay
         if snapshot is None:
             return document.nothing(0, replay=replay)
@@ -163,7 +163,7 @@ class Scraper:
         self._forget(gone)
         if self._going_on:
             self._going_on = False
-            self._metrics.disclaim()
+            self._metrics.drop_unmatched()
             self._bases = self._metrics.bases()
 
     def _new_metrics(self, config: Config, bases: CarriedOver = NOTHING_CARRIED) -> Metrics:

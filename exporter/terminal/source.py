@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from exporter.collect.collector import Collector
 from exporter.config.options import Config
 from exporter.config.values import host_port
-from exporter.kernel import host, program
+from exporter.kernel import host, launcher, program
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import nameable
@@ -78,7 +78,7 @@ class OwnSource:
                     "this host has no KVM: the tracepoint kvm:kvm_exit does not exist; modprobe kvm_intel or kvm_amd; "
                     "on arm64 the kernel must have booted at EL2"
                 )
-            self._loaded = program.load(host.request(config, formats.kvm_exit, attach=True))
+            self._loaded = launcher.load(host.request(config, formats.kvm_exit, attach=True))
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
         self.first = document.nothing(time.monotonic_ns())
@@ -97,7 +97,7 @@ class OwnSource:
             if nameable(record, vcpu_ids=self._vcpu_ids):
                 self._lookup.submit(record.key, record.comm, record.vcpu_id)
         self._lookup.forget([record.key for record in snapshot.vanished])
-        self._lookup.settle(_SETTLE_SECONDS)
+        self._lookup.wait_known(_SETTLE_SECONDS)
         return document.reading(
             snapshot, self._lookup.get, self._reasons.lookup, since_ns=self.first.since_ns, replay=False
         )

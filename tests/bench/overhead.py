@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exporter.kernel import program, syscall
+from exporter.kernel import launcher, program, syscall
 from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
 from exporter.recording.writer import Writer
@@ -65,7 +65,7 @@ def _round(loaded: program.Loaded, prefix: str) -> float:
 
 
 def _load(**options: Any) -> program.Loaded:
-    return program.load(
+    return launcher.load(
         program.LoadRequest(
             front="arm64",
             defines=options.pop("defines", {}),

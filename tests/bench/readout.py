@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from exporter.collect.collector import Collector
-from exporter.kernel import program
+from exporter.kernel import launcher, program
 from exporter.kernel.syscall import TestRun
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 11
@@ -80,7 +80,7 @@ class Vcpus:
 
 def main() -> None:
     """Measure and print the table."""
-    loaded = program.load(program.LoadRequest(front="arm64", defines={}, slots=4096, cells=16384, attach=False))
+    loaded = launcher.load(program.LoadRequest(front="arm64", defines={}, slots=4096, cells=16384, attach=False))
     collector = Collector(loaded, time.monotonic_ns, 0)
     vcpus = Vcpus(loaded)
     rows: dict[str, float] = {}

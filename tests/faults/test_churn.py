@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from exporter.collect.collector import Collector
-from exporter.kernel import program
+from exporter.kernel import launcher, program
 from exporter.model.reason import Space
 from exporter.model.records import Snapshot, ThreadKey
 from tests.faults import driver
@@ -70,7 +70,7 @@ def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
 
         def begin(slots: int, cells: int) -> tuple[program.Loaded, Counted]:
             request = program.LoadRequest(front="arm64", defines={}, slots=slots, cells=cells, attach=False)
-            loaded = program.load(request)
+            loaded = launcher.load(request)
             stack.callback(loaded.close)
             for name in ("sched_process_exit", "sched_process_exec"):
                 stack.callback(os.close, driver.attach(loaded.programs[name], name))

@@ -357,13 +357,13 @@ def test_processes_vanish_while_they_are_looked_up() -> None:
 _FEW_DESCRIPTORS = """
 import os, resource
 from exporter import program
-request = program.Request(front='arm64', defines={}, slots=4, cells=4, attach=False)
+request = program.LoadRequest(front='arm64', defines={}, slots=4, cells=4, attach=False)
 held = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]  # ours alone: the loader itself has room
 before = len(os.listdir('/proc/self/fd'))
 for room in range(1, 25):
     resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + room, 4096))
     try:
-        program.load(request).close()
+        launcher.load(request).close()
         said = 'loaded'
     except program.LoadError as error:
         said = str(error)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from exporter.kernel import program
+from exporter.kernel import launcher, program
 from tests.support.machine import Machine
 from tests.support.services import Service
 
@@ -66,7 +66,7 @@ def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
     with ExitStack() as stack:
 
         def load(request: program.LoadRequest) -> program.Loaded:
-            loaded = program.load(request)
+            loaded = launcher.load(request)
             stack.callback(loaded.close)
             return loaded
 

@@ -56,7 +56,7 @@ def _run_interrupted(times: int) -> None:
 def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
-    assert loaded.attachments.keys() == set(program.PROGRAMS)
+    assert loaded.attachments.keys() == set(program.TRACEPOINTS)
     collector = Collector(loaded, lambda: 0, 10**18)
     thread = threading.Thread(target=_run_interrupted, args=(1009,))
     thread.start()
@@ -153,9 +153,9 @@ def test_no_privilege_is_one_line() -> None:
     import sys
 
     code = (
-        "import os; from exporter.kernel import program\n"
+        "import os; from exporter.kernel import launcher, program\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: program.load(program.Request(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
+        "try: launcher.load(program.LoadRequest(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
         "except program.LoadError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

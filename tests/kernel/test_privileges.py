@@ -100,9 +100,9 @@ def test_what_it_may_do_from_inside() -> None:
     """Maps that were handed over can be written to, and no program can be loaded: with privileges.drop() alone."""
     code = """
 import errno, os, struct, ctypes
-from exporter import privileges, program
-from exporter.bpf import syscall
-loaded = program.load(program.Request(front="arm64", defines={}, slots=7, cells=7, attach=False))
+from exporter.kernel import launcher, privileges, program
+from exporter.kernel import syscall
+loaded = launcher.load(program.LoadRequest(front="arm64", defines={}, slots=7, cells=7, attach=False))
 assert privileges.drop(privileges.account("nobody")) == []
 assert os.getresuid() == (65534,) * 3
 for call in (lambda: os.setuid(0), lambda: os.chown("/tmp", 0, 0), lambda: open("/sys/kernel/tracing/events")):
@@ -124,7 +124,7 @@ try:
 except PermissionError:
     print("refused")
 try:
-    program.load(program.Request(front="arm64", defines={}, slots=7, cells=7, attach=False))
+    launcher.load(program.LoadRequest(front="arm64", defines={}, slots=7, cells=7, attach=False))
 except program.LoadError as error:
     print(error)
 syscall.program_stats(loaded.programs["kvm_exit"])
@@ -147,7 +147,7 @@ os.system("cat /sys/kernel/tracing/events/kvm/kvm_exit/format 2>&1 | tail -c 18"
 def test_it_refuses_to_drop_with_threads() -> None:
     code = """
 import threading
-from exporter import privileges
+from exporter.kernel import privileges
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 try:
     privileges.drop(None)
@@ -211,8 +211,8 @@ def test_the_waiting_child_is_small_and_ends_with_the_daemon(tmp_path: Path) -> 
     code = f"""
 import sys, time
 from pathlib import Path
-from exporter import host, privileges, program
-from exporter.config import Config
+from exporter.kernel import host, launcher, privileges, program
+from exporter.config.options import Config
 loader = program.Loader(host.attach_request(Config(), Path({str(tmp_path)!r})))
 privileges.drop(privileges.account("nobody"))
 while not loader.waiting:

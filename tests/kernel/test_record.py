@@ -23,7 +23,7 @@ import pytest
 
 from exporter.commands import record
 from exporter.config.options import Config
-from exporter.kernel import program
+from exporter.kernel import launcher, program
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.recording import blocks, recorder, recording
@@ -66,7 +66,7 @@ class Recorded:
         )
         self.path = path
         proc = options.pop("proc", Path("/proc"))
-        self.loaded = program.load(request)
+        self.loaded = launcher.load(request)
         self._file = create(path, force=True)
         self.writer = Writer(self._file, _header(front))
         self.now = 0
@@ -519,13 +519,13 @@ def test_no_memory_for_the_ring(tmp_path: Path) -> None:
     limited = (
         "import resource, sys\n"
         "from exporter.commands import cli\n"
-        "from exporter.kernel import program\n"
-        "load = program.load\n"
+        "from exporter.kernel import launcher\n"
+        "load = launcher.load\n"
         "def then(request):\n"
         "    loaded = load(request)\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))\n"
         "    return loaded\n"
-        "program.load = then\n"
+        "launcher.load = then\n"
         f"sys.exit(cli.main(['record', {str(path)!r}, '0.1', '--force', '--ring-size=64M']))\n"
     )
     said = subprocess.run([sys.executable, "-c", limited], stderr=PIPE, text=True, check=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from exporter.kernel import syscall
-from exporter.kernel.program import MAPS, PROGRAMS
+from exporter.kernel.program import MAPS, TRACEPOINTS
 from exporter.recording.vm import name_thread
 from tests.kernel.test_attach import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, _run_interrupted
 from tests.support.services import FakeSystemd, Service
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.kvm
 
 STORED = {
     *(f"map.{name}" for name in MAPS["counting"]),
-    *(f"program.{name}" for name in PROGRAMS),
-    *(f"attachment.{name}" for name in PROGRAMS),
+    *(f"program.{name}" for name in TRACEPOINTS),
+    *(f"attachment.{name}" for name in TRACEPOINTS),
     "ledger.0",
     "ledger.1",
     "state",

@@ -47,7 +47,7 @@ class Process:
         self.pages = Scraper(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
         self.ledger: Ledger = Ledger(before.ledger.files) if before else Ledger.create()
         self._written = self.ledger.read() if before else LedgerState()
-        self.pages.name(ReasonNames(), Config(level=Level(level, level)), self._written if before else None)
+        self.pages.set_reasons(ReasonNames(), Config(level=Level(level, level)), self._written if before else None)
 
         _LOOKUPS.append(self._lookup)
 

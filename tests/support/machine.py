@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from exporter.collect.collector import Collector
-from exporter.kernel import program
+from exporter.kernel import launcher, program
 from exporter.kernel.syscall import TestRun
 from exporter.model.buckets import BUCKETS, FIRST_BOUND
 from exporter.model.reason import Space
@@ -122,7 +122,7 @@ class Machine:
     def __init__(self, front: str, *, linger_ns: int = 300 * 10**9, **options: Any) -> None:
         request: dict[str, Any] = {"slots": 64, "cells": 1024, "clock_in_context": True, **options}
         defines = X86_DEFINES if front == "x86" else {}
-        self.loaded = program.load(program.LoadRequest(front=front, defines=defines, attach=False, **request))
+        self.loaded = launcher.load(program.LoadRequest(front=front, defines=defines, attach=False, **request))
         self.now = 0
         self.collector = Collector(self.loaded, lambda: self.now, linger_ns)
         self._vcpus: list[Vcpu] = []

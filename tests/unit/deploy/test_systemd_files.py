@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter.config.options import Config
-from exporter.kernel.program import MAPS, PROGRAMS
+from exporter.kernel.program import MAPS, TRACEPOINTS
 from exporter.service.handover import _KINDS
 from tests.support.paths import ROOT
 
@@ -49,7 +49,7 @@ def test_the_unit_is_of_this_program() -> None:
     assert setting("RuntimeDirectory") == [Path(Config().lock_file).parent.name]
     assert setting("AmbientCapabilities") == setting("CapabilityBoundingSet")
     # Maps, programs and attachments, the statistics', what they are, what has ended; and the old ones until they go.
-    stored = len(MAPS["counting"]) + 2 * len(PROGRAMS) + 1 + 2
+    stored = len(MAPS["counting"]) + 2 * len(TRACEPOINTS) + 1 + 2
     assert len(_KINDS) == 3
     assert int(setting("FileDescriptorStoreMax")[0]) >= stored
     assert f"u {Config().run_as} -" in (FILES / "kvm-exit-exporter.sysusers").read_text()

@@ -24,7 +24,7 @@ def test_what_stays_has_the_same_value(
         old.update(each, vcpu)
         new.update(each, vcpu)
     before, plain = held(old), held(new)
-    new.go_on_from(old)
+    new.continue_from(old)
     after = held(new)
     assert after == {labels: before.get(labels, total) for labels, total in plain.items()}
 
@@ -41,7 +41,7 @@ def test_it_grows_by_what_comes_and_never_falls() -> None:
 
     new = SeriesTable("vm", ReasonFilter(NAME, allow=["CPUID"]), userspace=False)
     new.update(*one)
-    new.go_on_from(old)
+    new.continue_from(old)
     assert {labels[2]: total.exits for labels, total in held(new).items()} == {OTHER: 101, "CPUID": 211}
     more = cell(1, 12, 104, {3: 103, 5: 1}, 1500)
     (later,) = of(WEB, record(100, 101, more, cpuid))
@@ -59,7 +59,7 @@ def test_what_ended_threads_counted_is_carried_over() -> None:
         old.update(*each)
     old.forget([gone[0].key])
     new.update(*stays)
-    new.go_on_from(old)
+    new.continue_from(old)
     (total,) = held(new).values()
     assert (total.exits, total.sum_ns, total.counts[3], total.counts[4]) == (312, 3120, 101, 211)
     new.forget([stays[0].key])
@@ -73,7 +73,7 @@ def test_guest_time_too() -> None:
         old.update(*each)
     old.forget([ThreadKey(100, 101, 1)])
     new.update(*stays)
-    new.go_on_from(old)
+    new.continue_from(old)
     assert list(new.totals().values()) == [1512]
     (later,) = of(WEB, record(100, 102, guest_ns=600))[:1]
     new.update(*later)

@@ -127,7 +127,7 @@ def test_threads_of_one_vm_share_one_read(proc: Proc, clock: Clock, reads: Count
     for (_, n), key in keys.items():
         names.submit(key, b"CPU %d/KVM" % n, None)
         names.submit(key, b"CPU %d/KVM" % n, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     answers = {where: names.get(key) for where, key in keys.items()}
     assert answers == {
         (pid, n): Vcpu(qemu(pid, "web" if pid == 10 else "db"), str(n)) for pid in (10, 20) for n in range(9)
@@ -135,14 +135,14 @@ def test_threads_of_one_vm_share_one_read(proc: Proc, clock: Clock, reads: Count
     assert len({id(answer.vm) for answer in answers.values() if answer}) == 2
     assert reads == {10: 1, 20: 1}
     names.submit(ThreadKey(10, 99, 8), b"x", 9)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(ThreadKey(10, 99, 8)) == Vcpu(qemu(10, "web"), "9")
     assert reads == {10: 1, 20: 1}
 
 
 def test_nothing_starts_before_it_is_needed(proc: Proc) -> None:
     names = proc.lookup()
-    assert names.settle(0)
+    assert names.wait_known(0)
     assert names.pending == 0
     assert names.get(ThreadKey(1, 1, 1)) is None
     assert not workers()
@@ -153,10 +153,10 @@ def test_reused_pid_is_asked_anew(proc: Proc, reads: Counter[int]) -> None:
     names = proc.lookup()
     old, new = ThreadKey(10, 11, 1), ThreadKey(10, 11, 2)
     names.submit(old, CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     proc.add(10, "new", start=6)
     names.submit(new, CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(old) == Vcpu(qemu(10, "old"), "0")
     assert names.get(new) == Vcpu(qemu(10, "new"), "0")
     assert reads == {10: 2}
@@ -167,7 +167,7 @@ def test_exec_keeps_the_identity(proc: Proc, reads: Counter[int]) -> None:
     names = proc.lookup()
     for tid in (11, 12):
         names.submit(ThreadKey(10, tid, tid), CPU0, None)
-        assert names.settle(LONG)
+        assert names.wait_known(LONG)
         proc.add(10, "second")
         assert names.get(ThreadKey(10, tid, tid)) == Vcpu(qemu(10, "first"), "0")
     assert reads == {10: 1}
@@ -179,7 +179,7 @@ def test_pid_that_changes_hands_during_the_read(proc: Proc, monkeypatch: pytest.
     proc.add(10, "another")
     names = proc.lookup()
     names.submit(ThreadKey(10, 11, 1), CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(Vm(10, "10", "", "unknown"), "0")
 
 
@@ -187,7 +187,7 @@ def test_process_that_is_gone(proc: Proc) -> None:
     names = proc.lookup()
     for tid in (11, 12):
         names.submit(ThreadKey(10, tid, 1), b"CPU 2/KVM", None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     for tid in (11, 12):
         assert names.get(ThreadKey(10, tid, 1)) == Vcpu(Vm(10, "10", "", "unknown"), "2")
     names.forget([ThreadKey(10, 11, 1), ThreadKey(10, 12, 1)])
@@ -216,12 +216,12 @@ def test_a_hanging_vm_gets_the_fallback_and_keeps_it(
     wait_for(lambda: names.pending == 2, "the other VM resolves")
     assert names.get(other) == Vcpu(qemu(20, "db"), "0")
     assert names.get(stuck) is None
-    assert not names.settle(0.05)
+    assert not names.wait_known(0.05)
     clock.now += 4.999
     assert names.get(stuck) is None
     clock.now += 0.001
     assert names.pending == 0
-    assert names.settle(0)
+    assert names.wait_known(0)
     fallback = Vcpu(Vm(10, "10", "", "unknown"), "0")
     assert names.get(stuck) == fallback
     hangs.set()
@@ -304,7 +304,7 @@ def test_a_hung_vm_with_many_threads_holds_one_worker(proc: Proc) -> None:
     assert names.pending == 64
     with (proc.root / "10" / "cmdline").open("wb") as writer:
         writer.write(b"qemu-kvm\0-name\0web\0")
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert {names.get(ThreadKey(10, tid, 1)) for tid in range(11, 75)} == {Vcpu(Vm(10, "web", "", "qemu"), "0")}
 
 
@@ -327,7 +327,7 @@ def test_forget_frees_threads_and_vms(proc: Proc, reads: Counter[int]) -> None:
     first, second = ThreadKey(10, 11, 1), ThreadKey(10, 12, 1)
     names.submit(first, CPU0, None)
     names.submit(second, CPU1, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(first) == Vcpu(qemu(10, "web"), "0")
     names.forget([first, ThreadKey(99, 99, 99)])
     assert names.get(first) is None
@@ -337,7 +337,7 @@ def test_forget_frees_threads_and_vms(proc: Proc, reads: Counter[int]) -> None:
     names.forget([second])
     assert (names._threads, names._machines, names._unserved, names._given_up) == ({}, {}, {}, {})
     names.submit(first, CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(first) == Vcpu(qemu(10, "web"), "0")
     assert reads == {10: 2}
 
@@ -359,13 +359,13 @@ def test_close_sends_workers_home(proc: Proc) -> None:
     proc.add(10, "web")
     names = proc.lookup()
     names.submit(ThreadKey(10, 11, 1), CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     names.close()
     names.close()
     wait_for(lambda: not workers(), "workers leave")
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(qemu(10, "web"), "0")
     names.submit(ThreadKey(10, 12, 1), CPU1, None)
-    assert not names.settle(LONG)
+    assert not names.wait_known(LONG)
     assert not workers()
 
 
@@ -380,7 +380,7 @@ def test_no_thread_to_be_had(proc: Proc, clock: Clock, monkeypatch: pytest.Monke
         names.submit(ThreadKey(10, 11, 1), CPU0, None)
         assert names.get(ThreadKey(10, 11, 1)) is None
         assert not names._workers
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(qemu(10, "web"), "0")
 
 
@@ -398,7 +398,7 @@ def test_a_worker_that_fails_leaves_the_fallback(proc: Proc, clock: Clock, monke
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(Vm(10, "10", "", "unknown"), "0")
     proc.add(20, "db")
     names.submit(ThreadKey(20, 21, 1), CPU0, None)
-    assert names.settle(LONG)
+    assert names.wait_known(LONG)
     assert names.get(ThreadKey(20, 21, 1)) == Vcpu(qemu(20, "db"), "0")
 
 
@@ -419,7 +419,7 @@ def test_from_many_threads_at_once(proc: Proc, reads: Counter[int]) -> None:
                 answer = names.get(key)
                 if answer is not None:
                     answers[key].add(answer)
-            if not names.settle(LONG):
+            if not names.wait_known(LONG):
                 failures.append("not settled")
         seen.append(answers)
 
