@@ -356,7 +356,7 @@ def test_processes_vanish_while_they_are_looked_up() -> None:
 
 _FEW_DESCRIPTORS = """
 import os, resource
-from exporter import program
+from exporter.kernel import launcher, program
 request = program.LoadRequest(front='arm64', defines={}, slots=4, cells=4, attach=False)
 held = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]  # ours alone: the loader itself has room
 before = len(os.listdir('/proc/self/fd'))

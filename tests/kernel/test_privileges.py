@@ -211,9 +211,9 @@ def test_the_waiting_child_is_small_and_ends_with_the_daemon(tmp_path: Path) -> 
     code = f"""
 import sys, time
 from pathlib import Path
-from exporter.kernel import host, launcher, privileges, program
+from exporter.kernel import host, launcher, privileges
 from exporter.config.options import Config
-loader = program.Loader(host.attach_request(Config(), Path({str(tmp_path)!r})))
+loader = launcher.Launcher(host.attach_request(Config(), Path({str(tmp_path)!r})))
 privileges.drop(privileges.account("nobody"))
 while not loader.waiting:
     loader.receive(1)

@@ -12,7 +12,7 @@ from exporter.kernel import program
 
 _HAMMER = """
 import struct, sys
-from exporter.bpf.syscall import TestRun
+from exporter.kernel.syscall import TestRun
 leave, enter = TestRun(int(sys.argv[1])), TestRun(int(sys.argv[2]))
 context = struct.pack("=QQ", 2, 0x16)
 for _ in range(300007):

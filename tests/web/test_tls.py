@@ -173,7 +173,7 @@ def test_renewal(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCapt
 AS_NOBODY = """
 import logging, os, sys, threading
 from pathlib import Path
-from exporter import logs
+from exporter.common import logs
 from exporter.web import watched
 from exporter.web.watched import Watched
 
