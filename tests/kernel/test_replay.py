@@ -255,7 +255,7 @@ def test_ctrl_c_while_the_program_is_loaded(begun: str) -> None:
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("moment", ["recording.read", "rerun._Worker.play", "report.text"])
+@pytest.mark.parametrize("moment", ["recording.read", "rerun._ReplayThread.play", "report.text"])
 def test_ctrl_c_while_it_works(moment: str) -> None:
     """Also when a second one comes while it ends its threads."""
     interrupted = (
@@ -269,7 +269,7 @@ def test_ctrl_c_while_it_works(moment: str) -> None:
         f"{moment} = then\n"
         "def end(worker):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "rerun._Worker.end = end\n"
+        "rerun._ReplayThread.end = end\n"
         f"sys.argv = ['exporter', 'replay', {str(recording.DEFAULT)!r}]\n"
         "runpy.run_module('exporter', run_name='__main__')\n"
     )
