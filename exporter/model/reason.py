@@ -29,6 +29,10 @@ class Space(IntEnum):
     USERSPACE_ERRNO = 6
 
 
+USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
+"""The spaces of returns to the VMM."""
+
+
 class Reason(NamedTuple):
     """Name and class of an exit: the labels `reason` and `class`."""
 
@@ -37,3 +41,4 @@ class Reason(NamedTuple):
 
 
 NameReason = Callable[[int, int], Reason]
+"""Gives the name and class of (space, code)."""

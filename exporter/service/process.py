@@ -15,6 +15,7 @@ from exporter.kernel import privileges, program
 from exporter.kernel.privileges import Account
 from exporter.recording import recording
 from exporter.service.daemon import Daemon, StartError
+from exporter.service.replay import ReplaySource
 from exporter.service.systemd import Systemd
 from exporter.web.listen import ListenError
 
@@ -108,15 +109,15 @@ def run(
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
     # Python runs the handlers in the main thread, but the kernel may interrupt another one: this wakes the main one.
-    signal.set_wakeup_fd(daemon.wakes, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)
         if recorded:
-            daemon.prepare_replay(recorded, speed, account)
+            daemon.prepare(ReplaySource(config, recorded, speed, account))
         else:
             daemon.prepare()
         if account:
-            daemon.give_to(account)
+            daemon.give_sockets_to(account)
         _drop(account)
         daemon.start()
         daemon.attach()

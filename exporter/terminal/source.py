@@ -16,8 +16,8 @@ from exporter.config.values import host_port
 from exporter.kernel import host, launcher, program
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.naming.vcpu import nameable
 from exporter.readings import reading as document
+from exporter.readings.observer import Observer
 from exporter.readings.reading import DocumentError, Reading
 from exporter.terminal.address import Address
 
@@ -82,31 +82,27 @@ class OwnSource:
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
         self.first = document.nothing(time.monotonic_ns())
-        self._reasons = ReasonNames(formats.kvm_exit, formats.kvm_userspace_exit)
-        self._vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
-        self._lookup = Lookup(proc)
+        reasons = ReasonNames(formats.kvm_exit, formats.kvm_userspace_exit)
+        vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
+        self._observer = Observer(Lookup(proc), reasons.lookup, vcpu_ids=vcpu_ids)
         self._collector = Collector(self._loaded, time.monotonic_ns, _FOR_EVER_NS)
 
     def read(self) -> Reading:
-        """Collect."""
+        """Collect. Raises SourceError."""
         try:
             snapshot = self._collector.collect()
         except (OSError, ValueError) as error:
             raise SourceError(f"cannot read the maps: {error}") from error
-        for record in snapshot.vcpus:
-            if nameable(record, vcpu_ids=self._vcpu_ids):
-                self._lookup.submit(record.key, record.comm, record.vcpu_id)
-        self._lookup.forget([record.key for record in snapshot.vanished])
-        self._lookup.wait_known(_SETTLE_SECONDS)
-        return document.reading(
-            snapshot, self._lookup.get, self._reasons.lookup, since_ns=self.first.since_ns, replay=False
-        )
+        self._observer.look_up(snapshot)
+        self._observer.lookup.forget([record.key for record in snapshot.vanished])
+        self._observer.lookup.wait_known(_SETTLE_SECONDS)
+        return self._observer.reading(snapshot, since_ns=self.first.since_ns, replay=False)
 
     def close(self) -> None:
         """Detach."""
         self._collector.close()
         self._loaded.close()
-        self._lookup.close()
+        self._observer.lookup.close()
 
 
 class ExporterSource:

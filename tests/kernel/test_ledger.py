@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 
 from exporter.collect import maps
-from exporter.collect.collector import Collector, Precautions
+from exporter.collect.collector import Collector, Journal
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
-from exporter.metrics.series import NOTHING_CARRIED, CarriedOver
+from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
@@ -32,8 +32,8 @@ def write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntr
 
 def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
     """As the daemon does: go on from what the ledger has, and write down what is about to be cleared."""
-    precautions = Precautions(partial(write, ledger), ledger.step)
-    collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().left, precautions)
+    journal = Journal(partial(write, ledger), ledger.step)
+    collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().handover, journal)
     found = collector.collect()
     collector.close()
     return found
@@ -130,8 +130,8 @@ def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkey
 
     push = syscall.stack_push
     live(under_test)
-    survival = Precautions(partial(_write, ledger), ledger.step)
-    collector = Collector(under_test.loaded, lambda: 10**6, 10**12, precautions=survival)
+    journal = Journal(partial(_write, ledger), ledger.step)
+    collector = Collector(under_test.loaded, lambda: 10**6, 10**12, journal=journal)
     with monkeypatch.context() as patched:
         patched.setattr(syscall, "stack_push", refuse_after_four)
         assert collector.collect().recycling_pending == SLOTS * (1 + REASONS) - 4
@@ -143,8 +143,8 @@ def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkey
     assert (len(last.vcpus), last.recycling_pending) == (SLOTS + 1, 0)
     collector.close()
 
-    left = Ledger(ledger.files).read().left
-    assert (left.freed, left.unsure) == ([], None)
+    left = Ledger(ledger.files).read().handover
+    assert (left.free_entries, left.unsure) == ([], None)
     wanted = live(under_test)
     last = collect(under_test.loaded, ledger)
     assert {born: counted for born, counted in found(last.vcpus).items() if born in wanted} == wanted
@@ -172,13 +172,13 @@ def test_a_failure_right_after_a_write() -> None:
             ledger.write([], [("free_cells", 3), ("free_cells", 5), ("free_cells", 7)], NOTHING_CARRIED, always=True)
     for done in (False, True) * 3:
         ledger.step(done)
-        assert Ledger(ledger.files).read().left == Handover([], [], None)
+        assert Ledger(ledger.files).read().handover == Handover([], [], None)
     ledger.write([], [("free_cells", 11)], NOTHING_CARRIED, always=False)
-    assert Ledger(ledger.files).read().left == Handover([], [("free_cells", 11)], None)
+    assert Ledger(ledger.files).read().handover == Handover([], [("free_cells", 11)], None)
     ledger.step(False)
-    assert Ledger(ledger.files).read().left == Handover([], [], ("free_cells", 11))
+    assert Ledger(ledger.files).read().handover == Handover([], [], ("free_cells", 11))
     ledger.step(True)
-    assert Ledger(ledger.files).read().left == Handover([], [], None)
+    assert Ledger(ledger.files).read().handover == Handover([], [], None)
     ledger.close()
 
 

@@ -16,9 +16,10 @@ import pytest
 
 from exporter.collect import collector as snapshot
 from exporter.collect.collector import Collector
+from exporter.config.options import Level
 from exporter.kernel import program, syscall
 from exporter.metrics.families import CounterFamily
-from exporter.metrics.kvm import Detail, Metrics
+from exporter.metrics.kvm import Metrics
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.naming.reasons import ReasonNames
@@ -66,7 +67,7 @@ def test_last_values_linger_then_go(machine: Load) -> None:
 def test_reused_tid_in_the_same_process(machine: Load) -> None:
     """Two lives of one (pid, tid): two records, one series, and the sum outlives the linger of the first."""
     under_test = machine(linger_ns=1000)
-    metrics = Metrics(ReasonNames().lookup, Detail())
+    metrics = Metrics(ReasonNames().lookup, Level())
     identity = Identity(Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu"), "0")
     vcpu = under_test.vcpu()
     vcpu.call(_rounds(vcpu, 101, HVC64))
@@ -295,7 +296,7 @@ def test_a_stack_that_takes_nothing_back(machine: Load, monkeypatch: pytest.Monk
 
 def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go before their time, and are counted."""
-    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 10)
+    monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 10)
     under_test = machine(slots=1, cells=3)
     vcpu = under_test.vcpu()
     for life in range(7):
@@ -310,7 +311,7 @@ def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_all_that_ended_between_two_collections(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much it is: each is in the snapshot of the collection that found it ended."""
-    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 2)
+    monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 2)
     under_test = machine(slots=11, cells=11)
     vcpu = under_test.vcpu()
     for life in range(11):

@@ -12,17 +12,26 @@ import pytest
 
 from exporter.config.options import Config, Level
 from exporter.kernel import syscall
-from exporter.metrics import own as selfmetrics
+from exporter.kernel.host import Formats
+from exporter.kernel.tracepoint import parse_format
+from exporter.metrics import own
+from exporter.model.records import CountingSince
 from exporter.naming import lookup
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
-from exporter.service.collection import Collection, Survival
+from exporter.readings.observer import Observer
+from exporter.service.attach import Attached
+from exporter.service.collection import Collected, Collection, NothingCollected, Served
 from exporter.service.ledger import Ledger, LedgerState
 from exporter.service.scrape import Scraper
 from tests.support.machine import TRAP, Machine, Vcpu
+from tests.support.paths import FORMATS
 
 LINGER = 1000
+FORMATS_OF_6_12 = Formats(
+    *(parse_format((FORMATS / f"aarch64-6.12/{name}.format").read_text()) for name in Formats._fields)
+)
 
 
 _LOOKUPS: list[Lookup] = []
@@ -40,36 +49,48 @@ class Process:
 
     def __init__(self, machine: Machine, level: str, before: Process | None = None) -> None:
         self._machine = machine
-        self._state = selfmetrics.State(config_loaded=time.time())
         self._lookup = Lookup(Path("/proc"))
-        self.counting = Collection(self._state, self._lookup, LINGER)
-        registry = selfmetrics.registry(self._state, "/proc")
-        self.pages = Scraper(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
+        self._config = Config(level=Level(level, level))
+        self._collection: Collected = NothingCollected()
+        self.scraper = Scraper(self._config, self._lookup, own.registry(self._status, "/proc"))
         self.ledger: Ledger = Ledger(before.ledger.files) if before else Ledger.create()
-        self._written = self.ledger.read() if before else LedgerState()
-        self.pages.set_reasons(ReasonNames(), Config(level=Level(level, level)), self._written if before else None)
-
+        self._before = self.ledger.read() if before else LedgerState()
+        self.scraper.set_reasons(ReasonNames(), self._config, self._before, takeover=before is not None)
         _LOOKUPS.append(self._lookup)
 
+    def _status(self) -> own.OwnStatus:
+        return own.OwnStatus(self._collection.status, self.scraper.status)
+
     def begin(self) -> None:
-        survival = Survival(self.ledger, self.pages.served, self.pages.bases)
-        self.counting.begin(
-            self._machine.loaded, lambda: self._machine.now, vcpu_ids=False, before=self._written, survival=survival
+        attached = Attached(
+            self._machine.loaded,
+            FORMATS_OF_6_12,
+            CountingSince(1.0, 1),
+            lambda: self._machine.now,
+            ledger=self.ledger,
+            before=self._before,
         )
+        observer = Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False)
+        served = Served(self.scraper.served, self.scraper.carried_over)
+        self._collection = Collection(attached, observer, LINGER, served)
+        self.scraper.use(self._collection)
+
+    def collection(self) -> Collected:
+        return self._collection
 
     def page(self) -> tuple[float, float]:
         """Exits on a page with all names, and those that are on none."""
         deadline = time.monotonic() + 30
         while True:
-            text = b"".join(self.pages.render("", "").pieces).decode()
+            text = b"".join(self.scraper.page("", "").pieces).decode()
             if _sum("kvm_exit_exporter_lookups_pending", text) == 0:
                 return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
             assert time.monotonic() < deadline
 
     def turn(self) -> None:
         """What the daemon does by the timer."""
-        self.counting.collect()
-        self.pages.tidy()
+        self._collection.collect()
+        self.scraper.tidy()
 
 
 def _sum(name: str, text: str) -> float:
@@ -133,7 +154,7 @@ def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machin
     process.turn()
     for number in range(1, 4):
         process = Process(machine, "vm", process)
-        process.pages.render("", "")
+        process.scraper.page("", "")
         process.begin()
         _exits(machine, second, 3)
         assert process.page() == (108 + 3 * number, 0)
@@ -156,7 +177,7 @@ def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatc
     monkeypatch.setattr(lookup, "vcpu_index", late)
     following = Process(machine, "vm", process)
     following.begin()
-    text = b"".join(following.pages.render("", "").pieces).decode()
+    text = b"".join(following.scraper.page("", "").pieces).decode()
     assert _sum("kvm_exits_total", text) == 108
 
 
@@ -223,4 +244,4 @@ def test_a_collection_that_fails_late(two: tuple[Machine, Vcpu, Vcpu], monkeypat
     following = Process(machine, "vm", process)
     following.begin()
     assert following.page() == (108, 0)
-    assert len(following.counting.observed().vcpus) == 1
+    assert len(following.collection().observed().vcpus) == 1

@@ -20,7 +20,7 @@ from prometheus_client.samples import Sample
 from exporter.config.options import Config
 from exporter.recording import recording
 from exporter.recording.player import Player
-from exporter.service import daemon
+from exporter.service import daemon, replay
 from tests.kernel.test_replay import TRACE, _truth
 from tests.recordings import from_ftrace
 from tests.support.machine import histogram
@@ -104,8 +104,8 @@ def standstill(config: Config) -> Iterator[Standstill]:
 
     service = daemon.Daemon(config)
     try:
-        with mock.patch.object(daemon, "Player", once):
-            service.prepare_replay(recording.DEFAULT, 1000.0, None)
+        with mock.patch.object(replay, "Player", once):
+            service.prepare(replay.ReplaySource(config, recording.DEFAULT, 1000.0, None))
         service.start()
         service.attach()
         (player,) = players

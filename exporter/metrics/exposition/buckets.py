@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from operator import itemgetter
 
+from exporter.config.options import Classic
 from exporter.model.buckets import BUCKETS, COUNTS, FIRST_BOUND
 
 _MAX_GAP = 2
@@ -21,19 +22,19 @@ class ClassicBounds:
         self._pick = itemgetter(*self.last, BUCKETS - 1)  # a loop would take most of a text page's time
 
     @staticmethod
-    def of(factor: int, least: float, most: float) -> ClassicBounds:
-        """Bounds `factor` (2, 4 or 16) apart that take in the range from `least` to `most` seconds.
+    def of(classic: Classic) -> ClassicBounds:
+        """Bounds that are `classic.factor` (2, 4 or 16) apart and cover the range from `classic.min` to `classic.max`.
 
-        They are multiples of each other's grid: bounds of a larger factor are among those of a smaller, but for the
-        outermost, which may reach further.
+        The bounds of a larger factor are among those of a smaller one. Only the outermost bounds may differ: they may
+        lie further out.
         """
-        step = factor.bit_length() - 1
+        step = classic.factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
         return ClassicBounds(
             [
                 octave
                 for octave in range(lowest, highest + 1)
-                if octave % step == 0 and least < 2.0 ** (octave + step) and 2.0 ** (octave - step) < most
+                if octave % step == 0 and classic.min < 2.0 ** (octave + step) and 2.0 ** (octave - step) < classic.max
             ]
         )
 

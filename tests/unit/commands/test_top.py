@@ -81,7 +81,7 @@ def test_the_table_of_a_run(fake: FakeExporter) -> None:
     assert said.returncode == 0
     assert said.stderr == (
         f"{SAID}reading the exporter at {fake.url}\n"
-        f"{SAID}17 exits were not counted: no room for their reason (raise limits.cells)\n"
+        f"{SAID}17 exits were not counted: no room for their reason (raise limits.cells and restart)\n"
     )
 
 

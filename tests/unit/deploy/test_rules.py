@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from exporter.kernel.isa.tables import CLASSES
-from exporter.metrics import own as selfmetrics
+from exporter.metrics import own
 from exporter.metrics.families import HistogramFamily
 from tests.support.exits import families
 from tests.support.paths import ROOT
@@ -65,7 +65,7 @@ def known() -> dict[str, set[str]]:
         if isinstance(family, HistogramFamily):
             for part in ("bucket", "sum", "count"):
                 found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
-    for metric in selfmetrics.registry(selfmetrics.State(snapshot=SNAPSHOT)).collect():
+    for metric in own.registry(lambda: own.OwnStatus(own.CollectionStatus(SNAPSHOT))).collect():
         for sample in metric.samples:
             found[sample.name] = TARGET | set(sample.labels)
     for rule in ALL:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter.metrics.kvm import Detail, Identified, Metrics
-from exporter.metrics.series import OTHER, GuestTime, ReasonFilter, Series, SeriesTable
+from exporter.config.options import Level, Reasons
+from exporter.metrics.kvm import Identified, Metrics
+from exporter.metrics.series import OTHER, ReasonFilter, Series
+from exporter.metrics.tables import GuestTime, SeriesTable
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
@@ -44,7 +46,7 @@ def held(table: SeriesTable) -> dict[Labels, Total]:
     ],
 )
 def test_allow_and_deny(allow: list[str], deny: list[str], shown: list[str]) -> None:
-    reasons = ReasonFilter(NAME, allow, deny)
+    reasons = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown
     assert [reasons(Space.VMX, code).klass for code in codes] == [NAME(Space.VMX, code).klass for code in codes]
@@ -57,7 +59,7 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
 def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
     """Each class has the same sum with and without the lists, and so has the whole."""
-    shown = ReasonFilter(NAME, allow, deny)
+    shown = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     for userspace in (False, True):
         plain, listed = (SeriesTable(level, name, userspace=userspace) for name in (NAME, shown))
         for each, vcpu in vcpus:
@@ -83,7 +85,7 @@ def by_class(table: SeriesTable) -> dict[Labels, Total]:
 
 VMS = [Vm(100, "a", "", "qemu"), Vm(100, "b", "", "qemu"), Vm(200, "a", "", "qemu")]
 LEVELS = ["vcpu", "vm"]
-SHOWN = ReasonFilter(NAME, (), ("HLT", "CPUID"))
+SHOWN = ReasonFilter(NAME, Reasons((), ("HLT", "CPUID")))
 Sums = dict[Labels, Any]
 
 
@@ -185,10 +187,10 @@ def alive() -> list[Series]:
     return [one for one in gc.get_objects() if type(one) is Series]
 
 
-@pytest.mark.parametrize("detail", [Detail("vcpu", "vcpu"), Detail("vm", "vm"), Detail("vm", "vcpu")])
-def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> None:
+@pytest.mark.parametrize("level", [Level("vcpu", "vcpu"), Level("vm", "vm"), Level("vm", "vcpu")])
+def test_series_and_their_caches_are_freed_with_the_threads(level: Level) -> None:
     before = len(alive())
-    made, exposition = metrics(detail), pages.exposition()
+    made, exposition = metrics(level), pages.exposition()
 
     def collected(first: int) -> list[Identified]:
         cells = [cell(Space.VMX, code, 1, {code: 1}, code) for code in range(10)]
@@ -207,7 +209,7 @@ def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> N
         sizes.add(shown(vcpus, [each.key for each, _ in old]))
         old = vcpus
     per_level = {"vcpu": 200, "vm": 10}
-    assert sizes == {sum(per_level[level] for level in {detail.counters, detail.histograms})}
+    assert sizes == {sum(per_level[level] for level in {level.counters, level.histograms})}
     assert shown([], [each.key for each, _ in old]) == 0
     assert not held_keys(made)
 
@@ -215,4 +217,4 @@ def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> N
 def held_keys(made: Metrics) -> list[object]:
     """What Metrics still knows of any thread."""
     tables = [*made._exits.values(), *made._userspace.values()]
-    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._base]
+    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._carried]

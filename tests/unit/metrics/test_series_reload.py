@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.options import Reasons
 from exporter.metrics.kvm import Identified
-from exporter.metrics.series import OTHER, GuestTime, ReasonFilter, SeriesTable
+from exporter.metrics.series import OTHER, ReasonFilter
+from exporter.metrics.tables import GuestTime, SeriesTable
 from exporter.model.records import ThreadKey
 from tests.support.exits import NAME, WEB, cell, of, record, snapshots
 from tests.unit.metrics.test_series import LISTS, held
@@ -18,8 +20,8 @@ LEVELS = st.sampled_from(["vcpu", "vm"])
 def test_what_stays_has_the_same_value(
     vcpus: list[Identified], deny: list[str], deny_then: list[str], level: str, userspace: bool
 ) -> None:
-    old = SeriesTable(level, ReasonFilter(NAME, deny=deny), userspace=userspace)
-    new = SeriesTable(level, ReasonFilter(NAME, deny=deny_then), userspace=userspace)
+    old = SeriesTable(level, ReasonFilter(NAME, Reasons(deny=tuple(deny))), userspace=userspace)
+    new = SeriesTable(level, ReasonFilter(NAME, Reasons(deny=tuple(deny_then))), userspace=userspace)
     for each, vcpu in vcpus:
         old.update(each, vcpu)
         new.update(each, vcpu)
@@ -33,13 +35,25 @@ def test_it_grows_by_what_comes_and_never_falls() -> None:
     """HLT 12, CPUID 10, EPT_VIOLATION 48 of one vCPU; "other" holds two of them, then one, then all three."""
     hlt, cpuid = cell(1, 12, 101, {3: 101}, 1010), cell(1, 10, 211, {4: 211}, 2110)
     (one,) = of(WEB, record(100, 101, hlt, cpuid))
-    old = SeriesTable("vm", ReasonFilter(NAME, deny=["HLT", "CPUID"]), userspace=False)
+    old = SeriesTable(
+        "vm",
+        ReasonFilter(
+            NAME,
+            Reasons(
+                deny=(
+                    "HLT",
+                    "CPUID",
+                )
+            ),
+        ),
+        userspace=False,
+    )
     old.update(*one)
     others = [(total.labels, total.total().exits) for total in old.series()]
     assert {labels[2] for labels, _ in others} == {OTHER}
     assert sorted(count for _, count in others) == [101, 211]  # by class: idle, and sysreg
 
-    new = SeriesTable("vm", ReasonFilter(NAME, allow=["CPUID"]), userspace=False)
+    new = SeriesTable("vm", ReasonFilter(NAME, Reasons(allow=("CPUID",))), userspace=False)
     new.update(*one)
     new.continue_from(old)
     assert {labels[2]: total.exits for labels, total in held(new).items()} == {OTHER: 101, "CPUID": 211}

@@ -258,7 +258,7 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
     made = page(reading(1, counters={"dropped_no_slot": 3, "unmatched_exit": 5}), Health(False, 2, 1)).decode()
     warnings = re.findall(r"<li>([^<]*)</li>", made[made.index("<main") :])
     assert warnings == [
-        "3 exits were not counted: no room for their vCPU (raise limits.vcpus)",
+        "3 exits were not counted: no room for their vCPU (raise limits.vcpus and restart)",
         "Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.",
         "2 collections failed since the start; the log says why.",
         "The VM of 1 vCPU is still being looked up; until then its pid stands for its name.",

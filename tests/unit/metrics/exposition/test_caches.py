@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.config.options import Level
 from exporter.metrics.exposition.page import Exposition
-from exporter.metrics.kvm import Detail, Identified, Metrics
+from exporter.metrics.kvm import Identified, Metrics
 from exporter.model.reason import Space
 from exporter.model.records import Cell
 from tests.support import pages
@@ -20,8 +21,8 @@ CODES = [12, 10, 48]
 class Host:
     """Two vCPUs that count; each collection makes new objects of the cells that changed, and only of them."""
 
-    def __init__(self, detail: Detail) -> None:
-        self.detail = detail
+    def __init__(self, level: Level) -> None:
+        self.level = level
         self.cells = {(tid, code): cell(Space.VMX, code, 1, {5: 1}, 10) for tid in (101, 102) for code in CODES}
 
     def count(self, tid: int, code: int, bucket: int) -> None:
@@ -38,7 +39,7 @@ class Host:
 
     def fresh(self, accept: str) -> bytes:
         """The page of an exporter that has no caches yet."""
-        return page(metrics(self.detail), pages.exposition(), self.vcpus(), accept)
+        return page(metrics(self.level), pages.exposition(), self.vcpus(), accept)
 
 
 def page(made: Metrics, exposition: Exposition, vcpus: list[Identified], accept: str) -> bytes:
@@ -47,13 +48,13 @@ def page(made: Metrics, exposition: Exposition, vcpus: list[Identified], accept:
 
 
 COUNTS = st.tuples(st.sampled_from([101, 102]), st.sampled_from(CODES), st.integers(0, BUCKETS - 1))
-DETAILS = st.builds(Detail, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
+LEVELS_OF_BOTH = st.builds(Level, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
 
 
 @settings(deadline=None)
-@given(DETAILS, st.lists(COUNTS | st.sampled_from(FORMATS), max_size=20))
-def test_every_page_is_what_a_new_exporter_would_serve(detail: Detail, steps: list[tuple[int, int, int] | str]) -> None:
-    host, made, exposition = Host(detail), metrics(detail), pages.exposition()
+@given(LEVELS_OF_BOTH, st.lists(COUNTS | st.sampled_from(FORMATS), max_size=20))
+def test_every_page_is_what_a_new_exporter_would_serve(level: Level, steps: list[tuple[int, int, int] | str]) -> None:
+    host, made, exposition = Host(level), metrics(level), pages.exposition()
     for step in [*FORMATS, *steps, *FORMATS]:
         if isinstance(step, str):
             assert page(made, exposition, host.vcpus(), step) == host.fresh(step)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.config.options import Classic, Histogram, Level
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.exposition.page import Shape
-from exporter.metrics.kvm import Detail, Identified
+from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
 from tests.support import exits, pages, prometheus_messages
 from tests.support.exits import NAMES, WEB, Labels, Name, Total, cell, families, of, record, snapshots
-from tests.support.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
+from tests.support.pages import OPENMETRICS, PROTOBUF, TEXT
 
 LEVELS = st.sampled_from(["vcpu", "vm", "off"])
-DETAILS = st.builds(Detail, LEVELS, LEVELS)
-CLASSICS = st.sampled_from([DEFAULT.classic, ClassicBounds.of(2, 1e-6, 3600.0), ClassicBounds.of(16, 0.5, 1.0)])
+LEVELS_OF_BOTH = st.builds(Level, LEVELS, LEVELS)
+CLASSICS = st.sampled_from([Classic(), Classic(2, 1e-6, 3600.0), Classic(16, 0.5, 1.0)])
 
 # Families of series: name, and whether they are of exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
 HISTOGRAMS = {"kvm_exit_duration_seconds": False, "kvm_userspace_exit_duration_seconds": True}
 
 
-def plain(vcpus: list[Identified], name: Name, detail: Detail) -> dict[str, dict[Labels, float]]:
+def plain(vcpus: list[Identified], name: Name, level: Level) -> dict[str, dict[Labels, float]]:
     """What the families of few series must hold."""
     found: dict[str, dict[Labels, float]] = {
         "kvm_vcpu_exit_in_progress_seconds": {
@@ -38,8 +39,8 @@ def plain(vcpus: list[Identified], name: Name, detail: Detail) -> dict[str, dict
         },
         "kvm_vm_info": {(str(v.vm.pid), v.vm.name, v.vm.uuid, v.vm.vmm): 1.0 for _, v in vcpus},
     }
-    if detail.counters != "off":
-        guest = exits.guest_ns(vcpus, detail.counters)
+    if level.counters != "off":
+        guest = exits.guest_ns(vcpus, level.counters)
         found["kvm_vcpu_guest_seconds_total"] = {labels: ns / 1e9 for labels, ns in guest.items()}
     return found
 
@@ -50,32 +51,32 @@ def wanted(vcpus: list[Identified], level: str, name: Name, kinds: dict[str, boo
     return {family: exits.totals(vcpus, level, name, userspace=userspace) for family, userspace in kinds.items()}
 
 
-def as_text(total: Total, classic: ClassicBounds) -> pages.Histogram:
+def as_text(total: Total, classic: Classic) -> pages.TextHistogram:
     """A histogram's lines as they must be written."""
     cumulated = list(accumulate(total.counts))
-    bounds = [(repr(bound), math.log2(bound)) for bound in classic.bounds]
+    bounds = [(repr(bound), math.log2(bound)) for bound in ClassicBounds.of(classic).bounds]
     buckets = [(text, str(cumulated[round(octave * 4) + 92])) for text, octave in bounds]
-    return pages.Histogram([*buckets, ("+Inf", str(cumulated[-1]))], str(cumulated[-1]), repr(total.sum_ns / 1e9))
+    return pages.TextHistogram([*buckets, ("+Inf", str(cumulated[-1]))], str(cumulated[-1]), repr(total.sum_ns / 1e9))
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
 @settings(deadline=None)
-@given(vcpus=snapshots(), name=NAMES, detail=DETAILS, classic=CLASSICS)
-def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, classic: ClassicBounds) -> None:
-    body = pages.page(families(vcpus, detail, name), accept, shape=Shape(classic)).body
+@given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
+def test_text(accept: str, vcpus: list[Identified], name: Name, level: Level, classic: Classic) -> None:
+    body = pages.page(families(vcpus, level, name), accept, histogram=Histogram(classic=classic)).body
     found = {family.name: family for family in pages.read_text(body)}
     suffix = "_total" if accept == OPENMETRICS else ""
     stem = (lambda family: family[: -len("_total")]) if accept == OPENMETRICS else str
 
-    for family, series in wanted(vcpus, detail.counters, name, COUNTERS).items():
+    for family, series in wanted(vcpus, level.counters, name, COUNTERS).items():
         values = pages.simple(found[stem(family)], suffix)
         assert values == {labels: str(total.exits) for labels, total in series.items()}
         assert found.pop(stem(family)).kind == "counter"
-    for family, series in wanted(vcpus, detail.histograms, name, HISTOGRAMS).items():
+    for family, series in wanted(vcpus, level.histograms, name, HISTOGRAMS).items():
         lines = pages.histograms(found[family])
         assert lines == {labels: as_text(total, classic) for labels, total in series.items()}
         assert found.pop(family).kind == "histogram"
-    for family, samples in plain(vcpus, name, detail).items():
+    for family, samples in plain(vcpus, name, level).items():
         counter = family.endswith("_total")
         values = pages.simple(found[stem(family) if counter else family], suffix if counter else "")
         assert values == {labels: repr(value) for labels, value in samples.items()}
@@ -87,26 +88,26 @@ def test_text(accept: str, vcpus: list[Identified], name: Name, detail: Detail, 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("classic_in_protobuf", [True, False])
 @settings(deadline=None)
-@given(vcpus=snapshots(), name=NAMES, detail=DETAILS, classic=CLASSICS)
+@given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
 def test_protobuf(
     *,
     native: bool,
     classic_in_protobuf: bool,
     vcpus: list[Identified],
     name: Name,
-    detail: Detail,
-    classic: ClassicBounds,
+    level: Level,
+    classic: Classic,
 ) -> None:
-    shape = Shape(classic, native=native, classic_in_protobuf=classic_in_protobuf)
-    found = pages.read_protobuf(pages.page(families(vcpus, detail, name), PROTOBUF, shape=shape).body)
+    histogram = Histogram(native, replace(classic, in_protobuf=classic_in_protobuf))
+    found = pages.read_protobuf(pages.page(families(vcpus, level, name), PROTOBUF, histogram=histogram).body)
 
-    for family, series in wanted(vcpus, detail.counters, name, COUNTERS).items():
+    for family, series in wanted(vcpus, level.counters, name, COUNTERS).items():
         if series:
             read = found.pop(family)
             values = {pages.label_values(metric): metric.counter.value for metric in read.metric}
             assert values == {labels: float(total.exits) for labels, total in series.items()}
             assert read.type == prometheus_messages.COUNTER
-    for family, series in wanted(vcpus, detail.histograms, name, HISTOGRAMS).items():
+    for family, series in wanted(vcpus, level.histograms, name, HISTOGRAMS).items():
         if series:
             read = found.pop(family)
             assert read.type == prometheus_messages.HISTOGRAM
@@ -127,7 +128,7 @@ def test_protobuf(
                     assert buckets == [(float(bound), int(count)) for bound, count in lines]
                 else:
                     assert not buckets
-    for family, samples in plain(vcpus, name, detail).items():
+    for family, samples in plain(vcpus, name, level).items():
         if samples:
             read = found.pop(family)
             kind = "counter" if family.endswith("_total") else "gauge"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from exporter.metrics import own as selfmetrics
+from exporter.metrics import own as own_metrics
 from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
 from exporter.model.records import RunStats, Snapshot
@@ -61,9 +61,10 @@ def own(tmp_path: Path) -> CollectorRegistry:
     (tmp_path / "self/fd").mkdir()
     (tmp_path / "stat").write_text("btime 1700000000\n")
     (tmp_path / str(os.getpid())).symlink_to(tmp_path / "self")
-    state = selfmetrics.State(snapshot=SNAPSHOT, collect_seconds=0.1, collections=3, config_loaded=1.7e9 + 0.25)
+    collection = own_metrics.CollectionStatus(SNAPSHOT, seconds=0.1, collections=3)
+    status = own_metrics.OwnStatus(collection, config=own_metrics.ConfigStatus(loaded=1.7e9 + 0.25))
     registry = CollectorRegistry()
-    registry.register(Frozen(selfmetrics.registry(state, str(tmp_path)).collect()))  # type: ignore[arg-type]
+    registry.register(Frozen(own_metrics.registry(lambda: status, str(tmp_path)).collect()))  # type: ignore[arg-type]
     return registry
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.exposition.page import Shape
-from exporter.metrics.kvm import Detail, Identified
+from exporter.config.options import Classic, Histogram, Level
+from exporter.metrics.kvm import Identified
 from exporter.model.reason import Reason, Space
 from exporter.model.records import ExitInProgress
 from exporter.model.vm import Vcpu, Vm
@@ -42,19 +40,21 @@ def host(vcpus: int, reasons: int, userspace: int, busy: int) -> list[Identified
     return made
 
 
-def formula(vcpus: int, reasons: int, detail: Detail, of_histogram: int, in_progress: int) -> int:
+def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progress: int) -> int:
     """Series by docs/metrics.md; `reasons` are R + U."""
     vms = -(-vcpus // VCPUS_OF_A_VM)
     lines = {"vcpu": vcpus, "vm": vms, "off": 0}
-    counters, histograms = lines[detail.counters], lines[detail.histograms]
+    counters, histograms = lines[level.counters], lines[level.histograms]
     return counters * (reasons + 1) + histograms * reasons * of_histogram + in_progress + vms
 
 
-def rendered(vcpus: list[Identified], detail: Detail, accept: str, shape: Shape, allow: Sequence[str] = ()) -> int:
+def rendered(
+    vcpus: list[Identified], level: Level, accept: str, histogram: Histogram, allow: Sequence[str] = ()
+) -> int:
     """Series of a page as Prometheus counts them."""
-    made = metrics(detail, name, allow=allow)
+    made = metrics(level, name, allow=allow)
     made.update(vcpus, [])
-    body = pages.page(made.families(vcpus), accept, shape=shape).body
+    body = pages.page(made.families(vcpus), accept, histogram=histogram).body
     if accept != PROTOBUF:
         return sum(not line.startswith(b"#") for line in body.splitlines())
     metrics_found = [metric for family in pages.read_protobuf(body).values() for metric in family.metric]
@@ -74,36 +74,36 @@ LEVELS = st.sampled_from(["vcpu", "vm", "off"])
     reasons=st.integers(1, 9),
     userspace=st.integers(1, 4),
     busy=st.integers(0, 9),
-    detail=st.builds(Detail, LEVELS, LEVELS),
+    level=st.builds(Level, LEVELS, LEVELS),
     factor=st.sampled_from([2, 4, 16]),
 )
-def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, detail: Detail, factor: int) -> None:
+def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, level: Level, factor: int) -> None:
     busy = min(busy, vcpus)
-    made, classic = host(vcpus, reasons, userspace, busy), ClassicBounds.of(factor, 1e-6, 16.0)
+    made, classic = host(vcpus, reasons, userspace, busy), Classic(factor)
     bounds = {2: 25, 4: 13, 16: 7}[factor]
     for accept in (TEXT, OPENMETRICS):
-        expected = formula(vcpus, reasons + userspace, detail, bounds + 3, busy)
-        assert rendered(made, detail, accept, Shape(classic)) == expected
-    for shape, of_histogram in (
-        (Shape(classic), 1),
-        (Shape(classic, native=False), bounds + 3),
-        (Shape(classic, classic_in_protobuf=True), bounds + 4),
+        expected = formula(vcpus, reasons + userspace, level, bounds + 3, busy)
+        assert rendered(made, level, accept, Histogram(classic=classic)) == expected
+    for histogram, of_histogram in (
+        (Histogram(classic=classic), 1),
+        (Histogram(native=False, classic=classic), bounds + 3),
+        (Histogram(classic=Classic(factor, in_protobuf=True)), bounds + 4),
     ):
-        expected = formula(vcpus, reasons + userspace, detail, of_histogram, busy)
-        assert rendered(made, detail, PROTOBUF, shape) == expected
+        expected = formula(vcpus, reasons + userspace, level, of_histogram, busy)
+        assert rendered(made, level, PROTOBUF, histogram) == expected
 
 
-BY_VCPU, BY_VM = Detail("vcpu", "vcpu"), Detail("vm", "vm")
+BY_VCPU, BY_VM = Level("vcpu", "vcpu"), Level("vm", "vm")
 ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
-BOTH = dataclasses.replace(DEFAULT, classic_in_protobuf=True)
-WIDE = Shape(ClassicBounds.of(16, 1e-6, 16.0))
+BOTH = Histogram(classic=Classic(in_protobuf=True))
+WIDE = Histogram(classic=Classic(16))
 # A line of the table: level, format, allow list, shape; R, U and h for the formula.
-SHAPES: dict[str, tuple[Detail, str, list[str], Shape, tuple[int, int, int]]] = {
+SHAPES: dict[str, tuple[Level, str, list[str], Histogram, tuple[int, int, int]]] = {
     "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
     "default, native": (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 1)),
     "both forms (`in_protobuf`)": (BY_VCPU, PROTOBUF, [], BOTH, (8, 2, 17)),
     "`factor: 16`, in text": (BY_VCPU, TEXT, [], WIDE, (8, 2, 10)),
-    "histograms per VM, in text": (Detail("vcpu", "vm"), TEXT, [], DEFAULT, (8, 2, 16)),
+    "histograms per VM, in text": (Level("vcpu", "vm"), TEXT, [], DEFAULT, (8, 2, 16)),
     "all per VM, in text": (BY_VM, TEXT, [], DEFAULT, (8, 2, 16)),
     "all per VM, native": (BY_VM, PROTOBUF, [], DEFAULT, (8, 2, 1)),
     "allow list, in text": (BY_VCPU, TEXT, ALLOW, DEFAULT, (5, 2, 16)),
@@ -127,10 +127,10 @@ def test_the_table_has_the_shapes_of_this_test() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_table(shape: str) -> None:
-    detail, accept, allow, served, (reasons, userspace, of_histogram) = SHAPES[shape]
+    level, accept, allow, served, (reasons, userspace, of_histogram) = SHAPES[shape]
     told = dict(table())[shape]
-    assert told == [formula(size, reasons + userspace, detail, of_histogram, size) for size in SIZES]
-    assert told[0] == rendered(host(100, 8, 2, 100), detail, accept, served, allow)
+    assert told == [formula(size, reasons + userspace, level, of_histogram, size) for size in SIZES]
+    assert told[0] == rendered(host(100, 8, 2, 100), level, accept, served, allow)
 
 
 def test_all_metrics_are_described() -> None:
