@@ -50,11 +50,11 @@ def test_the_contract() -> None:
     kinds = {family.name: (getattr(family, "kind", type(family).__name__), family.labels) for family in made}
     vcpu = ("pid", "tid", "vm", "vcpu")
     assert kinds == {
-        "kvm_exits_total": ("Counters", (*vcpu, "reason", "class")),
-        "kvm_userspace_exits_total": ("Counters", (*vcpu, "reason")),
+        "kvm_exits_total": ("CounterFamily", (*vcpu, "reason", "class")),
+        "kvm_userspace_exits_total": ("CounterFamily", (*vcpu, "reason")),
         "kvm_vcpu_guest_seconds_total": ("counter", vcpu),
-        "kvm_exit_duration_seconds": ("Histograms", (*vcpu, "reason", "class")),
-        "kvm_userspace_exit_duration_seconds": ("Histograms", (*vcpu, "reason")),
+        "kvm_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason", "class")),
+        "kvm_userspace_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason")),
         "kvm_vcpu_exit_in_progress_seconds": ("gauge", (*vcpu, "reason", "class")),
         "kvm_vm_info": ("gauge", ("pid", "vm", "uuid", "vmm")),
     }
