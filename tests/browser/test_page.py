@@ -26,9 +26,9 @@ from exporter.readings.reading import Reading, nothing
 from exporter.service.routes import routes
 from exporter.web.server import WebServer
 from tests.browser.chromium import Browser
-from tests.prometheus.exporters import Demo
+from tests.support.crowd import NAME, crowd
+from tests.support.prometheus.exporters import Demo
 from tests.support.readings import counted, reading, thread
-from tests.unit.page.test_page import NAME, crowd
 
 ROWS = """[...document.querySelectorAll("details")].map(vm => [
   vm.querySelector("bdi").textContent,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import driver, figures
-from tests.kernel.conftest import _missing, _missing_kvm
+from tests.support.requirements import missing, missing_kvm
 
 pytest.register_assert_rewrite("tests.faults.service")
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if "/faults/" in str(item.path)]
     attaching = [item for item in items if item.get_closest_marker("kvm")]
     compiler = "" if driver.have_compiler() else "no gcc"
-    for reason, concerned in ((_missing() or compiler, items), (_missing_kvm(), attaching)):
+    for reason, concerned in ((missing() or compiler, items), (missing_kvm(), attaching)):
         if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
             raise pytest.UsageError(f"the faults are required here, but: {reason}")
         for item in concerned if reason else ():

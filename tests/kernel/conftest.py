@@ -6,8 +6,6 @@ With KERNEL_SUITE=required (as the Makefile sets it in CI) a missing thing is a 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,30 +16,14 @@ import pytest
 
 from exporter.kernel import launcher, program
 from tests.support.machine import Machine
+from tests.support.requirements import missing, missing_kvm
 from tests.support.services import Service
-
-
-def _missing() -> str:
-    if os.geteuid() != 0:
-        return "not root: BPF programs cannot be loaded"
-    importable = subprocess.run([sys.executable, "-c", "import bcc"], capture_output=True, check=False)
-    if importable.returncode:
-        return f"{sys.executable} has no module bcc"
-    return ""
-
-
-def _missing_kvm() -> str:
-    if not os.path.exists("/sys/kernel/tracing/events/kvm/kvm_exit"):
-        return "no kvm tracepoints: KVM is not loaded, or tracefs is not mounted on /sys/kernel/tracing"
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "no /dev/kvm"
-    return ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if "/kernel/" in str(item.path)]
     attaching = [item for item in items if item.get_closest_marker("kvm")]
-    for reason, concerned in ((_missing(), items), (_missing_kvm(), attaching)):
+    for reason, concerned in ((missing(), items), (missing_kvm(), attaching)):
         if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
             raise pytest.UsageError(f"the kernel suite is required here, but: {reason}")
         for item in concerned if reason else ():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
-import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -18,11 +15,8 @@ from exporter.kernel import program, syscall
 from exporter.kernel.preflight import find_tracefs
 from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.reason import Space
-from exporter.recording.vm import name_thread
+from tests.support.kvm import run_interrupted
 from tests.support.machine import exits
-
-# include/uapi/linux/kvm.h
-KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 
 Load = Callable[[program.LoadRequest], program.Loaded]
 
@@ -34,31 +28,13 @@ def kvm_exit() -> TracepointFormat:
     return parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())
 
 
-def _run_interrupted(times: int) -> None:
-    """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
-    name_thread(b"CPU 3/KVM")
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 3)
-    size = fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    with mmap.mmap(vcpu, size) as run:
-        run[1] = 1  # struct kvm_run, immediate_exit
-        for _ in range(times):
-            # Not fcntl.ioctl, which calls again after EINTR since Python 3.14.
-            assert libc.ioctl(vcpu, ctypes.c_ulong(KVM_RUN), 0) == -1
-            assert ctypes.get_errno() == errno.EINTR
-    for fd in (vcpu, vm, kvm):
-        os.close(fd)
-
-
 @pytest.mark.kvm
 def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
     assert loaded.attachments.keys() == set(program.TRACEPOINTS)
     collector = Collector(loaded, lambda: 0, 10**18)
-    thread = threading.Thread(target=_run_interrupted, args=(1009,))
+    thread = threading.Thread(target=run_interrupted, args=(1009,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():
@@ -77,7 +53,7 @@ def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
 def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
-    thread = threading.Thread(target=_run_interrupted, args=(503,))
+    thread = threading.Thread(target=run_interrupted, args=(503,))
     thread.start()
     thread.join()
     after = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
@@ -94,7 +70,7 @@ def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: Tracepoin
     loaded.close()
     try:
         before = syscall.program_stats(held).runs
-        thread = threading.Thread(target=_run_interrupted, args=(101,))
+        thread = threading.Thread(target=run_interrupted, args=(101,))
         thread.start()
         thread.join()
         assert syscall.program_stats(held).runs == before

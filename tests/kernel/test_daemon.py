@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from exporter.kernel.tracepoint import parse_format
-from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.kvm import run_interrupted
 from tests.support.services import Service
 
 Start = Callable[..., "Service"]
@@ -97,7 +97,7 @@ def test_serve_counts_real_events(start: Start) -> None:
     assert serve.value("kvm_exit_exporter_up") == 1
     assert serve.value("kvm_exit_exporter_replay") == 0
     for times in (101, 211):
-        thread = threading.Thread(target=_run_interrupted, args=(times,))
+        thread = threading.Thread(target=run_interrupted, args=(times,))
         thread.start()
         thread.join()
         while Path(f"/proc/self/task/{thread.native_id}").exists():

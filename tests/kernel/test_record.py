@@ -33,8 +33,8 @@ from exporter.recording.recorder import Recorder
 from exporter.recording.rerun import rerun
 from exporter.recording.ring import Ring
 from exporter.recording.writer import RecordingHeader, Writer, create
-from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, X86_DEFINES, Machine, Vcpu
 from tests.support.paths import FORMATS
 
@@ -348,7 +348,7 @@ class Command:
 
 
 def _in_a_thread(times: int) -> int:
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     assert thread.native_id

@@ -13,7 +13,7 @@ import pytest
 from exporter.config import load as configfile
 from exporter.config.options import Config, Level, Limits, Reasons, Web
 from exporter.service.daemon import Daemon
-from tests.kernel.test_attach import _run_interrupted
+from tests.support.kvm import run_interrupted
 from tests.support.services import Service
 
 Start = Callable[..., Service]
@@ -131,7 +131,7 @@ def test_what_needs_a_restart_is_said_and_left(start: Start, folder: Path) -> No
     assert "in_force=nobody" in waiting[-1].replace('"', "").replace("\\", "")
     assert serve.value("kvm_exit_exporter_vcpu_slots") == 4096
     # linger and collect_interval, on the other hand, are in force: an ended vCPU is soon no longer served
-    thread = threading.Thread(target=_run_interrupted, args=(101,))
+    thread = threading.Thread(target=run_interrupted, args=(101,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():

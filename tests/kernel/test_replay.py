@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,39 +31,7 @@ from exporter.recording.vm import command_line
 from exporter.recording.writer import Writer
 from tests.recordings import from_ftrace
 from tests.support.machine import histogram
-
-TRACE = from_ftrace.DEMO / "trace.txt.gz"
-
-_LINE = re.compile(r" *(CPU ./KVM)-(\d+) .* (\d+)\.(\d{6}): (kvm_exit|kvm_entry|kvm_userspace_exit): (.*)")
-_NAMES = {"IRQ": "IRQ", "TRAP: HSR_EC: 0x0000 ": "UNKNOWN_EC"}
-
-
-def _truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, int, str], list[int]]]:
-    """Counts and durations of the trace, worked out from its text alone."""
-    counts: Counter[tuple[str, int, str]] = Counter()
-    times: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    out: dict[int, list[tuple[str, int, str]]] = {}
-    since: dict[int, int] = {}
-    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-        match = _LINE.match(line)
-        if not match:
-            continue
-        tid, now = int(match[2]), int(match[3] + match[4]) * 1000
-        if match[5] == "kvm_exit":
-            printed = re.match(r"(\w+): HSR_EC: 0x\w+ \((\w+)\)", match[6])
-            assert printed, line
-            key = ("exit", tid, f"EC_{printed[2]}" if printed[1] == "TRAP" else printed[1])
-            counts[key] += 1
-            out[tid], since[tid] = [key], now
-        elif match[5] == "kvm_userspace_exit":
-            key = ("userspace", tid, match[6].split()[1])
-            counts[key] += 1
-            if len(out.get(tid, [])) == 1:
-                out[tid].append(key)
-        else:
-            for key in out.pop(tid, []):
-                times[key].append(now - since[tid])
-    return counts, times
+from tests.support.trace import TRACE, truth
 
 
 def _by_recorded_tid(
@@ -107,7 +73,7 @@ def replayed(loaded_now: Callable[..., program.Loaded]) -> program.Loaded:
 def _equals_the_trace(
     recorded: recording.Recording, records: dict[int, VcpuRecord], counters: Mapping[str, int]
 ) -> None:
-    counts, times = _truth(TRACE)
+    counts, times = truth(TRACE)
     assert sum(count for (kind, _, _), count in counts.items() if kind == "exit") == 38801
     assert len(records) == 5
     seen = _seen(recorded, records)
@@ -208,7 +174,7 @@ def _replay(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_is_the_trace() -> None:
     """Recorded numbers and names, every reason of every vCPU, the mean of its intervals."""
-    counts, times = _truth(TRACE)
+    counts, times = truth(TRACE)
     said = _replay(str(recording.DEFAULT), "--sort=count")
     assert (said.returncode, said.stderr) == (0, "")
     heading, *lines = said.stdout.splitlines()
@@ -230,7 +196,7 @@ def test_the_table_is_the_trace() -> None:
 def test_the_table_of_one_vm() -> None:
     said = _replay(str(recording.DEFAULT), "--vm=web-1", "--vcpu=1", "--userspace", "--csv")
     assert (said.returncode, said.stderr) == (0, "")
-    counts, _ = _truth(TRACE)
+    counts, _ = truth(TRACE)
     rows = list(csv.DictReader(said.stdout.splitlines()))
     assert {(row["tid"], row["vm"], row["vcpu"], row["reason"], int(row["count"])) for row in rows} == {
         ("152", "web-1", "1", reason, count)

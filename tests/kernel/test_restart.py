@@ -21,7 +21,7 @@ import pytest
 from exporter.kernel import syscall
 from exporter.kernel.program import MAPS, TRACEPOINTS
 from exporter.recording.vm import name_thread
-from tests.kernel.test_attach import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, _run_interrupted
+from tests.support.kvm import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, run_interrupted
 from tests.support.services import FakeSystemd, Service
 
 pytestmark = pytest.mark.kvm
@@ -69,7 +69,7 @@ class Busy(threading.Thread):
 
 def short_lived(times: int) -> int:
     """A vCPU that comes and goes; returns its tid."""
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():

@@ -20,7 +20,7 @@ from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
 from exporter.readings.reading import Reading
 from exporter.terminal.table import table
-from tests.kernel.test_attach import _run_interrupted
+from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, Machine
 from tests.support.paths import ROOT
 from tests.support.services import Service
@@ -154,7 +154,7 @@ def test_the_demo_on_a_terminal(demo: Service) -> None:
 
 
 def _live_and_die(times: int) -> int:
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     assert thread.native_id

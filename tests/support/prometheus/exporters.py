@@ -21,10 +21,10 @@ from exporter.config.options import Config
 from exporter.recording import recording
 from exporter.recording.player import Player
 from exporter.service import daemon, replay
-from tests.kernel.test_replay import TRACE, _truth
 from tests.recordings import from_ftrace
 from tests.support.machine import histogram
 from tests.support.services import Service
+from tests.support.trace import TRACE, truth
 
 ADDRESSES = ("127.0.0.1:0",)
 
@@ -54,7 +54,7 @@ class Truth(NamedTuple):
 @functools.cache
 def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
     """Count, durations and buckets by kind, recorded tid and reason."""
-    counts, durations = _truth(TRACE)
+    counts, durations = truth(TRACE)
     found: dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
         "exit": {},
         "userspace": {},

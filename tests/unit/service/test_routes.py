@@ -1,4 +1,4 @@
-"""Paths, methods and sockets of the HTTP side."""
+"""Paths of the web server: what each answers, and to which methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from exporter.page.page import Look, Overview
 from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
-from exporter.web.listen import ListenError
 from exporter.web.server import WebServer
 from tests.support import pages
 from tests.support.exits import WEB, cell, families, of, record
@@ -107,35 +106,6 @@ def test_garbage_does_not_stop_the_next_request(served: WebServer) -> None:
         with socket.create_connection((host, int(port)), timeout=10) as raw:
             raw.sendall(garbage)
     assert _ask(served, "GET", "/metrics")[0].status == 200
-
-
-def test_addresses(served: WebServer) -> None:
-    assert served.addresses[1].startswith("[::1]:")
-    host, port = served.addresses[1].rsplit(":", 1)
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
-    connection.request("GET", "/-/healthy")
-    assert connection.getresponse().status == 200
-    connection.close()
-
-
-def test_all_addresses_means_ipv4_and_ipv6() -> None:
-    web = WebServer([":0"])
-    web.serve(routes(_render, "/metrics"))
-    port = int(web.addresses[0].rsplit(":", 1)[1])
-    for host in ("127.0.0.1", "::1"):
-        with socket.create_connection((host, port), timeout=10):
-            pass
-    web.close()
-
-
-def test_what_cannot_be_listened_on(served: WebServer) -> None:
-    with pytest.raises(ListenError) as caught:
-        WebServer(["127.0.0.1:0", served.addresses[0]])
-    assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"
-    with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:9: Cannot assign requested address$"):
-        WebServer(["192.0.2.1:9"])
-    with pytest.raises(ListenError, match=r"^cannot listen on no-such-host\.invalid:9: "):
-        WebServer(["no-such-host.invalid:9"])
 
 
 def test_a_page_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:

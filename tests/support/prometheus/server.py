@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.prometheus import builds
-from tests.prometheus.builds import Build
+from tests.support.prometheus import builds
+from tests.support.prometheus.builds import Build
 
 INTERVAL_MS = 1000
 _SECONDS = 60
