@@ -159,7 +159,7 @@ def test_demo_ends_when_a_stand_in_is_killed(start: Start) -> None:
 
 @pytest.mark.kvm
 def test_counts_without_free_descriptors(start: Start) -> None:
-    """RLIMIT_NOFILE equals the open descriptors: scrapes are refused, counting goes on, the next page has all counts."""
+    """RLIMIT_NOFILE equals the open descriptors: scrapes are refused, counting goes on, the next page is complete."""
     service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
@@ -309,9 +309,9 @@ def test_jumps_of_the_wall_clock_change_no_count(start: Start, tmp_path: Path) -
 
 
 def test_look_ups_of_vanishing_processes_never_fail() -> None:
-    """Four threads read the /proc entries of children that are killed. Each look-up returns the identity or the fallback.
+    """Four threads read the /proc entries of children that are killed.
 
-    No look-up raises an error or returns the identity of another process.
+    Each look-up returns the identity or the fallback. None raises an error or returns another process's identity.
     """
     proc = Path("/proc")
     errors: list[BaseException] = []
