@@ -1,4 +1,4 @@
-# Completion of kvm-exit-exporter, made of its own command line: `make completion` writes this file anew.
+# Completion of kvm-exit-exporter. `make completion` writes this file from the program's command line.
 complete -c kvm-exit-exporter -f
 complete -c kvm-exit-exporter -n __fish_use_subcommand -s h -l help -d 'show this help message and exit'
 complete -c kvm-exit-exporter -n __fish_use_subcommand -l version -d 'show program\'s version number and exit'

@@ -1,6 +1,6 @@
-"""The kernel suite runs the real programs on the running kernel; where that is impossible it skips, and says so.
+"""The kernel suite runs the real programs on the running kernel. If that is impossible, it skips and names the cause.
 
-With KERNEL_SUITE=required (as the Makefile sets it in CI) a missing thing is a failure instead.
+With KERNEL_SUITE=required (.ci/run sets it) a missing requirement is a failure instead.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Of the configuration: pytest's own folders are root's, and a reload is done by the user the exporter became."""
+    """A folder for the configuration. The exporter's user must read it; only root can read pytest's own folders."""
     with tempfile.TemporaryDirectory() as made:
         os.chmod(made, 0o755)
         yield Path(made)
@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[..., Service]]:
-    """Start services that are ended with the test: start(command, *options)."""
+    """Return start(command, *options): it starts a service that is ended after the test."""
     with ExitStack() as stack:
 
         def begin(command: str, *options: str) -> Service:

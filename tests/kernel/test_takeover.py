@@ -1,4 +1,4 @@
-"""Pages across a kill: what they go on from, and what nobody was ever told."""
+"""A takeover after a kill: counters continue, and exits that were never scraped count as unserved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _no_worker_stays() -> Iterator[None]:
 
 
 class Process:
-    """One life of the exporter on a machine's maps; the next one gets the ledger of it."""
+    """One life of the exporter on a machine's maps. The next life gets its ledger."""
 
     def __init__(self, machine: Machine, level: str, before: Process | None = None) -> None:
         self._machine = machine
@@ -79,7 +79,7 @@ class Process:
         return self._collection
 
     def page(self) -> tuple[float, float]:
-        """Exits on a page with all names, and those that are on none."""
+        """Return the exits on a page on which every vCPU has its names, and the unserved exits."""
         deadline = time.monotonic() + 30
         while True:
             text = b"".join(self.scraper.page("", "").pieces).decode()
@@ -88,7 +88,7 @@ class Process:
             assert time.monotonic() < deadline
 
     def turn(self) -> None:
-        """What the daemon does by the timer."""
+        """Do the work of the daemon's timer."""
         self._collection.collect()
         self.scraper.tidy()
 
@@ -112,7 +112,7 @@ def _ends(machine: Machine, vcpu: Vcpu) -> None:
 
 @pytest.fixture
 def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
-    """Vcpus with 101 and 7 exits."""
+    """A machine with two vCPUs. They have 101 and 7 exits."""
     made = machine(slots=7, cells=11)
     made.now = 10
     first, second = made.vcpu(), made.vcpu("CPU 1/KVM")
@@ -122,8 +122,8 @@ def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
 
 
 @pytest.mark.parametrize("ended", ["before the kill", "after it"])
-def test_a_sum_goes_on_though_nobody_looks(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
-    """A served vCPU lingers out in the next process' time before that has made a page."""
+def test_a_vms_sum_continues_without_a_scrape_before_linger_ends(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
+    """The linger of a served vCPU ends in the next process before that process serves its first page."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()
@@ -142,8 +142,8 @@ def test_a_sum_goes_on_though_nobody_looks(two: tuple[Machine, Vcpu, Vcpu], ende
     assert following.page() == (108, 0)
 
 
-def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machine, Vcpu, Vcpu]) -> None:
-    """The service answers before it counts. And once more: the bases are in the ledger of the second process, too."""
+def test_a_page_before_the_first_collection_loses_no_count(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+    """The service answers before it counts. The carried-over counts must survive several takeovers."""
     machine, first, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -161,8 +161,8 @@ def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machin
         process.turn()
 
 
-def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One vCPU's name takes its time: at level vm the sum would be too low, and then rise again."""
+def test_the_first_page_has_every_vcpu(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-up of one vCPU is slow. Without that vCPU the sum at level vm would fall and then rise again."""
     machine, _, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -181,7 +181,7 @@ def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatc
     assert _sum("kvm_exits_total", text) == 108
 
 
-def test_unserved_is_what_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+def test_unserved_counts_exits_that_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
     machine, first, second = two
     process = Process(machine, "vcpu")
     process.begin()
@@ -200,8 +200,8 @@ def test_unserved_is_what_no_page_of_any_process_had(two: tuple[Machine, Vcpu, V
     assert process.page() == (0, 13)
 
 
-def test_numbers_that_are_not_taken_back_for_long(machine: Callable[..., Machine]) -> None:
-    """The kernel refuses in several collections; what is still to be handed back is known to the next process."""
+def test_the_next_process_returns_slots_and_cells_that_failed_to_return(machine: Callable[..., Machine]) -> None:
+    """The kernel refuses them in several collections. The ledger names them for the next process."""
     under_test = machine(slots=3, cells=3)
     under_test.now = 10
     process = Process(under_test, "vcpu")
@@ -228,8 +228,10 @@ def test_numbers_that_are_not_taken_back_for_long(machine: Callable[..., Machine
     assert following.page() == (15 + 41, 0)
 
 
-def test_a_collection_that_fails_late(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing has vanished in it: what does is in the next one."""
+def test_no_vcpu_vanishes_in_a_failed_collection(
+    two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection fails at its last step: a vCPU whose linger is over vanishes in the next collection."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()

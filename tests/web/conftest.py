@@ -29,7 +29,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers that are closed at the end of the test, each with a web configuration, or the path of one."""
+    """Return start(config): it starts a server that is closed after the test. `config` may be a path."""
     started: list[WebServer] = []
 
     def start(config: Path | Watched | None = None, *, routes: Routes | None = None, **options: object) -> WebServer:
@@ -47,5 +47,5 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at when the test does."""
+    """Turn the timer for changed files off: only the test's own look() checks them."""
     monkeypatch.setattr(watched, "_LOOK_SECONDS", 600.0)

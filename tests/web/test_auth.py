@@ -26,7 +26,7 @@ def basic(pair: str) -> str:
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-def test_every_path_wants_a_user(serve: Serve, tmp_path: Path) -> None:
+def test_every_path_needs_a_user(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {GOOD}\n  bob: {GOOD.replace('$2b$', '$2y$')}\n")
     web = serve(path)
@@ -42,7 +42,7 @@ def test_every_path_wants_a_user(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The passwords that bcrypt was asked for."""
+    """The list of passwords that bcrypt has checked."""
     asked: list[bytes] = []
     matches = auth._matches
 
@@ -54,7 +54,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return asked
 
 
-def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> None:
+def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD, "long": LONG}
         for _ in range(23):
@@ -63,10 +63,10 @@ def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> N
         for _ in range(3):
             assert not await passwords.allowed(users, basic("alice:guess"), "::1")
             assert not await passwords.allowed(users, basic("nobody:secret"), "::1")
-        # Known or not, a pair that is wrong costs one check of bcrypt; so it stays after alice was right.
+        # A wrong pair costs one bcrypt check for known and unknown users alike, also after alice was right.
         assert checks[1:] == [b"guess", b"secret"] * 3
         assert await passwords.allowed(users, basic("long:" + "x" * 99), "::1")
-        # A user whose password was changed, and one who was removed, are out at once.
+        # After a change of a password or the removal of a user, the old pair is refused at once.
         assert not await passwords.allowed({"alice": LONG}, basic("alice:secret"), "::1")
         assert not await passwords.allowed({"long": LONG}, basic("alice:secret"), "::1")
         assert not any(b"secret" in digest for digest in passwords._right)
@@ -77,7 +77,7 @@ def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> N
 
 @pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "=" * 8, basic("no colon"),
                                     "Basic " + base64.b64encode(b"\xff:\xff").decode()])  # fmt: skip
-def test_what_is_no_basic_authentication(header: str, checks: list[bytes]) -> None:
+def test_refuses_malformed_headers_without_a_check(header: str, checks: list[bytes]) -> None:
     passwords = Passwords()
     assert not asyncio.run(passwords.allowed({"alice": GOOD}, header, "::1"))
     assert checks == []
@@ -86,7 +86,7 @@ def test_what_is_no_basic_authentication(header: str, checks: list[bytes]) -> No
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threading.Event]]:
-    """Checks wait for the event; the list has their passwords, in the order in which they were made."""
+    """Checks wait for the event. The list has their passwords in the order of the checks."""
     order: list[bytes] = []
     go_on = threading.Event()
 
@@ -100,8 +100,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threadi
     go_on.set()
 
 
-def test_who_guesses_waits_for_himself(held: tuple[list[bytes], threading.Event]) -> None:
-    """Seven guesses of one address are in line; a scraper of another one comes next, not last."""
+def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], threading.Event]) -> None:
+    """Seven guesses from one address wait. The check of a scraper at another address comes next, not last."""
     order, go_on = held
 
     async def main() -> None:
@@ -122,8 +122,8 @@ def test_who_guesses_waits_for_himself(held: tuple[list[bytes], threading.Event]
     asyncio.run(main())
 
 
-def test_the_line_has_an_end(held: tuple[list[bytes], threading.Event]) -> None:
-    """Eight of an address wait, and 256 of all; the others are told at once, and whoever is known does not wait."""
+def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], threading.Event]) -> None:
+    """Eight checks of one address may wait, and 256 in total. More are refused at once; a cached user does not wait."""
     _, go_on = held
 
     async def main() -> None:
@@ -150,10 +150,10 @@ def test_the_line_has_an_end(held: tuple[list[bytes], threading.Event]) -> None:
     asyncio.run(main())
 
 
-def test_guessing_does_not_hold_a_known_scraper_up(
+def test_guesses_do_not_delay_a_known_scraper(
     serve: Serve, tmp_path: Path, checks: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With hashes of cost 11, some 0.15 s each, of which seven guessers wait for theirs."""
+    """The hashes have cost 11, about 0.15 s for each check. Seven guesses wait for their checks."""
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(11)).decode()}\n")
     web = serve(path)
@@ -172,7 +172,7 @@ def test_guessing_does_not_hold_a_known_scraper_up(
     until(lambda: [line.length for line in lines.values()] == [7])
     go_on.set()
     assert ask(web, user=("alice", "secret")).status == 200
-    assert len(checks) < 1 + 7, "the last guess has not begun to be checked"
+    assert len(checks) < 1 + 7, "the check of the last guess must not have started yet"
     for guesser in guessers:
         guesser.join()
     assert len(checks) == 1 + 7

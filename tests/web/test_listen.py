@@ -1,4 +1,4 @@
-"""Addresses, unix sockets, and sockets that come from outside."""
+"""Addresses, unix sockets, and inherited sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def over_unix(path: Path) -> bytes:
         return all_of(raw)
 
 
-def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+def test_serves_on_a_unix_socket_and_removes_it(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = serve(addresses=[f"unix:{path}"])
     assert web.addresses == [f"unix:{path}"]
@@ -43,7 +43,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:
     assert over_unix(path).endswith(BODY)
 
 
-def test_a_socket_in_use_and_other_files_are_left_alone(tmp_path: Path) -> None:
+def test_refuses_a_socket_in_use_and_a_path_that_is_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     first = listen(f"unix:{path}")
     with pytest.raises(ListenError) as caught:
@@ -75,8 +75,8 @@ def owner(path: Path) -> tuple[int, int, int]:
     return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
-def test_a_socket_bound_by_root_is_given_to_another_user(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for chown")
+def test_a_socket_bound_by_root_gets_the_new_owner(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = WebServer([f"unix:{path}", "127.0.0.1:0"])
     web.give_to(3989, 4001)
@@ -87,12 +87,12 @@ def test_a_socket_bound_by_root_is_given_to_another_user(tmp_path: Path) -> None
     tmp_path.chmod(0o2750)
     web = WebServer([f"unix:{path}"])
     web.give_to(3989, 4001)
-    assert owner(path) == (0o660, 3989, 4003), "the group of a setgid folder stays"
+    assert owner(path) == (0o660, 3989, 4003), "in a setgid folder the group must stay"
     web.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
-def test_nothing_but_the_socket_is_given_away(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for chown")
+def test_only_the_socket_itself_changes_its_owner(tmp_path: Path) -> None:
     path, other = tmp_path / "web.sock", tmp_path / "roots"
     other.touch(0o600)
     listener = listen(f"unix:{path}")
@@ -108,8 +108,8 @@ def test_nothing_but_the_socket_is_given_away(tmp_path: Path) -> None:
     listener.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for what another user has left")
-def test_root_replaces_what_another_user_left_behind(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a socket of another user")
+def test_root_replaces_a_stale_socket_of_another_user(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     left = listen(f"unix:{path}")
     left.give_to(3989, 4001)
@@ -118,7 +118,7 @@ def test_root_replaces_what_another_user_left_behind(serve: Serve, tmp_path: Pat
     assert over_unix(path).endswith(BODY)
 
 
-def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
+def test_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "systemd.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as given:
         given.bind(str(path))
@@ -126,7 +126,7 @@ def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
         web = serve(addresses=[], inherited_sockets=[socket.socket(fileno=os.dup(given.fileno()))])
         assert over_unix(path).endswith(BODY)
         web.close()
-    assert path.exists(), "the file is systemd's"
+    assert path.exists(), "the file belongs to systemd"
 
 
 def test_an_inherited_socket_must_listen() -> None:

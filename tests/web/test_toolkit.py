@@ -1,4 +1,4 @@
-"""The web configuration file: what is taken, and every problem of what is not."""
+"""The web configuration file: accepted files, and every problem of a refused file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(folder: Path, text: str) -> Settings:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("good-*.yml")))
-def test_good_files(folder: Path, name: str) -> None:
+def test_accepts_good_files(folder: Path, name: str) -> None:
     settings = read(folder, (DATA / name).read_text())
     assert (settings.tls is not None) == (name in ("good-everything.yml", "good-minimal.yml"))
     if name == "good-everything.yml":
@@ -56,7 +56,7 @@ def test_good_files(folder: Path, name: str) -> None:
         }
 
 
-def test_certificates_in_the_file_itself(folder: Path) -> None:
+def test_accepts_certificates_in_the_file_itself(folder: Path) -> None:
     def block(name: str) -> str:
         return "|\n" + "".join(f"    {line}\n" for line in (folder / name).read_text().splitlines())
 
@@ -116,34 +116,34 @@ def test_certificates_in_the_file_itself(folder: Path) -> None:
                                   "node content, but found '<stream end>'"]),
     ],
 )  # fmt: skip
-def test_problems(folder: Path, text: str, expected: list[str]) -> None:
+def test_reports_every_problem_with_its_line(folder: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         read(folder, text)
     problems = [problem.replace(f"{folder}/web.yml:", "", 1) for problem in caught.value.problems]
     assert problems == expected
 
 
-def test_no_secret_is_told(folder: Path) -> None:
+def test_error_messages_contain_no_secret(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(folder, f"tls_server_config: {{{PAIR}, key: 12345}}\nbasic_auth_users: {{alice: hunter2, bob: 271828}}\n")
     assert len(caught.value.problems) >= 3
     assert not any(secret in str(caught.value) for secret in ("12345", "hunter2", "271828"))
 
 
-def test_an_encrypted_key_is_refused_and_asks_for_nothing(folder: Path) -> None:
+def test_an_encrypted_key_is_refused_without_a_prompt(folder: Path) -> None:
     command = ["openssl", "pkcs8", "-topk8", "-in", "server.key", "-out", "locked.key", "-passout", "pass:secret"]
     subprocess.run(command, cwd=folder, check=True)
     with pytest.raises(ConfigError, match="key_file: is encrypted; allowed is a private key without a passphrase"):
         read(folder, "tls_server_config: {cert_file: server.crt, key_file: locked.key}")
 
 
-def test_users_need_bcrypt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_without_the_module_bcrypt_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r":1: basic_auth_users: needs Python's bcrypt: install python3-bcrypt$"):
         read(folder, f"basic_auth_users: {{alice: '{HASH}'}}")
 
 
-def test_a_token_bucket() -> None:
+def test_the_token_bucket_refills_up_to_its_burst() -> None:
     bucket = Bucket(interval=2.0, burst=3)
     assert [bucket.take(1000.0) for _ in range(5)] == [True, True, True, False, False]
     assert [bucket.take(1002.0), bucket.take(1003.9), bucket.take(1004.0)] == [True, False, True]
@@ -151,7 +151,7 @@ def test_a_token_bucket() -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_headers_and_rate_limit(serve: Serve, folder: Path) -> None:
+def test_headers_and_rate_limit_are_applied(serve: Serve, folder: Path) -> None:
     path = folder / "web.yml"
     headers = (
         "http_server_config: {headers: {X-Frame-Options: deny, Content-Security-Policy: \"default-src 'self'\"}}\n"
@@ -193,7 +193,7 @@ def test_a_wrong_change_is_logged_once_and_the_old_state_stays(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+def test_a_file_that_is_no_regular_file_is_refused_without_blocking(
     serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder / "web.yml"
@@ -212,7 +212,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(
         assert ask(web, "/-/healthy", tls=context).status == 200
 
 
-def test_storage_that_hangs_holds_no_request_up(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_hangs_delays_no_request(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / "web.yml"
     path.write_text("")
     hangs, back = threading.Event(), threading.Event()
@@ -234,7 +234,7 @@ def test_storage_that_hangs_holds_no_request_up(serve: Serve, folder: Path, monk
     assert ask(web).headers["X-Frame-Options"] == "deny"
 
 
-def test_config_check_reads_it_too(folder: Path) -> None:
+def test_config_check_also_checks_the_web_configuration(folder: Path) -> None:
     path = folder / "web.yml"
     path.write_text("tls_server_config: {cert_file: server.crt, key_file: renewed.key}\n")
     command = [sys.executable, "-m", "exporter", "serve", f"--web.config.file={path}"]
