@@ -19,6 +19,7 @@ from typing import NamedTuple
 from exporter.kernel import privileges
 from exporter.kernel.syscall import TestRun
 from exporter.model.vm import Vm
+from exporter.naming.vmm import registry
 from exporter.recording import recording, tracks
 
 _PR_SET_NAME = 15
@@ -32,18 +33,22 @@ def name_thread(comm: bytes) -> None:
 
 
 def command_line(vm: Vm, machine: str) -> list[str]:
-    """Arguments from which the exporter reads this identity: a recording holds no others."""
-    if vm.vmm == "qemu":
-        uuid = ["-uuid", vm.uuid] if vm.uuid else []
-        return [f"/usr/bin/qemu-system-{machine}", "-name", "guest=" + vm.name.replace(",", ",,"), *uuid]
-    if vm.vmm == "cloud-hypervisor":
-        return [vm.vmm, "--api-socket", f"/run/{vm.name}.sock", "--platform", f"uuid={vm.uuid}"]
-    if vm.vmm == "kvmtool":
-        return ["lkvm", "run", "--name", vm.name]
-    if vm.vmm == "crosvm":
-        return [vm.vmm, "run", "--name", vm.name]
-    # A program that is no known VMM keeps its own name, and its pid for the VM's.
-    return [vm.vmm or "unknown", "--id", vm.name]
+    """Arguments from which the exporter reads this identity. A recording does not hold the arguments of the VM itself.
+
+    An unknown program gets options that the exporter reads under its name. If its VM had no name, it gets none: the
+    name is then the pid of the stand-in.
+    """
+    vmm = registry.by_label(vm.vmm)
+    if vmm:
+        return vmm.sample_command_line(vm, machine)
+    program = vm.vmm or "unknown"
+    if vm.name != str(vm.pid):
+        for vmm in registry.VMMS:
+            for more in ((), vmm.typical_options):
+                argv = [program, *vmm.sample_command_line(vm, machine)[1:], *more]
+                if registry.recognise([program], argv) == (None, vmm):
+                    return argv
+    return [program]
 
 
 def take_command_line(argv: Sequence[str]) -> None:

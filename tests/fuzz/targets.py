@@ -23,6 +23,7 @@ from exporter.naming import cgroup, cmdline
 from exporter.naming.identity import identify, start_time
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
+from exporter.naming.vmm import registry
 from exporter.recording import blocks
 from exporter.recording import recording as recordings
 from exporter.recording.blocks import RecordingError
@@ -124,11 +125,11 @@ def _check_names(read: TracepointFormat) -> None:
 def command_line(data: bytes) -> None:
     """/proc/PID/cmdline of a VMM, whoever wrote it."""
     argv = cmdline.split(data[:MAX_BYTES])
-    vmm = cmdline.recognise(argv, [cmdline.base_name(argv[0])] if argv else [])
-    assert vmm in {"", "qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"}
-    for each in ("qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool", ""):
-        said = cmdline.parse(each, argv)
-        for text in said:
+    found = registry.recognise([cmdline.base_name(argv[0])] if argv else [], argv)
+    assert set(found) <= {*registry.VMMS, None}
+    assert found.vmm in (None, found.grammar)
+    for vmm in registry.VMMS:
+        for text in vmm.read_identity(argv):
             text.encode()  # no lone surrogates
             assert "\0" not in text
             assert len(text) <= len(data)
@@ -161,7 +162,7 @@ def identity(data: bytes) -> None:
     domain = cgroup.libvirt_domain(_text(parts[1]).split("\n"))
     if domain:
         assert domain.name
-        assert domain.vmm in {"qemu", "cloud-hypervisor"}
+        assert domain.vmm in {vmm.label for vmm in registry.VMMS if vmm.libvirt_driver}
         domain.name.encode()
 
 

@@ -1,9 +1,11 @@
-"""QEMU's command line: name and uuid of the VM, and whether this is QEMU at all."""
+"""QEMU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from exporter.model.vm import Vm
+from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 
 #: Options without an argument, of QEMU 2.0 to 10 (qemu-options.hx, DEF(..., 0, ...)). All others take the
 #: next argument whatever it looks like (system/vl.c, lookup_opt()).
@@ -24,18 +26,11 @@ _TYPICAL = frozenset((
 ))  # fmt: skip
 
 
-class CommandLineIdentity(NamedTuple):
-    """What a command line says of its VM; "" where it says nothing."""
+def _read_identity(argv: list[str]) -> CommandLineIdentity:
+    """Name and uuid from the arguments of QEMU.
 
-    name: str = ""
-    uuid: str = ""
-
-
-def parse(argv: list[str]) -> CommandLineIdentity:
-    """Name and uuid from the arguments of QEMU, argv[0] being the program.
-
-    The name is -name's guest, else Proxmox VE's -id; the uuid -uuid's, else that of -smbios type=1 (Proxmox
-    VE gives no other). As in QEMU the last of several wins.
+    The name is the guest of -name, else the value of Proxmox VE's -id. The uuid is the value of -uuid, else that of
+    -smbios type=1 (Proxmox VE states no other). As in QEMU, the last of several options wins.
     """
     name = proxmox_id = uuid = smbios_uuid = ""
     for option, value in _options(argv):
@@ -52,13 +47,13 @@ def parse(argv: list[str]) -> CommandLineIdentity:
     return CommandLineIdentity(name or proxmox_id, uuid or smbios_uuid)
 
 
-def looks_like_qemu(argv: list[str]) -> bool:
-    """Whether these are QEMU's arguments, going by the options alone."""
+def has_typical_options(argv: list[str]) -> bool:
+    """Whether argv has two different options that are typical of QEMU."""
     return len({option for option, _ in _options(argv)} & _TYPICAL) >= 2
 
 
 def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
-    """(option without its dashes, value or "") in order; disk images without an option are passed over."""
+    """(option without its dashes, value or "") in order; disk images without an option are left out."""
     arguments = iter(argv[1:])
     for argument in arguments:
         if argument.startswith("-") and len(argument) > 1:
@@ -76,3 +71,23 @@ def _items(value: str, implied: str = "") -> dict[str, str]:
             key, text = implied, item
         items[key] = text.replace("\0", ",")
     return items
+
+
+def _sample_command_line(vm: Vm, machine: str) -> list[str]:
+    uuid = ["-uuid", vm.uuid] if vm.uuid else []
+    return [f"/usr/bin/qemu-system-{machine}", "-name", "guest=" + vm.name.replace(",", ",,"), *uuid]
+
+
+QEMU = Vmm(
+    label="qemu",
+    # kvm: Proxmox VE; kvm-spice: Ubuntu; qemu-kvm: RHEL and its relatives.
+    programs=frozenset({"qemu", "qemu-kvm", "kvm", "kvm-spice"}),
+    # .qemu-system-x86_64-wrapped: the program behind nixpkgs' wrapper. qemu:web: set by -name process=qemu:web.
+    program_prefixes=("qemu-system-", ".qemu-system-", "qemu:"),
+    vcpu_comm="CPU {}/KVM",  # accel/kvm/kvm-accel-ops.c
+    libvirt_driver="qemu",
+    read_identity=_read_identity,
+    sample_command_line=_sample_command_line,
+    has_typical_options=has_typical_options,
+    typical_options=("-nodefaults", "-no-user-config"),
+)
