@@ -1,6 +1,6 @@
-"""One collection as plain values with names, and as the JSON document of /-/vcpus (docs/metrics.md describes it).
+"""A reading: one collection as plain values with names, and as the JSON document of /-/vcpus (docs/metrics.md).
 
-It has every vCPU with every reason, whatever `level` and `reasons` leave out of /metrics.
+It has every vCPU with every reason, also those that the options `level` and `reasons` leave out of /metrics.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from exporter.config.options import Classic
 from exporter.model.buckets import BUCKETS, COUNTS, FIRST_BOUND
 
 _MAX_GAP = 2
-"""Empty buckets that cost less inside a span than a new span costs."""
+"""A gap of this many empty buckets is cheaper inside a span than a new span."""
 
 
 class ClassicBounds:
-    """Classic bounds: powers of two seconds, and the native bucket that each ends with."""
+    """Classic bounds: powers of two seconds, and for each the last native bucket below it."""
 
     def __init__(self, octaves: Sequence[int]) -> None:
         self.bounds = tuple(2.0**octave for octave in octaves)
@@ -39,13 +39,13 @@ class ClassicBounds:
         )
 
     def cumulate(self, buckets: bytes) -> tuple[int, ...]:
-        """Counts up to each bound, then all: as many as there are bounds, and one."""
+        """The counts up to each bound, and the count of all: one number more than there are bounds."""
         cumulated: tuple[int, ...] = self._pick(tuple(accumulate(COUNTS.unpack(buckets))))
         return cumulated
 
 
 def nonzero(buckets: bytes) -> tuple[int, list[int]]:
-    """The number of the first bucket that holds something, and the counts from there to the last that does."""
+    """The number of the first bucket that is not empty, and the counts from there to the last one that is not empty."""
     # As one large number (both architectures are little-endian): three operations in C, where stripping zero
     # bytes is a loop over them.
     bits = int.from_bytes(buckets, "little")

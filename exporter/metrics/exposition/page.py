@@ -1,4 +1,4 @@
-"""A page of metrics in the format a scraper asks for."""
+"""A page of metrics in the format that a scraper asks for."""
 
 from __future__ import annotations
 
