@@ -197,7 +197,7 @@ class Daemon:
                 return f"{error.problems[0]}{more}"
             self._reconfigure(new)
             for key in waiting:
-                in_force = configfile.shown(new, key)
+                in_force = configfile.option_text(new, key)
                 event(log, "warn", "a changed option waits for a restart", option=key, in_force=in_force)
             event(log, "info", "configuration reloaded")
             return ""

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.config.values import UNIX, host_port
+from exporter.config.values import UNIX_PREFIX, host_port
 
 _BACKLOG = 4096
 """The kernel cuts it to net.core.somaxconn. A flood must not push a scrape's SYN out: it comes again a second later."""
@@ -31,7 +31,7 @@ class Listener(NamedTuple):
         """host:port with the real port, or unix:/path."""
         name = self.socket.getsockname()
         if self.socket.family == socket.AF_UNIX:
-            return UNIX + os.fsdecode(name)
+            return UNIX_PREFIX + os.fsdecode(name)
         return f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}"
 
     def give_to(self, uid: int, gid: int) -> None:
@@ -66,8 +66,8 @@ class Listener(NamedTuple):
 def listen(address: str) -> Listener:
     """Bind an address of config.yaml and listen. Raises ListenError."""
     try:
-        if address.startswith(UNIX):
-            return _listen_unix(Path(address[len(UNIX) :]))
+        if address.startswith(UNIX_PREFIX):
+            return _listen_unix(Path(address[len(UNIX_PREFIX) :]))
         return Listener(_listen_tcp(*host_port(address)))
     except OSError as error:
         # create_server repeats the address in the text of its error
@@ -109,7 +109,7 @@ def _listen_unix(path: Path) -> Listener:
             os.umask(umask)
         found = path.lstat()
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise ListenError(f"cannot listen on {UNIX}{path}: another file was put in its place")
+            raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: another file was put in its place")
         bound.listen(_BACKLOG)
         bound.setblocking(False)
     except (OSError, ListenError):
@@ -126,7 +126,7 @@ def _remove_stale(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ListenError(
-            f"cannot listen on {UNIX}{path}: the file is there, and is no socket; remove it or choose another"
+            f"cannot listen on {UNIX_PREFIX}{path}: the file is there, and is no socket; remove it or choose another"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full backlog says EAGAIN: somebody listens there too
@@ -137,4 +137,4 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass
-    raise ListenError(f"cannot listen on {UNIX}{path}: Address already in use")
+    raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: Address already in use")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.config.reader import Reader, text_of
+from exporter.config.reader import Reader
 from exporter.config.values import BOOLEAN, Option, duration, one_of
+from exporter.config.yaml_file import read_text
 from exporter.web.files import Stamp, content, stamp
 from exporter.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, Tls, TlsError, context
 
@@ -39,7 +40,7 @@ def _client_auth(text: str) -> str:
     if text in UNVERIFIED:
         raise ValueError("takes certificates that nobody verifies, which Python's ssl cannot")
     if text not in CLIENT_AUTH:
-        raise ValueError("is none of these")
+        raise ValueError("is not allowed")
     return text
 
 
@@ -80,12 +81,12 @@ _OPTIONS = {
     f"{_TLS}.key_file": _FILE,
     f"{_TLS}.client_ca_file": _FILE,
     f"{_TLS}.client_auth_type": Option(("str",), f"one of {', '.join(CLIENT_AUTH)}", _client_auth),
-    f"{_TLS}.client_allowed_sans": Option(("str",), "a DNS name, IP, e-mail or URI", _text, least=1),
+    f"{_TLS}.client_allowed_sans": Option(("str",), "a DNS name, IP, e-mail or URI", _text, min_items=1),
     f"{_TLS}.min_version": one_of(*VERSIONS),
     f"{_TLS}.max_version": one_of(*VERSIONS),
-    f"{_TLS}.cipher_suites": one_of(*CIPHERS_13, *CIPHERS)._replace(least=0),
+    f"{_TLS}.cipher_suites": one_of(*CIPHERS_13, *CIPHERS)._replace(min_items=0),
     f"{_TLS}.prefer_server_cipher_suites": BOOLEAN,
-    f"{_TLS}.curve_preferences": one_of(*CURVES)._replace(least=0),
+    f"{_TLS}.curve_preferences": one_of(*CURVES)._replace(min_items=0),
     "http_server_config.http2": BOOLEAN,
     f"{_HEADERS}.Content-Security-Policy": _ANY_HEADER,
     f"{_HEADERS}.X-Frame-Options": one_of("deny", "sameorigin"),
@@ -94,7 +95,7 @@ _OPTIONS = {
     f"{_HEADERS}.Strict-Transport-Security": _ANY_HEADER,
     "rate_limit.interval": Option(("str", "int"), "a duration such as 1s, or 0", _interval),
     "rate_limit.burst": Option(("int",), "a whole number up to 999999999", _burst),
-    "basic_auth_users": Option(("str",), "a bcrypt hash of cost 4 to 18", _hash, named=True, secret=True),
+    "basic_auth_users": Option(("str",), "a bcrypt hash of cost 4 to 18", _hash, is_mapping=True, secret=True),
 }
 
 
@@ -138,7 +139,7 @@ class WebConfigFile:
     def settings(self) -> Settings:
         """Read it. Raises ConfigError with all that is wrong."""
         reader = self.reader
-        reader.file(text_of(self.path, content), str(self.path))
+        reader.read_file(read_text(self.path, content), str(self.path))
         tls = self._tls()
         users: Any = reader.values.get("basic_auth_users", {})
         for name in users:
@@ -168,7 +169,7 @@ class WebConfigFile:
     def _wrong(self, key: str, what: str) -> None:
         lines = self.reader.lines
         line = lines.get(key) or min((at for name, at in lines.items() if name.startswith(_TLS)), default=1)
-        self.reader.wrong(line, key, what)
+        self.reader.add_problem(line, key, what)
 
     def _tls(self) -> ssl.SSLContext | None:
         if not any(key.startswith(_TLS) for key in self.reader.lines):

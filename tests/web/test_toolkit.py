@@ -100,7 +100,7 @@ def test_certificates_in_the_file_itself(folder: Path) -> None:
         (TLS + ", max_version: TLS12, cipher_suites: [TLS_AES_128_GCM_SHA256]}",
          ["1: tls_server_config.cipher_suites: has none that max_version TLS12 can use"]),
         ("http_server_config:\n  headers:\n    X-Frame-Options: allow",
-         ['3: http_server_config.headers.X-Frame-Options: "allow" is none of these; '
+         ['3: http_server_config.headers.X-Frame-Options: "allow" is not allowed; '
           "allowed is one of deny, sameorigin"]),
         (f"basic_auth_users:\n  a: hunter2\n  d: $2y$31${HASH[7:]}",
          [f"2: basic_auth_users.a: is no bcrypt hash; allowed is {COST}",

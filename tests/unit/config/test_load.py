@@ -1,4 +1,4 @@
-"""What a configuration may hold, and that it survives being written and read."""
+"""Which values a configuration can hold, and that a configuration is the same after it was written and read."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ CONFIGS = st.builds(
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_what_is_described_reads_back_as_the_same(wanted: Config) -> None:
+def test_a_described_configuration_reads_back_as_the_same(wanted: Config) -> None:
     assert parse(describe(wanted), "described") == wanted
 
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_flags_say_all_that_the_file_can(wanted: Config) -> None:
+def test_flags_can_set_every_option_of_the_file(wanted: Config) -> None:
     texts: dict[str, object] = {}
     for key, value in leaves(wanted).items():
         if isinstance(value, float):
@@ -192,7 +192,7 @@ def test_no_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "15", "1.5", "1_000", "9" * 100_000])
-def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
+def test_a_bare_number_has_no_unit(text: str) -> None:
     with pytest.raises(ValueError, match=r"^has no unit \(fifteen seconds are 15s\)$"):
         values.duration(text)
 
@@ -200,7 +200,7 @@ def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**17))
 def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
-    # Up to some centuries a double still tells single microseconds apart.
+    # A double distinguishes single microseconds up to some centuries.
     seconds = min(us, 9 * 10**15) / 1_000_000
     assert values.duration(values.duration_text(seconds)) == seconds
 
@@ -275,7 +275,7 @@ def test_no_telemetry_paths(path: str) -> None:
         with_flags(Config(), {"web.telemetry_path": path})
     shown = path.replace("\n", "\\n")
     assert error.value.problems == (
-        f'--web.telemetry-path: "{shown}" is not such a path; '
+        f'--web.telemetry-path: "{shown}" is not a valid path; '
         "allowed is a path such as /metrics, without query or white space",
     )
 
@@ -286,7 +286,7 @@ def test_the_exporters_own_pages_are_not_for_metrics(path: str) -> None:
         with_flags(Config(), {"web.telemetry_path": path})
 
 
-def test_every_flag_problem_is_told_by_its_flag() -> None:
+def test_every_problem_of_a_flag_names_the_flag() -> None:
     flags = {
         "web.listen_address": [":1", "x", ":1"],
         "linger": "5",
@@ -305,7 +305,7 @@ def test_every_flag_problem_is_told_by_its_flag() -> None:
         '--linger: "5" has no unit (fifteen seconds are 15s); allowed is a duration from 0s to 24h',
         '--limits.vcpus: "0" is out of range; allowed is a whole number from 1 to 65536',
         '--limits.cells: "0x10" is not in plain decimal; allowed is a whole number from 1 to 1048576',
-        '--bpf-stats: "maybe" is neither; allowed is true or false',
+        '--bpf-stats: "maybe" is not a boolean; allowed is true or false',
         "--log.level: given 2 times; allowed is once",
     )
 
@@ -356,13 +356,13 @@ def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
 
 
 def test_flag_names() -> None:
-    assert configfile.flag("web.listen_address") == "--web.listen-address"
-    assert configfile.flag("web.config_file") == "--web.config.file"
-    assert len({configfile.flag(key) for key in OPTIONS}) == len(OPTIONS)
+    assert configfile.flag_name("web.listen_address") == "--web.listen-address"
+    assert configfile.flag_name("web.config_file") == "--web.config.file"
+    assert len({configfile.flag_name(key) for key in OPTIONS}) == len(OPTIONS)
 
 
 def test_a_bare_off_is_the_word() -> None:
-    """YAML 1.1 takes it for a boolean; nobody who writes it does."""
+    """YAML 1.1 reads it as a boolean, but its author means the word."""
     assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
-    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is none of these"):
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is not allowed"):
         parse("level: {histograms: true}", "c.yaml")
