@@ -30,9 +30,9 @@ from exporter.service.collection import Collection, Survival
 from exporter.service.routes import routes
 from exporter.service.scrape import Scraper
 from exporter.service.systemd import Systemd
-from exporter.web.answer import Routes
+from exporter.web.response import Routes
 from exporter.web.server import WebServer
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 
 log = logging.getLogger("exporter")
 
@@ -82,7 +82,7 @@ class Daemon:
         self._web = WebServer(
             () if sockets else config.web.listen_address,
             sockets,
-            settings=Watched(Path(config.web.config_file)) if config.web.config_file else None,
+            settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
             max_requests=config.web.max_requests,
         )
 
@@ -113,7 +113,7 @@ class Daemon:
 
     def give_to(self, account: Account) -> None:
         """Let the account that this process becomes own what root has made: unix sockets. Raises ListenError."""
-        self._web.give_to(account.uid, account.gid)
+        self._web.chown(account.uid, account.gid)
 
     def start(self) -> None:
         """Answer on the web; what there is to count is attached afterwards."""
@@ -278,7 +278,7 @@ class Daemon:
         self._counting.linger(round(config.linger * 1e9))
         self._pages.reconfigure(config)
         self._config = config
-        self._web.use(self._routes())
+        self._web.set_routes(self._routes())
         self._state.config_good, self._state.config_loaded = True, time.time()
         self._wake_up()
 
