@@ -1,7 +1,7 @@
 """Logs in the style of Prometheus' own programs: one line for each event, in logfmt or JSON.
 
 A logged value may contain text from a guest's name or from a scraper's request. Every value is therefore escaped and
-cut. Neither a value nor a broken stream raises an exception into the daemon.
+cut. No value and no broken stream can make a call of event() raise an exception.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def setup(level: str, format: str, stream: TextIO | None = None) -> None:
 
 
 def event(logger: logging.Logger, level: str, msg: str, **fields: object) -> None:
-    """Log `msg` with fields. `level` is a key of LEVELS. An exception as `err` adds its stack at log level debug.
+    """Log `msg` with fields. `level` is a key of LEVELS; another one raises KeyError.
 
-    Raises KeyError for another level.
+    If `err` is an exception, and the log level is debug, its stack is logged, too.
     """
     err = fields.get("err")
     error = err if isinstance(err, BaseException) else None
@@ -151,7 +151,7 @@ def _scalar(value: object) -> _Scalar:
 
 
 def _stack(error: BaseException) -> str:
-    """Return the traceback. A long one is cut at its front, since the error is at its end; each entry is cut, too."""
+    """Return the traceback. Each entry is cut; the whole is cut at its front, because the error is at its end."""
     entries = (str(_scalar(entry)) for entry in traceback.format_exception(type(error), error, error.__traceback__))
     text = "".join(entries)
     return text if len(text) <= MAX_STACK else "…" + text[1 - MAX_STACK :]

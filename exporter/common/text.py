@@ -10,7 +10,7 @@ def printable(text: str) -> str:
     """Return `text` with an escape for each character that does not print or has no width. `text` may be hostile.
 
     str.isprintable() is false for control, format (bidirectional overrides) and unassigned characters, and for
-    surrogates. Combining marks are escaped, too, since a terminal draws them over their neighbours.
+    surrogates. Combining marks are escaped, too, because a terminal draws them over their neighbours.
     """
     return "".join(
         character
@@ -26,12 +26,12 @@ def count(value: float) -> str:
 
 
 def seconds(ns: float | None) -> str:
-    """Return a time in at most six characters: 119ns, 1.23us, 45.6ms, 17.2s, 4096s. None is "-"."""
+    """Return a time, given in ns, in at most six characters: 119ns, 1.23us, 45.6ms, 17.2s, 4096s. None is "-"."""
     return "-" if ns is None else "".join(time(ns))
 
 
 def time(ns: float) -> tuple[str, str]:
-    """Return the figure of a time, in at most five characters, and its unit: ns, us, ms, s or d."""
+    """Return a time, given in ns, as a number of at most five characters and its unit: ns, us, ms, s or d."""
     if ns >= 999.5e9:
         return (f"{ns / 1e9:.0f}", "s") if ns < 99999.5e9 else (f"{ns / 86400e9:.0f}", "d")
     return _scaled(ns, ("ns", "us", "ms", "s"))

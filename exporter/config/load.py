@@ -85,7 +85,7 @@ def with_flags(config: Config, overrides: Mapping[str, object]) -> Config:
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """Return `new` as far as it needs no restart, and the keys that need one: these keep their values of `old`."""
+    """Return the configuration after a reload, and the keys that need a restart: these keep their old values."""
     waiting = [key for key in OPTIONS if key not in LIVE and _value(old, key) != _value(new, key)]
     return _with_values(new, "", {key: _value(old, key) for key in waiting}), waiting
 

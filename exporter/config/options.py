@@ -76,7 +76,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """All options. Times are in seconds, with a resolution of a microsecond. Where "" is allowed, it means none."""
+    """All options. Times are in seconds, with a resolution of a microsecond. "" stands for none."""
 
     web: Web = field(default_factory=Web)
     collect_interval: float = 15.0
@@ -152,7 +152,7 @@ LIVE = frozenset(
 
 
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the keys that contradict each other, though each value is allowed by itself, and the error message."""
+    """Yield the keys of each contradiction, and its error message. Each value is allowed by itself."""
     vcpus, cells = config.limits.vcpus, config.limits.cells
     if cells < vcpus:
         # A cell counts one exit reason of one vCPU. All exits of a vCPU without a cell are dropped.

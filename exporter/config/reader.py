@@ -13,7 +13,7 @@ from exporter.config.values import Option
 from exporter.config.yaml_file import compose, shorten
 
 FLAG = "flag"
-"""Takes the place of the YAML type where a text comes from the command line."""
+"""The type of a text from the command line, which has no YAML type."""
 
 _TYPE_NAMES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "a boolean",
                "timestamp": "a date", "null": "null", "map": "a mapping", "seq": "a list"}  # fmt: skip
@@ -58,7 +58,7 @@ class Reader:
             raise ConfigError(*(problem for _, problem in sorted(self.problems, key=lambda found: found[0])))
 
     def read_file(self, text: str, name: str) -> None:
-        """Read the text of a whole file, which errors call `name`. Raises ConfigError if it is not valid YAML."""
+        """Read the text of a whole file. `name` is its name in errors. Raises ConfigError if it is not valid YAML."""
         root = compose(text, name)
         if root is not None and root.value != "":
             self.read_section(root, "", _line(root))
@@ -150,7 +150,7 @@ class Reader:
         return list(items.values())
 
     def _hint(self, key: str) -> str:
-        """Return the end of the message for an unknown key: a similar key, of the same section if possible."""
+        """Return a hint for the message about an unknown key: the most similar key, preferably of the same section."""
         names = [*self.options, *self.sections]
         if key in names:  # a dotted key that was written as one word
             return f"; write it nested, as {key.replace('.', ': {')}: ...{'}' * key.count('.')}"

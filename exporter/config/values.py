@@ -1,6 +1,7 @@
 """The values that a key of a configuration file can hold, and how each is read from the text of a YAML scalar.
 
-A parser raises ValueError for a wrong value. Its text follows the value in the error message: "is out of range".
+A parser raises ValueError for a wrong value. In the message for the user, the text of that error follows the value, for
+example `30h is out of range`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
 def duration(text: str) -> float:
-    """Return the seconds of a Prometheus duration ("1h30m", "500ms"), with us as a further unit. Raises ValueError."""
+    """Return the seconds of a Prometheus duration ("1h30m", "500ms"). Microseconds ("us") are allowed, too.
+
+    Raises ValueError.
+    """
     match = _DURATION.fullmatch(text)
     if match and text:
         return sum(int(n) * unit for n, unit in zip(match.groups("0"), _UNITS.values())) / 1_000_000
@@ -90,7 +94,7 @@ def listen_address(text: str) -> str:
 
 
 def telemetry_path(text: str) -> str:
-    """Return a path of the metrics page that no client and no server rewrites. Raises ValueError."""
+    """Return a path of the metrics page that every client and server leaves unchanged. Raises ValueError."""
     # Clients or the server rewrite //, /../ and %41: no request for such a path would arrive under its own name.
     segments = re.fullmatch(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?", text)
     if not segments or {".", ".."} & set(text.split("/")):
@@ -148,7 +152,7 @@ def _choice(yaml_types: tuple[str, ...], texts: Collection[str], convert: Callab
 
 
 def path(*words: str, directory: bool = False) -> Option:
-    """Return an option that holds one of these words or an absolute path; a directory only with `directory`."""
+    """Return an option that holds one of these words or an absolute path. `directory` allows a directory, too."""
 
     def parse(text: str) -> str:
         if text in words:
@@ -175,7 +179,7 @@ BOOLEAN = Option(("bool",), "true or false", _boolean)
 
 
 def file_path(text: str) -> str:
-    """Return the path of a file, relative to the current directory or absolute, or "". Raises ValueError."""
+    """Return the path of a file, relative to the current directory or absolute; "" is none. Raises ValueError."""
     if not text.isprintable() or text.endswith("/"):
         raise ValueError("is not the path of a file")
     return text
@@ -189,7 +193,7 @@ def reason_name(text: str) -> str:
 
 
 def user_name(text: str) -> str:
-    """Return the name of a user, or "". Raises ValueError."""
+    """Return the name of a user; "" is none. Raises ValueError."""
     if not re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}\$?)?", text) or text.isdecimal():
         raise ValueError("is not a user name")
     return text

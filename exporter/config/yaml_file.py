@@ -1,6 +1,6 @@
 """Turns a file into YAML nodes, within limits of size and nesting.
 
-Nodes and never Python objects: a node knows its line, and no node runs code.
+A file never becomes Python objects. Nodes know their line, and a tag in the file cannot run code.
 """
 
 from __future__ import annotations

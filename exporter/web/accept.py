@@ -72,7 +72,7 @@ class Acceptor:
             self._serve(connection, address)
 
     def _pause(self, listening: socket.socket) -> None:
-        """Stop accepting for a moment: the socket stays readable, and the loop would spin."""
+        """Stop accepting for a moment. The socket stays readable, so the loop would spin otherwise."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening)
 

@@ -16,19 +16,19 @@ _MAX_VERIFIED = 128
 _MAX_QUEUED_PER_ADDRESS, _MAX_QUEUED = 8, 256
 """Limits of checks that wait or run: each of them keeps a connection open."""
 _MAX_PASSWORD_BYTES = 72
-"""bcrypt uses no more bytes of a password. Newer versions of Python's bcrypt refuse a longer one; Go's accepts it."""
+"""bcrypt ignores further bytes of a password. Newer versions of Python's bcrypt refuse a longer one; Go accepts it."""
 
 
 class QueueFullError(Exception):
-    """A password was not checked, since too many checks wait already."""
+    """A password is not checked, because too many checks wait already."""
 
 
 class Passwords:
     """Checks names and passwords.
 
-    One thread runs bcrypt, which takes some 70 ms for a hash of cost 10. It checks one password of each client address
-    at a time, so a client that guesses waits for its own checks only. A right pair of name and password is remembered,
-    as an HMAC under a key of this process and never in plain text. A scraper is therefore checked once.
+    One thread runs bcrypt, which takes some 70 ms for a hash of cost 10. At most one check of each client address waits
+    for this thread, so a client that guesses delays only itself. A right pair of name and password is remembered, as an
+    HMAC under a key of this process and never in plain text. A scraper is therefore checked once.
     """
 
     def __init__(self) -> None:

@@ -14,19 +14,19 @@ includes the TLS handshake."""
 IDLE_SECONDS = 120.0
 """Limit between two requests."""
 WRITE_SECONDS = 30.0
-"""Limit without a byte of a response that the client takes."""
+"""Limit for a client that reads nothing of its response."""
 RESPONSE_SECONDS = 300.0
 """Limit for a whole response, however steadily the client reads it."""
 STALLED_SECONDS = 1.0
-"""Where a limit of connections or scrapes is reached, a client that has taken nothing for this long is closed first."""
+"""A client that has read nothing of its response for this long is stalled: it may be closed if a limit is reached."""
 
 _MAX_CONNECTIONS = 1000
 _RESERVED_DESCRIPTORS = 128
-"""For the rest of the exporter: maps, programs, files of /proc that it reads."""
+"""Descriptors for the rest of the exporter: maps, programs, files of /proc that it reads."""
 
 
 def max_connections() -> int:
-    """Return how many connections the limit of descriptors (RLIMIT_NOFILE) has room for: 16 to 1000."""
+    """Return how many connections the limit of descriptors (RLIMIT_NOFILE) allows: from 16 to 1000."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MAX_CONNECTIONS
@@ -40,7 +40,7 @@ class Connections:
         self.limit = limit
         self.clock = clock
         self._max_scrapes = max_scrapes
-        # Dictionaries, for their order.
+        # Dictionaries, because they keep the order of insertion.
         self._new: dict[TimedStream, None] = {}  # without a request yet
         self._idle: dict[TimedStream, None] = {}  # between two requests
         self._busy: dict[TimedStream, None] = {}
@@ -50,7 +50,7 @@ class Connections:
         return len(self._new) + len(self._idle) + len(self._busy)
 
     def __iter__(self) -> Iterator[TimedStream]:
-        """Iterate over a copy of the connections, since closing a connection removes it."""
+        """Iterate over a copy of the connections, because closing a connection removes it."""
         return iter([*self._new, *self._idle, *self._busy])
 
     def add(self, stream: TimedStream) -> None:
@@ -84,7 +84,7 @@ class Connections:
         return bool(self._new)
 
     def make_room(self) -> bool:
-        """Close the least important connection. Returns False if every connection is busy with a client that reads.
+        """Close the least important connection. Returns False if each connection has a request and its client reads.
 
         The order is: the oldest one without a request, the one that is idle for longest, the one that is stalled for
         longest. A scraper sends its request long before a flood makes its connection the oldest without a request.
@@ -101,9 +101,9 @@ class Connections:
     def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
         """Count a scrape of the client at the address `peer` as in flight. Returns False if there are too many.
 
-        At the limit, the scrape replaces one that is stalled. Without a stalled one, it replaces a scrape of the
-        address with most of them, if that has more than `peer` would have. So a client that scrapes too often cannot
-        block the scrapes of another one.
+        At the limit, the scrape replaces a stalled one. If none is stalled, it replaces one of the address that has
+        most scrapes, but only if that address has more than `peer` would then have. A client that scrapes too often can
+        therefore not block the scrapes of another one.
         """
         if len(self._scrapes) >= self._max_scrapes:
             replaced = self._longest_stalled(self._scrapes) or self._of_busiest_address(peer)

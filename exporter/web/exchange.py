@@ -65,7 +65,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
         headers: httputil.HTTPHeaders,
     ) -> None:
-        """Take the header of a request. A wrong header, or one with a body that is too large, is refused here."""
+        """Take the header of a request. Refuses a header that is not valid, and a body that is too large."""
         assert isinstance(start_line, httputil.RequestStartLine)
         self._stream.begin_request()
         self._request = Request(
@@ -88,7 +88,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def on_connection_close(self) -> None:
-        """Do nothing: the response has not begun, and there is nothing to release."""
+        """Do nothing: the response has not begun, so it holds nothing that must be released."""
 
     async def _run(self) -> None:
         try:
@@ -145,7 +145,7 @@ class Exchange(httputil.HTTPMessageDelegate):
     async def _sent(self, written: asyncio.Future[None]) -> None:
         """Wait until bytes are sent. Raises StreamClosedError if the connection is closed.
 
-        `written` alone is not enough: tornado forgets it if the connection is closed at the wrong moment.
+        `written` alone is not enough: tornado may never complete it if the connection is closed meanwhile.
         """
         await asyncio.wait({written, self._stream.closing}, return_when=asyncio.FIRST_COMPLETED)
         if self._stream.closed():
@@ -154,7 +154,7 @@ class Exchange(httputil.HTTPMessageDelegate):
 
 def _path(target: str) -> str:
     """Return the decoded path of a request's target, without its query; "" if the target has no path."""
-    if not target.startswith("/"):  # with scheme and host, as a request to a proxy has it
+    if not target.startswith("/"):  # the target has scheme and host, as in a request to a proxy
         try:
             target = urlsplit(target).path or "/"
         except ValueError:

@@ -19,7 +19,7 @@ If a flood fills the backlog, the kernel drops the SYN of a scrape, and the clie
 
 
 class ListenError(Exception):
-    """The exporter cannot listen on an address; one line says on which and why."""
+    """The exporter cannot listen on an address. The text is one line with the address and the reason."""
 
 
 class Listener(NamedTuple):
@@ -45,7 +45,7 @@ class Listener(NamedTuple):
         if not self.path:
             return
         try:
-            # By descriptor, so that nobody can put another file in its place meanwhile.
+            # Use a descriptor: its file stays the same even if another one is put in its place meanwhile.
             fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 status = os.fstat(fd)
@@ -117,7 +117,8 @@ def _listen_unix(path: Path) -> Listener:
             os.umask(umask)
         status = path.lstat()
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
-            raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: another file was put in its place")
+            problem = "another file was put in its place; check who can write to its folder"
+            raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: {problem}")
         listening.listen(_BACKLOG)
         listening.setblocking(False)
     except (OSError, ListenError):
@@ -136,7 +137,7 @@ def _remove_stale(path: Path) -> None:
         problem = "the file exists and is not a socket; remove it or choose another path"
         raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: {problem}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # with a full backlog connect() fails with EAGAIN: that socket is in use, too
+        probe.setblocking(False)  # if its backlog is full, connect() fails with EAGAIN: the socket is in use
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

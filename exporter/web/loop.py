@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MAX_HEADER = 1 << 14
 """Limit of the request line and the headers, in bytes."""
 CLOSE_SECONDS = 3.0
-"""How long a stop waits for responses that have begun."""
+"""How long a stop waits for responses that are being sent."""
 _THREADS = 4
 _SWEEP_SECONDS = 1.0
 """Between two checks of the connections' time limits."""
@@ -97,7 +97,7 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         await self._finish()
 
     async def _finish(self) -> None:
-        """Stop accepting, wait for responses that have begun, and close all connections."""
+        """Stop accepting, wait for responses that are being sent, and close all connections."""
         self._acceptor.stop()
         until = time.monotonic() + CLOSE_SECONDS
         while self._connections.busy and time.monotonic() < until:

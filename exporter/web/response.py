@@ -1,4 +1,4 @@
-"""Requests, responses and routes as plain values. This module knows no socket."""
+"""Requests, responses and routes as plain values. No socket is used here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.common.logs import event
 log = logging.getLogger(__name__)
 
 READ_METHODS, WRITE_METHODS = ("GET", "HEAD"), ("POST", "PUT")
-"""Methods of a path that only reads, and of a path that changes something."""
+"""The methods of a route that changes nothing, and of a route that changes something."""
 
 REASON_PHRASES = {
     200: "OK",
@@ -43,7 +43,7 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """A response, whose body is in pieces so that a large one is not copied.
 
-    `headers` has only what is special to this response. exchange.py adds the headers that every response has.
+    `headers` has the headers of this response alone. exchange.py adds the headers that every response has.
     """
 
     status: int
@@ -61,7 +61,7 @@ class Response(NamedTuple):
         return sum(map(len, self.pieces))
 
     def batches(self) -> Iterator[bytes]:
-        """Yield the body in parts that are large enough for a system call each."""
+        """Yield the body in parts of 256 KiB or little more, to save system calls."""
         return batches(self.pieces)
 
 
@@ -100,7 +100,7 @@ def find_route(routes: Routes, request: Request) -> Route:
 
 
 def respond(route: Route, request: Request) -> Response:
-    """Return the response of a route. Raises nothing: if the handler fails, it is 500, and the log says why."""
+    """Return the response of a route. If the handler fails, log the error and return status 500. Raises nothing."""
     try:
         return route.handler(request)
     except Exception as error:  # a defect of the exporter

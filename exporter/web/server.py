@@ -60,12 +60,12 @@ class WebServer:
         return "https" if self._settings.current.tls else "http"
 
     def chown(self, uid: int, gid: int) -> None:
-        """Make the user and group that this process will have the owner of its unix sockets. Raises ListenError."""
+        """Change the owner and the group of all unix sockets that this server has made. Raises ListenError."""
         for listener in self._listeners:
             listener.chown(uid, gid)
 
     def serve(self, routes: Routes) -> None:
-        """Start to serve requests, and return at once. Raises OSError if the loop gets no descriptor."""
+        """Start to serve requests, and return at once. Raises OSError if no file descriptor is left for the loop."""
         # tornado logs a line for each malformed request. Clients could fill the log with them.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         connections = Connections(max_connections(), self._max_requests, self._clock)
@@ -87,7 +87,7 @@ class WebServer:
         return self._heartbeat is None or self._heartbeat.beats()
 
     def close(self) -> None:
-        """Stop serving, and close the sockets. Clients have a few seconds to read the responses that have begun."""
+        """Stop serving, and close the sockets. Clients have a few seconds to read responses that are being sent."""
         self._settings.close()
         if self._server and self._thread:
             self._server.stop()

@@ -27,7 +27,7 @@ A client that closes it later has left.
 
 
 class StreamEvents(Protocol):
-    """Gets the events of each connection."""
+    """Receives the events of each connection."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -57,12 +57,14 @@ class TimedStream(IOStream):
         """When the header of the current request arrived; None without a request."""
         self.idle_since = self.accepted_at
         self.header_since: float | None = None
-        """When the first byte of a request arrived whose header is not complete yet. If that byte arrived together with
-        the request before, it is not noticed, and the connection counts as idle."""
+        """When the first byte of an incomplete header arrived.
+
+        A byte that arrived together with the previous request is not noticed: the connection then counts as idle.
+        """
         self.progress_at = self.accepted_at
-        """When the client last took a byte of a response."""
+        """When the client last read a byte of a response."""
         self._input_ended_at: float | None = None
-        """When the client was first found to have closed its sending half."""
+        """When the end of the client's input was first noticed: the client has closed its sending half."""
 
     def begin_request(self) -> None:
         """Record that the header of a request has arrived. The connection may be closed by now."""
@@ -79,11 +81,11 @@ class TimedStream(IOStream):
             self._events.request_ended(self)
 
     def stalled_seconds(self, now: float) -> float:
-        """Return for how long the client has taken nothing of a response; 0 if there is nothing to send."""
+        """Return how long the client has read nothing of a response, in seconds; 0 if there is nothing to send."""
         return now - self.progress_at if self.busy_since is not None and self.writing() else 0.0
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Read, and record when a header begins. After the end of input, requests that are complete get a response."""
+        """Read, and record when a header begins. Complete requests get a response even after the end of input."""
         count = super().read_from_fd(buf)
         if count == 0 and self._open_after_end_of_input():
             return None  # to tornado: no data yet
@@ -104,7 +106,7 @@ class TimedStream(IOStream):
                 return False
         elif self._input_ended_at - self.busy_since > _HALF_CLOSE_SECONDS:
             return False
-        # The socket stays readable after the end of input: stop to listen for that, or the loop would spin.
+        # The socket stays readable after the end of input: stop listening for that, or the loop would spin.
         self.io_loop.update_handler(self.fileno(), self.io_loop.ERROR | (self.io_loop.WRITE * self.writing()))
         return True
 
@@ -146,7 +148,7 @@ class TimedStream(IOStream):
                 drained += len(part)
 
     def close_fd(self) -> None:
-        """Close the socket, once, and tell everything that waits for this connection."""
+        """Close the socket, once. This wakes all tasks that wait for the connection."""
         super().close_fd()
         if not self.closing.done():
             self.closing.set_result(None)

@@ -45,7 +45,7 @@ CURVES = {
     "CurveP521": ("secp521r1", "P-521"),
     "X25519": ("", "X25519"),
 }
-"""Go's name to the names for set_ecdh_curve() and for set_groups()."""
+"""Go's name of a curve -> its name for set_ecdh_curve() ("" if unknown there), its name for set_groups()."""
 _PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; ssl has the name from Python 3.10 on
 
 
@@ -89,7 +89,7 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             context.load_verify_locations(cadata=options.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
             raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
-        except ValueError:  # only for an empty text: the file is being written
+        except ValueError:  # the text is empty: the file may be in the middle of being written
             raise TlsError("client_ca", "is empty") from None
     context.verify_mode = CLIENT_AUTH[options.client_auth_type]
     return context
@@ -110,7 +110,7 @@ def alternative_names(certificate: Mapping[str, Any]) -> frozenset[str]:
 def _load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
     if b"ENCRYPTED" in options.key:  # OpenSSL would ask for the passphrase on the terminal
         raise TlsError("key", "is encrypted; allowed is a private key without a passphrase")
-    # ssl loads files only. The memory files have the texts that were read, even if the real files change meanwhile.
+    # ssl loads files only. Files in memory keep the texts that were read, even if the real files change meanwhile.
     with _as_file(options.cert) as cert, _as_file(options.key) as key:
         try:
             context.load_cert_chain(cert, key, password=lambda: "")

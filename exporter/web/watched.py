@@ -96,7 +96,7 @@ class WatchedSettings:
 
 
 def _weaker_keys(old: Settings, new: Settings) -> list[str]:
-    """Return the keys whose change would let clients in that were refused before."""
+    """Return the keys whose change would admit clients that are refused now."""
     keys = [
         key
         for key, before, after in (

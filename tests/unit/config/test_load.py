@@ -115,7 +115,7 @@ def test_no_flags_change_nothing(wanted: Config) -> None:
     assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
 
 
-def test_describe_words_the_defaults() -> None:
+def test_describe_of_the_defaults() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
@@ -154,7 +154,7 @@ def test_an_empty_file_is_all_defaults(text: str) -> None:
     assert parse(text, "c.yaml") == Config()
 
 
-def test_a_file_overrules_only_what_it_names() -> None:
+def test_a_file_changes_only_the_options_that_it_names() -> None:
     text = "web: {listen_address: ['127.0.0.1:9939', '[::1]:9939']}\nlinger: 0s\nlog:\n  level: debug\n"
     web = Web(listen_address=("127.0.0.1:9939", "[::1]:9939"))
     assert parse(text, "c.yaml") == Config(web=web, linger=0.0, log=Log(level="debug"))
@@ -186,7 +186,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "1.5s", "-1s", "30m1h", "1h 30m", "1H", "1y", "5s5s", "٣s", "1s\n", "+1s"])
-def test_no_durations(text: str) -> None:
+def test_texts_that_are_not_durations(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a duration$"):
         values.duration(text)
 
@@ -256,7 +256,7 @@ def test_host_port(text: str, parts: tuple[str, int]) -> None:
         ("a" * 100_000 + ":1", "no valid host"),
     ],
 )
-def test_no_host_port(text: str, what: str) -> None:
+def test_texts_that_are_not_listen_addresses(text: str, what: str) -> None:
     with pytest.raises(ValueError, match=f"^has {what}$"):
         values.host_port(text)
 
@@ -270,7 +270,7 @@ def test_telemetry_paths(path: str) -> None:
     "path",
     ["", "/", "metrics", "/x?y", "/x#y", "/x y", "/x\n", "//x", "/x//y", "/x/../y", "/.", "/%41", "/ü"],
 )
-def test_no_telemetry_paths(path: str) -> None:
+def test_paths_that_are_not_allowed(path: str) -> None:
     with pytest.raises(ConfigError) as error:
         with_flags(Config(), {"web.telemetry_path": path})
     shown = path.replace("\n", "\\n")
@@ -310,7 +310,7 @@ def test_every_problem_of_a_flag_names_the_flag() -> None:
     )
 
 
-def test_flags_as_an_argument_parser_hands_them_over() -> None:
+def test_values_as_argparse_passes_them() -> None:
     flags: dict[str, object] = {
         "bpf_stats": True,
         "log.level": ["debug"],
@@ -329,7 +329,7 @@ def test_a_flag_that_contradicts_the_file() -> None:
     )
 
 
-def test_shape_of_histograms() -> None:
+def test_options_of_histograms() -> None:
     text = "histogram: {native: no, classic: {factor: 16, min: 10us, max: 1s, in_protobuf: yes}}\n"
     assert parse(text, "c.yaml").histogram == Histogram(False, Classic(16, 1e-5, 1.0, True))
     flags: dict[str, object] = {"histogram.native": "off", "histogram.classic.factor": "2"}
@@ -350,7 +350,7 @@ def test_no_addresses_at_all_from_a_flag() -> None:
         with_flags(Config(), {"web.listen_address": []})
 
 
-def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
+def test_an_unknown_key_among_the_flags_raises_key_error() -> None:
     with pytest.raises(KeyError):
         with_flags(Config(), {"nonsense": "1"})
 
@@ -361,7 +361,7 @@ def test_flag_names() -> None:
     assert len({configfile.flag_name(key) for key in OPTIONS}) == len(OPTIONS)
 
 
-def test_a_bare_off_is_the_word() -> None:
+def test_off_without_quotes_is_the_word() -> None:
     """YAML 1.1 reads it as a boolean, but its author means the word."""
     assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
     with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is not allowed"):

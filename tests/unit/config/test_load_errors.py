@@ -238,7 +238,7 @@ def test_bombs_are_refused_quickly_and_in_short_lines(text: str, problem: str) -
     assert time.monotonic() - start < 10  # it takes 0.5 s; without the limits it would take minutes
 
 
-def test_an_alias_bomb_is_not_unfolded() -> None:
+def test_an_alias_bomb_is_not_expanded() -> None:
     keys = "abcdefghij"
     text = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
         f"{key}: &{key} [{', '.join(8 * ['*' + last])}]\n" for last, key in zip(keys, keys[1:])
@@ -259,13 +259,13 @@ def problems_of(text: str) -> tuple[str, ...]:
 
 @settings(deadline=None)
 @given(st.text() | st.text(alphabet="web: limts{}[],&*!|>-'\"\\U%F\n\t#?0"))
-def test_no_text_raises_anything_else(text: str) -> None:
+def test_any_text_is_read_or_raises_config_error(text: str) -> None:
     assert all(problem.startswith("c.yaml:") and problem.isprintable() for problem in problems_of(text))
 
 
 @settings(deadline=None)
 @given(data=st.binary(max_size=200))
-def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_are_read_or_raise_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(data)
     try:
@@ -303,7 +303,7 @@ def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(Path("config.yaml")) == "config.yaml: cannot read the configuration file: Permission denied"
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"linger: 5m\nlock_file: /\xff\n")
     assert loaded(path) == f"{path}:2: not UTF-8: byte 0xff"
@@ -312,7 +312,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     assert loaded(Path("/dev/zero")) == "/dev/zero: larger than 1048576 bytes"
 
 
-def test_a_file_that_is_right(tmp_path: Path) -> None:
+def test_a_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes("\ufefflinger: 1m\r\nlock_file: /run/größe\r\n".encode())
     assert load(path) == Config(linger=60.0, lock_file="/run/größe")

@@ -1,4 +1,4 @@
-"""Paths, methods and sockets of the HTTP side."""
+"""Paths, methods and addresses of the web server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_paths(served: WebServer) -> None:
 
 def test_the_document_of_the_vcpus(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
-    documents = iter([b'{"vcpus": []}'])  # the second time it fails
+    documents = iter([b'{"vcpus": []}'])  # the second request fails
     web = WebServer(["127.0.0.1:0"])
     web.serve(routes(_render, "/metrics", vcpus=lambda: next(documents)))
     answer, body = _ask(web, "GET", "/-/vcpus")
@@ -83,7 +83,7 @@ def test_methods(served: WebServer) -> None:
 @pytest.mark.parametrize("accept", pages.FORMATS)
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
-    """On a page of more than one batch, whose length must be known before the first is sent."""
+    """The page has more than one batch: its length must be known before the first batch is sent."""
     cells = [cell(Space.VMX, code, 1, dict.fromkeys(range(0, 142, 5), 1), 1) for code in range(20)]
     made = families(of(WEB, *(record(100, tid, *cells) for tid in range(101, 141))))
     exposition = pages.exposition()
@@ -128,7 +128,7 @@ def test_all_addresses_means_ipv4_and_ipv6() -> None:
     web.close()
 
 
-def test_what_cannot_be_listened_on(served: WebServer) -> None:
+def test_addresses_that_cannot_be_used(served: WebServer) -> None:
     with pytest.raises(ListenError) as caught:
         WebServer(["127.0.0.1:0", served.addresses[0]])
     assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"
@@ -138,7 +138,7 @@ def test_what_cannot_be_listened_on(served: WebServer) -> None:
         WebServer(["no-such-host.invalid:9"])
 
 
-def test_a_page_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_that_fails_is_answered_with_500(caplog: pytest.LogCaptureFixture) -> None:
     def broken(accept: str, accept_encoding: str) -> MetricsPage:
         raise KeyError("reason")
 
