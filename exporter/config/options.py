@@ -60,7 +60,7 @@ class Classic:
 
 @dataclass(frozen=True)
 class Histogram:
-    """In which forms histograms are served."""
+    """How histograms are served: native where the client accepts that, and with classic buckets."""
 
     native: bool = True
     classic: Classic = field(default_factory=Classic)
@@ -68,7 +68,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Log:
-    """From which level on events are logged, and in which format."""
+    """The lowest level that is logged, and the format of the log."""
 
     level: str = "info"
     format: str = "logfmt"

@@ -58,7 +58,7 @@ class Reader:
             raise ConfigError(*(problem for _, problem in sorted(self.problems, key=lambda found: found[0])))
 
     def read_file(self, text: str, name: str) -> None:
-        """Read the text of a whole file. `name` is its name in errors. Raises ConfigError if it is not valid YAML."""
+        """Read the text of a whole file, whose name in errors is `name`. Raises ConfigError if it is not valid YAML."""
         root = compose(text, name)
         if root is not None and root.value != "":
             self.read_section(root, "", _line(root))

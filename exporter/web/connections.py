@@ -106,7 +106,7 @@ class Connections:
         therefore not block the scrapes of another one.
         """
         if len(self._scrapes) >= self._max_scrapes:
-            replaced = self._longest_stalled(self._scrapes) or self._of_busiest_address(peer)
+            replaced = self._longest_stalled(self._scrapes) or self._scrape_of_busiest_address(peer)
             if replaced is None:
                 return False
             replaced.close()
@@ -123,7 +123,7 @@ class Connections:
         longest = max(streams, key=lambda stream: stream.stalled_seconds(now), default=None)
         return longest if longest and longest.stalled_seconds(now) >= STALLED_SECONDS else None
 
-    def _of_busiest_address(self, peer: str) -> TimedStream | None:
+    def _scrape_of_busiest_address(self, peer: str) -> TimedStream | None:
         counts = Counter(self._scrapes.values())
         ((busiest, count),) = counts.most_common(1)
         if count <= counts[peer] + 1:

@@ -39,7 +39,7 @@ CLOSE_SECONDS = 3.0
 """How long a stop waits for responses that are being sent."""
 _THREADS = 4
 _SWEEP_SECONDS = 1.0
-"""Between two checks of the connections' time limits."""
+"""Time between two checks of the connections' time limits."""
 _TCP_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h; Python's socket has the name from 3.12 on
 _MAX_UNSENT_BYTES = 1 << 17
 """Limit of unsent bytes in the kernel's send buffer of a connection.

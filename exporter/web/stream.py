@@ -22,7 +22,7 @@ _MAX_DRAIN = 1 << 18
 _HALF_CLOSE_SECONDS = 1.0
 """A client that closes its sending half within this time of its request still waits for the response, as `nc -N` does.
 
-A client that closes it later has left.
+A client that closes it later counts as disconnected.
 """
 
 

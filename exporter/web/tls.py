@@ -26,7 +26,7 @@ CLIENT_AUTH = {
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 """Go can ask for a certificate without verifying it. Python's ssl lacks OpenSSL's callback for that."""
 
-# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 are always on, in Go as here.
+# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 cannot be switched off, neither in Go nor here.
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 CIPHERS = {
     f"TLS_ECDHE_{key}_WITH_{go}": f"ECDHE-{key}-{openssl}"
@@ -89,7 +89,7 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             context.load_verify_locations(cadata=options.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
             raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
-        except ValueError:  # the text is empty: the file may be in the middle of being written
+        except ValueError:  # the text is empty; perhaps the file is being written
             raise TlsError("client_ca", "is empty") from None
     context.verify_mode = CLIENT_AUTH[options.client_auth_type]
     return context

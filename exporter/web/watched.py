@@ -15,7 +15,7 @@ from exporter.web.toolkit import Settings, WebConfigFile
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-"""Between two checks of the files for changes."""
+"""Time between two checks of the files for changes."""
 
 
 class WatchedSettings:
