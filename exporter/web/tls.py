@@ -26,7 +26,8 @@ CLIENT_AUTH = {
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 """Go can ask for a certificate without verifying it. Python's ssl lacks OpenSSL's callback for that."""
 
-# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 cannot be switched off, neither in Go nor here.
+# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 cannot be switched off, neither in
+# Go nor here.
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 CIPHERS = {
     f"TLS_ECDHE_{key}_WITH_{go}": f"ECDHE-{key}-{openssl}"
