@@ -33,9 +33,9 @@ from exporter.service.scrape import Scraper
 from exporter.service.systemd import Systemd
 from exporter.service.viewer import Viewer
 from exporter.service.waker import Waker
-from exporter.web.answer import Routes
+from exporter.web.response import Routes
 from exporter.web.server import WebServer
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Daemon:
         self._web = WebServer(
             () if sockets else config.web.listen_address,
             [socket.socket(fileno=fd) for fd in sockets],
-            settings=Watched(Path(config.web.config_file)) if config.web.config_file else None,
+            settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
             max_requests=config.web.max_requests,
         )
 
@@ -119,7 +119,7 @@ class Daemon:
 
     def give_sockets_to(self, account: Account) -> None:
         """Make the account that this process will run as the owner of its unix sockets. Raises ListenError."""
-        self._web.give_to(account.uid, account.gid)
+        self._web.chown(account.uid, account.gid)
 
     def start(self) -> None:
         """Answer requests. Raises OSError."""
@@ -246,7 +246,7 @@ class Daemon:
         logs.setup(config.log.level, config.log.format)
         self._scraper.reconfigure(config)
         self._overview = self._new_overview(config)
-        self._web.use(self._routes(config))
+        self._web.set_routes(self._routes(config))
         self._waker.wake()
 
     def _new_overview(self, config: Config) -> Overview:

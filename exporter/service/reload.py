@@ -53,7 +53,7 @@ class Reloader:
             self._apply(config)
             self.config, self.status = config, ConfigStatus(loaded=time.time())
             for key in waiting:
-                in_force = load.shown(config, key)
+                in_force = load.option_text(config, key)
                 event(log, "warn", "a changed option waits for a restart", option=key, in_force=in_force)
             event(log, "info", "configuration reloaded")
             return ""

@@ -251,8 +251,8 @@ def web_config(data: bytes) -> None:
         assert (name + value).isascii()
         assert (name + value).isprintable()
     assert all(":" not in user for user in settings.users)
-    if settings.bucket:
-        assert settings.bucket.take(1e9)
+    if settings.rate_limit:
+        assert settings.rate_limit.take(1e9)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -14,7 +14,7 @@ from exporter.page.page import Look, Overview
 from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
-from exporter.web.answer import Routes
+from exporter.web.response import Routes
 from exporter.web.server import WebServer
 
 BODY = b"kvm_exits_total 4801\n"

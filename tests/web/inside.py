@@ -56,7 +56,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 def idle(stream: TimedStream) -> bool:
     """Return whether the connection is between two requests."""
-    return stream.idle_since > stream.accepted and stream.busy_since is None
+    return stream.idle_since > stream.accepted_at and stream.busy_since is None
 
 
 def writing(stream: TimedStream) -> bool:

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 
 from exporter.web import auth
-from exporter.web.auth import CrowdedError, Passwords
+from exporter.web.auth import Passwords, QueueFullError
 from tests.web.client import BODY, ask
 from tests.web.conftest import Serve
 from tests.web.inside import passwords, until
@@ -58,18 +58,18 @@ def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD, "long": LONG}
         for _ in range(23):
-            assert await passwords.allowed(users, basic("alice:secret"), "::1")
+            assert await passwords.check(users, basic("alice:secret"), "::1")
         assert checks == [b"secret"]
         for _ in range(3):
-            assert not await passwords.allowed(users, basic("alice:guess"), "::1")
-            assert not await passwords.allowed(users, basic("nobody:secret"), "::1")
+            assert not await passwords.check(users, basic("alice:guess"), "::1")
+            assert not await passwords.check(users, basic("nobody:secret"), "::1")
         # A wrong pair costs one bcrypt check for known and unknown users alike, also after alice was right.
         assert checks[1:] == [b"guess", b"secret"] * 3
-        assert await passwords.allowed(users, basic("long:" + "x" * 99), "::1")
+        assert await passwords.check(users, basic("long:" + "x" * 99), "::1")
         # After a change of a password or the removal of a user, the old pair is refused at once.
-        assert not await passwords.allowed({"alice": LONG}, basic("alice:secret"), "::1")
-        assert not await passwords.allowed({"long": LONG}, basic("alice:secret"), "::1")
-        assert not any(b"secret" in digest for digest in passwords._right)
+        assert not await passwords.check({"alice": LONG}, basic("alice:secret"), "::1")
+        assert not await passwords.check({"long": LONG}, basic("alice:secret"), "::1")
+        assert not any(b"secret" in digest for digest in passwords._verified)
         passwords.close()
 
     asyncio.run(main())
@@ -79,7 +79,7 @@ def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
                                     "Basic " + base64.b64encode(b"\xff:\xff").decode()])  # fmt: skip
 def test_refuses_malformed_headers_without_a_check(header: str, checks: list[bytes]) -> None:
     passwords = Passwords()
-    assert not asyncio.run(passwords.allowed({"alice": GOOD}, header, "::1"))
+    assert not asyncio.run(passwords.check({"alice": GOOD}, header, "::1"))
     assert checks == []
     passwords.close()
 
@@ -106,7 +106,7 @@ def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], th
 
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD}
-        check = partial(passwords.allowed, users)
+        check = partial(passwords.check, users)
         guesses = [asyncio.ensure_future(check(basic(f"alice:{n}"), "192.0.2.1")) for n in range(7)]
         await asyncio.sleep(0.01)
         scraper = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.2"))
@@ -116,7 +116,7 @@ def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], th
         assert order[:2] == [b"0", b"secret"]
         assert await asyncio.gather(*guesses) == [False] * 7
         assert len(order) == 8
-        assert not passwords._lines
+        assert not passwords._queues
         passwords.close()
 
     asyncio.run(main())
@@ -128,7 +128,7 @@ def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], thread
 
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD}
-        check = partial(passwords.allowed, users)
+        check = partial(passwords.check, users)
         known = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.1"))
         await asyncio.sleep(0.01)
         go_on.set()
@@ -143,8 +143,8 @@ def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], thread
         go_on.set()
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert ended.count(False) == 256
-        assert sum(isinstance(one, CrowdedError) for one in ended) == 440 - 256
-        assert sum(isinstance(one, CrowdedError) for one in ended[:11]) == 11 - 8
+        assert sum(isinstance(one, QueueFullError) for one in ended) == 440 - 256
+        assert sum(isinstance(one, QueueFullError) for one in ended[:11]) == 11 - 8
         passwords.close()
 
     asyncio.run(main())
@@ -168,7 +168,7 @@ def test_guesses_do_not_delay_a_known_scraper(
     guessers = [threading.Thread(target=ask, args=(web,), kwargs={"user": ("alice", str(n))}) for n in range(7)]
     for guesser in guessers:
         guesser.start()
-    lines = passwords(web)._lines
+    lines = passwords(web)._queues
     until(lambda: [line.length for line in lines.values()] == [7])
     go_on.set()
     assert ask(web, user=("alice", "secret")).status == 200

@@ -14,7 +14,7 @@ import pytest
 
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.service.routes import routes
-from exporter.web import connections, server
+from exporter.web import connections, loop, server
 from exporter.web.stream import TimedStream
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
@@ -28,8 +28,8 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets hold
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
         (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 37) + b"\r\n\r\n", 200),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 36) + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 37) + b"\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 36) + b"\r\n\r\n", 431),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
@@ -91,7 +91,7 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock for the limits that only the test advances. The server checks the limits often."""
-    monkeypatch.setattr(server, "_SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(loop, "_SWEEP_SECONDS", 0.02)
     return Clock()
 
 
@@ -100,7 +100,7 @@ def new(stream: TimedStream) -> bool:
 
 
 def heard(stream: TimedStream) -> bool:
-    return stream.heard is not None
+    return stream.header_since is not None
 
 
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -161,9 +161,9 @@ def test_a_steady_reader_is_closed_after_the_limit_on_answers(serve: Serve, cloc
         read = 0
         for _ in range(10):  # each time read enough for the server to send more
             clock.now += connections.WRITE_SECONDS
-            while stream.moved < clock.now:
+            while stream.progress_at < clock.now:
                 read += len(raw.recv(1 << 16))
-        assert clock.now == 1000 + connections.ANSWER_SECONDS
+        assert clock.now == 1000 + connections.RESPONSE_SECONDS
         time.sleep(0.1)
         assert not stream.closed()
         clock.now += 0.1
@@ -327,7 +327,7 @@ def test_the_address_with_most_scrapes_loses_one_to_another_address(serve: Serve
 
 
 def test_the_oldest_idle_connection_is_closed_for_a_new_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "most_connections", lambda: 23)
+    monkeypatch.setattr(server, "max_connections", lambda: 23)
     web = serve()
     scraper = http.client.HTTPConnection(web.addresses[0], timeout=20)
     scraper.request("GET", "/metrics")
@@ -351,7 +351,7 @@ def test_the_oldest_idle_connection_is_closed_for_a_new_one(serve: Serve, monkey
 def test_the_connection_limit_leaves_descriptors_for_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((1024, 896), (256, 128), (64, 16), (1 << 20, 1000), (-1, 1000)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert connections.most_connections() == most
+        assert connections.max_connections() == most
 
 
 def test_reload_answers_with_the_result_or_is_disabled(serve: Serve) -> None:

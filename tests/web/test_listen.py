@@ -53,7 +53,7 @@ def test_refuses_a_socket_in_use_and_a_path_that_is_no_socket(tmp_path: Path) ->
     path.write_text("a file")
     with pytest.raises(ListenError) as caught:
         listen(f"unix:{path}")
-    assert "the file is there, and is no socket" in str(caught.value)
+    assert "the file exists and is not a socket" in str(caught.value)
     assert path.read_text() == "a file"
     with pytest.raises(ListenError, match="No such file or directory"):
         listen(f"unix:{tmp_path}/no/such/folder.sock")
@@ -79,14 +79,14 @@ def owner(path: Path) -> tuple[int, int, int]:
 def test_a_socket_bound_by_root_gets_the_new_owner(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = WebServer([f"unix:{path}", "127.0.0.1:0"])
-    web.give_to(3989, 4001)
+    web.chown(3989, 4001)
     assert owner(path) == (0o660, 3989, 4001)
     web.close()
     assert not path.exists()
     os.chown(tmp_path, -1, 4003)
     tmp_path.chmod(0o2750)
     web = WebServer([f"unix:{path}"])
-    web.give_to(3989, 4001)
+    web.chown(3989, 4001)
     assert owner(path) == (0o660, 3989, 4003), "in a setgid folder the group must stay"
     web.close()
 
@@ -99,12 +99,12 @@ def test_only_the_socket_itself_changes_its_owner(tmp_path: Path) -> None:
     path.unlink()
     for put_in_place in (os.symlink, os.link):
         put_in_place(other, path)
-        listener.give_to(3989, 4001)
+        listener.chown(3989, 4001)
         assert owner(other) == (0o600, 0, 0)
         path.unlink()
     with pytest.raises(ListenError) as caught:
-        listener.give_to(3989, 4001)
-    assert str(caught.value) == f"cannot give unix:{path} to user 3989: No such file or directory"
+        listener.chown(3989, 4001)
+    assert str(caught.value) == f"cannot change the owner of unix:{path} to user 3989: No such file or directory"
     listener.close()
 
 
@@ -112,7 +112,7 @@ def test_only_the_socket_itself_changes_its_owner(tmp_path: Path) -> None:
 def test_root_replaces_a_stale_socket_of_another_user(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     left = listen(f"unix:{path}")
-    left.give_to(3989, 4001)
+    left.chown(3989, 4001)
     left.socket.close()
     serve(addresses=[f"unix:{path}"])
     assert over_unix(path).endswith(BODY)
@@ -132,7 +132,7 @@ def test_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path
 def test_an_inherited_socket_must_listen() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent, pytest.raises(ListenError) as caught:
         WebServer([], [silent])
-    assert "is no listening stream socket" in str(caught.value)
+    assert "is not a listening stream socket" in str(caught.value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(ListenError):
         WebServer([], [datagrams])
 

@@ -13,9 +13,9 @@ import pytest
 from exporter.config import options as config
 from exporter.service.daemon import Daemon
 from exporter.service.systemd import Systemd
-from exporter.web import pulse
-from exporter.web.answer import Answer, Request, Route, text
-from exporter.web.pulse import Pulse
+from exporter.web import heartbeat
+from exporter.web.heartbeat import Heartbeat
+from exporter.web.response import Request, Response, Route, text_response
 from exporter.web.server import WebServer
 from tests.web.client import ask, connect
 from tests.web.conftest import Serve
@@ -29,7 +29,7 @@ def turn(loop: asyncio.AbstractEventLoop) -> None:
 
 def test_a_loop_that_does_not_run_for_ten_seconds_hangs(caplog: pytest.LogCaptureFixture) -> None:
     loop, clock = asyncio.new_event_loop(), Clock()
-    beating = Pulse(loop, clock)
+    beating = Heartbeat(loop, clock)
     for _ in range(3):  # checked rarely; the loop runs once between two checks
         clock.now += 500
         turn(loop)
@@ -59,14 +59,14 @@ def test_a_loop_that_does_not_run_for_ten_seconds_hangs(caplog: pytest.LogCaptur
 def test_a_server_with_a_blocked_loop_does_not_respond(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def hang(_: Request) -> Answer:
+    def hang(_: Request) -> Response:
         assert go_on.wait(60)
-        return text(200)
+        return text_response(200)
 
-    web = serve(routes={"/hangs": Route(hang), "/": Route(lambda _: text(200))})
+    web = serve(routes={"/hangs": Route(hang), "/": Route(lambda _: text_response(200))})
     assert web.responds()
     assert ask(web, "/").status == 200
-    monkeypatch.setattr(pulse, "_HANGS_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "_HANG_SECONDS", 0.1)
     with connect(web) as raw:
         raw.sendall(b"GET /hangs HTTP/1.0\r\n\r\n")
         until(lambda: not web.responds())

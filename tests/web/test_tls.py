@@ -18,7 +18,7 @@ import pytest
 
 from exporter.web import connections
 from exporter.web.server import WebServer
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, only, until
@@ -151,23 +151,23 @@ def test_a_renewed_certificate_is_served_once_its_key_fits(
     serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The certificate is replaced, then its key. Until both fit, and while a file is missing, the old pair is used."""
-    settings = Watched(config(tmp_path, pki))
+    settings = WatchedSettings(config(tmp_path, pki))
     web, context = serve(settings), trusting(pki)
     assert common_name(web, context) == "server"
     with context.wrap_socket(connect(web), server_hostname="localhost") as kept:
         shutil.copy(pki / "renewed.crt", tmp_path / "server.crt")
         for _ in range(3):
-            settings.look()
+            settings.check_files()
             assert common_name(web, context) == "server"
         (problem,) = [record.__dict__["fields"]["err"] for record in caplog.records]
         assert problem.startswith(f"{tmp_path}/web.yml:2: tls_server_config.cert_file: does not belong to the private")
         shutil.copy(pki / "renewed.key", tmp_path / "server.key")
-        settings.look()
+        settings.check_files()
         assert common_name(web, context) == "renewed"
         kept.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
     (tmp_path / "server.key").unlink()
-    settings.look()
+    settings.check_files()
     assert common_name(web, context) == "renewed"
     assert ask(web, tls=context).status == 200
 
@@ -177,15 +177,15 @@ import logging, os, sys, threading
 from pathlib import Path
 from exporter.common import logs
 from exporter.web import watched
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 
 logs.setup("info", "logfmt", sys.stdout)
-watched._LOOK_SECONDS = 600.0
-settings = Watched(Path(sys.argv[1]))
+watched._POLL_SECONDS = 600.0
+settings = WatchedSettings(Path(sys.argv[1]))
 os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
-settings.follow()
+settings.watch()
 for line in sys.stdin:
-    settings.look()
+    settings.check_files()
     print("looked", flush=True)
 """
 
@@ -230,15 +230,15 @@ def test_a_reload_can_add_tls_but_not_remove_it(
     """A truncated file must not weaken access."""
     path = tmp_path / "web.yml"
     path.write_text("")
-    settings = Watched(path)
+    settings = WatchedSettings(path)
     web = serve(settings)
     assert ask(web).status == 200
     whole = config(tmp_path, pki).read_text()
-    settings.look()
+    settings.check_files()
     assert ask(web, tls=trusting(pki)).status == 200
     for text in ("", "http_server_config: {http2: false}\n", whole[:30], whole[:3]):
         path.write_text(text)
-        settings.look()
+        settings.check_files()
         assert ask(web, tls=trusting(pki)).status == 200
     assert weaker(caplog) == ["tls_server_config"] * 2
 
@@ -263,24 +263,24 @@ def test_a_reload_can_add_client_checks_but_not_remove_them(
     """A file without its last lines still has a certificate, but would admit every client."""
     path = config(tmp_path, pki)
     bare = path.read_text()
-    settings = Watched(path)
+    settings = WatchedSettings(path)
     web = serve(settings)
     any_name = CHECKED[: CHECKED.index("  client_allowed_sans")]
     if_given = any_name.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")
     for checks in ("", if_given, any_name, CHECKED):
         path.write_text(bare + checks)
-        settings.look()
+        settings.check_files()
         assert ask(web, tls=trusting(pki, "prometheus")).body == BODY
     for checks in ("", if_given, any_name):
         path.write_text(bare + checks)
-        settings.look()
+        settings.check_files()
         for client in ("", "stranger", "server"):
             with pytest.raises(REFUSED):
                 ask(web, tls=trusting(pki, client))
     kind, names = "tls_server_config.client_auth_type", "tls_server_config.client_allowed_sans"
     assert weaker(caplog) == [f"{names}, {kind}", f"{names}, {kind}", names]
     path.write_text(bare + CHECKED.replace("prometheus.example", "grafana.example"))
-    settings.look()
+    settings.check_files()
     with pytest.raises(REFUSED):
         ask(web, tls=trusting(pki, "prometheus"))
 

@@ -1,4 +1,4 @@
-"""What a configuration may hold, and that it survives being written and read."""
+"""Which values a configuration can hold, and that a configuration is the same after it was written and read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.config import load as configfile
 from exporter.config import values
-from exporter.config.load import describe, parse, reloaded, shown, with_flags
+from exporter.config.load import describe, option_text, parse, reloaded, with_flags
 from exporter.config.options import (
     LIVE,
     OPTIONS,
@@ -109,13 +109,13 @@ CONFIGS = st.builds(
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_what_is_described_reads_back_as_the_same(wanted: Config) -> None:
+def test_a_described_configuration_reads_back_as_the_same(wanted: Config) -> None:
     assert parse(describe(wanted), "described") == wanted
 
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_flags_say_all_that_the_file_can(wanted: Config) -> None:
+def test_flags_can_set_every_option_of_the_file(wanted: Config) -> None:
     texts: dict[str, object] = {}
     for key, value in leaves(wanted).items():
         if isinstance(value, float):
@@ -131,7 +131,7 @@ def test_no_flags_change_nothing(wanted: Config) -> None:
     assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
 
 
-def test_describe_words_the_defaults() -> None:
+def test_describe_of_the_defaults() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
@@ -170,7 +170,7 @@ def test_an_empty_file_is_all_defaults(text: str) -> None:
     assert parse(text, "c.yaml") == Config()
 
 
-def test_a_file_overrules_only_what_it_names() -> None:
+def test_a_file_changes_only_the_options_that_it_names() -> None:
     text = "web: {listen_address: ['127.0.0.1:9939', '[::1]:9939']}\nlinger: 0s\nlog:\n  level: debug\n"
     web = Web(listen_address=("127.0.0.1:9939", "[::1]:9939"))
     assert parse(text, "c.yaml") == Config(web=web, linger=0.0, log=Log(level="debug"))
@@ -201,12 +201,12 @@ def test_every_flag_problem_is_told_by_its_flag() -> None:
         '--linger: "5" has no unit (fifteen seconds are 15s); allowed is a duration from 0s to 24h',
         '--limits.vcpus: "0" is out of range; allowed is a whole number from 1 to 65536',
         '--limits.cells: "0x10" is not in plain decimal; allowed is a whole number from 1 to 1048576',
-        '--bpf-stats: "maybe" is neither; allowed is true or false',
+        '--bpf-stats: "maybe" is not a boolean; allowed is true or false',
         "--log.level: given 2 times; allowed is once",
     )
 
 
-def test_flags_as_an_argument_parser_hands_them_over() -> None:
+def test_values_as_argparse_passes_them() -> None:
     flags: dict[str, object] = {
         "bpf_stats": True,
         "log.level": ["debug"],
@@ -225,7 +225,7 @@ def test_a_flag_that_contradicts_the_file() -> None:
     )
 
 
-def test_shape_of_histograms() -> None:
+def test_options_of_histograms() -> None:
     text = "histogram: {native: no, classic: {factor: 16, min: 10us, max: 1s, in_protobuf: yes}}\n"
     assert parse(text, "c.yaml").histogram == Histogram(False, Classic(16, 1e-5, 1.0, True))
     flags: dict[str, object] = {"histogram.native": "off", "histogram.classic.factor": "2"}
@@ -246,21 +246,21 @@ def test_no_addresses_at_all_from_a_flag() -> None:
         with_flags(Config(), {"web.listen_address": []})
 
 
-def test_a_flag_that_is_no_option_is_a_mistake_of_the_caller() -> None:
+def test_an_unknown_key_among_the_flags_raises_key_error() -> None:
     with pytest.raises(KeyError):
         with_flags(Config(), {"nonsense": "1"})
 
 
 def test_flag_names() -> None:
-    assert configfile.flag("web.listen_address") == "--web.listen-address"
-    assert configfile.flag("web.config_file") == "--web.config.file"
-    assert len({configfile.flag(key) for key in OPTIONS}) == len(OPTIONS)
+    assert configfile.flag_name("web.listen_address") == "--web.listen-address"
+    assert configfile.flag_name("web.config_file") == "--web.config.file"
+    assert len({configfile.flag_name(key) for key in OPTIONS}) == len(OPTIONS)
 
 
-def test_a_bare_off_is_the_word() -> None:
-    """YAML 1.1 takes it for a boolean; nobody who writes it does."""
+def test_off_without_quotes_is_the_word() -> None:
+    """YAML 1.1 reads it as a boolean, but its author means the word."""
     assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
-    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is none of these"):
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is not allowed"):
         parse("level: {histograms: true}", "c.yaml")
 
 
@@ -282,5 +282,5 @@ def test_what_waits_stays_as_it_is() -> None:
     config, waiting = reloaded(old, new)
     assert waiting == ["web.max_requests", "limits.vcpus", "limits.cells", "run_as"]
     assert config == replace(new, web=Web(gzip=False), limits=Limits(23, 29), run_as="a")
-    assert [shown(config, key) for key in ("linger", "run_as", "limits.vcpus")] == ["9s", '"a"', "23"]
+    assert [option_text(config, key) for key in ("linger", "run_as", "limits.vcpus")] == ["9s", '"a"', "23"]
     assert reloaded(old, old) == (old, [])

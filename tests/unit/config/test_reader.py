@@ -1,4 +1,4 @@
-"""What a wrong configuration file is told: everything at once, by line and key, quickly."""
+"""The error messages for a wrong configuration file: all at once, with line and key, and quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exporter.config.load import load, parse
 from exporter.config.options import Config, ConfigError
-from exporter.config.reader import MAX_BYTES
+from exporter.config.yaml_file import MAX_BYTES
 
 ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
 ALL_KEYS = (
@@ -40,7 +40,7 @@ def problems(text: str) -> tuple[str, ...]:
     return error.value.problems
 
 
-def test_everything_is_told_at_once_in_the_order_of_the_lines() -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_the_lines() -> None:
     text = """\
 web:
   listen_address:
@@ -66,7 +66,7 @@ log: ~
         f"c.yaml:5: web.listen_address[2]: 9939 is a whole number; allowed is {ADDRESS}",
         f'c.yaml:6: web.listen_address[3]: ":9939" is in the list already; allowed is {ADDRESS}',
         "c.yaml:7: web.telemetry_pth: unknown key, did you mean web.telemetry_path?",
-        'c.yaml:8: web.telemetry_path: "metrics" is not such a path; '
+        'c.yaml:8: web.telemetry_path: "metrics" is not a valid path; '
         "allowed is a path such as /metrics, without query or white space",
         "c.yaml:9: collect_interval: 15 has no unit (fifteen seconds are 15s); allowed is a duration from 1s to 1h",
         f'c.yaml:10: linger: "25h" is out of range; {DURATION}',
@@ -119,17 +119,17 @@ log: ~
         ),
         ("bpf_stats: 'on'", '1: bpf_stats: "on" is a string; allowed is true or false'),
         ("log: {level: no}", f"1: log.level: no is a boolean; {LEVELS}"),
-        ("log: {level: INFO}", f'1: log.level: "INFO" is none of these; {LEVELS}'),
-        ("log: {format: xml}", '1: log.format: "xml" is none of these; allowed is one of logfmt, json'),
-        ("level: {counters: host}", '1: level.counters: "host" is none of these; allowed is one of vcpu, vm, off'),
+        ("log: {level: INFO}", f'1: log.level: "INFO" is not allowed; {LEVELS}'),
+        ("log: {format: xml}", '1: log.format: "xml" is not allowed; allowed is one of logfmt, json'),
+        ("level: {counters: host}", '1: level.counters: "host" is not allowed; allowed is one of vcpu, vm, off'),
         (
             'level: {counters: "off", histograms: "off"}',
             "1: level.counters: counters and histograms are both off; allowed is one of them",
         ),
         ("reasons: {deny: HLT}", f"1: reasons.deny: is a string; allowed is a list of {REASON}"),
         ("reasons: {deny: [HLT, HLT]}", f'1: reasons.deny[1]: "HLT" is in the list already; allowed is {REASON}'),
-        ("reasons: {allow: [' ']}", f'1: reasons.allow[0]: " " is no name; allowed is {REASON}'),
-        ("histogram: {classic: {factor: 8}}", f"1: histogram.classic.factor: 8 is none of these; {FACTORS}"),
+        ("reasons: {allow: [' ']}", f'1: reasons.allow[0]: " " is not a name; allowed is {REASON}'),
+        ("histogram: {classic: {factor: 8}}", f"1: histogram.classic.factor: 8 is not allowed; {FACTORS}"),
         ("histogram: {classic: {factor: '4'}}", f'1: histogram.classic.factor: "4" is a string; {FACTORS}'),
         (
             "histogram: {classic: 4}",
@@ -235,21 +235,21 @@ def test_a_name_with_a_line_break_stays_on_one_line() -> None:
 def test_bombs_are_refused_quickly_and_in_short_lines(text: str, problem: str) -> None:
     start = time.monotonic()
     assert problems(text) == (problem,)
-    assert time.monotonic() - start < 10  # some 0.5 s; without the limits, minutes
+    assert time.monotonic() - start < 10  # it takes 0.5 s; without the limits it would take minutes
 
 
-def test_an_alias_bomb_is_not_unfolded() -> None:
+def test_an_alias_bomb_is_not_expanded() -> None:
     keys = "abcdefghij"
     text = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
         f"{key}: &{key} [{', '.join(8 * ['*' + last])}]\n" for last, key in zip(keys, keys[1:])
     )
     unknown = [f"c.yaml:{line}: {key}: unknown key; allowed are {ALL_KEYS}" for line, key in enumerate(keys, 1)]
     lists = [f"c.yaml:9: web.listen_address[{i}]: is a list; allowed is {ADDRESS}" for i in range(8)]
-    # An item's line is that of its value, which for an alias is where the anchor stands.
+    # The line of an item is the line of its value; for an alias that is the line of the anchor.
     assert problems(text + "web: {listen_address: *j}\n") == (*unknown[:9], *lists, unknown[9])
 
 
-def told(text: str) -> tuple[str, ...]:
+def problems_of(text: str) -> tuple[str, ...]:
     try:
         parse(text, "c.yaml")
     except ConfigError as error:
@@ -259,13 +259,13 @@ def told(text: str) -> tuple[str, ...]:
 
 @settings(deadline=None)
 @given(st.text() | st.text(alphabet="web: limts{}[],&*!|>-'\"\\U%F\n\t#?0"))
-def test_no_text_raises_anything_else(text: str) -> None:
-    assert all(problem.startswith("c.yaml:") and problem.isprintable() for problem in told(text))
+def test_any_text_is_read_or_raises_config_error(text: str) -> None:
+    assert all(problem.startswith("c.yaml:") and problem.isprintable() for problem in problems_of(text))
 
 
 @settings(deadline=None)
 @given(data=st.binary(max_size=200))
-def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_are_read_or_raise_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(data)
     try:
@@ -273,7 +273,7 @@ def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, 
     except UnicodeDecodeError:
         assert loaded(path).startswith(f"{path}:")
     else:
-        wanted = tuple(problem.replace("c.yaml", str(path), 1) for problem in told(text))
+        wanted = tuple(problem.replace("c.yaml", str(path), 1) for problem in problems_of(text))
         assert (loaded(path) if wanted else "") == "\n".join(wanted)
 
 
@@ -303,7 +303,7 @@ def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(Path("config.yaml")) == "config.yaml: cannot read the configuration file: Permission denied"
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"linger: 5m\nlock_file: /\xff\n")
     assert loaded(path) == f"{path}:2: not UTF-8: byte 0xff"
@@ -312,7 +312,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     assert loaded(Path("/dev/zero")) == "/dev/zero: larger than 1048576 bytes"
 
 
-def test_a_file_that_is_right(tmp_path: Path) -> None:
+def test_a_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes("\ufefflinger: 1m\r\nlock_file: /run/größe\r\n".encode())
     assert load(path) == Config(linger=60.0, lock_file="/run/größe")

@@ -120,7 +120,7 @@ def test_no_telemetry_paths(path: str) -> None:
         with_flags(Config(), {"web.telemetry_path": path})
     shown = path.replace("\n", "\\n")
     assert error.value.problems == (
-        f'--web.telemetry-path: "{shown}" is not such a path; '
+        f'--web.telemetry-path: "{shown}" is not a valid path; '
         "allowed is a path such as /metrics, without query or white space",
     )
 

@@ -62,7 +62,7 @@ def test_paths(served: WebServer) -> None:
 
 def test_the_document_of_the_vcpus(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
-    documents = iter([b'{"vcpus": []}'])  # the second time it fails
+    documents = iter([b'{"vcpus": []}'])  # the second request fails
     web = WebServer(["127.0.0.1:0"])
     web.serve(routes(_render, "/metrics", vcpus=lambda: next(documents)))
     answer, body = _ask(web, "GET", "/-/vcpus")
@@ -82,7 +82,7 @@ def test_methods(served: WebServer) -> None:
 @pytest.mark.parametrize("accept", pages.FORMATS)
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
-    """On a page of more than one batch, whose length must be known before the first is sent."""
+    """The page has more than one batch: its length must be known before the first batch is sent."""
     cells = [cell(Space.VMX, code, 1, dict.fromkeys(range(0, 142, 5), 1), 1) for code in range(20)]
     made = families(of(WEB, *(record(100, tid, *cells) for tid in range(101, 141))))
     exposition = pages.exposition()

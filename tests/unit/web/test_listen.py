@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.web.answer import constant, text
 from exporter.web.listen import ListenError
+from exporter.web.response import constant, text_response
 from exporter.web.server import WebServer
 
-ROUTES = {"/-/healthy": constant(text(200, "Healthy"))}
+ROUTES = {"/-/healthy": constant(text_response(200, "Healthy"))}
 
 
 @pytest.fixture
