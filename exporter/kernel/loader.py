@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import host, syscall
+from exporter.kernel.isa import registry
 from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, LeafField, LoadError, front_of
 from exporter.model.reason import Space
 
@@ -125,7 +126,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
-    classic = request["attach"] and request["front"] == "x86"
+    classic = request["attach"] and registry.BY_NAME[request["front"]].classic
     kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in TRACEPOINTS}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exporter.kernel.isa import registry
 from exporter.kernel.tracepoint import TracepointFormat
 
 BPF = Path(__file__).parent / "bpf"
@@ -125,19 +126,15 @@ def front_of(kvm_exit: TracepointFormat) -> Front:
 
     Raises LoadError for a layout of neither architecture: nothing may be counted under a guessed reason.
     """
-    fields = kvm_exit.fields
-    if {"ret", "esr_ec"} <= fields.keys():
-        return Front("arm64", {})
-    # Of an exit_reason of 8 bytes the program reads the lower half: codes have 32 bits on all known hardware.
-    if {"exit_reason", "isa"} <= fields.keys() and fields["exit_reason"].size in (4, 8) and fields["isa"].size == 4:
-        defines = {"EXIT_REASON_OFFSET": fields["exit_reason"].offset, "ISA_OFFSET": fields["isa"].offset}
-        if "vcpu_id" in fields:  # since Linux 5.11
-            defines["VCPU_ID_OFFSET"] = fields["vcpu_id"].offset
-        return Front("x86", defines)
-    raise LoadError(
-        f"kvm:kvm_exit has a layout that is neither arm64's nor x86's (fields: {', '.join(fields)})",
-        "report it with the file events/kvm/kvm_exit/format",
-    )
+    found = registry.recognise(kvm_exit.fields)
+    if found is None:
+        known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
+        raise LoadError(
+            f"kvm:kvm_exit has a layout that is neither {known} (fields: {', '.join(kvm_exit.fields)})",
+            "report it with the file events/kvm/kvm_exit/format",
+        )
+    isa, defines = found
+    return Front(isa.name, defines)
 
 
 def request_for(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:

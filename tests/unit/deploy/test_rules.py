@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from exporter.kernel.isa.tables import CLASSES
 from exporter.metrics import own as selfmetrics
 from exporter.metrics.families import HistogramFamily
+from exporter.model.reason import CLASSES
 from tests.support.exits import families
 from tests.support.paths import ROOT
 from tests.unit.metrics.exposition.test_rules import SNAPSHOT
