@@ -21,8 +21,7 @@ from typing import Any
 
 from exporter.kernel import host, syscall
 from exporter.kernel.isa import registry
-from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, LeafField, LoadError, front_of
-from exporter.model.reason import Space
+from exporter.kernel.program import BPF, DEFINES, MAPS, TRACEPOINTS, LeafField, LoadError, front_of, read_sources
 
 HEADERS = BPF / "headers"
 
@@ -58,14 +57,12 @@ def _import_bcc() -> Any:
 
 
 def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
-    spaces = {f"SPACE_{space.name}": int(space) for space in Space}
-    defines = {"NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **spaces, **request["defines"]}
+    defines = {**DEFINES, "NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **request["defines"]}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     flags.append(f"-DFRONT_{request['front'].upper()}")
     if request["clock_in_context"]:
         flags.append("-DCLOCK_IN_CONTEXT")
-    sources = [(BPF / name).read_text() for name in SOURCES[request["kind"]]]
-    source = "".join([*sources, request["extra_source"]])
+    source = "".join([*read_sources(request["kind"]), request["extra_source"]])
     if request["kernel_headers"] != "system":
         builtin = request["kernel_headers"] == "builtin"
         os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS if builtin else request["kernel_headers"])

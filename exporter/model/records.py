@@ -16,7 +16,7 @@ class Cell(NamedTuple):
     exits: int
     sum_ns: int
     buckets: bytes
-    """u64 counts in native byte order; the bounds are those of kvm_exit.bpf.c."""
+    """u64 counts in native byte order; the bounds are those of model/buckets.py."""
 
     def counts(self) -> tuple[int, ...]:
         """The buckets as numbers; their sum is the number of completed intervals, at most `exits`."""

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
-from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, Loaded, layouts
-from exporter.model.reason import Space
+from exporter.kernel.program import DEFINES, MAPS, TRACEPOINTS, Loaded, layouts, read_sources
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
@@ -91,10 +90,8 @@ class StoredDescriptors:
 
 def version(config: Config) -> dict[str, Any]:
     """What must be the same for counters to go on: words for it, and its value."""
-    source = hashlib.sha256(b"".join((BPF / name).read_bytes() for name in SOURCES["counting"]))
-    source.update(
-        repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted((space.name, int(space)) for space in Space))).encode()
-    )
+    source = hashlib.sha256("".join(read_sources("counting")).encode())
+    source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
     return {
         "BPF program": source.hexdigest(),
         "limits.vcpus": config.limits.vcpus,

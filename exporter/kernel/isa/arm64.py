@@ -72,6 +72,7 @@ ISA = Isa(
     name="arm64",
     machines=("aarch64",),
     bpf_syscall=280,  # include/uapi/asm-generic/unistd.h
+    front="front_arm64.bpf.c",
     classic=False,
     recognise=_recognise,
     exit_encoder=_exit_encoder,

@@ -70,6 +70,8 @@ class Isa:
     """What `uname -m` prints."""
     bpf_syscall: int
     """Number of the system call bpf(2)."""
+    front: str
+    """C file in exporter/kernel/bpf with the program for kvm:kvm_exit."""
     classic: bool
     """Attach that program to the classic tracepoint (the context is the record), not to the raw one (its arguments)."""
     recognise: Callable[[Fields], Mapping[str, int] | None]

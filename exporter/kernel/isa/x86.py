@@ -133,6 +133,7 @@ ISA = Isa(
     name="x86",
     machines=("x86_64",),
     bpf_syscall=321,  # arch/x86/entry/syscalls/syscall_64.tbl
+    front="front_x86.bpf.c",
     classic=True,
     recognise=_recognise,
     exit_encoder=_exit_encoder,

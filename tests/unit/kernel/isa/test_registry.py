@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exporter.kernel.isa import registry
+from exporter.kernel.program import BPF
 from exporter.model.reason import CLASSES, Space
 from tests.support.formats import KERNELS, formats, reason_names
 
@@ -73,6 +74,13 @@ def test_names_and_machines() -> None:
         "x86": (("x86_64",), 321, True),
     }
     assert {machine: isa.name for machine, isa in registry.BY_MACHINE.items()} == {"aarch64": "arm64", "x86_64": "x86"}
+
+
+def test_each_front_is_a_file_that_its_macro_switches_on() -> None:
+    for isa in registry.ISAS:
+        lines = (BPF / isa.front).read_text().splitlines()
+        assert f"#ifdef FRONT_{isa.name.upper()}" in lines
+        assert lines[-1] == f"#endif /* FRONT_{isa.name.upper()} */"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
