@@ -1,8 +1,8 @@
 """The program's array maps, mapped into this process: kernel memory read as it stands, no system call per key.
 
-Layouts come from bcc (program.Layout), so that every structure is declared once, in kvm_exit.bpf.c.
+Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h.
 A vCPU goes on writing while it is read. The kernel side of every statement here about what
-can be seen is in on_exit() and on_entry() of that file.
+can be seen is in on_exit() and on_entry() of kernel/bpf/count.bpf.c.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import host, syscall
-from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, LeafField, LoadError, front_of
-from exporter.model.reason import Space
+from exporter.kernel.isa import registry
+from exporter.kernel.program import BPF, DEFINES, MAPS, TRACEPOINTS, LeafField, LoadError, front_of, read_sources
 
 HEADERS = BPF / "headers"
 
@@ -57,14 +57,12 @@ def _import_bcc() -> Any:
 
 
 def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
-    spaces = {f"SPACE_{space.name}": int(space) for space in Space}
-    defines = {"NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **spaces, **request["defines"]}
+    defines = {**DEFINES, "NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **request["defines"]}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     flags.append(f"-DFRONT_{request['front'].upper()}")
     if request["clock_in_context"]:
         flags.append("-DCLOCK_IN_CONTEXT")
-    sources = [(BPF / name).read_text() for name in SOURCES[request["kind"]]]
-    source = "".join([*sources, request["extra_source"]])
+    source = "".join([*read_sources(request["kind"]), request["extra_source"]])
     if request["kernel_headers"] != "system":
         builtin = request["kernel_headers"] == "builtin"
         os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS if builtin else request["kernel_headers"])
@@ -125,7 +123,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
-    classic = request["attach"] and request["front"] == "x86"
+    classic = request["attach"] and registry.BY_NAME[request["front"]].classic
     kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in TRACEPOINTS}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])

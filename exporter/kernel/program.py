@@ -12,17 +12,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exporter.kernel.isa import registry
 from exporter.kernel.tracepoint import TracepointFormat
+from exporter.model import buckets
+from exporter.model.reason import Space
 
 BPF = Path(__file__).parent / "bpf"
 
-# By kind of program: the files it is made of, and the maps that are handed over.
-SOURCES = {"counting": ("fronts.bpf.h", "kvm_exit.bpf.c"), "recording": ("fronts.bpf.h", "record.bpf.c")}
+_FRONTS = ("front.bpf.h", *(isa.front for isa in registry.ISAS), "front_common.bpf.c")
+_SOURCES = {
+    "counting": (*_FRONTS, "maps.bpf.h", "buckets.bpf.h", "lookup.bpf.h", "count.bpf.c"),
+    "recording": (*_FRONTS, "record.bpf.c"),
+}
+"""C files by kind of program, in the order in which they are joined."""
+
 MAPS = {
     "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
     "recording": ("events", "lost"),
 }
+"""Maps that the loader sends, by kind of program."""
+
+DEFINES: Mapping[str, str] = {
+    **{f"SPACE_{space.name}": str(int(space)) for space in Space},
+    "NR_BUCKETS": str(buckets.BUCKETS),
+    "SECOND_BUCKET": str(-buckets.FIRST_BOUND),
+    "MIN_BUCKET_NS": f"{buckets.bound_ns(0)}ULL",
+    "MAX_BUCKET_NS": f"{buckets.bound_ns(buckets.BUCKETS - 2)}ULL",
+}
+"""C macros for numbers that Python and C share."""
+
 TRACEPOINTS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit", "sched_process_exec")
+
+
+def read_sources(kind: str) -> tuple[str, ...]:
+    """Return the texts of the C files that a kind of program is made of, in order. Raises OSError."""
+    return tuple((BPF / name).read_text() for name in _SOURCES[kind])
 
 
 class LoadError(Exception):
@@ -125,19 +149,15 @@ def front_of(kvm_exit: TracepointFormat) -> Front:
 
     Raises LoadError for a layout of neither architecture: nothing may be counted under a guessed reason.
     """
-    fields = kvm_exit.fields
-    if {"ret", "esr_ec"} <= fields.keys():
-        return Front("arm64", {})
-    # Of an exit_reason of 8 bytes the program reads the lower half: codes have 32 bits on all known hardware.
-    if {"exit_reason", "isa"} <= fields.keys() and fields["exit_reason"].size in (4, 8) and fields["isa"].size == 4:
-        defines = {"EXIT_REASON_OFFSET": fields["exit_reason"].offset, "ISA_OFFSET": fields["isa"].offset}
-        if "vcpu_id" in fields:  # since Linux 5.11
-            defines["VCPU_ID_OFFSET"] = fields["vcpu_id"].offset
-        return Front("x86", defines)
-    raise LoadError(
-        f"kvm:kvm_exit has a layout that is neither arm64's nor x86's (fields: {', '.join(fields)})",
-        "report it with the file events/kvm/kvm_exit/format",
-    )
+    found = registry.recognise(kvm_exit.fields)
+    if found is None:
+        known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
+        raise LoadError(
+            f"kvm:kvm_exit has a layout that is neither {known} (fields: {', '.join(kvm_exit.fields)})",
+            "report it with the file events/kvm/kvm_exit/format",
+        )
+    isa, defines = found
+    return Front(isa.name, defines)
 
 
 def request_for(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:

@@ -11,9 +11,9 @@ import os
 import platform
 import struct
 
+from exporter.kernel.isa import registry
 from exporter.model.records import RunStats
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
@@ -28,7 +28,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    number = _SYS_BPF[platform.machine()]
+    number = registry.BY_MACHINE[platform.machine()].bpf_syscall
     result = int(
         _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
     )

@@ -1,7 +1,7 @@
-"""The number spaces that exit codes live in.
+"""Exit reasons: the spaces that exit codes live in, and the name and class of a code.
 
-The BPF program stores every exit as a pair (space, code); this enumeration is the only place where the
-spaces are numbered, and the loader hands the numbers to the C compiler.
+The BPF program stores every exit as a pair (space, code). The spaces are numbered here and nowhere else: the loader
+passes the numbers to the C compiler, recordings and ledgers have them too. A number never changes its meaning.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Space(IntEnum):
-    """What a code is a number of. The code itself is an unsigned 64-bit number, in practice 32-bit."""
+    """The kind of number that a code is. The code itself is an unsigned 64-bit number, in practice 32-bit."""
 
     #: exit_reason of Intel VMX, all 32 bits: the basic reason in bits 15:0 and flags above them (bit 31 is
     #: "failed VM entry"). The value is the kernel's own KVM_ISA_VMX, arch/x86/kvm/trace.h.
@@ -31,6 +31,25 @@ class Space(IntEnum):
 
 USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 """The spaces of returns to the VMM."""
+
+CLASSES = (
+    "idle",  # the guest waits: the time out of it is its own idleness
+    "interrupt",  # something asynchronous arrived, or a window to deliver it opened
+    "mmio",  # a device register was touched (the interrupt controller's are devices too)
+    "pio",  # the same, by an I/O port
+    # A control, debug, model-specific or system register, or an instruction that reads CPU state (CPUID, RDTSC,
+    # RDPMC). The exit does not come from the memory system or from a device.
+    "sysreg",
+    "hypercall",  # the guest asked its hypervisor, or its firmware, for something
+    "fault",  # a page of guest memory was missing, read-only or tracked
+    "exception",  # the guest (or the CPU under it) took an exception that the hypervisor intercepts
+    "pause",  # a spin loop gave the CPU away
+    "debug",  # breakpoints, watchpoints, single-stepping
+    # The rest, for example the instructions with which a guest hypervisor runs its own guests, and the maintenance of
+    # caches and TLBs.
+    "other",
+)
+"""Classes of exit reasons: the same words on every instruction set, so that one dashboard fits a mixed fleet."""
 
 
 class Reason(NamedTuple):

@@ -12,14 +12,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from exporter.collect.maps import NO_VCPU_ID
+from exporter.kernel import program
+from exporter.kernel.isa import registry, userspace
 from exporter.kernel.syscall import TestRun
 from exporter.kernel.tracepoint import TracepointFormat
-from exporter.model.reason import Space
 
 WHAT_SIZE = 32
 _WHAT = struct.Struct("<IIII16s")
 _EXIT = struct.Struct("<QII")
-_ARM_EXCEPTION_TRAP = 2  # arch/arm64/include/asm/kvm_asm.h
 _MAX_TID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _CONTEXT_SIZE = TestRun.CONTEXT_SIZE - 8
 """Of what a program is run with, before the time stamp."""
@@ -77,48 +77,21 @@ def unpack(what: bytes) -> Event:
 
 
 def encoder(kvm_exit: TracepointFormat) -> Callable[[Event], bytes]:
-    """Return what makes contexts for the program that program.request_for() asks for with this format.
+    """Return the encoder of contexts for the program that program.request_for() builds with this format.
 
-    A context is what the tracepoint passes, without the time stamp behind it; ValueError for an event that such a
-    kernel cannot have sent.
+    A context is the arguments or the record that the tracepoint passes, without the time stamp behind it. Raises
+    LoadError for a format of an unknown instruction set, ValueError for one whose record is too long. The encoder
+    raises ValueError for an event that such a kernel cannot have sent.
     """
-    exit_context = _arm64_exit if "ret" in kvm_exit.fields else _x86_exit(kvm_exit)
+    isa = registry.BY_NAME[program.front_of(kvm_exit).front]
+    encode_exit = isa.exit_encoder(kvm_exit.fields, _CONTEXT_SIZE)
 
     def context(event: Event) -> bytes:
+        encoded = b""  # entries, the end: their context is not read
         if event.kind == Kind.EXIT:
-            return exit_context(event)
-        if event.kind != Kind.USERSPACE_EXIT:  # entries, the end: what they pass is not read
-            return bytes(_CONTEXT_SIZE)
-        failed = event.space == Space.USERSPACE_ERRNO
-        if event.code >= 1 << 31 or not (failed or event.space == Space.USERSPACE):
-            raise ValueError(f"an exit to user space of space {event.space}, code {event.code}")
-        return struct.pack("=qq72x", *((0, -event.code) if failed else (event.code, 0)))
-
-    return context
-
-
-def _arm64_exit(event: Event) -> bytes:
-    if event.code < 1 << 31:
-        if event.space == Space.ARM64_TRAP:
-            return struct.pack("=QQ72x", _ARM_EXCEPTION_TRAP, event.code)
-        if event.space == Space.ARM64_RET and event.code != _ARM_EXCEPTION_TRAP:
-            return struct.pack("=QQ72x", event.code, 0)
-    raise ValueError(f"an arm64 exit of space {event.space}, code {event.code}")
-
-
-def _x86_exit(kvm_exit: TracepointFormat) -> Callable[[Event], bytes]:
-    at = {name: field.offset for name, field in kvm_exit.fields.items()}
-    fields = [name for name in ("isa", "exit_reason", "vcpu_id") if name in at]
-    if any(at[name] + 4 > _CONTEXT_SIZE for name in fields):
-        raise ValueError("a record of kvm:kvm_exit that is too long to be replayed")
-
-    def context(event: Event) -> bytes:
-        values = {"isa": event.space, "exit_reason": event.code, "vcpu_id": event.vcpu_id}
-        if event.code >= 1 << 32:
-            raise ValueError(f"an x86 exit of space {event.space}, code {event.code}")
-        record = bytearray(_CONTEXT_SIZE)
-        for name in fields:
-            struct.pack_into("=I", record, at[name], values[name])
-        return bytes(record)
+            encoded = encode_exit(event.space, event.code, event.vcpu_id)
+        elif event.kind == Kind.USERSPACE_EXIT:
+            encoded = userspace.encode(event.space, event.code)
+        return encoded.ljust(_CONTEXT_SIZE, b"\0")
 
     return context

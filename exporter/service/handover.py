@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
-from exporter.kernel.program import BPF, MAPS, SOURCES, TRACEPOINTS, Loaded, layouts
-from exporter.model.reason import Space
+from exporter.kernel.program import DEFINES, MAPS, TRACEPOINTS, Loaded, layouts, read_sources
 from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
@@ -95,10 +94,8 @@ def version(config: Config) -> dict[str, Any]:
 
     It reads the program's source files. Call it before root is dropped: the next user may not be able to read them.
     """
-    source = hashlib.sha256(b"".join((BPF / name).read_bytes() for name in SOURCES["counting"]))
-    source.update(
-        repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted((space.name, int(space)) for space in Space))).encode()
-    )
+    source = hashlib.sha256("".join(read_sources("counting")).encode())
+    source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
     return {
         "BPF program": source.hexdigest(),
         "limits.vcpus": config.limits.vcpus,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.kernel.isa.tables import CLASSES
+from exporter.model.reason import CLASSES
 from tests.deploy import boards
 from tests.support.paths import ROOT
 

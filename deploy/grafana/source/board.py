@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as model
 
 from deploy.grafana.source.panels import SOURCE, Panel
-from exporter.kernel.isa.tables import CLASSES
+from exporter.model.reason import CLASSES
 
 TAG = "kvm-exit-exporter"
 FLEET, VM = "kvm-exits-fleet", "kvm-exits-vm"

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * Send every event of vCPU threads to user space, through a ring buffer: what a
- * recording is made of. What does not fit is counted by kind, so that what was
- * sent is always what was written plus what was lost.
+ * The handlers that record: they send every event of vCPU threads to user space,
+ * through a ring buffer. Events that do not fit are counted by kind: all events are
+ * either sent or counted as lost.
  *
- * The loader puts fronts.bpf.h before this, and defines NR_SLOTS (threads that can
- * be followed at a time), RING_BYTES, and ONLY_TGID if one process alone is recorded.
+ * The fronts call these handlers, as front.bpf.h declares them. The loader defines
+ * NR_SLOTS (threads that can be followed at a time), RING_BYTES, and ONLY_TGID if
+ * only one process is recorded.
  */
 
 /* Numbers of the file format: docs/recording-format.md. */
@@ -41,12 +42,12 @@ struct lost {
 	u64 thread_end;
 };
 
-/* bcc's macro takes pages; what a page is, the running kernel's user space knows better than headers. */
+/* The macro multiplies by PAGE_SIZE. User space knows the size of a page, and passes bytes. */
 #undef PAGE_SIZE
 #define PAGE_SIZE	1
 BPF_RINGBUF_OUTPUT(events, RING_BYTES);
 BPF_F_TABLE("array", u32, struct lost, lost, 1, BPF_F_MMAPABLE);
-/* tid to tgid of the threads that were announced and have not ended. */
+/* tid -> tgid of the threads that were announced and have not ended. */
 BPF_TABLE("hash", u32, u32, threads, NR_SLOTS);
 BPF_TABLE("percpu_array", u32, u32, sent, 1);
 
@@ -65,9 +66,9 @@ static __always_inline struct lost *the_lost(void)
 } while (0)
 
 /*
- * A wake-up is an interrupt and a context switch, which one per event would make
- * dearer than the exit. User space looks ten times a second by itself, and is
- * woken besides by every WAKE_EVERY-th event of a CPU, long before the ring is full.
+ * A wake-up is an interrupt and a context switch: one for each event would cost
+ * more than the exit. User space looks ten times a second by itself. Every
+ * WAKE_EVERY-th event of a CPU wakes it too, long before the ring is full.
  */
 #define WAKE_EVERY	128
 
@@ -99,7 +100,7 @@ static __always_inline bool put(u32 kind, u32 tid, u32 tgid, u32 space, u64 code
 	return true;
 }
 
-/* A thread's name, once, before all its events. False where there is no room for it. */
+/* Send a thread's comm once, before all its events. False if there is no room for it. */
 static __always_inline bool announced(u32 tid, u32 tgid, u64 now)
 {
 	u64 comm[2] = {};

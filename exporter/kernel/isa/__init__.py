@@ -1,1 +1,1 @@
-"""Exit reasons of each instruction set."""
+"""One file for each instruction set: its exit codes, their names and classes, and how the kernel reports them."""

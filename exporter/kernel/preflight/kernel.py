@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.kernel.isa import registry
 from exporter.kernel.preflight.check import Check, exists
 
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
 READ_TRACEFS = "run as root, or with CAP_DAC_READ_SEARCH (tracefs is mounted for root alone)"
-_MODPROBE = {
-    "x86_64": "modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)",
-    "aarch64": "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2",
-}
 
 Version = tuple[int, int, int]
 
@@ -55,7 +52,7 @@ def kernel(release: str, version: Version | None) -> Check:
 
 def architecture(machine: str) -> Check:
     """One whose exit reasons are known."""
-    remedy = "" if machine in _MODPROBE else "run on an aarch64 or x86_64 host"
+    remedy = "" if machine in registry.BY_MACHINE else f"run on an {' or '.join(registry.BY_MACHINE)} host"
     return Check("architecture", not remedy, machine, remedy)
 
 
@@ -74,7 +71,7 @@ def tracefs_mounted(tracefs: Path | None) -> Check:
 
 def kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
     """Those that are counted."""
-    return _tracepoints("kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, _MODPROBE.get(machine, ""))
+    return _tracepoints("kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, registry.kvm_remedy(machine))
 
 
 def sched_tracepoints(tracefs: Path | None) -> Check:

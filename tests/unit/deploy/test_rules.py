@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.kernel.isa.tables import CLASSES
+from exporter.model.reason import CLASSES
 from tests.support.paths import ROOT
 from tests.support.rules import ALL, FILES, KNOWN, RULES, Rule, rules
 

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The interface between fronts and handlers. A front (front_*.bpf.c) holds the
+ * programs: each reads what its tracepoint passes, and calls one of the four
+ * handlers below. count.bpf.c and record.bpf.c each define all four.
+ *
+ * bcc makes programs of the functions of the main file only. So the loader joins
+ * the files into one source text, this file first; no file includes another. The
+ * loader defines SPACE_* (exporter/model/reason.py), and CLOCK_IN_CONTEXT when
+ * the events bring their own time.
+ */
+
+#ifndef __always_inline
+#define __always_inline	inline __attribute__((always_inline))
+#endif
+
+#define NO_VCPU_ID	(~0U)
+
+/* All times are of CLOCK_MONOTONIC, in ns. */
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now);
+static __always_inline int on_entry(u64 now);
+static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now);
+static __always_inline int on_thread_end(u32 tid, u64 now);
+
+#ifdef CLOCK_IN_CONTEXT
+/* The twelfth and last u64 of a raw tracepoint context: no tracepoint has that many arguments. */
+#define NOW(ctx)	(((u64 *)(ctx))[11])
+#else
+#define NOW(ctx)	bpf_ktime_get_ns()
+#endif
+
+/* A field of the record of a classic tracepoint, where ctx points at the record. */
+#define FIELD(type, offset)	(*(volatile type *)((char *)ctx + (offset)))

@@ -1,0 +1,36 @@
+"""The list of instruction sets, and look-ups in it. Nothing outside of this package names one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exporter.kernel.isa import arm64, userspace, x86
+from exporter.kernel.isa.entry import Fields, Isa
+
+ISAS = (arm64.ISA, x86.ISA)
+
+BY_NAME: Mapping[str, Isa] = {isa.name: isa for isa in ISAS}
+BY_MACHINE: Mapping[str, Isa] = {machine: isa for isa in ISAS for machine in isa.machines}
+
+EXIT_SPACES = tuple(space for isa in ISAS for space in isa.spaces)
+"""Spaces of kvm:kvm_exit."""
+USERSPACE_SPACES = userspace.SPACES
+"""Spaces of kvm:kvm_userspace_exit, the same on every ISA."""
+
+RESERVED = ("UNKNOWN", *(name for space in (*EXIT_SPACES, *USERSPACE_SPACES) for name in space.reserved))
+"""Beginnings that belong to names which the exporter makes."""
+
+
+def recognise(kvm_exit: Fields) -> tuple[Isa, Mapping[str, int]] | None:
+    """Return the ISA that has these fields in kvm:kvm_exit, with the C macros of its front; None if no ISA has them."""
+    for isa in ISAS:
+        defines = isa.recognise(kvm_exit)
+        if defines is not None:
+            return isa, defines
+    return None
+
+
+def kvm_remedy(machine: str) -> str:
+    """Return the remedy for a kernel of this machine (`uname -m`) without KVM; "" if the machine is not known."""
+    isa = BY_MACHINE.get(machine)
+    return isa.kvm_remedy if isa else ""

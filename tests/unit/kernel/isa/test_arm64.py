@@ -1,0 +1,67 @@
+"""arm64: names and classes of exception classes and return codes, the fields, and contexts for a replay."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from exporter.kernel.isa import arm64
+from exporter.kernel.tracepoint import RecordField
+from exporter.model.reason import Reason, Space
+from tests.support.formats import KERNELS, read_format, reason_names
+
+FIELDS = read_format("aarch64-6.12", "kvm_exit").fields
+encode = arm64.ISA.exit_encoder(FIELDS, 88)
+
+
+@pytest.mark.parametrize("kernel", [None, *KERNELS])
+def test_the_same_on_every_kernel(kernel: str | None) -> None:
+    reasons = reason_names(kernel)
+    for space, code, expected in [
+        (Space.ARM64_TRAP, 0x01, Reason("EC_WFx", "idle")),
+        (Space.ARM64_TRAP, 0x24, Reason("EC_DABT_LOW", "mmio")),
+        (Space.ARM64_TRAP, 0x20, Reason("EC_IABT_LOW", "fault")),
+        (Space.ARM64_TRAP, 0x18, Reason("EC_SYS64", "sysreg")),
+        (Space.ARM64_TRAP, 0x16, Reason("EC_HVC64", "hypercall")),
+        (Space.ARM64_TRAP, 0x2F, Reason("EC_SERROR", "exception")),
+        (Space.ARM64_TRAP, 0x1A, Reason("EC_ERET", "other")),
+        (Space.ARM64_TRAP, 0x00, Reason("UNKNOWN_EC", "other")),
+        (Space.ARM64_TRAP, 0x3F, Reason("UNKNOWN_0x3f", "other")),
+        (Space.ARM64_RET, 0, Reason("IRQ", "interrupt")),
+        (Space.ARM64_RET, 1, Reason("SERROR", "exception")),
+        (Space.ARM64_RET, 3, Reason("IL", "exception")),
+        (Space.ARM64_RET, 0xBADCA11, Reason("HYP_GONE", "other")),
+        (Space.ARM64_RET, 0x3F, Reason("UNKNOWN_RET_0x3f", "other")),
+    ]:
+        assert reasons.lookup(space, code) == expected
+
+
+def test_fields() -> None:
+    assert arm64.ISA.recognise(FIELDS) == {}
+    field = RecordField("ret", 8, 4, True)
+    assert arm64.ISA.recognise({"ret": field}) is None
+    assert arm64.ISA.recognise({"esr_ec": field}) is None
+    assert arm64.ISA.recognise({"ret": field, "esr_ec": field}) == {}
+
+
+def test_contexts_are_ret_and_esr_ec() -> None:
+    assert encode(Space.ARM64_TRAP, 0x24, 5) == struct.pack("=QQ", 2, 0x24)
+    assert encode(Space.ARM64_TRAP, 0, 5) == struct.pack("=QQ", 2, 0)
+    assert encode(Space.ARM64_RET, 0, 5) == struct.pack("=QQ", 0, 0)
+    assert encode(Space.ARM64_RET, 0x7FFFFFFF, 5) == struct.pack("=QQ", 0x7FFFFFFF, 0)
+
+
+@pytest.mark.parametrize(
+    ("space", "code"),
+    [
+        (Space.ARM64_RET, 2),  # a trap, which has a space of its own
+        (Space.ARM64_RET, 1 << 31),  # the pending SError is no part of a code
+        (Space.ARM64_TRAP, 1 << 40),
+        (Space.SVM, 22),
+        (9, 0),
+    ],
+)
+def test_exits_of_no_arm64_kernel(space: int, code: int) -> None:
+    with pytest.raises(ValueError, match=f"^an arm64 exit of space {space}, code {code}$"):
+        encode(space, code, 0)

@@ -1,0 +1,28 @@
+"""Which changes make the next start count anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from exporter.config.options import Config, Limits
+from exporter.kernel.program import DEFINES, MAPS, read_sources
+from exporter.service import handover
+
+
+def test_the_version_has_all_that_the_program_is_built_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = handover.version(Config())
+    assert handover.version(Config()) == before
+    for name, changed in (
+        ("DEFINES", {**DEFINES, "NR_BUCKETS": "143"}),
+        ("MAPS", {**MAPS, "counting": MAPS["counting"][1:]}),
+        ("read_sources", lambda kind: (*read_sources(kind), " ")),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(handover, name, changed)
+            after = handover.version(Config())
+        assert {key for key in before if before[key] != after[key]} == {"BPF program"}
+
+
+def test_the_version_has_the_limits() -> None:
+    before, after = handover.version(Config()), handover.version(Config(limits=Limits(7, 9), bpf_stats=True))
+    assert {key for key in before if before[key] != after[key]} == {"limits.vcpus", "limits.cells", "bpf_stats"}
