@@ -78,6 +78,15 @@ $(VENV)/done: pyproject.toml
 		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
 
+# A checkout, or caches in it, that another user made (root, by sudo make test): the tools go without caches.
+CACHES := .ruff_cache .mypy_cache .pytest_cache .hypothesis
+ifneq ($(shell for each in . $(wildcard $(CACHES)); do [ -w $$each ] || echo $$each; done),)
+export RUFF_NO_CACHE := true
+export MYPY_CACHE_DIR := /dev/null
+export PYTEST_ADDOPTS := -p no:cacheprovider -W ignore::hypothesis.errors.HypothesisWarning
+export PYTHONDONTWRITEBYTECODE := 1
+endif
+
 .PHONY: lint
 lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
@@ -234,5 +243,5 @@ install:
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) $(VENV)-fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-fuzz build dist $(CACHES)
 	find . -name __pycache__ -prune -exec rm -rf {} +
