@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.command import run
+from tests.support.command import refused
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,7 @@ from tests.support.command import run
     ],
 )
 def test_usage_of_record(arguments: tuple[str, ...], wrong: str) -> None:
-    said = run("record", *arguments)
-    assert said.returncode == 2
-    assert said.stderr.splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
+    assert refused("record", *arguments).splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
 def test_record_to_a_closed_standard_output_is_status_1() -> None:

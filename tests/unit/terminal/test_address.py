@@ -6,7 +6,7 @@ import pytest
 
 from exporter.terminal import address
 from exporter.terminal.address import Address
-from tests.support.command import run
+from tests.support.command import refused
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,7 @@ from tests.support.command import run
     ],
 )
 def test_urls_that_are_not_read(url: str, problem: str) -> None:
-    said = run("top", "--source", "exporter", f"--url={url}", "1")
-    assert (said.returncode, said.stdout) == (2, "")
-    last = said.stderr.splitlines()[-1]
+    last = refused("top", "--source", "exporter", f"--url={url}", "1").splitlines()[-1]
     assert last.startswith("kvm-exit-exporter top: error: argument --url: ")
     assert problem in last
     assert last.isprintable()

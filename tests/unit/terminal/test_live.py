@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("pyte")
 
 from exporter.readings.reading import USERSPACE, InProgress, Reading
+from exporter.terminal.source import ExporterSource
 from tests.support.fake_exporter import FakeExporter
 from tests.support.pty_screen import Terminal
 from tests.support.readings import SECOND, counted, reading, thread
@@ -242,7 +243,9 @@ def test_pause_freezes_and_counting_goes_on(start: Start, fake: FakeExporter) ->
     def slower(n: int) -> Reading:
         return replace(at(n), taken_ns=at(2 * n).taken_ns)
 
-    top = start()
+    assert ExporterSource.poll_seconds == 5.0
+    sooner = "from exporter.terminal.source import ExporterSource; ExporterSource.poll_seconds = 0.3"
+    top = start(changed=sooner)
     for key in ("p", " "):
         top.wait(lambda lines: body(lines) == ROWS)
         top.send(key)
