@@ -1,1 +1,1 @@
-"""The command line: one file for each command."""
+"""The command line: one file for each command, with its flags, its help and its run."""

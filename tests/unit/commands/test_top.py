@@ -122,7 +122,7 @@ def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> 
     assert time.monotonic() - pressed < 5  # its deadline is 10 s
     assert process.returncode == 1
     assert out.count("IRQ") == 1
-    assert re.search(r"what is printed ends with the last reading: no answer for \d\.\d s\n", err)
+    assert re.search(r"the printed numbers end with the last reading: no answer for \d\.\d s\n", err)
 
 
 def test_json(fake: FakeExporter) -> None:
@@ -212,7 +212,7 @@ def test_an_exporter_that_goes_away(fake: FakeExporter) -> None:
     assert said.returncode == 1
     assert said.stdout.count("IRQ") == 1
     assert said.stderr.splitlines()[-1] == (
-        f"{SAID}what is printed ends with the last reading: {fake.url} is no kvm-exit-exporter of this version: "
+        f"{SAID}the printed numbers end with the last reading: {fake.url} is not a kvm-exit-exporter of this version: "
         "it answers 500 to /-/vcpus"
     )
 
@@ -221,20 +221,20 @@ def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
     fake.answer = lambda n: at(n) if n < 1 else reading(1, at(0).vcpus[0], since_ns=7)
     said = read(fake, "0.1")
     assert said.returncode == 0
-    assert "the exporter was started anew meanwhile" in said.stderr
+    assert "the exporter was restarted during the run" in said.stderr
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ((404, b""), "is no kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
-        ((302, b""), "is no kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
+        ((404, b""), "is not a kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
+        ((302, b""), "is not a kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
         ((503, b""), "is busy: it answers 503, too many scrapes at the same time (web.max_requests)\n"),
         ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
-        ((401, b""), "wants a password, which top does not send: use --source own"),
-        ((200, b"<html>"), "is no kvm-exit-exporter of this version: not JSON"),
-        ((200, b"{}"), "is no kvm-exit-exporter of this version: without version"),
-        ((200, b'{"version": 99}'), "is no kvm-exit-exporter of this version: version 99, known is 1"),
+        ((401, b""), "requires a password, which top cannot send: use --source own"),
+        ((200, b"<html>"), "is not a kvm-exit-exporter of this version: not JSON"),
+        ((200, b"{}"), "is not a kvm-exit-exporter of this version: without version"),
+        ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: version 99, known is 1"),
         ((200, b'{"\\u001b[2J": 1}'), "without version"),
         (reading(0), "counts nothing: it waits for KVM, or its log says why"),
     ],
@@ -286,7 +286,7 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
         threading.Thread(target=drip, daemon=True).start()
         there = Address(*server.getsockname())
         try:
-            with pytest.raises(SourceError, match=rf"^no whole answer from {re.escape(str(there))} within 0\.3 s$"):
+            with pytest.raises(SourceError, match=rf"^no complete answer from {re.escape(str(there))} within 0\.3 s$"):
                 ExporterSource(there, 0.3)
         finally:
             over.set()
@@ -295,7 +295,7 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        *((url, "only http:// is read") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
+        *((url, "only http:// is supported") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
         *((url, "allowed is http://HOST:PORT") for url in ("http://", "http://:80", "http://a/?b", "http://u:p@a")),
         *(
             (url, "allowed is http://HOST:PORT")
@@ -304,8 +304,8 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
         ("http://a:b", "b"),
         ("http://a:99999", "Port out of range 0-65535"),
         ("http://[::1", "Invalid IPv6 URL"),
-        ("http://a..b", "its host is no name"),
-        ("http://a:0", "nobody listens on port 0"),
+        ("http://a..b", "the host is no valid name"),
+        ("http://a:0", "port 0 is no port to connect to"),
     ],
 )
 def test_urls_that_are_not_read(url: str, problem: str) -> None:
@@ -427,9 +427,9 @@ def no_root() -> source.Source:
 def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
     own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
     chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
-    assert (chosen, said) == (real, "reading E, which runs already (--source own: programs of top's own)")
+    assert (chosen, said) == (real, "reading E, which runs already (--source own: count with own BPF programs)")
     chosen, said = source.choose("auto", HERE, lambda: own, lambda _: replay)
-    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) counts nothing of this host")
+    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) does not count this host's exits")
     chosen, said = source.choose("auto", HERE, lambda: own, refuse)
     assert (chosen, said) == (own, "counting with own BPF programs: no answer")
     assert source.choose("exporter", HERE, lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
@@ -442,7 +442,7 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
 
 def test_a_host_without_kvm(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"^this host has no KVM: the tracepoint kvm:kvm_exit does not exist; "):
+    with pytest.raises(SourceError, match=r"^the tracepoint kvm:kvm_exit does not exist: KVM is not loaded; "):
         OwnSource(Config(), sysfs=tmp_path)
     with pytest.raises(SourceError, match=r"^tracefs is not mounted; mount -t tracefs"):
         OwnSource(Config(), sysfs=tmp_path / "none")

@@ -149,9 +149,9 @@ def test_a_flipped_bit_is_found_wherever_it_is(small: Path, tmp_path: Path) -> N
     ("content", "said"),
     [
         (b"", "{} is empty"),
-        (gzip.compress(b"x" * 100), "{} is not a recording (a gzip file): it does not begin as one of `record` does"),
-        (b"TGID TID COMM\n" * 10, "{} is not a recording: it does not begin as one of `record` does"),
-        (b"\x7f", "{} is not a recording: it does not begin as one of `record` does"),
+        (gzip.compress(b"x" * 100), "{} is not a recording (a gzip file): it does not begin like a recording"),
+        (b"TGID TID COMM\n" * 10, "{} is not a recording: it does not begin like a recording"),
+        (b"\x7f", "{} is not a recording: it does not begin like a recording"),
         (
             struct.pack("<8sI", blocks.MAGIC, 2) + b"whatever",
             "{} has format version 2, this kvm-exit-exporter reads version 1",
@@ -242,13 +242,13 @@ IDENTITY = {"pid": 41, "name": "n", "uuid": "", "vmm": "qemu"}
         (lambda kind, content: b"[" * 10**5 if kind == Type.HEADER else content, "(HEADER) is not valid: "),
         (lambda kind, content: b"{}" if kind == Type.HEADER else content, "is not valid: 'kvm_exit' is missing"),
         (_json(Type.HEADER, kvm_exit=""), "(HEADER) is not valid: line 1: the file ends without a print fmt"),
-        (_json(Type.HEADER, machine=7), "(HEADER) is not valid: int where text is due"),
+        (_json(Type.HEADER, machine=7), "(HEADER) is not valid: expected text, found int"),
         (_json(Type.VMS, threads=[]), "(VMS) is not valid: its threads are not those of the events"),
         (_json(Type.VMS, threads=THREADS * 2), "(VMS) is not valid: its threads are not those of the events"),
-        (_json(Type.VMS, vms=[]), "(VMS) is not valid: 0 where a number from 0 to -1 is due"),
+        (_json(Type.VMS, vms=[]), "(VMS) is not valid: expected a number from 0 to -1, found 0"),
         (_json(Type.VMS, vms=[{**IDENTITY, "pid": 42}]), "(VMS) is not valid: its threads are not those of the events"),
-        (_json(Type.VMS, vms=[{**IDENTITY, "name": "a\0b"}]), "not valid: a text of 3 characters, or with a NUL"),
-        (_json(Type.VMS, vms=[{**IDENTITY, "name": "x" * 129}]), "(VMS) is not valid: a text of 129 characters"),
+        (_json(Type.VMS, vms=[{**IDENTITY, "name": "a\0b"}]), "not valid: text of 3 characters (limit 128, no NUL)"),
+        (_json(Type.VMS, vms=[{**IDENTITY, "name": "x" * 129}]), "(VMS) is not valid: text of 129 characters"),
         (_json(Type.VMS, vms=[{**IDENTITY, "name": "\ud800"}]), "(VMS) is not valid: 'utf-8' codec can't encode"),
         (_json(Type.END, events={}), "(END) is not valid: events are {}, the blocks have {'exit': 2, "),
         (_json(Type.END, lost={"exit": 1}), "(END) is not valid: lost are {'exit': 1}, the blocks have {'exit': 0, "),
@@ -355,7 +355,7 @@ def test_a_full_disk_leaves_a_whole_recording(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (recorded.size + 1000,) * 2)\n"
         "try: send([(ns * 7919 % 100003, ENTRY._replace(tid=ns * 31 % 4001 + 1)) for ns in range(9973)])\n"
         "except OSError as error: print(error.strerror)\n"
-        "recorded.close([VM], [writer.Thread(43, 0, 'CPU 7/KVM', '7')], 'no space')\n"
+        "recorded.close([VM], [writer.ThreadEntry(43, 0, 'CPU 7/KVM', '7')], 'no space')\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "File too large\n"
