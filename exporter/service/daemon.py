@@ -21,7 +21,7 @@ from exporter.kernel.privileges import Account
 from exporter.metrics import own as selfmetrics
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.page.page import Overview
+from exporter.page.page import HtmlPage
 from exporter.recording import recording
 from exporter.recording.player import Player
 from exporter.service import lockfile
@@ -73,7 +73,7 @@ class Daemon:
         self._player: Player | None = None
         self._replayed: dict[str, object] = {}
         self._notice = ""
-        self._overview: Overview | None = None
+        self._html_page: HtmlPage | None = None
         self._lock_file: int | None = None
         self._reloading = threading.Lock()
         self._stopping = self._reload_asked = False
@@ -158,8 +158,8 @@ class Daemon:
             self._do_asked()
             self._counting.collect()
             self._pages.tidy()
-            if self._overview:
-                self._overview.forget()
+            if self._html_page:
+                self._html_page.forget()
             self._tell_alive()  # from here alone: who cannot collect is not alive
             if self._player and self._player.ended():
                 raise StartError("a stand-in for a VM ended: the replay is no longer whole")
@@ -285,7 +285,7 @@ class Daemon:
     def _routes(self) -> Routes:
         settings = self._config.web
         reload = self.reload if settings.enable_lifecycle else None
-        self._overview = Overview(
+        self._html_page = HtmlPage(
             self._pages.look,
             time.monotonic,
             kernel=f"{os.uname().release} {os.uname().machine}",
@@ -293,7 +293,7 @@ class Daemon:
             notice=self._notice,
         )
         return routes(
-            self._pages.render, settings.telemetry_path, self._pages.document, overview=self._overview, reload=reload
+            self._pages.render, settings.telemetry_path, self._pages.document, page=self._html_page, reload=reload
         )
 
     def _do_asked(self) -> None:

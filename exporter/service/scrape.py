@@ -18,7 +18,7 @@ from exporter.metrics.series import ReasonFilter as ShownReasons
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.page.page import Look
+from exporter.page.page import PageData
 from exporter.page.view import Health
 from exporter.readings import reading as document
 from exporter.readings.reading import Reading
@@ -97,11 +97,11 @@ class Scraper:
         """Collect, and make the JSON document of all vCPUs."""
         return document.encode(self._reading())
 
-    def look(self) -> Look:
+    def look(self) -> PageData:
         """Collect, and say what the page for a browser is made of."""
         reading, state = self._reading(), self._state
         health = Health(state.snapshot is not None, state.collect_errors, self._lookup.pending)
-        return Look(reading, health)
+        return PageData(reading, health)
 
     def _reading(self) -> Reading:
         """All vCPUs with their names. Without a collection there are none, counted since 0."""

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from exporter.model.buckets import BUCKETS
-from exporter.page.drawing import bars, words
+from exporter.page.drawing import bars, duration
 from exporter.page.markup import BUDGET, figure, fragment, safe, span
-from exporter.page.page import HEADERS, Look, Overview
-from exporter.page.totals import Looks
+from exporter.page.page import HEADERS, HtmlPage, PageData
+from exporter.page.totals import History
 from exporter.page.view import Health, PageView, Stuck, view
 from exporter.readings.reading import InProgress, Reading, VcpuReading, nothing
 from tests.support.readings import SECOND, counted, reading, thread
@@ -26,9 +26,9 @@ def vcpu(tid: int, irq: int, wfx: int = 0, *, pid: int = 1, vm: str | None = "we
     return thread(pid, tid, *([interrupts, waits] if wfx else [interrupts]), vm=vm, **more)  # type: ignore[arg-type]
 
 
-def seen(looks: Looks, at: float, *vcpus: VcpuReading, since_ns: int = 0) -> PageView:
+def seen(history: History, at: float, *vcpus: VcpuReading, since_ns: int = 0) -> PageView:
     now = reading(at, *vcpus, since_ns=since_ns)
-    return view(now, looks.add(now, at), UP)
+    return view(now, history.add(now, at), UP)
 
 
 def figures(shown: PageView) -> list[tuple[str, float, list[tuple[str, int, float]]]]:
@@ -36,70 +36,70 @@ def figures(shown: PageView) -> list[tuple[str, float, list[tuple[str, int, floa
 
 
 def test_the_first_look_is_since_counting_began_and_the_next_since_that_one() -> None:
-    looks = Looks()
-    first = seen(looks, 10, vcpu(2, 101, 3), vcpu(3, 7))
+    history = History()
+    first = seen(history, 10, vcpu(2, 101, 3), vcpu(3, 7))
     assert (first.whole, first.elapsed_ns) == (True, 10 * SECOND)
     assert figures(first) == [("web", 0.0864, [("IRQ", 108, 10.8), ("WFx", 3, 0.3)])]
-    second = seen(looks, 12, vcpu(2, 114, 3), vcpu(3, 24), vcpu(4, 5, pid=9, vm="db"))
+    second = seen(history, 12, vcpu(2, 114, 3), vcpu(3, 24), vcpu(4, 5, pid=9, vm="db"))
     assert (second.whole, second.elapsed_ns) == (False, 2 * SECOND)
     assert figures(second) == [("web", 0.12, [("IRQ", 30, 15.0)]), ("db", 0.02, [("IRQ", 5, 2.5)])]
 
 
 def test_rates_are_over_about_four_seconds_whoever_asks() -> None:
-    looks = Looks()
-    spans = [seen(looks, at, vcpu(2, at * 10)).elapsed_ns // SECOND for at in (1, 3, 5, 7, 9, 14, 15, 16, 17, 18, 19)]
+    history = History()
+    spans = [seen(history, at, vcpu(2, at * 10)).elapsed_ns // SECOND for at in (1, 3, 5, 7, 9, 14, 15, 16, 17, 18, 19)]
     assert spans == [1, 2, 4, 4, 4, 5, 6, 7, 8, 4, 5]
-    assert len(looks) <= 4
+    assert len(history) <= 4
 
 
 def test_what_is_kept_is_dropped_a_minute_after_the_last_look() -> None:
-    looks = Looks()
-    seen(looks, 1, vcpu(2, 1))
-    looks.forget(60.9)
-    assert len(looks) == 1
-    looks.forget(61)
-    assert len(looks) == 0
-    assert seen(looks, 62, vcpu(2, 1)).whole
-    assert seen(looks, 122, vcpu(2, 1)).whole
-    assert not seen(looks, 181, vcpu(2, 1)).whole
+    history = History()
+    seen(history, 1, vcpu(2, 1))
+    history.forget(60.9)
+    assert len(history) == 1
+    history.forget(61)
+    assert len(history) == 0
+    assert seen(history, 62, vcpu(2, 1)).whole
+    assert seen(history, 122, vcpu(2, 1)).whole
+    assert not seen(history, 181, vcpu(2, 1)).whole
 
 
 def test_no_difference_is_made_of_what_cannot_be_compared() -> None:
     """Counting began anew; or a vCPU that was in the sums is gone with what it counted."""
-    looks = Looks()
-    seen(looks, 10, vcpu(2, 100), vcpu(3, 50))
-    gone = seen(looks, 12, vcpu(2, 103))
+    history = History()
+    seen(history, 10, vcpu(2, 100), vcpu(3, 50))
+    gone = seen(history, 12, vcpu(2, 103))
     assert gone.whole
     assert figures(gone)[0][2] == [("IRQ", 103, 103 / 12)]
-    assert figures(seen(looks, 14, vcpu(2, 114)))[0][2] == [("IRQ", 11, 5.5)]
-    assert seen(looks, 16, vcpu(2, 3), since_ns=1).whole
+    assert figures(seen(history, 14, vcpu(2, 114)))[0][2] == [("IRQ", 11, 5.5)]
+    assert seen(history, 16, vcpu(2, 3), since_ns=1).whole
 
 
 def test_a_vcpu_that_ends_is_counted_to_its_end_and_not_again() -> None:
-    looks = Looks()
-    seen(looks, 10, vcpu(2, 100), vcpu(3, 50))
+    history = History()
+    seen(history, 10, vcpu(2, 100), vcpu(3, 50))
     ended = vcpu(3, 57, alive=False)
-    assert figures(seen(looks, 14, vcpu(2, 103), ended)) == [("web", 0.02, [("IRQ", 10, 2.5)])]
-    assert figures(seen(looks, 18, vcpu(2, 108), ended)) == [("web", 0.01, [("IRQ", 5, 1.25)])]
-    assert figures(seen(looks, 22, vcpu(2, 121))) == [("web", 0.026, [("IRQ", 13, 3.25)])]  # linger is over
+    assert figures(seen(history, 14, vcpu(2, 103), ended)) == [("web", 0.02, [("IRQ", 10, 2.5)])]
+    assert figures(seen(history, 18, vcpu(2, 108), ended)) == [("web", 0.01, [("IRQ", 5, 1.25)])]
+    assert figures(seen(history, 22, vcpu(2, 121))) == [("web", 0.026, [("IRQ", 13, 3.25)])]  # linger is over
 
 
 def test_a_name_that_comes_later_does_not_begin_anew() -> None:
     """Nor is a VM shown twice while one of its vCPUs has no name yet."""
-    looks = Looks()
-    assert figures(seen(looks, 10, vcpu(2, 100, vm=None)))[0][0] == "1"
-    named = seen(looks, 12, vcpu(2, 103), vcpu(3, 1, vm=None))
+    history = History()
+    assert figures(seen(history, 10, vcpu(2, 100, vm=None)))[0][0] == "1"
+    named = seen(history, 12, vcpu(2, 103), vcpu(3, 1, vm=None))
     assert figures(named) == [("web", 0.016, [("IRQ", 4, 2.0)])]
 
 
 def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
-    looks = Looks()
+    history = History()
     irq = counted("IRQ", "interrupt", 1)
     held = thread(1, 2, irq, vcpu="3", in_progress=InProgress("IRQ", "interrupt", SECOND))
-    assert seen(looks, 10, held).stuck == []
+    assert seen(history, 10, held).stuck == []
     later = held._replace(in_progress=InProgress("IRQ", "interrupt", 3 * SECOND))
     idle = vcpu(5, 0, 1, vcpu="4", in_progress=InProgress("WFx", "idle", 9 * SECOND))
-    shown = seen(looks, 12, idle, later)
+    shown = seen(history, 12, idle, later)
     assert shown.stuck == [Stuck("web-1", "3", 2, "IRQ", 3 * SECOND)]
     assert [vm.lost for vm in shown.vms] == [1.0]
     made = fragment(shown)
@@ -108,9 +108,9 @@ def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
 
 
 def test_vms_by_time_lost_and_idle_reasons_last() -> None:
-    looks = Looks()
+    history = History()
     shown = seen(
-        looks,
+        history,
         10,
         vcpu(2, 1, 1000, pid=1, vm="sleeps"),
         vcpu(3, 101, pid=2, vm="busy"),
@@ -127,7 +127,7 @@ def test_vms_by_time_lost_and_idle_reasons_last() -> None:
 
 def test_a_golden_row() -> None:
     """8 ms is in the bucket that ends at 2^-6.75 s, 250 ms in that which ends at 2^-2 s."""
-    shown = fragment(seen(Looks(), 10, vcpu(2, 101, 3)))
+    shown = fragment(seen(History(), 10, vcpu(2, 101, 3)))
     assert (
         "<tr><th scope=row>IRQ <i>interrupt</i><td>0.081<td>10.1<td>7.81\u00a0ms<td>7.81\u00a0ms<td>"
         '<svg role=img viewBox="-.5 -9 24 9" preserveAspectRatio=none><title>7.81\u00a0ms to 7.81\u00a0ms</title>'
@@ -170,7 +170,7 @@ def test_spans(seconds: float, shown: str) -> None:
 
 
 def test_times_have_a_space_and_a_sign() -> None:
-    assert [words(ns) for ns in (None, 119, 1234, 17_200_000_000)] == [
+    assert [duration(ns) for ns in (None, 119, 1234, 17_200_000_000)] == [
         "–",
         "119\u00a0ns",
         "1.23\u00a0µs",
@@ -189,7 +189,7 @@ def test_hostile_names() -> None:
 
 def page(now: Reading, health: Health = UP, **more: str) -> bytes:
     options = {"kernel": "6.1.0", "telemetry_path": "/metrics", **more}
-    return Overview(lambda: Look(now, health), lambda: 1.0, **options).page()
+    return HtmlPage(lambda: PageData(now, health), lambda: 1.0, **options).page()
 
 
 class Tags(HTMLParser):
@@ -261,7 +261,7 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
         "3 exits were not counted: no room for their vCPU (raise limits.vcpus)",
         "Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.",
         "2 collections failed since the start; the log says why.",
-        "The VM of 1 vCPU is still being looked up; until then its pid stands for its name.",
+        "The VM of 1 vCPU is still being looked up; its pid is shown until then.",
     ]
     assert "Exporter <b>down</b> · 2 collection errors · 1 look-up pending" in made
     assert "No exit was seen yet" in made
@@ -287,11 +287,11 @@ def test_links_are_relative_and_nothing_is_fetched_from_elsewhere() -> None:
 def test_many_browsers_cost_one_collection_a_second() -> None:
     now, looked = [100.0], []
 
-    def look() -> Look:
+    def look() -> PageData:
         looked.append(now[0])
-        return Look(reading(now[0], vcpu(2, round(now[0]))), UP)
+        return PageData(reading(now[0], vcpu(2, round(now[0]))), UP)
 
-    made = Overview(look, lambda: now[0], kernel="", telemetry_path="/metrics")
+    made = HtmlPage(look, lambda: now[0], kernel="", telemetry_path="/metrics")
     first = made.fragment()
     now[0] = 100.9
     assert made.fragment() == first
