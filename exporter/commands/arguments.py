@@ -1,4 +1,4 @@
-"""Parts of command lines: a subcommand with its run, and the types of argparse's arguments."""
+"""The parts that the commands' parsers share: adding a command, and types of arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Once(argparse.Action):
 
 
 def seconds(least: float) -> Callable[[str], float]:
-    """Type of a time of at least `least` seconds."""
+    """An argparse type: a number of seconds, at least `least`."""
 
     def parse(text: str) -> float:
         try:
@@ -59,7 +59,7 @@ def seconds(least: float) -> Callable[[str], float]:
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """Type of a whole number from `low` to `high`."""
+    """An argparse type: a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 16 and low <= int(text) <= high):
@@ -70,7 +70,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def numbers(text: str) -> list[int]:
-    """Type of whole numbers with commas between them. Raises argparse.ArgumentTypeError."""
+    """An argparse type: whole numbers with commas between them. Raises argparse.ArgumentTypeError."""
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and len(part) < 11 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!a}: allowed are numbers, with commas between them")
@@ -78,7 +78,7 @@ def numbers(text: str) -> list[int]:
 
 
 def reasons(text: str) -> list[str]:
-    """Type of reasons with commas between them. Raises argparse.ArgumentTypeError."""
+    """An argparse type: reasons with commas between them. Raises argparse.ArgumentTypeError."""
     parts = text.split(",")
     if not all(parts):
         raise argparse.ArgumentTypeError(f"{text!a}: allowed are reasons, with commas between them")
@@ -86,5 +86,5 @@ def reasons(text: str) -> list[str]:
 
 
 def vm_name(text: str) -> str:
-    """Type of a VM's name. Bytes that are not UTF-8 are replaced, as in names read from a VM's command line."""
+    """An argparse type: a VM's name. Bytes that are not UTF-8 are replaced, as in names from a VM's command line."""
     return os.fsencode(text).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The command `check`: what the exporter needs of this host, and what is missing."""
+"""The command `check`: check whether this host has everything that the exporter needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.config.options import Config
 
 def add(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
-    configuration.add_file(add_command(commands, "check", run, help="show whether this host has all that is needed"))
+    configuration.add_file(add_command(commands, "check", run, help="check what this host lacks"))
 
 
 def run(config: Config, _: argparse.Namespace) -> int:

@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises SystemExit for usage errors, --help and --version.
     """
-    if sys.stderr is None:  # closed: print(file=None) would write to stdout, between the numbers
-        sys.stderr = Path(os.devnull).open("w", errors="backslashreplace")  # noqa: SIM115 - open until the process ends
+    if sys.stderr is None:  # stderr is closed: print(file=None) would write messages to stdout
+        sys.stderr = Path(os.devnull).open("w", errors="backslashreplace")  # noqa: SIM115 - needed until the process ends
     arguments = command_line().parse_args(argv)
     try:
         config = configuration.read(arguments)

@@ -23,7 +23,7 @@ def say(line: str, command: str = "") -> None:
 def stdout(command: str) -> TextIO | None:
     """Standard output. Characters that its encoding lacks are written as escapes.
 
-    If standard output is closed, this is said on stderr, and None is returned.
+    If it is closed, a line on stderr says so, and the result is None.
     """
     out = sys.stdout
     if out is None:
@@ -36,8 +36,8 @@ def stdout(command: str) -> TextIO | None:
 def output_failed(error: OSError, out: TextIO, command: str) -> int:
     """Handle a failed write to `out`; returns the exit status.
 
-    The status is 0 if the reader closed the pipe, as `head` does after its last line. Any other error (a full disk, a
-    closed terminal) is said on stderr.
+    The status is 0 if the reader closed the pipe, as `head` does after its last line. Any other error, such as a full
+    disk or a closed terminal, is printed on stderr.
     """
     # Python flushes `out` again at exit, and that would fail again: the rest goes to /dev/null.
     os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())

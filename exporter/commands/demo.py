@@ -1,4 +1,4 @@
-"""The command `demo`: `serve` with the events of a recording in place of this host's, for a machine without VMs."""
+"""The command `demo`: serve /metrics of a recording, on a machine without VMs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def add(commands: Any) -> None:
     configuration.add_flags(parser)
     parser.add_argument("--speed", type=_speed, default=1.0, help="how fast recorded time passes (0.01 to 1000)")
     parser.add_argument(
-        "--recording", type=Path, metavar="FILE", help="a file that `record` wrote (default: a recording is shipped)"
+        "--recording",
+        type=Path,
+        metavar="FILE",
+        help="a file that `record` wrote (default: the shipped recording)",
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STDOUT = Path("-")
 _MAX_NAMES = 20
-"""How many VMs a line names."""
+"""Largest number of VMs that a line names."""
 
 _EPILOG = """\
 examples:
@@ -39,9 +39,9 @@ VMs, the kernel's release, and the formats of its tracepoints. It holds no comma
 event takes some 3 bytes. Only the owner can read the file. An existing file is overwritten only with --force.
 
 Recording costs more time per exit than counting. Events are lost if they come faster than they are written. The number
-of lost events of each kind is in the file, and in the summary on stderr. Another line says if there was no event, or
-none that the flags ask for; the status is still 0. The status is 1 if nothing could be recorded or some events could
-not be written, and 2 for a usage error.
+of lost events of each kind is in the file, and in the summary on stderr. If there was no event, or none that matches
+the flags, a second line says so. The status is still 0. It is 1 if nothing could be recorded or some events could not
+be written, and 2 for a usage error.
 """
 
 _SIZE = re.compile(r"([0-9]{1,10})([KMG]?)(?:i?B)?")
@@ -171,7 +171,7 @@ class _TargetError(Exception):
 
 
 def _check_target(options: RecordOptions) -> None:
-    """Raise _TargetError or ExistsError if the recording cannot be written where it was asked for."""
+    """Check the place that the recording is to be written to. Raises _TargetError and ExistsError."""
     from exporter.recording import writer  # noqa: PLC0415
 
     if options.file != STDOUT:
@@ -216,11 +216,11 @@ def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], boo
 
 
 def nothing(options: RecordOptions, others: set[str]) -> str:
-    """One line on why no event was recorded. `others` are the VMs that were seen and not asked for."""
+    """One line on why no event was recorded. `others` are the VMs that had events, but do not match --vm."""
     if others:
         return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_MAX_NAMES]))}"
     if options.pid:
-        return f"no event of process {options.pid} was seen: is it a VM's?"
+        return f"no event of process {options.pid} was seen: is the process a VM?"
     return "no event was seen: is a VM running on this host?"
 
 

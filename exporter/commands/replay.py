@@ -85,4 +85,6 @@ def _losses(recorded: Recording) -> list[str]:
     if not lost:
         return []
     kinds = ", ".join(f"{name} {count}" for name, count in lost.items())
-    return [f"{sum(lost.values())} events were lost during the recording ({kinds}): the counts are too low by them"]
+    return [
+        f"{sum(lost.values())} events were lost during the recording ({kinds}): the counts are too low by this number"
+    ]

@@ -39,9 +39,9 @@ The table has the columns TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME. COUNT is
 mean time from an exit to the next entry in ns, over all completed intervals. The reason that lost the most time comes
 first, idle reasons come last. P50, P99 and MAX are the upper bounds of their buckets; a bucket is 19 % wide.
 
-Three things are printed on stderr: the number of exits that are in no row because the kernel's tables had no room for
-them, the vCPUs that stay in an exit that began earlier, and that the filters match nothing. The status is still 0. It
-is 1 if nothing can be counted or the exporter no longer answers, and 2 for a usage error.
+A line on stderr reports exits that are in no row because the kernel's tables had no room for them, vCPUs that stay in
+an exit that began earlier, or filters that match nothing. The status is still 0. It is 1 if nothing can be counted or
+the exporter no longer answers, and 2 for a usage error.
 """
 
 
@@ -56,7 +56,7 @@ class TopOptions(Output):
     plain: bool
     source: str
     address: Address | None
-    """Of the exporter; None: the address in the configuration."""
+    """Address of the exporter; None: the address in the configuration."""
 
 
 def add(commands: Any) -> None:
@@ -184,7 +184,7 @@ def _count(session: Session, stop: Stop, options: TopOptions, out: TextIO, *, li
         plain.print_intervals(options.interval)
     else:
         if options.duration is None:
-            _say("Ctrl-C ends it and prints the table")
+            _say("Ctrl-C ends the run and prints the table")
         plain.wait_until(session.end)
         plain.print_run()
 

@@ -1,4 +1,4 @@
-"""The part of the page that changes, as HTML. Names are escaped and cut. Its VMs have at most BUDGET bytes."""
+"""The part of the page that changes, as HTML. Names are escaped and cut. The VMs take at most BUDGET bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
 BUDGET = 36_000
 """Bytes of the VMs. If they are not enough for all reasons, VMs of a lower rank show fewer reasons."""
 _NAME, _REASON = 40, 28
-"""Most characters of a name and of a reason."""
+"""Longest name and longest reason, in characters."""
 _AROUND_REASONS = 350
 """Bytes around the rows of a VM's reasons."""
 

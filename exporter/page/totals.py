@@ -1,6 +1,6 @@
-"""What VMs exited for since an earlier request for the page.
+"""The exits of each VM since an earlier request for the page.
 
-Rates need an earlier reading. All that is kept of it are sums by VM and reason, because a whole reading is large.
+Rates need an earlier reading. Only its sums by VM and reason are kept, because a whole reading is large.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from exporter.readings.reading import Reading, VcpuReading, nothing
 FORGET_SECONDS = 60.0
 """Totals are dropped if the page was not requested for this long."""
 _SPAN_SECONDS = 3.5
-"""Rates are averages over at least this time, if there are such old totals: two intervals of the page's script."""
+"""Shortest time that rates are averaged over, if there are totals of that age: two intervals of the page's script."""
 _APART_SECONDS = 1.5
 """Shortest time between two readings whose totals are kept."""
 

@@ -76,7 +76,7 @@ class PageView:
     whole: bool
     """True if the rates are averages since counting began."""
     elapsed_ns: int
-    """The time of the averages."""
+    """The time that the rates are averaged over."""
     vms: Sequence[VmView]
     stuck: Sequence[Stuck]
     not_counted: Sequence[str]
@@ -94,7 +94,7 @@ def lost(row: ReasonDifference) -> float:
 
 
 def sum_of(vms: Sequence[VmView]) -> Sum:
-    """The VMs together."""
+    """The sum of VMs."""
     return Sum(len(vms), sum(vm.lost for vm in vms), sum(vm.rate for vm in vms))
 
 

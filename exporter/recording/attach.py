@@ -17,8 +17,10 @@ from exporter.recording.ring import Ring, RingError
 from exporter.recording.writer import RecordingHeader
 
 MAX_LIVE_THREADS = 4096
-"""Threads whose events are recorded at the same time. Events of further threads are counted as lost. A replay has the
-same limit."""
+"""Largest number of threads that are recorded at the same time. The events of further threads are counted as lost.
+
+The default of limits.vcpus, the limit of a replay, is the same.
+"""
 
 
 class RecordError(Exception):

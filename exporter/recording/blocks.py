@@ -19,13 +19,13 @@ from exporter.recording.events import WHAT_SIZE
 MAGIC = b"\x89KVMREC\n"
 VERSION = 1
 MAX_EVENTS = 1 << 16
-"""Events of one block. The index of an event in the block's table has 16 bits."""
+"""Largest number of events in one block. The index of an event in the block's table has 16 bits."""
 
 MAX_THREADS = 1 << 16
-"""Threads of one recording, from its beginning to its end."""
+"""Largest number of threads in one recording."""
 
 EVENT_BYTES = WHAT_SIZE + 2 + 8
-"""Uncompressed bytes of an event, at most: its entry in the table, its index in the table, its time."""
+"""Largest size of an event in a block, uncompressed: its entry in the table, its index in the table, its time."""
 
 _START = struct.Struct("<8sI")
 _HEAD = struct.Struct("<4sIIII")
@@ -54,7 +54,7 @@ _MAX_BYTES = {
     Type.VMS: 1 << 24,
     Type.END: 1 << 16,
 }
-"""Of a block's content, uncompressed. Compressed, it may be a little longer: zlib's own worst case is 0.03 %."""
+"""Largest content of a block, uncompressed. Compressed, it may be a little longer: zlib's own worst case is 0.03 %."""
 
 
 class Block(NamedTuple):
@@ -125,7 +125,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[Block]:
         at += len(head) + stored_length
         if block_type == Type.END:
             if file.read(1):
-                raise RecordingError(f"{path} goes on after its closing block, at byte {at}")
+                raise RecordingError(f"{path} has more bytes after its closing block, at byte {at}")
             return
 
 

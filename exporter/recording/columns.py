@@ -32,7 +32,7 @@ def unpack(content: bytes, entries: int) -> tuple[list[bytes], array[int], list[
     numbers = _column("H", content[rest : rest + 2 * entries])
     times = list(accumulate(_column("q", content[rest + 2 * entries :])))
     if max(numbers) >= len(table):
-        raise ValueError(f"event {max(numbers)} of a table of {len(table)}")
+        raise ValueError(f"event number {max(numbers)}, but the table has {len(table)} events")
     if min(times) < 0 or max(times) >= _MAX_NS:
         raise ValueError("a time outside of 0 to 2^63 ns")
     return table, numbers, times

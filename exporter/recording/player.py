@@ -35,10 +35,10 @@ class Player:
         self._processes = [self._start(recording, number, programs, how) for number in range(len(recording.vms))]
         for process in self._processes:
             assert process.stdout
-            wrong = process.stdout.readline().rstrip("\n")
-            if wrong or process.poll() is not None:
+            error = process.stdout.readline().rstrip("\n")
+            if error or process.poll() is not None:
                 self.close()
-                raise RecordingError(wrong or f"a stand-in for a VM ended with status {process.returncode}")
+                raise RecordingError(error or f"a stand-in for a VM ended with status {process.returncode}")
         self._base_ns = time.monotonic_ns()
         for process in self._processes:
             assert process.stdin
@@ -78,7 +78,7 @@ class Player:
         return self._base_ns + round(elapsed * self._speed)
 
     def join(self) -> None:
-        """Wait until every VM has replayed all its events. An endless replay never ends."""
+        """Wait until every VM has replayed all its events. With an endless replay it waits forever."""
         for process in self._processes:
             assert process.stdout
             process.stdout.readline()

@@ -27,7 +27,7 @@ _IDENTITY_SECONDS = 2.0
 """How long the recorder waits for the name of a new thread's VM. The ring fills during that time."""
 
 _UNWANTED = -1
-"""In place of a number in the table: an event of a VM that was not asked for."""
+"""The number of every event of a VM that is not to be recorded."""
 
 
 class Recorder:
@@ -54,16 +54,19 @@ class Recorder:
         self._writer = writer
         self._lookup = Lookup(proc, patience=_IDENTITY_SECONDS)
         self._vm_name = vm_name
-        self._left = events or None
+        self._remaining = events or None
         self._clock_ns = clock_ns
-        self._looked_ns = clock_ns()
+        self._lost_read_ns = clock_ns()
         self._lost: Counter[Kind] = Counter()
         # The block that is being filled:
         self._table: dict[bytes, int] = {}
+        """Numbers of the different events, or _UNWANTED."""
         self._entries: list[bytes] = []
+        """The different events, by number."""
         self._numbers: list[int] = []
         self._times: list[int] = []
         self._room = self._new_room()
+        """Number of events with which the block is full."""
         # The whole recording:
         self._vms: dict[Vm, int] = {}
         self._threads: list[ThreadEntry] = []
@@ -76,7 +79,7 @@ class Recorder:
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
         self.others: set[str] = set()
-        """Names of VMs that were seen, but not asked for."""
+        """Names of VMs that had events, but are not to be recorded."""
 
     @property
     def vms(self) -> int:
@@ -98,16 +101,16 @@ class Recorder:
                 left = _POLL_SECONDS if deadline_ns is None else (deadline_ns - self._clock_ns()) / 1e9
                 if not self._ring.pending():
                     self._ring.wait(min(_POLL_SECONDS, left))
-                enough = self.take()
-                if enough:
-                    return enough
+                end = self.take()
+                if end:
+                    return end
                 continue
             self._loaded.detach()
             # A program that was running on another CPU may still be writing its event: read that, too.
             while self._ring.pending():
-                enough = self.take()
-                if enough:
-                    return enough
+                end = self.take()
+                if end:
+                    return end
             self.take()
             return why
 
@@ -116,16 +119,16 @@ class Recorder:
 
         Raises OSError if the file cannot be written, and RingError.
         """
-        enough = self._take(self._ring.read())
+        end = self._take(self._ring.read())
         self._note_losses()
-        return enough
+        return end
 
     def _take(self, events: list[tuple[int, bytes]]) -> str:
         known, numbers, times = self._table, self._numbers, self._times
         for ns, what in events:
             number = known.get(what)
             if number is None:
-                number = self._meet(ns, what)
+                number = self._add(ns, what)
                 if len(self._threads) > blocks.MAX_THREADS:
                     self._threads.pop()
                     self._entries.pop()
@@ -136,9 +139,9 @@ class Recorder:
             numbers.append(number)
             if len(times) >= self._room:
                 counted = self._flush()
-                if self._left is not None:
-                    self._left -= counted
-                    if not self._left:
+                if self._remaining is not None:
+                    self._remaining -= counted
+                    if not self._remaining:
                         return "events"
                 self._room = self._new_room()
         return ""
@@ -156,9 +159,9 @@ class Recorder:
         self._lookup.close()
 
     def _new_room(self) -> int:
-        return min(blocks.MAX_EVENTS, self._left or blocks.MAX_EVENTS)
+        return min(blocks.MAX_EVENTS, self._remaining or blocks.MAX_EVENTS)
 
-    def _meet(self, ns: int, what: bytes) -> int:
+    def _add(self, ns: int, what: bytes) -> int:
         """Add an event that is not in the block's table yet; returns its number, or _UNWANTED."""
         event = unpack(what)
         tid = event.tid
@@ -232,10 +235,10 @@ class Recorder:
 
     def _note_losses(self) -> None:
         now, lost = self._clock_ns(), self._lost_map.read()
-        more = lost - self._lost
-        if more:
-            self._writer.losses(self._looked_ns, now, more)
-        self._lost, self._looked_ns = lost, now
+        newly = lost - self._lost
+        if newly:
+            self._writer.losses(self._lost_read_ns, now, newly)
+        self._lost, self._lost_read_ns = lost, now
 
 
 class _LostMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,8 +118,8 @@ class _Parsing:
         self.check: Callable[[Event], object] | None = None
         """Raises ValueError for an event that the recorded kernel cannot have sent; None: no check."""
         self.totals = RecordingTotals()
-        self.threads: list[tuple[int, int]] = []
-        """TGID and TID of each announced thread."""
+        self.threads: list[RecordedThread] = []
+        """All announced threads, by their number."""
         self._live: dict[int, RecordedThread] = {}
         """By tid: the threads that were announced and have not ended."""
 
@@ -168,33 +168,36 @@ class _Parsing:
     def _announce(self, event: Event) -> None:
         if len(self.threads) == MAX_THREADS:
             raise ValueError(f"more than {MAX_THREADS} threads")
-        self._live[event.tid] = RecordedThread(len(self.threads), event.tgid, event.tid, event.comm)
-        self.threads.append((event.tgid, event.tid))
+        thread = RecordedThread(len(self.threads), event.tgid, event.tid, event.comm)
+        self.threads.append(thread)
+        self._live[event.tid] = thread
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    said = json.loads(content)
-    formats = {name: parse_format(_text(said[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
+    members = json.loads(content)
+    formats = {name: parse_format(_text(members[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
     program.front_of(formats["kvm_exit"])  # raises LoadError for the layout of an unknown architecture
-    return {"kernel": _text(said["kernel"]), "machine": _text(said["machine"]), **formats}
+    return {"kernel": _text(members["kernel"]), "machine": _text(members["machine"]), **formats}
 
 
-def _identities(content: bytes, threads: list[tuple[int, int]]) -> tuple[tuple[Vm, ...], tuple[Vcpu, ...]]:
-    said = json.loads(content)
+def _identities(content: bytes, threads: Sequence[RecordedThread]) -> tuple[tuple[Vm, ...], tuple[Vcpu, ...]]:
+    members = json.loads(content)
     vms = tuple(
-        Vm(_number(vm["pid"], _MAX_PID), _text(vm["name"]), _text(vm["uuid"]), _text(vm["vmm"])) for vm in said["vms"]
+        Vm(_number(vm["pid"], _MAX_PID), _text(vm["name"]), _text(vm["uuid"]), _text(vm["vmm"]))
+        for vm in members["vms"]
     )
-    if [(vms[_number(each["vm"], len(vms) - 1)].pid, each["tid"]) for each in said["threads"]] != threads:
+    listed = [(vms[_number(each["vm"], len(vms) - 1)].pid, each["tid"]) for each in members["threads"]]
+    if listed != [(thread.tgid, thread.tid) for thread in threads]:
         raise ValueError("its threads are not those of the events")
-    return vms, tuple(Vcpu(vms[each["vm"]], _text(each["vcpu"])) for each in said["threads"])
+    return vms, tuple(Vcpu(vms[each["vm"]], _text(each["vcpu"])) for each in members["threads"])
 
 
 def _check_totals(content: bytes, reading: _Parsing) -> None:
-    said = json.loads(content)
+    members = json.loads(content)
     for name, found in zip(("events", "lost"), reading.totals.by_name()):
-        if said[name] != found:
-            raise ValueError(f"{name} are {said[name]}, the blocks have {found}"[:_MESSAGE_CHARACTERS])
-    _text(said["ended"])
+        if members[name] != found:
+            raise ValueError(f"{name} are {members[name]}, the blocks have {found}"[:_MESSAGE_CHARACTERS])
+    _text(members["ended"])
 
 
 def _text(value: object, limit: int = _LABEL_CHARACTERS) -> str:

@@ -28,7 +28,10 @@ from exporter.recording.vm import name_thread
 
 _STACK_BYTES = 1 << 18
 _COLLECT_EVERY = 64
-"""Ended threads before a collection. It frees their slots. The collector can keep only a limited number of them."""
+"""Number of ended threads after which the maps are collected. That frees their slots.
+
+The collector can keep only a limited number of ended threads.
+"""
 
 
 def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[ThreadKey, Vcpu]]:

@@ -23,7 +23,7 @@ _DISCARD_BIT = 1 << 30
 _LENGTH = _EVENT.size - 8
 
 _AT_ONCE = 16384
-"""Most events of one read(). A limit frees the room of these events before the rest of the ring is read."""
+"""Largest number of events of one read(). After each read() the program can use the room of these events again."""
 
 
 class RingError(Exception):

@@ -11,10 +11,10 @@ from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
 from exporter.recording.recording import RecordedThread, Recording, RecordingError
 
 MAX_EVENTS = 10_000_000
-"""Of a recording that is kept in memory; they take some 120 MB."""
+"""Largest number of events of a recording that is kept in memory. They take some 120 MB."""
 
 _MAX_TABLE = 1 << 17
-"""Different events of one VM. On real hosts there are some ten per vCPU."""
+"""Largest number of different events of one VM. On real hosts there are some ten per vCPU."""
 
 _ENTRY = "kvm_entry"
 
@@ -26,7 +26,7 @@ class Call(NamedTuple):
     """Time since the first event of the recording."""
     program: str
     context: bytes
-    """Without the time at its end."""
+    """Without the time stamp at its end."""
 
 
 @dataclass

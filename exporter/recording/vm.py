@@ -4,7 +4,8 @@ The threads have the names of the recorded ones and replay their events. player.
 
 Standard input: a line of JSON that says what to replay, then a line with the start time on the monotonic clock. The
 process ends when standard input is closed.
-Standard output: an empty line when the process is ready, or the error. "done" when a replay that ends has ended.
+Standard output: a line that is empty when the process is ready, or else holds the error. A replay that is not endless
+prints the line "done" at its end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from exporter.model.vm import Vm
 from exporter.recording import recording, tracks
 
 _PR_SET_NAME = 15
-_LEAST_PASS_NS = 1_000_000  # so that a recording of a single moment does not spin
+_LEAST_PASS_NS = 1_000_000
+"""Shortest pass: the endless replay of a recording with only one moment must not take all CPU time."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -24,7 +24,7 @@ LOST = struct.Struct(f"<QQ{len(COUNTED)}Q")
 
 @dataclass(frozen=True)
 class RecordingHeader:
-    """The HEADER block: where and when the recording was made. The formats are the texts that tracefs has."""
+    """The HEADER block: where and when the recording was made, and the format texts that tracefs has."""
 
     kernel: str
     machine: str

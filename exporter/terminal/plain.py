@@ -19,7 +19,7 @@ class Plain:
     """Prints a session. The methods that print raise OSError if `out` cannot be written."""
 
     def __init__(self, session: Session, stop: Stop, output: Output, out: TextIO, say: Callable[[str], None]) -> None:
-        """`say` prints a line that is no part of the output."""
+        """`out` gets the tables; `say` prints lines that are not part of them."""
         self._session = session
         self._stop = stop
         self._output = output
@@ -38,7 +38,7 @@ class Plain:
     def print_intervals(self, interval: float) -> None:
         """Print a table every `interval` seconds until the run ends.
 
-        The last interval may be shorter, so that the tables together are the whole run.
+        The last interval may be shorter, so that the tables add up to the whole run.
         """
         session = self._session
         before, due, number = session.first, session.started, 0

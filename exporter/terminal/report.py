@@ -16,13 +16,14 @@ from exporter.terminal import table
 from exporter.terminal.output import Output
 
 _MAX_NAMES, _MAX_REASONS = 3, 20
-"""How many vCPUs and reasons a line names."""
+"""Largest number of vCPUs, and of reasons, that a line names."""
 
 
 def text(output: Output, name: str, then: Reading, now: Reading, *, first: bool, heading: bool) -> str:
     """The rows of the exits between two readings.
 
-    `name`: of the source. `first`: nothing was printed before. `heading`: a table gets a line with time and duration.
+    `name` is the name of the source. `first`: nothing was printed before. `heading`: a line with time and duration is
+    printed above a table.
     """
     difference = output.filters.apply(between(then, now))
     taken = time.time()

@@ -27,7 +27,7 @@ _SETTLE_SECONDS = 0.25
 """Longest wait for the names of new VMs in a reading."""
 _ANSWER_SECONDS = 10.0
 _MAX_BYTES = 1 << 28
-"""Of an answer: some ten times the size of the document of 5,000 vCPUs."""
+"""Largest answer: some ten times the document of 5,000 vCPUs."""
 
 _BUSY = {
     http.client.TOO_MANY_REQUESTS: "asked more often than its rate limit allows",

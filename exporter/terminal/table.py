@@ -40,7 +40,7 @@ CSV_COLUMNS = (
 
 
 def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -> str:
-    """A line for each row. `taken` is the Unix time of the last reading. A value that does not exist is empty."""
+    """A line for each row. `taken` is the Unix time in the first column. A value that does not exist is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:

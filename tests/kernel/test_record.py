@@ -422,7 +422,7 @@ def test_so_many_real_events(tmp_path: Path) -> None:
     ("options", "note"),
     [
         (["--vm=nope"], f"no event matches --vm; seen: {os.getpid()}"),
-        ([], f"no event of process {os.getpid()} was seen: is it a VM's?"),
+        ([], f"no event of process {os.getpid()} was seen: is the process a VM?"),
     ],
 )
 def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: str) -> None:

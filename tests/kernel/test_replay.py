@@ -287,7 +287,7 @@ def test_losses_are_said(tmp_path: Path) -> None:
     assert said.returncode == 0
     assert said.stderr.splitlines() == [
         "kvm-exit-exporter replay: 36 events were lost during the recording (exit 17, entry 19): "
-        "the counts are too low by them",
+        "the counts are too low by this number",
         "kvm-exit-exporter replay: no exit was seen: the recording has none",
     ]
 

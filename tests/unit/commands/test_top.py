@@ -104,7 +104,7 @@ def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     assert process.stderr.readline() == f"{SAID}reading the exporter at {fake.url}\n"
-    assert process.stderr.readline() == f"{SAID}Ctrl-C ends it and prints the table\n"
+    assert process.stderr.readline() == f"{SAID}Ctrl-C ends the run and prints the table\n"
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0

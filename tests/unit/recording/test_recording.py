@@ -175,7 +175,7 @@ def test_more_after_the_end(small: Path) -> None:
     length = small.stat().st_size
     with small.open("ab") as file:
         file.write(b"\0")
-    assert _refusal(small) == f"{small} goes on after its closing block, at byte {length}"
+    assert _refusal(small) == f"{small} has more bytes after its closing block, at byte {length}"
 
 
 def _head(kind: bytes, entries: int, length: int, stored: bytes) -> bytes:
