@@ -41,6 +41,15 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
         raise program.LoadError(f"cannot read {what}") from error
 
 
+def required_texts(sysfs: Path) -> dict[str, str]:
+    """Read the texts as read_texts() does. Raises LoadError if KVM is not loaded, too."""
+    texts = read_texts(sysfs)
+    if texts is None:
+        remedy = "modprobe kvm_intel or kvm_amd; on arm64 the kernel must have booted at EL2"
+        raise program.LoadError("the tracepoint kvm:kvm_exit does not exist: KVM is not loaded", remedy)
+    return texts
+
+
 def parsed(texts: Mapping[str, str]) -> Formats:
     """Parse the texts of read_texts(). Raises LoadError."""
     try:

@@ -145,6 +145,12 @@ def between(then: Reading, now: Reading) -> Difference:
     return Difference(elapsed, counters, vcpus)
 
 
+def added(now: Mapping[int, int], then: Mapping[int, int]) -> dict[int, int]:
+    """What was added to each bucket. Buckets to which nothing was added are left out."""
+    differences = {number: count - then.get(number, 0) for number, count in now.items()}
+    return {number: count for number, count in differences.items() if count > 0}
+
+
 def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> VcpuDifference:
     old = {(counted.kind, counted.reason): counted for counted in then.reasons} if then else {}
     rows = []
@@ -168,9 +174,7 @@ def _of_reason(
     exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
     if then:
         exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
-        less = then.buckets
-        buckets = {number: count - less.get(number, 0) for number, count in buckets.items()}
-        buckets = {number: count for number, count in buckets.items() if count > 0}
+        buckets = added(buckets, then.buckets)
     return ReasonDifference(
         pid=thread.key.pid,
         tid=thread.key.tid,

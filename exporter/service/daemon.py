@@ -20,7 +20,7 @@ from exporter.metrics.own import OwnStatus
 from exporter.model.records import NOT_COUNTING
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.page.page import Overview
+from exporter.page.page import HtmlPage
 from exporter.readings.observer import Observer
 from exporter.service import lockfile
 from exporter.service.attach import Attached, ProgramSource, program_source, sort_passed
@@ -74,7 +74,7 @@ class Daemon:
         self._since, self._replay = NOT_COUNTING, False
         self._scraper = Scraper(config, self._lookup, own.registry(self._status, str(proc)))
         self._viewer = Viewer(Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False), self._status)
-        self._overview = self._new_overview(config)
+        self._page = self._new_page(config)
         self._held = contextlib.ExitStack()
         """Everything that prepare() and attach() acquire, in that order."""
         self._stop_asked = self._reload_asked = False
@@ -114,7 +114,7 @@ class Daemon:
             self._source = program_source(config, self._sysfs, self._systemd, self._stored)
         self._held.callback(self._source.close)
         self._replay = self._source.replay
-        self._overview = self._new_overview(config)
+        self._page = self._new_page(config)
         self.lifecycle.step(State.PREPARED)
 
     def give_sockets_to(self, account: Account) -> None:
@@ -157,7 +157,7 @@ class Daemon:
             self._scraper.tidy()
             if self.lifecycle.state is State.TAKING_OVER and not self._scraper.taking_over:
                 self.lifecycle.step(State.ATTACHED)
-            self._overview.forget()
+            self._page.forget()
             self._tell_alive()  # only from here: a process that cannot collect is not alive
             broken = self._source.broken()
             if broken:
@@ -245,13 +245,13 @@ class Daemon:
         """Put a configuration in force."""
         logs.setup(config.log.level, config.log.format)
         self._scraper.reconfigure(config)
-        self._overview = self._new_overview(config)
+        self._page = self._new_page(config)
         self._web.set_routes(self._routes(config))
         self._waker.wake()
 
-    def _new_overview(self, config: Config) -> Overview:
-        return Overview(
-            self._viewer.look,
+    def _new_page(self, config: Config) -> HtmlPage:
+        return HtmlPage(
+            self._viewer.page_data,
             time.monotonic,
             kernel=f"{os.uname().release} {os.uname().machine}",
             telemetry_path=config.web.telemetry_path,
@@ -263,7 +263,7 @@ class Daemon:
             self._scraper.page,
             config.web.telemetry_path,
             self._viewer.document,
-            overview=self._overview,
+            page=self._page,
             reload=self.reload if config.web.enable_lifecycle else None,
         )
 

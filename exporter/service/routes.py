@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 from exporter.metrics.exposition.page import MetricsPage
-from exporter.page import page
-from exporter.page.page import Overview
+from exporter.page.page import HEADERS, PATH, HtmlPage
 from exporter.readings import reading
 from exporter.web.response import WRITE_METHODS, Request, Response, Route, Routes, constant, text_response
 
@@ -22,10 +21,10 @@ def routes(
     telemetry_path: str,
     vcpus: Callable[[], bytes] | None = None,
     *,
-    overview: Overview | None = None,
+    page: HtmlPage | None = None,
     reload: Reload | None = None,
 ) -> Routes:
-    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `overview` the page at /.
+    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `page` the page at /.
 
     Without `reload` reloading is forbidden.
     """
@@ -42,9 +41,9 @@ def routes(
     if vcpus:
         json = [("Content-Type", "application/json")]
         found[reading.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
-    if overview:
-        found["/"] = Route(lambda _: Response(200, page.HEADERS, [overview.page()]), in_thread=True)
-        found[page.PATH] = Route(lambda _: Response(200, page.HEADERS, [overview.fragment()]), in_thread=True)
+    if page:
+        found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
+        found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exporter.metrics.own import OwnStatus
-from exporter.page.page import Look
+from exporter.page.page import PageData
 from exporter.page.view import Health
 from exporter.readings.observer import Observer
 from exporter.readings.reading import Reading, encode, nothing
@@ -31,11 +31,11 @@ class Viewer:
         """The JSON document of all vCPUs."""
         return encode(self._reading())
 
-    def look(self) -> Look:
+    def page_data(self) -> PageData:
         """Everything that the page at / is made of."""
         reading, status = self._reading(), self._status()
         up = status.collection.snapshot is not None
-        return Look(reading, Health(up, status.collection.errors, self._observer.lookup.pending))
+        return PageData(reading, Health(up, status.collection.errors, self._observer.lookup.pending))
 
     def _reading(self) -> Reading:
         """All vCPUs with their names; without a snapshot no vCPU, counted since 0."""

@@ -213,7 +213,7 @@ def recording(data: bytes) -> None:
     except RecordingError as error:
         _check_lines((str(error),), "")
         return
-    assert len(read.vcpus) <= recordings.MAX_THREADS
+    assert len(read.vcpus) <= blocks.MAX_THREADS
     for vm in read.vms:
         assert all(len(text) <= 128 for text in (vm.name, vm.uuid, vm.vmm)), vm
     runs = [run for block in read.runs() for run in block]

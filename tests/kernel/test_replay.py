@@ -252,8 +252,8 @@ def test_replay_reports_events_that_the_recording_lost(tmp_path: Path) -> None:
     said = _replay(str(path))
     assert said.returncode == 0
     assert said.stderr.splitlines() == [
-        "kvm-exit-exporter replay: 36 events were lost while it was recorded (exit 17, entry 19): "
-        "the counts are too low by them",
+        "kvm-exit-exporter replay: 36 events were lost during the recording (exit 17, entry 19): "
+        "the counts are too low by this number",
         "kvm-exit-exporter replay: no exit was seen: the recording has none",
     ]
 

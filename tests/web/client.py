@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.metrics.exposition.page import MetricsPage
-from exporter.page.page import Look, Overview
+from exporter.page.page import HtmlPage, PageData
 from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
@@ -29,10 +29,10 @@ class Got(NamedTuple):
 def app(size: int = 1) -> Routes:
     """Return routes: /metrics is BODY repeated `size` times, / is the page of a host without VMs."""
     page = MetricsPage([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
-    overview = Overview(
-        lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
+    html_page = HtmlPage(
+        lambda: PageData(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
     )
-    return routes(lambda *_: page, "/metrics", overview=overview)
+    return routes(lambda *_: page, "/metrics", page=html_page)
 
 
 def ask(

@@ -94,9 +94,7 @@ def test_a_file_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
     assert "Traceback" not in said.stderr
     said = run("replay", str(file))
     assert said.returncode == 1
-    assert said.stderr == (
-        f"kvm-exit-exporter replay: {file} is not a recording: it does not begin as one of `record` does\n"
-    )
+    assert said.stderr == (f"kvm-exit-exporter replay: {file} is not a recording: it does not begin like a recording\n")
 
 
 @pytest.mark.parametrize("module", ["yaml", "prometheus_client", "tornado"])

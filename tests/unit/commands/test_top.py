@@ -88,7 +88,7 @@ def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     assert process.stderr.readline() == f"{SAID}reading the exporter at {fake.url}\n"
-    assert process.stderr.readline() == f"{SAID}Ctrl-C ends it and prints the table\n"
+    assert process.stderr.readline() == f"{SAID}Ctrl-C ends the run and prints the table\n"
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -106,7 +106,7 @@ def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> 
     assert time.monotonic() - pressed < 5  # its deadline is 10 s
     assert process.returncode == 1
     assert out.count("IRQ") == 1
-    assert re.search(r"what is printed ends with the last reading: no answer for \d\.\d s\n", err)
+    assert re.search(r"the printed numbers end with the last reading: no answer for \d\.\d s\n", err)
 
 
 def test_json(fake: FakeExporter) -> None:
@@ -196,7 +196,7 @@ def test_an_exporter_that_goes_away(fake: FakeExporter) -> None:
     assert said.returncode == 1
     assert said.stdout.count("IRQ") == 1
     assert said.stderr.splitlines()[-1] == (
-        f"{SAID}what is printed ends with the last reading: {fake.url} is no kvm-exit-exporter of this version: "
+        f"{SAID}the printed numbers end with the last reading: {fake.url} is not a kvm-exit-exporter of this version: "
         "it answers 500 to /-/vcpus"
     )
 
@@ -205,20 +205,20 @@ def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
     fake.answer = lambda n: at(n) if n < 1 else reading(1, at(0).vcpus[0], since_ns=7)
     said = read(fake, "0.1")
     assert said.returncode == 0
-    assert "the exporter was started anew meanwhile" in said.stderr
+    assert "the exporter was restarted during the run" in said.stderr
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ((404, b""), "is no kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
-        ((302, b""), "is no kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
+        ((404, b""), "is not a kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
+        ((302, b""), "is not a kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
         ((503, b""), "is busy: it answers 503, too many scrapes at the same time (web.max_requests)\n"),
         ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
-        ((401, b""), "wants a password, which top does not send: use --source own"),
-        ((200, b"<html>"), "is no kvm-exit-exporter of this version: not JSON"),
-        ((200, b"{}"), "is no kvm-exit-exporter of this version: without version"),
-        ((200, b'{"version": 99}'), "is no kvm-exit-exporter of this version: version 99, known is 1"),
+        ((401, b""), "requires a password, which top cannot send: use --source own"),
+        ((200, b"<html>"), "is not a kvm-exit-exporter of this version: not JSON"),
+        ((200, b"{}"), "is not a kvm-exit-exporter of this version: without version"),
+        ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: version 99, known is 1"),
         ((200, b'{"\\u001b[2J": 1}'), "without version"),
         (reading(0), "counts nothing: it waits for KVM, or its log says why"),
     ],

@@ -1,8 +1,8 @@
-"""Bars of durations, and durations in words."""
+"""Bars of durations, and durations in duration."""
 
 from __future__ import annotations
 
-from exporter.page.drawing import bars, words
+from exporter.page.drawing import bars, duration
 
 
 def test_bars_are_octaves_rounded_up() -> None:
@@ -11,7 +11,7 @@ def test_bars_are_octaves_rounded_up() -> None:
 
 
 def test_times_have_a_space_and_a_sign() -> None:
-    assert [words(ns) for ns in (None, 119, 1234, 17_200_000_000)] == [
+    assert [duration(ns) for ns in (None, 119, 1234, 17_200_000_000)] == [
         "–",
         "119\u00a0ns",
         "1.23\u00a0µs",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from exporter.page.markup import figure, fragment, safe, span
-from exporter.page.totals import Looks
+from exporter.page.totals import History
 from tests.support.readings import SECOND
 from tests.unit.page.views import seen, vcpu
 
 
 def test_a_golden_row() -> None:
     """8 ms is in the bucket that ends at 2^-6.75 s, 250 ms in that which ends at 2^-2 s."""
-    shown = fragment(seen(Looks(), 10, vcpu(2, 101, 3)))
+    shown = fragment(seen(History(), 10, vcpu(2, 101, 3)))
     assert (
         "<tr><th scope=row>IRQ <i>interrupt</i><td>0.081<td>10.1<td>7.81\u00a0ms<td>7.81\u00a0ms<td>"
         '<svg role=img viewBox="-.5 -9 24 9" preserveAspectRatio=none><title>7.81\u00a0ms to 7.81\u00a0ms</title>'

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 from exporter.page.markup import BUDGET
-from exporter.page.page import HEADERS, Look, Overview
+from exporter.page.page import HEADERS, HtmlPage, PageData
 from exporter.page.view import Health
 from exporter.readings.reading import Reading, nothing
 from tests.support.crowd import NAME, crowd
@@ -16,7 +16,7 @@ from tests.unit.page.views import UP, vcpu
 
 def page(now: Reading, health: Health = UP, **more: str) -> bytes:
     options = {"kernel": "6.1.0", "telemetry_path": "/metrics", **more}
-    return Overview(lambda: Look(now, health), lambda: 1.0, **options).page()
+    return HtmlPage(lambda: PageData(now, health), lambda: 1.0, **options).page()
 
 
 class Tags(HTMLParser):
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
         "3 exits were not counted: no room for their vCPU (raise limits.vcpus and restart)",
         "Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.",
         "2 collections failed since the start; the log says why.",
-        "The VM of 1 vCPU is still being looked up; until then its pid stands for its name.",
+        "The VM of 1 vCPU is still being looked up; its pid is shown until then.",
     ]
     assert "Exporter <b>down</b> · 2 collection errors · 1 look-up pending" in made
     assert "No exit was seen yet" in made
@@ -94,11 +94,11 @@ def test_links_are_relative_and_nothing_is_fetched_from_elsewhere() -> None:
 def test_many_browsers_cost_one_collection_a_second() -> None:
     now, looked = [100.0], []
 
-    def look() -> Look:
+    def look() -> PageData:
         looked.append(now[0])
-        return Look(reading(now[0], vcpu(2, round(now[0]))), UP)
+        return PageData(reading(now[0], vcpu(2, round(now[0]))), UP)
 
-    made = Overview(look, lambda: now[0], kernel="", telemetry_path="/metrics")
+    made = HtmlPage(look, lambda: now[0], kernel="", telemetry_path="/metrics")
     first = made.fragment()
     now[0] = 100.9
     assert made.fragment() == first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from exporter.page.markup import fragment
-from exporter.page.totals import Looks
+from exporter.page.totals import History
 from exporter.page.view import Stuck
 from exporter.readings.reading import InProgress
 from tests.support.readings import SECOND, counted, thread
@@ -13,13 +13,13 @@ from tests.unit.page.views import seen, vcpu
 
 
 def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
-    looks = Looks()
+    history = History()
     irq = counted("IRQ", "interrupt", 1)
     held = thread(1, 2, irq, vcpu="3", in_progress=InProgress("IRQ", "interrupt", SECOND))
-    assert seen(looks, 10, held).stuck == []
+    assert seen(history, 10, held).stuck == []
     later = held._replace(in_progress=InProgress("IRQ", "interrupt", 3 * SECOND))
     idle = vcpu(5, 0, 1, vcpu="4", in_progress=InProgress("WFx", "idle", 9 * SECOND))
-    shown = seen(looks, 12, idle, later)
+    shown = seen(history, 12, idle, later)
     assert shown.stuck == [Stuck("web-1", "3", 2, "IRQ", 3 * SECOND)]
     assert [vm.lost for vm in shown.vms] == [1.0]
     made = fragment(shown)
@@ -28,9 +28,9 @@ def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
 
 
 def test_vms_by_time_lost_and_idle_reasons_last() -> None:
-    looks = Looks()
+    history = History()
     shown = seen(
-        looks,
+        history,
         10,
         vcpu(2, 1, 1000, pid=1, vm="sleeps"),
         vcpu(3, 101, pid=2, vm="busy"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.page.totals import Looks
+from exporter.page.totals import History
 from exporter.page.view import Health, PageView, view
 from exporter.readings.reading import VcpuReading
 from tests.support.readings import counted, reading, thread
@@ -17,9 +17,9 @@ def vcpu(tid: int, irq: int, wfx: int = 0, *, pid: int = 1, vm: str | None = "we
     return thread(pid, tid, *([interrupts, waits] if wfx else [interrupts]), vm=vm, **more)  # type: ignore[arg-type]
 
 
-def seen(looks: Looks, at: float, *vcpus: VcpuReading, since_ns: int = 0) -> PageView:
+def seen(history: History, at: float, *vcpus: VcpuReading, since_ns: int = 0) -> PageView:
     now = reading(at, *vcpus, since_ns=since_ns)
-    return view(now, looks.add(now, at), UP)
+    return view(now, history.add(now, at), UP)
 
 
 def figures(shown: PageView) -> list[tuple[str, float, list[tuple[str, int, float]]]]:

@@ -52,10 +52,10 @@ def test_a_flipped_bit_is_found_wherever_it_is(small: Path, tmp_path: Path) -> N
         (b"", "{} is empty"),
         (
             gzip.compress(b"x" * 100, mtime=0),
-            "{} is not a recording (a gzip file): it does not begin as one of `record` does",
+            "{} is not a recording (a gzip file): it does not begin like a recording",
         ),
-        (b"TGID TID COMM\n" * 10, "{} is not a recording: it does not begin as one of `record` does"),
-        (b"\x7f", "{} is not a recording: it does not begin as one of `record` does"),
+        (b"TGID TID COMM\n" * 10, "{} is not a recording: it does not begin like a recording"),
+        (b"\x7f", "{} is not a recording: it does not begin like a recording"),
         (
             struct.pack("<8sI", blocks.MAGIC, 2) + b"whatever",
             "{} has format version 2, this kvm-exit-exporter reads version 1",
@@ -79,7 +79,7 @@ def test_more_after_the_end(small: Path) -> None:
     length = small.stat().st_size
     with small.open("ab") as file:
         file.write(b"\0")
-    assert refusal(small) == f"{small} goes on after its closing block, at byte {length}"
+    assert refusal(small) == f"{small} has more bytes after its closing block, at byte {length}"
 
 
 def _head(kind: bytes, entries: int, length: int, stored: bytes) -> bytes:

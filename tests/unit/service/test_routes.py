@@ -10,7 +10,7 @@ import pytest
 
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.model.reason import Space
-from exporter.page.page import Look, Overview
+from exporter.page.page import HtmlPage, PageData
 from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
@@ -27,8 +27,10 @@ def _render(accept: str, accept_encoding: str) -> MetricsPage:
 @pytest.fixture
 def served() -> Iterator[WebServer]:
     web = WebServer(["127.0.0.1:0", "[::1]:0"])
-    page = Overview(lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics")
-    web.serve(routes(_render, "/metrics", overview=page))
+    page = HtmlPage(
+        lambda: PageData(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
+    )
+    web.serve(routes(_render, "/metrics", page=page))
     yield web
     web.close()
 

@@ -309,7 +309,7 @@ def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExpor
     top.send("q")
     status, said, after = top.end()
     assert status == 1
-    assert "what is printed ends with the last reading" in said
+    assert "the printed numbers end with the last reading" in said
     assert after.startswith("TGID")
 
 
@@ -328,7 +328,7 @@ def test_an_exporter_that_hangs(start: Start, fake: FakeExporter, key: str) -> N
     status, said, after = top.end()
     assert time.monotonic() - pressed < 5  # its deadline is 10 s
     assert status == 1
-    assert re.search(r"what is printed ends with the last reading: no answer for \d+\.\d s\n", said)
+    assert re.search(r"the printed numbers end with the last reading: no answer for \d+\.\d s\n", said)
     assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000000\n", after)
 
 

@@ -34,7 +34,7 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
         threading.Thread(target=drip, daemon=True).start()
         there = Address(*server.getsockname())
         try:
-            with pytest.raises(SourceError, match=rf"^no whole answer from {re.escape(str(there))} within 0\.3 s$"):
+            with pytest.raises(SourceError, match=rf"^no complete answer from {re.escape(str(there))} within 0\.3 s$"):
                 ExporterSource(there, 0.3)
         finally:
             over.set()
@@ -82,9 +82,9 @@ def no_root() -> source.Source:
 def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
     own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
     chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
-    assert (chosen, said) == (real, "reading E, which runs already (--source own: programs of top's own)")
+    assert (chosen, said) == (real, "reading E, which runs already (--source own: count with own BPF programs)")
     chosen, said = source.choose("auto", HERE, lambda: own, lambda _: replay)
-    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) counts nothing of this host")
+    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) does not count this host's exits")
     chosen, said = source.choose("auto", HERE, lambda: own, refuse)
     assert (chosen, said) == (own, "counting with own BPF programs: no answer")
     assert source.choose("exporter", HERE, lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
@@ -97,7 +97,7 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
 
 def test_a_host_without_kvm(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"^this host has no KVM: the tracepoint kvm:kvm_exit does not exist; "):
+    with pytest.raises(SourceError, match=r"^the tracepoint kvm:kvm_exit does not exist: KVM is not loaded; "):
         OwnSource(Config(), sysfs=tmp_path)
     with pytest.raises(SourceError, match=r"^tracefs is not mounted; mount -t tracefs"):
         OwnSource(Config(), sysfs=tmp_path / "none")
