@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from exporter.common.logs import event
 from exporter.config.options import Config
@@ -41,38 +43,40 @@ class Attached(NamedTuple):
     """What an earlier process wrote down."""
     takeover: bool = False
     """True if an earlier process attached the program: its counters go on."""
+    recording: Mapping[str, object] = MappingProxyType({})
+    """Fields for the log about the recording that is replayed; none for a host."""
 
 
-class ProgramSource(Protocol):
+class ProgramSource(abc.ABC):
     """A way to get a program. Made while the process is privileged; its methods need no privilege."""
 
-    replay: bool
+    replay = False
     """True if the program counts the events of a recording."""
 
     @property
     def waiting(self) -> bool:
         """True while KVM's tracepoints do not exist."""
+        return False
 
+    @abc.abstractmethod
     def receive(self, timeout: float) -> Attached | None:
-        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError."""
+        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError, OSError."""
 
-    def announce(self, attached: Attached, config: Config) -> None:
-        """Log what counts from now on."""
+    def broken(self) -> str:
+        """A few words if the received program gets no more events, else ""."""
+        return ""
 
+    @abc.abstractmethod
     def discard(self) -> None:
         """Make the next process begin anew."""
 
-    def broken(self) -> str:
-        """A few words if the program gets no more events, else ""."""
-
+    @abc.abstractmethod
     def close(self) -> None:
         """Free everything that receive() did not return."""
 
 
-class TakeoverSource:
+class TakeoverSource(ProgramSource):
     """The program of an earlier process. It counted on while the service restarted."""
-
-    replay = waiting = False
 
     def __init__(self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd) -> None:
         self._earlier = earlier
@@ -89,17 +93,9 @@ class TakeoverSource:
         self._stored.close()
         return attached
 
-    def announce(self, attached: Attached, config: Config) -> None:
-        """Log that the program is attached."""
-        _announce(attached, config)
-
     def discard(self) -> None:
         """Make the next process begin anew."""
         self._stored.discard(self._systemd)
-
-    def broken(self) -> str:
-        """Never."""
-        return ""
 
     def close(self) -> None:
         """Free the program if nobody received it."""
@@ -109,10 +105,8 @@ class TakeoverSource:
         self._stored.close()
 
 
-class LoaderSource:
+class LoaderSource(ProgramSource):
     """The loader: a child process with privileges, which compiles, loads and attaches the program."""
-
-    replay = False
 
     def __init__(self, config: Config, sysfs: Path, systemd: Systemd) -> None:
         """Start the loader. Raises LoadError where it cannot be started."""
@@ -138,17 +132,9 @@ class LoaderSource:
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
         return _attached(loaded, since, ledger, EMPTY_STATE, takeover=False)
 
-    def announce(self, attached: Attached, config: Config) -> None:
-        """Log that the program is attached."""
-        _announce(attached, config)
-
     def discard(self) -> None:
         """Make the next process begin anew."""
         self._stored.discard(self._systemd)
-
-    def broken(self) -> str:
-        """Never."""
-        return ""
 
     def close(self) -> None:
         """End the loader."""
@@ -202,20 +188,6 @@ def _attached(
         ledger=ledger,
         before=before,
         takeover=takeover,
-    )
-
-
-def _announce(attached: Attached, config: Config) -> None:
-    limits = config.limits
-    event(
-        log,
-        "info",
-        "attached",
-        kept_over_restart=attached.takeover,
-        kernel=os.uname().release,
-        vcpus=limits.vcpus,
-        cells=limits.cells,
-        map_bytes=host.map_bytes(limits),
     )
 
 

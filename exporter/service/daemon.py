@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from exporter.common import logs
 from exporter.common.logs import event
 from exporter.config.options import Config
+from exporter.kernel import host
 from exporter.kernel.privileges import Account
 from exporter.kernel.program import LoadError
 from exporter.metrics import own
@@ -20,22 +19,18 @@ from exporter.metrics.own import OwnStatus
 from exporter.model.records import NOT_COUNTING
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.page.page import HtmlPage
 from exporter.readings.observer import Observer
 from exporter.service import lockfile
 from exporter.service.attach import Attached, ProgramSource, program_source, sort_passed
 from exporter.service.collection import Collected, Collection, NothingCollected, Served
+from exporter.service.frontend import Frontend
 from exporter.service.lifecycle import Lifecycle, State
 from exporter.service.reload import Reloader
 from exporter.service.replay import NOTICE
-from exporter.service.routes import routes
 from exporter.service.scrape import Scraper
 from exporter.service.systemd import Systemd
 from exporter.service.viewer import Viewer
 from exporter.service.waker import Waker
-from exporter.web.response import Routes
-from exporter.web.server import WebServer
-from exporter.web.watched import WatchedSettings
 
 log = logging.getLogger(__name__)
 
@@ -74,22 +69,16 @@ class Daemon:
         self._since, self._replay = NOT_COUNTING, False
         self._scraper = Scraper(config, self._lookup, own.registry(self._status, str(proc)))
         self._viewer = Viewer(Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False), self._status)
-        self._page = self._new_page(config)
         self._held = contextlib.ExitStack()
         """Everything that prepare() and attach() acquire, in that order."""
         self._stop_asked = self._reload_asked = False
         self._stored, sockets = sort_passed(self._systemd)
-        self._web = WebServer(
-            () if sockets else config.web.listen_address,
-            [socket.socket(fileno=fd) for fd in sockets],
-            settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
-            max_requests=config.web.max_requests,
-        )
+        self._frontend = Frontend(config, sockets, self._scraper.page, self._viewer, self.reload)
 
     @property
     def addresses(self) -> list[str]:
         """The addresses that it listens on, as host:port or unix:/path."""
-        return self._web.addresses
+        return self._frontend.addresses
 
     @property
     def wake_fd(self) -> int:
@@ -114,20 +103,15 @@ class Daemon:
             self._source = program_source(config, self._sysfs, self._systemd, self._stored)
         self._held.callback(self._source.close)
         self._replay = self._source.replay
-        self._page = self._new_page(config)
         self.lifecycle.step(State.PREPARED)
 
     def give_sockets_to(self, account: Account) -> None:
         """Make the account that this process will run as the owner of its unix sockets. Raises ListenError."""
-        self._web.chown(account.uid, account.gid)
+        self._frontend.chown(account)
 
     def start(self) -> None:
         """Answer requests. Raises OSError."""
-        config = self._reloader.config
-        self._web.serve(self._routes(config))
-        for address in self._web.addresses:
-            path, tls = config.web.telemetry_path, self._web.scheme == "https"
-            event(log, "info", "listening", address=address, path=path, tls=tls)
+        self._frontend.start(self._reloader.config, NOTICE if self._replay else "")
 
     def attach(self) -> None:
         """Count, after waiting for KVM if its module is not loaded yet. Raises LoadError, StartError, OSError."""
@@ -157,7 +141,7 @@ class Daemon:
             self._scraper.tidy()
             if self.lifecycle.state is State.TAKING_OVER and not self._scraper.taking_over:
                 self.lifecycle.step(State.ATTACHED)
-            self._page.forget()
+            self._frontend.tidy()
             self._tell_alive()  # only from here: a process that cannot collect is not alive
             broken = self._source.broken()
             if broken:
@@ -181,7 +165,7 @@ class Daemon:
         """Free everything. The programs are detached with their last descriptor, and systemd may hold one."""
         self.lifecycle.step(State.STOPPING)
         self._systemd.stopping()
-        self._web.close()
+        self._frontend.close()
         self._held.close()
         self._stored.close()
         self._lookup.close()
@@ -236,36 +220,34 @@ class Daemon:
         self._scraper.use(collection)
         self._viewer.use(collection, observer)
         self.lifecycle.step(State.TAKING_OVER if attached.takeover else State.ATTACHED)
-        self._source.announce(attached, config)
+        self._log_begin(attached, config)
         if not self._stop_asked:
             self._systemd.ready()
             self._tell_status("counting")
+
+    @staticmethod
+    def _log_begin(attached: Attached, config: Config) -> None:
+        if attached.recording:
+            event(log, "warn", "replaying a recording: no number on /metrics is of this host", **attached.recording)
+            return
+        limits = config.limits
+        event(
+            log,
+            "info",
+            "attached",
+            kept_over_restart=attached.takeover,
+            kernel=os.uname().release,
+            vcpus=limits.vcpus,
+            cells=limits.cells,
+            map_bytes=host.map_bytes(limits),
+        )
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force."""
         logs.setup(config.log.level, config.log.format)
         self._scraper.reconfigure(config)
-        self._page = self._new_page(config)
-        self._web.set_routes(self._routes(config))
+        self._frontend.reconfigure(config)
         self._waker.wake()
-
-    def _new_page(self, config: Config) -> HtmlPage:
-        return HtmlPage(
-            self._viewer.page_data,
-            time.monotonic,
-            kernel=f"{os.uname().release} {os.uname().machine}",
-            telemetry_path=config.web.telemetry_path,
-            notice=NOTICE if self._replay else "",
-        )
-
-    def _routes(self, config: Config) -> Routes:
-        return routes(
-            self._scraper.page,
-            config.web.telemetry_path,
-            self._viewer.document,
-            page=self._page,
-            reload=self.reload if config.web.enable_lifecycle else None,
-        )
 
     def _reload_if_asked(self) -> None:
         if self._reload_asked:
@@ -273,8 +255,8 @@ class Daemon:
             self.reload()
 
     def _tell_alive(self) -> None:
-        if self._web.responds():
+        if self._frontend.responds():
             self._systemd.watchdog()
 
     def _tell_status(self, text: str) -> None:
-        self._systemd.status(f"{text}; serving on {', '.join(self._web.addresses)}")
+        self._systemd.status(f"{text}; serving on {', '.join(self._frontend.addresses)}")

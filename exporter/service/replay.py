@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host, launcher
 from exporter.kernel.host import Formats
@@ -13,18 +11,16 @@ from exporter.kernel.privileges import Account
 from exporter.model.records import CountingSince
 from exporter.recording import recording
 from exporter.recording.player import Player
-from exporter.service.attach import Attached
-
-log = logging.getLogger(__name__)
+from exporter.service.attach import Attached, ProgramSource
 
 NOTICE = "This is a replay of a recording, not this host."
 """Stands on the page."""
 
 
-class ReplaySource:
+class ReplaySource(ProgramSource):
     """A recording that is replayed again and again."""
 
-    replay, waiting = True, False
+    replay = True
 
     def __init__(self, config: Config, file: Path, speed: float, account: Account | None) -> None:
         """Load the program and start the stand-ins, as processes of `account`. Raises RecordingError, LoadError."""
@@ -45,15 +41,10 @@ class ReplaySource:
         self._received = True
         clock_ns = self._player.clock_ns
         # A replay has its own clock: there is no Unix time at which it began.
-        return Attached(self._loaded, self._formats, CountingSince(0.0, clock_ns()), clock_ns)
-
-    def announce(self, attached: Attached, config: Config) -> None:
-        """Log that no number is of this host."""
-        del attached, config
-        event(log, "warn", "replaying a recording: no number on /metrics is of this host", **self._about)
+        return Attached(self._loaded, self._formats, CountingSince(0.0, clock_ns()), clock_ns, recording=self._about)
 
     def discard(self) -> None:
-        """Nothing outlives this process."""
+        """Do nothing: no program of a replay outlives its process."""
 
     def broken(self) -> str:
         """A few words if a stand-in ended, else ""."""
