@@ -81,9 +81,7 @@ def _loaded(
 ) -> Iterator[tuple[program.Loaded, Ring, Mapping[str, str]]]:
     texts = host.read_texts(sysfs)
     if texts is None:
-        raise RecordError(
-            "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded (modprobe kvm_intel or kvm_amd)"
-        )
+        raise host.no_kvm()
     front = program.front_of(host.parsed(texts).kvm_exit)
     defines = {**front.defines, "RING_BYTES": options.ring_bytes}
     if options.pid:

@@ -73,11 +73,6 @@ class OwnSource:
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
             formats = host.read_formats(sysfs)
-            if formats is None:
-                raise SourceError(
-                    "this host has no KVM: the tracepoint kvm:kvm_exit does not exist; modprobe kvm_intel or kvm_amd; "
-                    "on arm64 the kernel must have booted at EL2"
-                )
             self._loaded = launcher.load(host.request(config, formats.kvm_exit, attach=True))
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
