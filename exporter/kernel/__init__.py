@@ -1,1 +1,1 @@
-"""The kernel side: BPF programs and what loads them, tracepoint formats, instruction sets, privileges, preflight."""
+"""The kernel side: BPF programs, the loader, tracepoint formats, instruction sets, privileges, preflight."""

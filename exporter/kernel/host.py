@@ -1,4 +1,4 @@
-"""This host's KVM as the loader wants it, and what the host lacks where it cannot be loaded."""
+"""This host's KVM: its tracepoint formats, the requests for its loader, and the things that it lacks."""
 
 from __future__ import annotations
 
@@ -9,44 +9,56 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config, Limits
-from exporter.kernel import launcher, preflight, program
+from exporter.kernel import launcher, preflight, program, remedies
+from exporter.kernel.isa import registry
 from exporter.kernel.preflight import Check
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
 # A slot with its entry in the hash and on the stack, and a cell with its entry on the stack: about 500 and 1,220 bytes.
 _SLOT_BYTES, _CELL_BYTES = 512, 1280
 
+NO_KVM = "the tracepoint kvm:kvm_exit does not exist"
+
 
 class Formats(NamedTuple):
-    """Tracepoint formats of the events whose fields and names are read at run time."""
+    """Formats of the tracepoints whose fields and names are read at run time."""
 
     kvm_exit: TracepointFormat
     kvm_userspace_exit: TracepointFormat
 
 
+def kvm_remedy() -> str:
+    """Return the remedy where this host has no KVM; "" on a machine of an unknown instruction set."""
+    return registry.kvm_remedy(platform.machine())
+
+
+def no_kvm() -> program.LoadError:
+    """Return the error for a host without KVM, to be raised."""
+    return program.LoadError(f"this host has no KVM: {NO_KVM}", kvm_remedy())
+
+
 def read_texts(sysfs: Path) -> dict[str, str] | None:
-    """Read what the running kernel says of its tracepoints; None while KVM is not there. Raises LoadError."""
+    """Return the texts of the tracepoint formats, by event; None while the kernel has no KVM. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
-        raise program.LoadError("tracefs is not mounted", preflight.MOUNT_TRACEFS)
-    events = tracefs / "events" / "kvm"
+        raise program.LoadError("tracefs is not mounted", remedies.MOUNT_TRACEFS)
+    events = tracefs / "events"
     try:
-        return {name: (events / name / "format").read_text() for name in Formats._fields}
+        return {name: (events / program.TRACEPOINTS[name] / name / "format").read_text() for name in Formats._fields}
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", preflight.READ_TRACEFS) from error
+        raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", remedies.READ_TRACEFS) from error
     except (OSError, UnicodeDecodeError) as error:
-        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{events}: {error}"
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{events}/kvm: {error}"
         raise program.LoadError(f"cannot read {what}") from error
 
 
 def required_texts(sysfs: Path) -> dict[str, str]:
-    """Read the texts as read_texts() does. Raises LoadError if KVM is not loaded, too."""
+    """Return the texts of read_texts(). Raises LoadError, also where the kernel has no KVM."""
     texts = read_texts(sysfs)
     if texts is None:
-        remedy = "modprobe kvm_intel or kvm_amd; on arm64 the kernel must have booted at EL2"
-        raise program.LoadError("the tracepoint kvm:kvm_exit does not exist: KVM is not loaded", remedy)
+        raise no_kvm()
     return texts
 
 
@@ -59,14 +71,16 @@ def parsed(texts: Mapping[str, str]) -> Formats:
         raise program.LoadError(f"a tracepoint format of KVM cannot be read: {error}", remedy) from error
 
 
-def read_formats(sysfs: Path) -> Formats | None:
-    """Read and parse the formats; None while KVM is not there. Raises LoadError."""
-    texts = read_texts(sysfs)
-    return None if texts is None else parsed(texts)
+def read_formats(sysfs: Path) -> Formats:
+    """Read and parse the formats. Raises LoadError, also where the kernel has no KVM."""
+    return parsed(required_texts(sysfs))
 
 
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.LoadRequest:
-    """Build what the loader is asked for; not attached, the program takes its time from a recording."""
+    """Return the request for a program that reads this kvm_exit.
+
+    A program that is not attached takes the time of its events from a recording. Raises LoadError.
+    """
     return program.request_for(
         kvm_exit,
         slots=config.limits.vcpus,
@@ -79,7 +93,7 @@ def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> prog
 
 
 def attach_request(config: Config, sysfs: Path) -> program.LoadRequest:
-    """Build what the loader is asked for on this host; it then waits for KVM, and reads the formats itself."""
+    """Return the request for a program of this host. The loader waits for KVM, and reads the formats itself."""
     return program.LoadRequest(
         front="",
         defines={},
@@ -92,17 +106,17 @@ def attach_request(config: Config, sysfs: Path) -> program.LoadRequest:
 
 
 def map_bytes(limits: Limits) -> int:
-    """Kernel memory that the maps pin, in bytes, rounded up."""
+    """Return the bytes of kernel memory that the maps take, rounded up."""
     return limits.vcpus * _SLOT_BYTES + limits.cells * _CELL_BYTES
 
 
 def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
-    """The whole preflight, a trial load that attaches nothing included."""
-    return _checks(config, proc, sysfs, lambda: _trial(config, sysfs))
+    """Run the whole preflight, with a trial load that attaches nothing."""
+    return _checks(config, proc, sysfs, lambda: _trial_load(config, sysfs))
 
 
 def lacks(request: Mapping[str, Any]) -> list[str]:
-    """What this host lacks for a program.Request that failed (as a dictionary): a few words for each."""
+    """Return the things that this host lacks for a LoadRequest (as a dict) that failed: a few words for each."""
     limits = Limits(request["slots"], request["cells"])
     config = Config(limits=limits, kernel_headers=request["kernel_headers"])
     found = _checks(config, Path("/proc"), Path(request["sysfs"] or "/sys"), lambda: "")
@@ -125,10 +139,9 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
     )
 
 
-def _trial(config: Config, sysfs: Path) -> str:
+def _trial_load(config: Config, sysfs: Path) -> str:
+    """Load the program and close it again; returns the detail of the row. Raises LoadError."""
     formats = read_formats(sysfs)
-    if formats is None:
-        raise program.LoadError("not tried: kvm:kvm_exit is missing")
     loaded = launcher.load(request(config, formats.kvm_exit, attach=False))
     try:
         return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"

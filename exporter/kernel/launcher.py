@@ -1,4 +1,4 @@
-"""The loader's parent: starts the child that loads the program, and takes what it sends."""
+"""The parent of the loader: starts it, and receives its answer and the descriptors."""
 
 from __future__ import annotations
 
@@ -17,58 +17,60 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from exporter.kernel import remedies
 from exporter.kernel.program import Loaded, LoadError, LoadRequest, layouts
 
 _COMPILE_SECONDS = 120  # an emulated machine needs ten
-_END_SECONDS = 5
-_MESSAGE_SIZE = 1 << 18  # two tracepoint formats with all their names are some 15 KB
+_EXIT_SECONDS = 5
+_MESSAGE_SIZE = 1 << 18  # two tracepoint formats with all their names take about 15 KB
 _MORE_FILES = "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)"
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def isolated(module: str) -> list[str]:
-    """Command of a child that runs this package's `module`, whatever lies in the current directory or PYTHONPATH.
+    """Return the command of a child that runs `module` of this package.
 
-    The children are as privileged as their parent: `python3 -m` would import from wherever it was started.
+    A child has the privileges of its parent. So it may import nothing from the current directory or PYTHONPATH, as
+    `python3 -m` would.
     """
     start = f"import runpy, sys; sys.path.insert(0, {_ROOT!r}); runpy.run_module({module!r}, run_name='__main__')"
     return [sys.executable, "-I", "-c", start]
 
 
 class Launcher:
-    """The child at work: it waits for KVM if it must, builds, answers, and ends. It ends with this process, too."""
+    """A running loader. It waits for KVM if necessary, builds, answers and exits. It also exits with this process."""
 
     def __init__(self, request: LoadRequest) -> None:
-        """Start it. Raises LoadError."""
+        """Start the loader. Raises LoadError."""
         self.waiting = False
-        """For KVM, whose tracepoints are not there yet."""
+        """True while the loader waits for KVM, whose tracepoints do not exist yet."""
         self._deadline = time.monotonic() + _COMPILE_SECONDS
         with contextlib.ExitStack() as opened:
             try:
-                self._said = opened.enter_context(os.fdopen(os.memfd_create("loader"), "w+b"))
+                self._output = opened.enter_context(os.fdopen(os.memfd_create("loader"), "w+b"))
                 self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 opened.enter_context(self._socket)
                 with theirs:
                     self._child = subprocess.Popen(
                         [*isolated("exporter.kernel.loader"), json.dumps(asdict(request))],
                         stdin=theirs.fileno(),
-                        stdout=self._said,
-                        stderr=self._said,
-                        start_new_session=True,  # Ctrl-C is for the daemon, which then closes what it was sent
+                        stdout=self._output,
+                        stderr=self._output,
+                        start_new_session=True,  # Ctrl-C ends the daemon, which then closes the descriptors
                     )
-            except OSError as error:  # no descriptor, process or memory to be had
+            except OSError as error:  # no free descriptor, process or memory
                 remedy = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else ""
                 raise LoadError(f"cannot run the loader: {error.strerror or error}", remedy) from error
             opened.pop_all()
 
     def receive(self, timeout: float) -> Loaded | None:
-        """Return the loaded program, or None if it is not there after so many seconds. Raises LoadError."""
+        """Return the loaded program; None if the loader has not finished after `timeout` seconds. Raises LoadError."""
         if not select.select([self._socket], [], [], timeout)[0]:
             if not self.waiting and time.monotonic() > self._deadline:
                 raise LoadError(f"the compiler did not finish within {_COMPILE_SECONDS} s")
             return None
         message, fds, flags, _ = socket.recv_fds(self._socket, _MESSAGE_SIZE, 64)
-        if flags & socket.MSG_CTRUNC:  # RLIMIT_NOFILE: the kernel hands over as many as there is room for
+        if flags & socket.MSG_CTRUNC:  # RLIMIT_NOFILE: the kernel passes only as many as it allows
             for fd in fds:
                 os.close(fd)
             raise LoadError(f"the loader's descriptors: {os.strerror(errno.EMFILE)}", _MORE_FILES)
@@ -79,8 +81,8 @@ class Launcher:
             return None
         self._child.wait()
         if "error" in answer or not answer:
-            self._said.seek(0)
-            output = self._said.read().decode(errors="replace")
+            self._output.seek(0)
+            output = self._output.read().decode(errors="replace")
             error = answer.get("error", f"the loader ended with status {self._child.returncode}")
             raise _explain(error, output, answer)
         names = iter(fds)
@@ -93,19 +95,19 @@ class Launcher:
         )
 
     def close(self) -> None:
-        """End the child if it has not ended. It may have more rights than this process, which then cannot kill it."""
-        self._socket.close()  # at which it ends by itself
+        """End the loader if it still runs. It may have more rights than this process, which then cannot kill it."""
+        self._socket.close()  # the loader then exits by itself
         try:
-            self._child.wait(_END_SECONDS)
+            self._child.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(PermissionError):
                 self._child.kill()
                 self._child.wait()
-        self._said.close()
+        self._output.close()
 
 
 def load(request: LoadRequest) -> Loaded:
-    """Compile and load in a child, and wait for it; returns the descriptors. Raises LoadError."""
+    """Run the loader and wait for it; returns the loaded program. Raises LoadError."""
     with contextlib.closing(Launcher(request)) as loader:
         while True:
             loaded = loader.receive(_COMPILE_SECONDS)
@@ -113,11 +115,10 @@ def load(request: LoadRequest) -> Loaded:
                 return loaded
 
 
-_BUILTIN = "set kernel_headers: builtin in the configuration"
+_BUILTIN = f"{remedies.BUILTIN_HEADERS} in the configuration"
 
-
-# What bcc and clang print, what it means to an operator, and the remedy. {} is the matched text.
-_SAID = (
+# Output of bcc and clang, the error for an operator, and the remedy. {} is the matched text.
+_KNOWN_OUTPUT = (
     (
         re.compile(r"^could not open bpf map: (\S+), error: (.*)$", re.M),
         "the kernel refused the BPF map {}: {}",
@@ -129,14 +130,14 @@ _SAID = (
         "cannot compile the BPF program: {}",
         _BUILTIN,
     ),
-    # The verifier's verdict is the line before its statistics.
+    # The verifier's reason is the line before its statistics.
     (re.compile(r"^(.*)\nprocessed \d+ insns", re.M), "the verifier refused the BPF program: {}", ""),
 )
 
 
 def _explain(error: str, output: str, answer: Mapping[str, Any]) -> LoadError:
-    """Turn what the child, clang and the verifier said into one line."""
-    for pattern, what, remedy in _SAID:
+    """Return one error for the output of the loader, of clang and of the verifier."""
+    for pattern, what, remedy in _KNOWN_OUTPUT:
         match = pattern.search(output)
         if match:
             return LoadError(what.format(*match.groups()), remedy, answer.get("lacks", ()))

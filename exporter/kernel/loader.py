@@ -1,8 +1,8 @@
-"""Compile, load and attach the BPF program: run as a child of program.Loader, and the only part with privileges.
+"""The loader: compiles, loads and attaches the BPF program, in a child process that keeps its privileges.
 
-Standard input is the socket that the descriptors are sent over; the request is the one argument, as JSON. Where KVM's
-tracepoints are not there yet it says so and waits for them. It ends when it has answered, or when nobody holds the
-other end of the socket any more. This is the only module that imports bcc.
+launcher.Launcher starts it. The request is its one argument, as JSON. Its standard input is the socket for the answer
+and the descriptors. If KVM's tracepoints do not exist yet, the loader reports that and waits for them. It exits after
+the answer, or when the other end of the socket is closed. This is the only module that imports bcc.
 """
 
 from __future__ import annotations
@@ -27,36 +27,41 @@ HEADERS = BPF / "headers"
 
 _KVM_POLL_SECONDS = 2.0
 
-# Of the maps that are handed over: the arrays, whose leaves user space reads, and the stacks that it fills.
 ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
+"""Array maps by kind of program: user space reads their leaves."""
 STACKS = {"counting": {"free_slots": "slots", "free_cells": "cells"}, "recording": {}}
+"""Stack maps by kind of program, each with the member of the request that is its size: the loader fills them."""
 
 
-class _ChildError(Exception):
+class _BuildError(Exception):
+    """The program cannot be built. The launcher makes a LoadError of the answer."""
+
     def __init__(self, error: str, code: int = 0, remedy: str = "") -> None:
         super().__init__(error)
         self.answer = {"error": error, "errno": code, "remedy": remedy}
 
 
 def _import_bcc() -> Any:
+    """Return the module bcc. Raises _BuildError."""
     try:
-        import bcc  # noqa: PLC0415 - the point of this module is that the daemon never does this
+        import bcc  # noqa: PLC0415 - only the loader may import it, and only when it is needed
 
         return bcc
     except ImportError:
         pass
     try:
-        import bpfcc  # noqa: PLC0415 - the name openEuler and Kylin give it
+        import bpfcc  # noqa: PLC0415 - its name on openEuler and Kylin
 
         return bpfcc
     except ImportError as error:
-        raise _ChildError(
+        raise _BuildError(
             f"Python module bcc is not installed for {sys.executable} ({error})",
             remedy="install python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora, RHEL) or python3-bpfcc (openEuler)",
         ) from error
 
 
 def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
+    """Compile the request's program; returns bcc's object. Raises _BuildError."""
     defines = {**DEFINES, "NR_SLOTS": request["slots"], "NR_CELLS": request["cells"], **request["defines"]}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     flags.append(f"-DFRONT_{request['front'].upper()}")
@@ -69,34 +74,46 @@ def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
     try:
         return bcc.BPF(text=source, cflags=flags)
     except Exception as error:
-        raise _ChildError("cannot compile the BPF program") from error
+        raise _BuildError("cannot compile the BPF program") from error
 
 
 def _load(bpf: Any, name: str, kind: int) -> int:
+    """Load the function `name` as a program of bcc's kind; returns its descriptor. Raises _BuildError."""
     try:
         return int(bpf.load_func(name, kind).fd)
     except Exception as error:
         # bcc's message ends in the errno's text: "Failed to load BPF program b'x': Permission denied"
         text = str(error).rsplit(": ", 1)[-1]
         code = next((number for number in errno.errorcode if os.strerror(number) == text), errno.EINVAL)
-        raise _ChildError(f"the kernel refused the BPF program {name}", code) from error
+        raise _BuildError(f"the kernel refused the BPF program {name}", code) from error
 
 
-def _attach(bpf: Any, name: str, kind: int, raw: int) -> int:
-    category = "sched" if name.startswith("sched_") else "kvm"
+def _attach(bpf: Any, name: str, *, raw: bool) -> int:
+    """Attach a loaded program to the tracepoint of its name; returns the descriptor. Raises _BuildError."""
+    tracepoint = f"{TRACEPOINTS[name]}:{name}"
     try:
-        if kind == raw:
+        if raw:
             bpf.attach_raw_tracepoint(tp=name, fn_name=name)
             return int(bpf.raw_tracepoint_fds[name.encode()])
-        tracepoint = f"{category}:{name}"
         bpf.attach_tracepoint(tp=tracepoint, fn_name=name)
         return int(bpf.tracepoint_fds[tracepoint.encode()])
     except Exception as error:
-        raise _ChildError(f"cannot attach to {category}:{name}") from error
+        raise _BuildError(f"cannot attach to {tracepoint}") from error
+
+
+def _enable_stats() -> int:
+    """Have the kernel measure the run time of BPF programs; returns the descriptor. Raises _BuildError."""
+    try:
+        return syscall.enable_stats()
+    except OSError as error:
+        raise _BuildError(
+            f"cannot enable BPF statistics: {error.strerror}",
+            remedy="bpf_stats needs Linux 5.8 and CAP_SYS_ADMIN; or set the sysctl kernel.bpf_stats_enabled=1",
+        ) from error
 
 
 def _layout(table: Any) -> tuple[int, int, dict[str, LeafField]]:
-    """Resolve bcc's description of the leaf: ctypes knows the offsets."""
+    """Return size, number and members of a map's leaves. bcc describes a leaf as a ctypes structure."""
     leaf = table.Leaf
     fields = {}
     for name, kind, *_ in leaf._fields_:
@@ -108,18 +125,19 @@ def _layout(table: Any) -> tuple[int, int, dict[str, LeafField]]:
 
 
 def _wait_for_kvm(request: Mapping[str, Any], parent: socket.socket) -> dict[str, str]:
-    """Return the texts of the tracepoint formats, as soon as there are any."""
-    said = False
+    """Return the texts of the tracepoint formats, as soon as KVM has tracepoints. Raises LoadError."""
+    reported = False
     while (texts := host.read_texts(Path(request["sysfs"]))) is None:
-        if not said:
+        if not reported:
             parent.send(json.dumps({"waiting": True}).encode())
-            said = True
+            reported = True
         time.sleep(_KVM_POLL_SECONDS)
     parent.send(json.dumps({"waiting": False}).encode())
     return texts
 
 
 def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[int]]:
+    """Build the request's program; returns the answer and its descriptors. Raises _BuildError, OSError."""
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
@@ -132,19 +150,12 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     for stack, entries in STACKS[request["kind"]].items():
         for number in range(request[entries], 0, -1):
             syscall.stack_push(maps[stack], number)
-    attachments = {}
-    if request["bpf_stats"]:
-        try:
-            attachments["stats"] = syscall.enable_stats()
-        except OSError as error:
-            raise _ChildError(
-                f"cannot enable BPF statistics: {error.strerror}",
-                remedy="bpf_stats needs Linux 5.8 and CAP_SYS_ADMIN; or set the sysctl kernel.bpf_stats_enabled=1",
-            ) from error
+    attachments = {"stats": _enable_stats()} if request["bpf_stats"] else {}
     if request["attach"]:
-        # The way out first: an exit that is seen before the first entry is harmless, a missed death is not.
+        # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
+        # harmless.
         for name in reversed(TRACEPOINTS):
-            attachments[name] = _attach(bpf, name, kinds[name], raw)
+            attachments[name] = _attach(bpf, name, raw=kinds[name] == raw)
     answer = {
         "maps": list(maps),
         "programs": list(programs),
@@ -156,6 +167,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
 
 
 def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return the answer and its descriptors; the answer may be an error."""
     texts: dict[str, str] = {}
     try:
         if request["sysfs"]:
@@ -164,26 +176,30 @@ def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, A
         return _build(request, texts)
     except LoadError as error:
         answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}
-    except _ChildError as error:
+    except _BuildError as error:
         answer = error.answer
     return {**answer, "lacks": host.lacks(request)}, []
 
 
-def _end_with(parent: socket.socket) -> None:
-    """Not by PR_SET_PDEATHSIG: a parent that has dropped its privileges may not signal this process, even by dying."""
+def _exit_with(parent: socket.socket) -> None:
+    """Exit when the other end of the socket is closed.
+
+    PR_SET_PDEATHSIG is no help: a parent that has dropped its privileges may not signal this process, not even by its
+    own end.
+    """
     parent.recv(1)
     os._exit(1)
 
 
-def _child() -> None:
+def _main() -> None:
     with socket.socket(fileno=0) as parent:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
         answer, fds = _answer(json.loads(sys.argv[1]), parent)
         socket.send_fds(parent, [json.dumps(answer).encode()], fds)
-    # bcc's cleanup at exit would only close what the kernel closes anyway.
+    # Without bcc's cleanup at exit: the kernel closes everything anyway.
     sys.stdout.flush()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    _child()
+    _main()

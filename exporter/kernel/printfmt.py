@@ -1,8 +1,8 @@
-"""Symbol tables out of a tracepoint's print fmt, without evaluating any of it as code.
+"""Tables of names in a tracepoint's print fmt. Nothing in it is run as code.
 
-The kernel writes the C source of TP_printk() into the format file, with the enums it knows replaced by their
-values (kernel/trace/trace_events.c). A value may thus be `2`, `(0x0C)`, `(((0x00UL)))`, `0x040 + 14` or `-1`,
-and a name may be several adjacent literals (`"KVM_EXIT_" "IO"`).
+The kernel writes the C source of TP_printk() into the format file, with values in place of the enums that it knows
+(kernel/trace/trace_events.c). So a value may be `2`, `(0x0C)`, `(((0x00UL)))`, `0x040 + 14` or `-1`, and a name may be
+several adjacent literals (`"KVM_EXIT_" "IO"`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: include/trace/stages/stage3_trace_output.h. The first argument is an expression over REC; the flags form
-#: has a delimiter before its table.
+#: include/trace/stages/stage3_trace_output.h. The first argument is an expression with REC. True: a delimiter
+#: stands between the expression and the table.
 _TABLE_FUNCTIONS = {
     "__print_symbolic": False,
     "__print_symbolic_u64": False,
@@ -32,7 +32,7 @@ _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 _OPENING, _CLOSING = frozenset("({["), frozenset(")}]")
 _PRECEDENCE = {"|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6}
 _MAX_DEPTH = 32
-#: The kernel's own have four at most; a recording's format file is whoever made it.
+#: The kernel's own have four at most; the format file of a recording may have any text.
 _MAX_TABLES = 64
 _LIMIT = 1 << 64
 
@@ -45,22 +45,20 @@ class _Token(NamedTuple):
 
 
 class _UnclearError(Exception):
-    """This entry is left out; the others of its table still stand."""
+    """This entry is left out; the other entries of its table are kept."""
 
 
 class _EndError(Exception):
-    """The text stops in the middle of a table."""
+    """The text ends in the middle of a table."""
 
 
 def symbol_tables(text: str) -> dict[str, dict[int, str]]:
     """Return {first argument of the call: {value: name}} for each table in `text`, a print fmt.
 
-    The key is the argument as it stands there ("REC->exit_reason & 0xffff"). Should one expression have
-    several, different tables, the second has the key "<argument> #2", and so on; of more than 64 tables the first
-    64 are returned. Entries whose value or name
-    is not plain enough to be sure of are left out, and so is an entry that the end of the text cuts off.
-    Where a table names a value twice the first name holds, as in trace_print_symbols_seq()
-    (kernel/trace/trace_output.c).
+    The key is the text of the argument ("REC->exit_reason & 0xffff"). If one expression has several different tables,
+    the second has the key "<argument> #2", and so on. Of more than 64 tables the first 64 are returned. An entry is
+    left out if its value is not a constant, if its name is not a literal, or if the text ends inside of it. If a table
+    names a value twice, the first name is taken, as in trace_print_symbols_seq() (kernel/trace/trace_output.c).
     """
     tables: dict[str, dict[int, str]] = {}
     tokens = list(_tokens(text))
@@ -106,12 +104,12 @@ def _tokens(text: str) -> Iterator[_Token]:
         if kind == "space":
             continue
         if match.group() == '"':
-            return  # a literal that never ends: nothing behind it can be trusted
+            return  # a literal without an end: all text behind it is unclear
         yield _Token(kind, match.group(), match.start(), match.end())
 
 
 def _end_of_item(tokens: list[_Token], at: int) -> int:
-    """Index of the comma or closing bracket that ends the list item which begins at `at`."""
+    """Return the index of the comma or closing bracket that ends the list item at `at`. Raises _EndError."""
     depth = 0
     for index in range(at, len(tokens)):
         text = tokens[index].text
@@ -125,7 +123,7 @@ def _end_of_item(tokens: list[_Token], at: int) -> int:
 
 
 def _add_entry(table: dict[int, str], tokens: list[_Token]) -> None:
-    """Add `{ value, "name" }` to the table if it is just that."""
+    """Add the entry to the table if its form is `{ value, "name" }`."""
     if len(tokens) < 5 or tokens[0].text != "{" or tokens[-1].text != "}":
         return
     inner = tokens[1:-1]
@@ -148,13 +146,14 @@ def _literal(token: _Token) -> str:
 
 
 class _Expression:
-    """Integer arithmetic on constants, by precedence climbing; bounded in depth and in the size of values."""
+    """Integer arithmetic on constants, by precedence climbing. Depth and size of values are limited."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
         self._at = 0
 
     def value(self) -> int:
+        """Return the value of the whole expression. Raises _UnclearError."""
         value = self._binary(1, _MAX_DEPTH)
         if self._at != len(self._tokens):
             raise _UnclearError

@@ -1,7 +1,7 @@
-"""The program as the daemon holds it: descriptors of maps, programs and attachments, and how they are come by.
+"""The BPF program: its parts, the request for it, and the descriptors of its maps, programs and attachments.
 
-bcc brings LLVM, some 100 MB of it, so a child process (loader.py) compiles, loads and attaches, sends the descriptors
-over a socket, and exits. The programs stay attached while this process holds the descriptors.
+bcc needs LLVM, which takes 100 MB of memory. So a child process (loader.py) compiles, loads and attaches the program,
+sends the descriptors over a socket, and exits. The program stays attached while this process holds the descriptors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from exporter.model import buckets
 from exporter.model.reason import Space
 
 BPF = Path(__file__).parent / "bpf"
+"""Directory of the C files."""
+
+TRACEPOINTS = {
+    "kvm_exit": "kvm",
+    "kvm_entry": "kvm",
+    "kvm_userspace_exit": "kvm",
+    "sched_process_exit": "sched",
+    "sched_process_exec": "sched",
+}
+"""Event -> system of the tracepoints that are used. Each has a program with the name of the event."""
 
 _FRONTS = ("front.bpf.h", *(isa.front for isa in registry.ISAS), "front_common.bpf.c")
 _SOURCES = {
@@ -41,8 +51,6 @@ DEFINES: Mapping[str, str] = {
 }
 """C macros for numbers that Python and C share."""
 
-TRACEPOINTS = ("kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit", "sched_process_exec")
-
 
 def read_sources(kind: str) -> tuple[str, ...]:
     """Return the texts of the C files that a kind of program is made of, in order. Raises OSError."""
@@ -50,9 +58,9 @@ def read_sources(kind: str) -> tuple[str, ...]:
 
 
 class LoadError(Exception):
-    """The kernel, or bcc, refused. `what` is one line for the operator, `remedy` may be empty.
+    """The program cannot be loaded. `what` is one line for the operator, `remedy` may be empty.
 
-    `lacks` is what the loader found missing on this host, as far as it looked.
+    `lacks` names the things that this host lacks, as far as the loader checked.
     """
 
     def __init__(self, what: str, remedy: str = "", lacks: Sequence[str] = ()) -> None:
@@ -62,7 +70,7 @@ class LoadError(Exception):
         self.lacks = tuple(lacks)
 
     def explained(self) -> str:
-        """One line: what was refused and the remedy; where the kernel gave an errno alone, what the host lacks."""
+        """Return one line: the error and its remedy. Without a remedy: the error and the things that the host lacks."""
         return str(self) if self.remedy else "; ".join([self.what, *self.lacks])
 
 
@@ -85,27 +93,34 @@ class LeafLayout:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What the child is to build."""
+    """What the loader builds."""
 
     front: str
-    """`arm64` or `x86`: which kvm:kvm_exit the program is to understand. With `sysfs`, the child finds out."""
+    """Name of the ISA (kernel/isa) whose kvm:kvm_exit the program reads. With `sysfs`, the loader finds it out."""
     defines: Mapping[str, int]
+    """C macros of that front."""
     slots: int
+    """vCPU threads that have room."""
     cells: int
+    """Reasons of all vCPUs together that have room."""
     kind: str = "counting"
-    """Or `recording`: whether events are counted in the kernel, or sent to user space one by one."""
+    """`counting`: count events in the kernel. `recording`: send each event to user space."""
     sysfs: str = ""
-    """Where the child reads this host's tracepoint formats, once KVM is there. "": front and defines are given."""
+    """Root of sysfs: the loader waits for KVM and reads the tracepoint formats there. "": front and defines are set."""
     attach: bool = True
-    """False: load only (replay, preflight); every program is then a raw tracepoint that TestRun can call."""
+    """False: load only (replay, preflight). All programs are then raw tracepoints, so that TestRun can call them."""
     clock_in_context: bool = False
+    """The time of an event is in its context (replay); otherwise the program reads the clock."""
     bpf_stats: bool = False
+    """Measure the run time of all BPF programs of this host."""
     kernel_headers: str = "builtin"
+    """The configuration key: `builtin`, `system` or a directory."""
     extra_source: str = ""
-    """Appended to the program: the tests' own programs."""
+    """C text behind the program: programs of the tests."""
     extra_programs: tuple[str, ...] = ()
+    """Names of the programs in it."""
     extra_classic: bool = False
-    """The extra programs are for classic tracepoints, not raw ones."""
+    """These programs are for classic tracepoints, not for raw ones."""
 
 
 @dataclass
@@ -116,18 +131,18 @@ class Loaded:
     layouts: Mapping[str, LeafLayout]
     programs: Mapping[str, int]
     attachments: Mapping[str, int]
-    """Open while the programs are attached; the BPF_ENABLE_STATS descriptor is one of them."""
+    """A program is attached while its descriptor here is open. "stats" is the descriptor of BPF_ENABLE_STATS."""
     formats: Mapping[str, str] = field(default_factory=dict)
-    """Texts of the tracepoint formats that the child read, by event; tracefs is root's."""
+    """Texts of the tracepoint formats that the loader read, by event. Only root can read tracefs."""
 
     def detach(self) -> None:
-        """Have the tracepoints call the programs no more."""
+        """Detach the programs; the maps keep their content."""
         for fd in self.attachments.values():
             os.close(fd)
         self.attachments = {}
 
     def close(self) -> None:
-        """Detach and free everything."""
+        """Detach the programs, and close all descriptors."""
         self.detach()
         for descriptors in (self.programs, self.maps):
             for fd in descriptors.values():
@@ -136,18 +151,18 @@ class Loaded:
 
 
 class Front(NamedTuple):
-    """Which kvm:kvm_exit a program is to understand: members of a Request."""
+    """The front that reads a kvm:kvm_exit: two members of a LoadRequest."""
 
     front: str
-    """`arm64` or `x86`."""
+    """Name of the ISA."""
     defines: Mapping[str, int]
-    """Offsets of its fields."""
+    """C macros of the front."""
 
 
 def front_of(kvm_exit: TracepointFormat) -> Front:
-    """The front that fits the running kernel's (or a recording's) kvm:kvm_exit.
+    """Return the front that fits the kvm:kvm_exit of this host or of a recording.
 
-    Raises LoadError for a layout of neither architecture: nothing may be counted under a guessed reason.
+    Raises LoadError for fields that no front reads: nothing may be counted under a guessed reason.
     """
     found = registry.recognise(kvm_exit.fields)
     if found is None:
@@ -161,12 +176,12 @@ def front_of(kvm_exit: TracepointFormat) -> Front:
 
 
 def request_for(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:
-    """Build the request for a program of the front that fits. Raises LoadError."""
+    """Return the request for a program with the front that fits; `options` are the other members. Raises LoadError."""
     return LoadRequest(**front_of(kvm_exit)._asdict(), **options)
 
 
 def layouts(described: Mapping[str, Any]) -> dict[str, LeafLayout]:
-    """Layouts from their JSON: size, entries and members by name."""
+    """Return layouts from their JSON form: size, entries and members by name."""
     return {
         name: LeafLayout(size, entries, {member: LeafField(*where) for member, where in members.items()})
         for name, (size, entries, members) in described.items()

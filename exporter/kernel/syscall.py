@@ -1,4 +1,4 @@
-"""The bpf(2) commands the daemon needs once the loader, and bcc with it, has gone.
+"""The bpf(2) commands that are needed without bcc.
 
 Numbers and structures are those of include/uapi/linux/bpf.h. Every function raises OSError.
 """
@@ -39,7 +39,7 @@ def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
 
 
 def program_stats(program: int) -> RunStats:
-    """Read bpf_prog_info of the program descriptor. An older kernel leaves the fields it lacks at 0."""
+    """Read bpf_prog_info of the program descriptor. Fields that an older kernel lacks stay 0. Raises OSError."""
     info = ctypes.create_string_buffer(_PROG_INFO_SIZE)
     _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
     run_time_ns, runs, misses = struct.unpack_from("=3Q", info, _RUN_TIME_OFFSET)
@@ -47,13 +47,13 @@ def program_stats(program: int) -> RunStats:
 
 
 def stack_push(stack: int, value: int) -> None:
-    """Put a 32-bit number on top of a stack map. E2BIG when it is full."""
+    """Put a 32-bit number on top of a stack map. Raises OSError: E2BIG if the stack is full."""
     leaf = ctypes.c_uint32(value)
     _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
 
 
 def stack_top(stack: int) -> int | None:
-    """The 32-bit number on top of a stack map, which stays there; None of an empty one."""
+    """Return the 32-bit number on top of a stack map, which stays there; None if it is empty. Raises OSError."""
     leaf = ctypes.c_uint32()
     try:
         _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
@@ -65,7 +65,7 @@ def stack_top(stack: int) -> int | None:
 
 
 def permitted() -> bool:
-    """False if the kernel refuses bpf() on a map to this thread, whatever map it is."""
+    """Return False if the kernel refuses bpf() on every map to this thread."""
     try:
         _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", 0xFFFFFFFF, 0, 0, 0))
     except OSError as error:
@@ -74,12 +74,15 @@ def permitted() -> bool:
 
 
 def enable_stats() -> int:
-    """Measure all BPF programs' run time while the returned descriptor is open (Linux 5.8, CAP_SYS_ADMIN)."""
+    """Measure the run time of all BPF programs while the returned descriptor is open. Raises OSError.
+
+    Needs Linux 5.8 and CAP_SYS_ADMIN.
+    """
     return _bpf(_ENABLE_STATS, struct.pack("=I", 0))
 
 
 class TestRun:
-    """A raw tracepoint program called by hand in the calling thread (BPF_PROG_TEST_RUN, Linux 5.10).
+    """Runs a raw tracepoint program in the calling thread (BPF_PROG_TEST_RUN, Linux 5.10).
 
     The context is the tracepoint's twelve arguments, or the record of a classic tracepoint: at most 96 bytes.
     The attribute block is built once, since a replay makes hundreds of thousands of calls. Not thread-safe.
@@ -90,7 +93,7 @@ class TestRun:
 
     def __init__(self, program: int) -> None:
         self._context = ctypes.create_string_buffer(self.CONTEXT_SIZE)
-        # The kernel writes the return value into the block, hence not bytes.
+        # Not bytes: the kernel writes the return value into the block.
         self._attributes = ctypes.create_string_buffer(
             struct.pack(
                 "=IIIIQQIIIIQQ",
@@ -100,9 +103,9 @@ class TestRun:
         )
 
     def __call__(self, context: bytes) -> int:
-        """Run the program once; returns its return value. ValueError when the context is too long."""
+        """Run the program once; returns its return value. Raises OSError, or ValueError if the context is too long."""
         if len(context) > self.CONTEXT_SIZE:
-            raise ValueError(f"a context of {len(context)} bytes, at most {self.CONTEXT_SIZE} are passed")
+            raise ValueError(f"a context of {len(context)} bytes, at most {self.CONTEXT_SIZE} are possible")
         self._context.raw = context.ljust(self.CONTEXT_SIZE, b"\0")
         _bpf(_PROG_TEST_RUN, self._attributes)
         return int(struct.unpack_from("=I", self._attributes, 4)[0])

@@ -1,6 +1,6 @@
 """The format files of tracefs, events/<system>/<event>/format: field offsets and names of values.
 
-Read at run time because both differ between kernels (kernel/trace/trace_events.c writes the file, f_show()).
+They are read at run time, because both differ between kernels (kernel/trace/trace_events.c writes the file, f_show()).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PRINT_FMT = "print fmt:"
 
 
 class FormatError(ValueError):
-    """A format file that is not one; the message is one line: what is wrong, and on which line."""
+    """The text is not a format file. The message is one line: the number of the bad line, and its error."""
 
 
 @dataclass(frozen=True)
 class RecordField:
-    """One field of the record: offset and size in bytes."""
+    """One field of the record; offset and size are in bytes."""
 
     name: str
     offset: int
@@ -34,7 +34,7 @@ class RecordField:
 
 @dataclass(frozen=True)
 class TracepointFormat:
-    """One event. `symbols` is {expression of the print fmt: {value: name}}, see printfmt.symbol_tables()."""
+    """The format of one event. `symbols` is {expression in the print fmt: {value: name}}, see printfmt.py."""
 
     name: str
     fields: dict[str, RecordField]
@@ -44,8 +44,8 @@ class TracepointFormat:
 def parse_format(text: str) -> TracepointFormat:
     """Parse the content of a format file.
 
-    Raises FormatError when the name, a field or the print fmt is missing or garbled: offsets that are not
-    sure must not be used to read records. A table of the print fmt that is not understood is only left out.
+    Raises FormatError if the name, a field or the print fmt is missing or damaged: records must not be read at
+    offsets that may be wrong. A table of the print fmt that cannot be parsed is only left out.
     """
     if len(text) > _MAX_CHARACTERS:
         raise FormatError(f"line 1: not a format file: {len(text)} characters long")

@@ -1,7 +1,7 @@
-"""One recorded event, and the context that makes the counting program see it again.
+"""A recorded event, and the context with which the counting program counts it in a replay.
 
-In the ring buffer and in a file an event is its time and 32 bytes that say what it was (struct event of
-record.bpf.c, but for its time): whatever a vCPU does again and again is the same 32 bytes each time.
+In the ring buffer and in a file, an event is its time and 32 bytes (struct event of kernel/bpf/record.bpf.c without its
+time). Equal events of a vCPU have equal bytes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ _WHAT = struct.Struct("<IIII16s")
 _EXIT = struct.Struct("<QII")
 _MAX_TID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _CONTEXT_SIZE = TestRun.CONTEXT_SIZE - 8
-"""Of what a program is run with, before the time stamp."""
+"""Bytes of a context before the time stamp."""
 
 
 class Kind(IntEnum):
-    """Numbers of record.bpf.c and of the file format."""
+    """Kinds of events: the numbers of record.bpf.c and of the file format."""
 
     EXIT = 1
     ENTRY = 2
     USERSPACE_EXIT = 3
     THREAD_END = 4
     THREAD = 5
-    """No event of its own: a thread's comm, before its first event."""
+    """The comm of a thread, before its first event. It is not counted as an event."""
 
 
 COUNTED = (Kind.EXIT, Kind.ENTRY, Kind.USERSPACE_EXIT, Kind.THREAD_END)
+"""Kinds that are counted as events."""
 PROGRAM_OF_KIND = {
     Kind.EXIT: "kvm_exit",
     Kind.ENTRY: "kvm_entry",
@@ -46,7 +47,7 @@ PROGRAM_OF_KIND = {
 
 
 class Event(NamedTuple):
-    """What happened, without its time. `comm` is that of a THREAD, the three before it those of the exits."""
+    """An event, without its time. `space`, `code` and `vcpu_id` are set in exits, `comm` in a THREAD."""
 
     kind: Kind
     tid: int
@@ -65,7 +66,7 @@ def pack(event: Event) -> bytes:
 
 
 def unpack(what: bytes) -> Event:
-    """Read 32 bytes. Raises ValueError where they are no event."""
+    """Return the event of 32 bytes. Raises ValueError if they are not an event."""
     number, tid, tgid, space, rest = _WHAT.unpack(what)
     kind = Kind(number)
     if not (0 < tid <= _MAX_TID and 0 < tgid <= _MAX_TID):
@@ -87,7 +88,7 @@ def encoder(kvm_exit: TracepointFormat) -> Callable[[Event], bytes]:
     encode_exit = isa.exit_encoder(kvm_exit.fields, _CONTEXT_SIZE)
 
     def context(event: Event) -> bytes:
-        encoded = b""  # entries, the end: their context is not read
+        encoded = b""  # the programs do not read the context of entries and of the end of a thread
         if event.kind == Kind.EXIT:
             encoded = encode_exit(event.space, event.code, event.vcpu_id)
         elif event.kind == Kind.USERSPACE_EXIT:

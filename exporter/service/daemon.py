@@ -188,12 +188,7 @@ class Daemon:
 
     def _wait_for_kvm(self) -> None:
         self.lifecycle.step(State.WAITING_FOR_KVM)
-        event(
-            log,
-            "warn",
-            "waiting for KVM: the tracepoint kvm:kvm_exit does not exist yet",
-            remedy="modprobe kvm_intel or kvm_amd; on arm64 the kernel must have booted at EL2",
-        )
+        event(log, "warn", f"waiting for KVM: {host.NO_KVM} yet", remedy=host.kvm_remedy())
         self._systemd.ready()  # a host without KVM is no failure of this service
         self._tell_status("waiting for KVM: its tracepoints do not exist yet")
 

@@ -73,7 +73,7 @@ class OwnSource:
 
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
-            formats = host.parsed(host.required_texts(sysfs))
+            formats = host.read_formats(sysfs)
             self._loaded = launcher.load(host.request(config, formats.kvm_exit, attach=True))
         except program.LoadError as error:
             raise SourceError(error.explained()) from error

@@ -462,7 +462,9 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         assert capfd.readouterr().err == said
     (tmp_path / "sys" / "kernel" / "tracing" / "events" / "sched").mkdir(parents=True)
     assert record.run(config, RecordOptions(tmp_path / "new", seconds=0.1), sysfs=tmp_path / "sys") == 1
-    assert capfd.readouterr().err.startswith("cannot record: the tracepoint kvm:kvm_exit does not exist")
+    assert capfd.readouterr().err.startswith(
+        "cannot record: this host has no KVM: the tracepoint kvm:kvm_exit does not exist"
+    )
     assert not (tmp_path / "new").exists()
 
 

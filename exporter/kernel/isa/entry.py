@@ -42,7 +42,7 @@ class CodeSpace:
     table: str = ""
     """Expression of the kernel's table of names in the print fmt; "" if the kernel has no table."""
     prefix: str = ""
-    """In front of each name, from the kernel's table or built in."""
+    """Stands in front of each name, of the kernel's table or built in."""
     fixed: Mapping[int, str] = field(default_factory=dict)
     """Names that no table and no prefix changes."""
     unnamed: Callable[[int], str] = unknown
@@ -67,7 +67,7 @@ class Isa:
     name: str
     """Short name. The C compiler gets it in capitals, as FRONT_<NAME>."""
     machines: tuple[str, ...]
-    """What `uname -m` prints."""
+    """Machine names, as `uname -m` prints them."""
     bpf_syscall: int
     """Number of the system call bpf(2)."""
     front: str
@@ -77,9 +77,9 @@ class Isa:
     recognise: Callable[[Fields], Mapping[str, int] | None]
     """Returns the C macros that the front needs; None if kvm:kvm_exit has fields of another ISA."""
     exit_encoder: Callable[[Fields, int], EncodeExit]
-    """Makes the encoder of exits for these fields. Contexts have at most the given number of bytes, and may be shorter:
-    zeros follow. Raises ValueError if the fields do not fit."""
+    """Returns the encoder of exits for these fields. A context has at most the given number of bytes. If it is
+    shorter, zeros follow. Raises ValueError if the fields need more bytes."""
     spaces: tuple[CodeSpace, ...]
     """Spaces of its exit codes."""
     kvm_remedy: str
-    """What to do if the kernel has no tracepoints of KVM."""
+    """Remedy if the kernel has no tracepoints of KVM."""

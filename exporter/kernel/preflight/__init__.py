@@ -1,7 +1,7 @@
-"""`kvm-exit-exporter check`: what the host must have, row by row, and how to get what is missing.
+"""`kvm-exit-exporter check`: the things that the host must have, one row each, and a remedy for each missing one.
 
-Every row looks for itself, so that one thing missing does not hide the next. The last one is a trial load of
-the program, which is the proof where a distribution's kernel differs from its version.
+Every row checks for itself, so that one missing thing does not hide the next. The last row is a trial load of the
+program: it is the proof, since the kernel of a distribution may have more, or less, than its version says.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Callable
 
 from exporter.kernel.preflight import kernel, rights, software
 from exporter.kernel.preflight.check import Check, status, table
-from exporter.kernel.preflight.kernel import MOUNT_TRACEFS, READ_TRACEFS, find_tracefs
+from exporter.kernel.preflight.kernel import find_tracefs
 
-__all__ = ["MOUNT_TRACEFS", "READ_TRACEFS", "Check", "find_tracefs", "run", "status", "table"]
+__all__ = ["Check", "find_tracefs", "run", "status", "table"]
 
 
 def run(
@@ -29,30 +29,30 @@ def run(
     modules: Path = Path("/lib/modules"),
     kernel_headers: str = "builtin",
 ) -> list[Check]:
-    """Look at everything the exporter needs; raises nothing.
+    """Check everything that the exporter needs; raises nothing.
 
-    `proc`, `sys`, `dev` and `modules` are the roots to look under, `tracefs` is what find_tracefs() found,
-    `release` and `machine` are uname's, `map_bytes` is what the maps will take, `kernel_headers` the option.
-    `trial` compiles and loads the program without attaching it and returns a detail; the `what` and `remedy`
-    of what it raises are shown, where it has them.
+    `proc`, `sys`, `dev` and `modules` are the roots of those trees, `tracefs` is the result of find_tracefs(),
+    `release` and `machine` are those of uname, `map_bytes` is the size of the maps, `kernel_headers` the configuration
+    key. `trial` compiles and loads the program without attaching it, and returns a detail. If it raises an exception,
+    its row shows the exception's `what` and `remedy`, as far as it has them.
     """
     version = kernel.kernel_version(release)
-    caps = rights.capabilities_of(proc)
+    caps = rights.read_capabilities(proc)
     return [
-        kernel.kernel(release, version),
-        kernel.architecture(machine),
-        kernel.tracefs_mounted(tracefs),
-        kernel.kvm_tracepoints(tracefs, machine),
-        kernel.sched_tracepoints(tracefs),
-        kernel.dev_kvm(dev / "kvm"),
-        rights.capabilities(caps, version),
-        kernel.lockdown(sys / "kernel/security/lockdown"),
-        rights.memlock(proc / "self/limits", map_bytes, caps, version),
-        rights.pid_namespace(proc / "self/ns/pid"),
-        rights.hidepid(proc / "self/mountinfo", proc),
-        kernel.btf(sys / "kernel/btf/vmlinux"),
-        software.headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
-        software.python_modules(software.version_of),
-        kernel.jit(proc / "sys/net/core/bpf_jit_enable"),
-        software.trial_load(trial),
+        kernel.check_version(release, version),
+        kernel.check_architecture(machine),
+        kernel.check_tracefs(tracefs),
+        kernel.check_kvm_tracepoints(tracefs, machine),
+        kernel.check_sched_tracepoints(tracefs),
+        kernel.check_dev_kvm(dev / "kvm"),
+        rights.check_capabilities(caps, version),
+        kernel.check_lockdown(sys / "kernel/security/lockdown"),
+        rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
+        rights.check_pid_namespace(proc / "self/ns/pid"),
+        rights.check_hidepid(proc / "self/mountinfo", proc),
+        kernel.check_btf(sys / "kernel/btf/vmlinux"),
+        software.check_headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
+        software.check_python_modules(software.version_of),
+        kernel.check_jit(proc / "sys/net/core/bpf_jit_enable"),
+        software.check_trial_load(trial),
     ]

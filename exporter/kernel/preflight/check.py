@@ -1,4 +1,4 @@
-"""A row, and the table of them."""
+"""A row of `check`, and the table of all rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Check:
-    """One row. A thing that is not needed is ok, present or not."""
+    """One row. `needed` is False for a thing that the exporter can do without; its row is always ok."""
 
     name: str
     ok: bool
@@ -27,12 +27,12 @@ class Check:
 
 
 def status(checks: Iterable[Check]) -> int:
-    """The exit status: 0 if nothing is missing, else 1."""
+    """Return the exit status: 0 if nothing is missing, else 1."""
     return int(not all(check.ok for check in checks))
 
 
 def table(checks: Sequence[Check]) -> str:
-    """The rows as text of at most 80 columns where the words allow it, remedies on lines of their own."""
+    """Return the rows as text, remedies on lines of their own. Only a long word makes a line longer than 80 columns."""
     name_width = max([len("CHECK"), *(len(check.name) for check in checks)])
     rows = [Check("CHECK", True, "DETAIL -> REMEDY"), *checks]
     lines = []
@@ -46,14 +46,14 @@ def table(checks: Sequence[Check]) -> str:
 
 
 def _wrapped(text: str, head: str, indent: str) -> list[str]:
-    # Words of a compiler or of a file: one paragraph, nothing that acts on a terminal.
+    # The text may be of a compiler or of a file: one paragraph, and no control characters for the terminal.
     words = "".join(c if c.isprintable() else " " for c in text[:2000])
     return textwrap.wrap(words, 80, initial_indent=head, subsequent_indent=indent, break_long_words=False,
                          break_on_hyphens=False) or [head.rstrip()]  # fmt: skip
 
 
 def exists(path: Path) -> bool:
-    """Whether it is there; what may not be looked at is not. Path.exists() raises there, up to Python 3.13."""
+    """Return True if the path exists and may be looked at. Path.exists() raises if it may not, up to Python 3.13."""
     try:
         path.stat()
     except OSError:

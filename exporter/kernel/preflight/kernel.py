@@ -1,4 +1,4 @@
-"""What the running kernel offers."""
+"""Rows about the running kernel."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from exporter.kernel.isa import registry
 from exporter.kernel.preflight.check import Check, exists
-
-MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
-READ_TRACEFS = "run as root, or with CAP_DAC_READ_SEARCH (tracefs is mounted for root alone)"
+from exporter.kernel.program import TRACEPOINTS
+from exporter.kernel.remedies import MOUNT_TRACEFS, READ_TRACEFS
 
 Version = tuple[int, int, int]
 
 
 def kernel_version(release: str) -> Version | None:
-    """Version of a kernel release: (6, 1, 0) of "6.1.0-56-cloud-arm64"; None if it is no such thing."""
+    """Return the version of a kernel release: (6, 1, 0) of "6.1.0-56-cloud-arm64"; None if it has another form."""
     match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?![0-9])", release)
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
 def find_tracefs(sys: Path) -> Path | None:
-    """Where tracefs is mounted under a sys root, else None. Unmounted, kernel/tracing is an empty directory.
+    """Return the directory where tracefs is mounted under a root of sysfs; None if it is not mounted.
 
-    A directory that may not be looked into counts as mounted: the empty one is open to everybody.
+    Without tracefs, kernel/tracing is an empty directory that everybody may read. So a directory that this process may
+    not read counts as mounted.
     """
     for candidate in (sys / "kernel/tracing", sys / "kernel/debug/tracing"):
         try:
@@ -36,8 +36,8 @@ def find_tracefs(sys: Path) -> Path | None:
     return None
 
 
-def kernel(release: str, version: Version | None) -> Check:
-    """The version: what it must have, and what it lacks."""
+def check_version(release: str, version: Version | None) -> Check:
+    """Check that the kernel is new enough."""
     name, remedy = "kernel", "boot Linux 5.5 or newer"
     if version is None:
         return Check(name, False, f"{release!r} is no kernel release", remedy)
@@ -50,14 +50,14 @@ def kernel(release: str, version: Version | None) -> Check:
     return Check(name, True, release)
 
 
-def architecture(machine: str) -> Check:
-    """One whose exit reasons are known."""
+def check_architecture(machine: str) -> Check:
+    """Check that the exporter knows this machine's instruction set."""
     remedy = "" if machine in registry.BY_MACHINE else f"run on an {' or '.join(registry.BY_MACHINE)} host"
     return Check("architecture", not remedy, machine, remedy)
 
 
-def tracefs_mounted(tracefs: Path | None) -> Check:
-    """Mounted, and to be read."""
+def check_tracefs(tracefs: Path | None) -> Check:
+    """Check that tracefs is mounted, and that this process may read it."""
     if tracefs is None:
         return Check("tracefs", False, "not mounted", MOUNT_TRACEFS)
     try:
@@ -69,19 +69,19 @@ def tracefs_mounted(tracefs: Path | None) -> Check:
     return Check("tracefs", True, str(tracefs))
 
 
-def kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
-    """Those that are counted."""
-    return _tracepoints("kvm", ("kvm_exit", "kvm_entry", "kvm_userspace_exit"), tracefs, registry.kvm_remedy(machine))
+def check_kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
+    """Check that the tracepoints of KVM exist."""
+    return _check_tracepoints("kvm", tracefs, registry.kvm_remedy(machine))
 
 
-def sched_tracepoints(tracefs: Path | None) -> Check:
-    """Those that tell the end of a vCPU."""
-    events = ("sched_process_exit", "sched_process_exec")
-    return _tracepoints("sched", events, tracefs, "a kernel with CONFIG_TRACEPOINTS=y")
+def check_sched_tracepoints(tracefs: Path | None) -> Check:
+    """Check that the tracepoints exist that fire at the end of a thread."""
+    return _check_tracepoints("sched", tracefs, "a kernel with CONFIG_TRACEPOINTS=y")
 
 
-def _tracepoints(system: str, events: tuple[str, ...], tracefs: Path | None, remedy: str) -> Check:
+def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
     name = f"{system} tracepoints"
+    events = [event for event, of_system in TRACEPOINTS.items() if of_system == system]
     if tracefs is None:
         return Check(name, False, "cannot be seen without tracefs", MOUNT_TRACEFS)
     wrong = []
@@ -95,15 +95,15 @@ def _tracepoints(system: str, events: tuple[str, ...], tracefs: Path | None, rem
     return Check(name, False, ", ".join(wrong), remedy) if wrong else Check(name, True, ", ".join(events))
 
 
-def dev_kvm(path: Path) -> Check:
-    """The exporter never opens it, and a container that watches the host's VMs need not have it."""
+def check_dev_kvm(path: Path) -> Check:
+    """Look for /dev/kvm. It is not needed: the exporter never opens it, and its container may lack it."""
     if exists(path):
         return Check("/dev/kvm", True, "present")
     return Check("/dev/kvm", True, "absent: this host runs no VM, or its devices are hidden from here", needed=False)
 
 
-def lockdown(path: Path) -> Check:
-    """In mode confidentiality, BPF may read nothing."""
+def check_lockdown(path: Path) -> Check:
+    """Check that the kernel is not locked down in mode confidentiality, in which BPF may read nothing."""
     try:
         match = re.search(r"\[(\w+)\]", path.read_text(errors="replace"))
     except FileNotFoundError:
@@ -117,18 +117,18 @@ def lockdown(path: Path) -> Check:
     return Check("lockdown", False, detail, "boot with lockdown=integrity, or without lockdown=")
 
 
-def btf(path: Path) -> Check:
-    """Present or not: it is not used."""
+def check_btf(path: Path) -> Check:
+    """Look for BTF. It is never used."""
     present = exists(path)
     return Check("BTF", True, "present, not used" if present else "not used", needed=present)
 
 
-def jit(path: Path) -> Check:
-    """Without it the program runs, slowly."""
+def check_jit(path: Path) -> Check:
+    """Check that the kernel compiles BPF programs to machine code. Otherwise they run, but slowly."""
     name, remedy = "BPF JIT", "sysctl -w net.core.bpf_jit_enable=1"
     try:
         value = path.read_text(errors="replace").strip()
-    except OSError as error:  # the file is root's, and only in the host's network namespace
+    except OSError as error:  # only root may read the file, and only in the host's network namespace
         return Check(name, True, f"unknown: {error.strerror}")
     if value == "1":
         return Check(name, True, "on")

@@ -1,4 +1,4 @@
-"""What this process may do, and what of the host it sees."""
+"""Rows about the rights of this process, and about the processes that it sees."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from exporter.kernel.preflight.kernel import Version
 
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 21, 24, 38, 39  # include/uapi/linux/capability.h
 _VISIBLE = ("hidepid=0", "hidepid=off")
-PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h: the inode of the host's pid namespace
+_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h: the inode of the host's pid namespace
+_MOUNT_PROC = "mount -t proc nodev /proc"
 
 
-def capabilities_of(proc: Path) -> int | OSError:
-    """The effective capability mask of this process, or why it cannot be told."""
+def read_capabilities(proc: Path) -> int | OSError:
+    """Return the effective capability mask of this process, or the error if it cannot be read."""
     try:
         match = re.search(r"^CapEff:\s*([0-9a-f]+)$", (proc / "self/status").read_text(errors="replace"), re.M)
     except OSError as error:
@@ -26,10 +27,10 @@ def _has(caps: int | OSError, cap: int) -> bool:
     return isinstance(caps, int) and bool(caps >> cap & 1)
 
 
-def capabilities(caps: int | OSError, version: Version | None) -> Check:
-    """Those that loading and attaching need."""
+def check_capabilities(caps: int | OSError, version: Version | None) -> Check:
+    """Check that this process may load and attach programs."""
     if isinstance(caps, OSError):
-        return Check("capabilities", False, f"{caps.filename}: {caps.strerror}", "mount -t proc nodev /proc")
+        return Check("capabilities", False, f"{caps.filename}: {caps.strerror}", _MOUNT_PROC)
     if _has(caps, CAP_SYS_ADMIN):
         return Check("capabilities", True, "CAP_SYS_ADMIN")
     if version and version < (5, 8, 0):  # before commit a17b53c4a4b5 ("bpf, capability: Introduce CAP_BPF")
@@ -44,10 +45,10 @@ def capabilities(caps: int | OSError, version: Version | None) -> Check:
     return Check("capabilities", False, f"without {names.replace(' ', ', ')}", remedy)
 
 
-def memlock(path: Path, map_bytes: int, caps: int | OSError, version: Version | None) -> Check:
-    """What older kernels let a process lock: the maps count."""
+def check_memlock(path: Path, map_bytes: int, caps: int | OSError, version: Version | None) -> Check:
+    """Check that the maps fit into the limit of locked memory, which older kernels charge them to."""
     name = "memlock"
-    if version and version >= (5, 11, 0):  # maps are charged to the memory cgroup instead
+    if version and version >= (5, 11, 0):  # maps are charged to the memory cgroup
         return Check(name, True, "no limit on maps since Linux 5.11")
     if _has(caps, CAP_SYS_RESOURCE):
         return Check(name, True, "CAP_SYS_RESOURCE can raise it")
@@ -65,31 +66,33 @@ def memlock(path: Path, map_bytes: int, caps: int | OSError, version: Version | 
     return Check(name, ok, f"{soft} bytes, the maps need {map_bytes}", "" if ok else remedy)
 
 
-def pid_namespace(path: Path) -> Check:
-    """The host's, since the kernel reports its pids."""
-    name, host = "pid namespace", f"pid:[{PROC_PID_INIT_INO}]"
+def check_pid_namespace(path: Path) -> Check:
+    """Check that this process is in the host's pid namespace, since the kernel reports pids of that namespace."""
+    name, host = "pid namespace", f"pid:[{_HOST_PID_NAMESPACE}]"
     remedy = "run in the host's pid namespace: docker --pid=host, hostPID: true in a Kubernetes pod"
     try:
         link = str(path.readlink())
     except OSError as error:
-        return Check(name, False, f"{path}: {error.strerror}", "mount -t proc nodev /proc")
+        return Check(name, False, f"{path}: {error.strerror}", _MOUNT_PROC)
     if link == host:
         return Check(name, True, "the host's")
     return Check(name, False, f"{link} is not the host's: the pids of VMs mean others here", remedy)
 
 
-def hidepid(path: Path, proc: Path) -> Check:
-    """Whether VMs of other users can be named."""
+def check_hidepid(path: Path, proc: Path) -> Check:
+    """Check that the exporter can see VMs of other users, whose names are in their command lines."""
     name = "hidepid"
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
         return Check(name, True, f"unknown: {error.strerror}")
     options: list[str] = []
-    for line in lines:  # proc_pid_mountinfo(5): the fifth field is where, the last one the file system's options
+    for (
+        line
+    ) in lines:  # proc_pid_mountinfo(5): the fifth field is the mount point, the last one the file system's options
         fields = line.split(" ")
         if len(fields) > 9 and fields[4] == str(proc) and fields[-3] == "proc":
-            options = fields[-1].split(",")  # the mount on top comes last
+            options = fields[-1].split(",")  # the last mount is on top
     hidden = [option for option in options if option.startswith("hidepid=") and option not in _VISIBLE]
     if not hidden:
         return Check(name, True, "processes of other users can be seen")

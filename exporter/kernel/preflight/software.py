@@ -1,4 +1,4 @@
-"""What has to be installed, and whether the program loads with it."""
+"""Rows about installed software, and the trial load."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Callable
 
 from exporter.kernel.preflight.check import Check, exists
+from exporter.kernel.remedies import BUILTIN_HEADERS
 
 
-def headers(option: str, build: Path, archive: Path) -> Check:
-    """Those that the program is compiled with."""
+def check_headers(option: str, build: Path, archive: Path) -> Check:
+    """Check that the headers exist that the program is compiled with."""
     name = "kernel headers"
     if option == "builtin":
         return Check(name, True, "built-in headers", needed=False)
     if option != "system":
         return _found(name, [Path(option)], "give kernel_headers a header tree, or leave it builtin")
-    return _found(name, [build, archive], "install the running kernel's headers, or set kernel_headers: builtin")
+    return _found(name, [build, archive], f"install the running kernel's headers, or {BUILTIN_HEADERS}")
 
 
 def _found(name: str, paths: Sequence[Path], remedy: str) -> Check:
@@ -27,8 +28,8 @@ def _found(name: str, paths: Sequence[Path], remedy: str) -> Check:
 
 
 def version_of(distribution: str) -> str:
-    """The version of an installed distribution, "" where there is none."""
-    from importlib import metadata  # noqa: PLC0415 - costs the waiting loader some megabytes
+    """Return the version of an installed distribution; "" if it is not installed."""
+    from importlib import metadata  # noqa: PLC0415 - it would cost the waiting loader some megabytes
 
     try:
         return metadata.version(distribution)
@@ -36,9 +37,9 @@ def version_of(distribution: str) -> str:
         return ""
 
 
-def python_modules(version: Callable[[str], str]) -> Check:
-    """Those of the runtime dependencies; `version` tells a distribution's, or ""."""
-    # bcc is left to the trial, which runs in a child: importing it here would cost this process 100 MB.
+def check_python_modules(version: Callable[[str], str]) -> Check:
+    """Check that the modules of other projects are installed. `version` returns a distribution's version, or ""."""
+    # The trial load, in a child process, checks bcc: an import here would cost this process 100 MB.
     found, missing = [], []
     for distribution in ("prometheus_client", "PyYAML", "tornado"):
         installed = version(distribution)
@@ -55,10 +56,10 @@ def python_modules(version: Callable[[str], str]) -> Check:
     return Check("python modules", True, ", ".join(found))
 
 
-def trial_load(trial: Callable[[], str]) -> Check:
-    """Compiled and loaded, not attached."""
+def check_trial_load(trial: Callable[[], str]) -> Check:
+    """Check that the program can be compiled and loaded. It is not attached."""
     try:
         return Check("trial load", True, trial())
-    except Exception as error:  # whatever stops the program from loading is what this row is for
+    except Exception as error:  # this row reports any reason why the program does not load
         what = str(getattr(error, "what", "") or error) or type(error).__name__
         return Check("trial load", False, what, str(getattr(error, "remedy", "")))

@@ -63,3 +63,10 @@ def test_no_front_fits() -> None:
         "common_preempt_count, common_pid, reason, errno)"
     )
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
+
+
+def test_an_error_says_the_remedy_or_what_the_host_lacks() -> None:
+    assert program.LoadError("refused", "do this", ["BTF: none"]).explained() == "refused; do this"
+    assert program.LoadError("refused", "", ["BTF: none", "memlock: low"]).explained() == (
+        "refused; BTF: none; memlock: low"
+    )

@@ -1,0 +1,68 @@
+"""This host's tracepoint formats, and the errors where KVM or tracefs is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from exporter.kernel import host, program
+from tests.support.paths import FORMATS
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """events/kvm of a sysfs, with the formats of a kernel."""
+    path = tmp_path / "kernel/tracing/events/kvm"
+    for name in ("kvm_exit", "kvm_userspace_exit"):
+        (path / name).mkdir(parents=True)
+        (path / name / "format").write_bytes((FORMATS / "aarch64-6.12" / f"{name}.format").read_bytes())
+    return path
+
+
+def test_formats_are_read(tmp_path: Path, events: Path) -> None:
+    found = host.read_formats(tmp_path)
+    assert (found.kvm_exit.name, found.kvm_userspace_exit.name) == ("kvm_exit", "kvm_userspace_exit")
+    texts = host.read_texts(tmp_path)
+    assert texts == {name: (events / name / "format").read_text() for name in ("kvm_exit", "kvm_userspace_exit")}
+
+
+@pytest.mark.parametrize(
+    ("machine", "remedy"),
+    [
+        ("x86_64", "modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)"),
+        ("aarch64", "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"),
+        ("ppc64le", ""),
+    ],
+)
+def test_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, remedy: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
+    assert host.read_texts(tmp_path) is None
+    assert host.kvm_remedy() == remedy
+    with pytest.raises(program.LoadError) as caught:
+        host.read_formats(tmp_path)
+    assert caught.value.what == "this host has no KVM: the tracepoint kvm:kvm_exit does not exist"
+    assert caught.value.remedy == remedy
+
+
+def test_without_tracefs(tmp_path: Path) -> None:
+    with pytest.raises(program.LoadError) as caught:
+        host.read_texts(tmp_path)
+    assert str(caught.value) == "tracefs is not mounted; mount -t tracefs nodev /sys/kernel/tracing"
+
+
+def test_a_format_that_cannot_be_read(tmp_path: Path, events: Path) -> None:
+    (events / "kvm_exit/format").write_text("name: kvm_exit\n")
+    with pytest.raises(program.LoadError) as caught:
+        host.read_formats(tmp_path)
+    assert caught.value.what == ("a tracepoint format of KVM cannot be read: line 2: the file ends without a print fmt")
+    (events / "kvm_exit/format").write_bytes(b"\xff")
+    with pytest.raises(program.LoadError, match=r"^cannot read .*/events/kvm: 'utf-8' codec can't decode"):
+        host.read_formats(tmp_path)
+    os.remove(events / "kvm_exit/format")
+    (events / "kvm_exit/format").mkdir()
+    with pytest.raises(program.LoadError, match=r"^cannot read .*/events/kvm/kvm_exit/format: Is a directory$"):
+        host.read_formats(tmp_path)
