@@ -73,7 +73,7 @@ $(VENV)/done: pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check \
-		'pytest>=8' 'pytest-xdist>=3' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' \
+		'pytest>=8' 'pytest-xdist>=3.2' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' \
 		types-PyYAML 'pyte>=0.8' \
 		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
@@ -97,7 +97,7 @@ lint: $(VENV)/done
 # Nothing here needs root, the network, or the machine for itself: a worker for each CPU.
 .PHONY: check
 check: lint
-	$(VENV)/bin/python -m pytest -n auto tests/unit tests/fuzz
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal tests/unit tests/fuzz
 
 # The rest compares counters of the whole host, or measures time: one test after the other.
 .PHONY: test
