@@ -106,7 +106,7 @@ class OwnSource:
 
 
 class ExporterSource:
-    """The page /-/vcpus of an exporter. The constructor makes the first reading. It raises SourceError if that fails."""
+    """The page /-/vcpus of an exporter. The constructor makes the first reading, or raises SourceError."""
 
     poll_seconds, remote = 5.0, True
 
