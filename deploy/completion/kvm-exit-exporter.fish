@@ -46,7 +46,7 @@ complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l userspace 
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l sort -x -a 'time count avg p50 p99 max vm reason' -d 'order of the rows (time)'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l limit -x -d 'show the first N rows'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l source -x -a 'auto own exporter' -d 'own: attach BPF programs (needs root); exporter: read one that runs; auto: the exporter if it answers'
-complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l url -x -d 'URL of the exporter (http://localhost:9939, or as in FILE)'
+complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l url -x -d 'URL of the exporter (http://localhost:9939, or the one in FILE)'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l config.file -r -F -d 'configuration file (YAML)'
 complete -c kvm-exit-exporter -n __fish_use_subcommand -a check -d 'check what this host lacks'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from check" -s h -l help -d 'show this help message and exit'

@@ -171,7 +171,7 @@ class _TargetError(Exception):
 
 
 def _check_target(options: RecordOptions) -> None:
-    """Check the place that the recording is to be written to. Raises _TargetError and ExistsError."""
+    """Check that the output can be written, before the program is loaded. Raises _TargetError and ExistsError."""
     from exporter.recording import writer  # noqa: PLC0415
 
     if options.file != STDOUT:
@@ -201,7 +201,7 @@ def _output(options: RecordOptions) -> Iterator[BinaryIO]:
 def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
     """Record, and complete the file. Returns the write error that ended it, or "", and the seconds it took.
 
-    Raises OSError if the file could not be completed, and RingError.
+    Raises RingError, and OSError if the file could not be completed.
     """
     started_ns = time.monotonic_ns()
     deadline_ns = None if seconds is None else started_ns + round(seconds * 1e9)

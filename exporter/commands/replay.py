@@ -24,8 +24,8 @@ examples:
   replay web-1.kvmrec --json | jq '.vcpus[] | {vm, vcpu, guest_ns}'
 
 The events run through the BPF program that counts on a host, with their recorded times, as fast as possible. The table
-is the one that `top` would have printed on the recorded host. Nothing is attached and no KVM is needed, but root and
-Linux 5.10 or newer.
+is the one that `top` would have printed on the recorded host. Nothing is attached, and KVM is not needed. Root and
+Linux 5.10 or newer are needed.
 
 Events that were lost during the recording are reported on stderr. The status is 1 if the file is not a complete
 recording, and 130 after Ctrl-C.
@@ -84,7 +84,5 @@ def _losses(recorded: Recording) -> list[str]:
     lost = {name: count for name, count in by_name(recorded.lost).items() if count}
     if not lost:
         return []
-    kinds = ", ".join(f"{name} {count}" for name, count in lost.items())
-    return [
-        f"{sum(lost.values())} events were lost during the recording ({kinds}): the counts are too low by this number"
-    ]
+    total, kinds = sum(lost.values()), ", ".join(f"{name} {count}" for name, count in lost.items())
+    return [f"{total} events were lost during the recording ({kinds}): the counts are too low by this number"]

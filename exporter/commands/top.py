@@ -52,7 +52,7 @@ class TopOptions(Output):
     duration: float | None
     """Seconds; None: until a signal."""
     interval: float | None
-    """Seconds; None: the default of the live view, and no tables before the end."""
+    """Seconds; None: the default of the live view or, without it, a single table at the end."""
     plain: bool
     source: str
     address: Address | None
@@ -91,7 +91,10 @@ def add(commands: Any) -> None:
         help="own: attach BPF programs (needs root); exporter: read one that runs; auto: the exporter if it answers",
     )
     parser.add_argument(
-        "--url", type=_address, metavar="URL", help="URL of the exporter (http://localhost:9939, or as in FILE)"
+        "--url",
+        type=_address,
+        metavar="URL",
+        help="URL of the exporter (http://localhost:9939, or the one in FILE)",
     )
     configuration.add_file(parser)
 

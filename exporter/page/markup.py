@@ -17,7 +17,7 @@ BUDGET = 36_000
 _NAME, _REASON = 40, 28
 """Longest name and longest reason, in characters."""
 _AROUND_REASONS = 350
-"""Bytes around the rows of a VM's reasons."""
+"""Bytes of the HTML around the rows of a VM."""
 
 _HEAD = (
     "<thead><tr><th scope=col>Reason<th scope=col>Lost<th scope=col>Exits/s<th scope=col>p50<th scope=col>p99"

@@ -1,4 +1,4 @@
-"""The content of an EVENTS block: a table of the different events, a column of table indices, a column of times.
+"""The content of an EVENTS block: a table of the distinct events, a column of table indices, a column of times.
 
 A column is stored in byte planes: first the lowest byte of every number, then the second lowest, and so on. Bytes that
 seldom change, such as the high bytes of time differences, are then neighbours. That compresses to a quarter less.

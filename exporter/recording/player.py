@@ -84,7 +84,7 @@ class Player:
             process.stdout.readline()
 
     def ended(self) -> bool:
-        """True if a stand-in has ended. Until close() none should end."""
+        """True if a stand-in has ended. None ends by itself before close()."""
         return any(process.poll() is not None for process in self._processes)
 
     def pids(self) -> list[int]:

@@ -60,9 +60,9 @@ class Recorder:
         self._lost: Counter[Kind] = Counter()
         # The block that is being filled:
         self._table: dict[bytes, int] = {}
-        """Numbers of the different events, or _UNWANTED."""
+        """Numbers of the distinct events, or _UNWANTED."""
         self._entries: list[bytes] = []
-        """The different events, by number."""
+        """The distinct events, by number."""
         self._numbers: list[int] = []
         self._times: list[int] = []
         self._room = self._new_room()
@@ -73,9 +73,9 @@ class Recorder:
         self._announced = 0
         """How many of `_threads` are in the file."""
         self._last_of_tid: dict[int, int] = {}
-        """By tid: the index in `_threads` of the last thread that had it."""
+        """By tid: the index in `_threads` of the last thread with this tid."""
         self._vm_of: dict[int, Vm] = {}
-        """By tgid: the VM of the last announced thread of the process."""
+        """The VM of each process, by tgid, as found for its last announced thread."""
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
         self.others: set[str] = set()

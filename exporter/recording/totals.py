@@ -29,7 +29,7 @@ class RecordingTotals:
         return sum(self.events[kind] for kind in COUNTED)
 
     def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Events, and lost events, by the names of their kinds: what an END block holds."""
+        """Events, and lost events, by the names of their kinds. An END block holds both."""
         return by_name(self.events), by_name(self.lost)
 
 

@@ -14,7 +14,7 @@ MAX_EVENTS = 10_000_000
 """Largest number of events of a recording that is kept in memory. They take some 120 MB."""
 
 _MAX_TABLE = 1 << 17
-"""Largest number of different events of one VM. On real hosts there are some ten per vCPU."""
+"""Largest number of distinct events of one VM. On real hosts there are some ten per vCPU."""
 
 _ENTRY = "kvm_entry"
 
@@ -35,7 +35,7 @@ class Track:
 
     thread: RecordedThread
     table: list[tuple[str, bytes]]
-    """Program and context of every different event of the VM; all tracks of the VM share the table."""
+    """Program and context of each distinct event of the VM; all tracks of the VM share the table."""
     times: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[int] = field(default_factory=lambda: array("I"))
     """Index in the table, for each event."""
@@ -84,7 +84,7 @@ def read(recorded: Recording, vm: int) -> list[Track]:
                 track.numbers.append(number)
             track.ended = run.events[-1].kind == Kind.THREAD_END
             if len(table) > _MAX_TABLE:
-                raise RecordingError(f"{recorded.path}: one VM has more than {_MAX_TABLE} different events")
+                raise RecordingError(f"{recorded.path}: one VM has more than {_MAX_TABLE} distinct events")
     return list(tracks.values())
 
 

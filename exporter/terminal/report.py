@@ -72,7 +72,7 @@ def _printed(output: Output, difference: Difference) -> list[ReasonDifference]:
 
 
 def _with_rows(output: Output, difference: Difference, rows: Sequence[ReasonDifference]) -> Difference:
-    """The difference without the vCPUs that have no row, if flags select rows; else all of it."""
+    """The difference. If flags select rows, the vCPUs without a row are left out."""
     if not (output.limit or output.userspace or output.filters.reasons or output.filters.no_idle):
         return difference
     chosen = set(map(id, rows))

@@ -34,7 +34,7 @@ _GROUP_WORDS = {"vcpu": "vCPU", "vm": "VM", "reason": "reason"}
 
 @dataclass(frozen=True)
 class Frame:
-    """The data of the screen between two refreshes."""
+    """The data that the screen shows until the next refresh."""
 
     clock: str
     """Local time of the reading."""

@@ -102,7 +102,7 @@ class OwnSource:
 
 
 class ExporterSource:
-    """The page /-/vcpus of an exporter. The constructor makes the first reading, and raises SourceError."""
+    """The page /-/vcpus of an exporter. The constructor makes the first reading, or raises SourceError."""
 
     poll_seconds, remote = 5.0, True
 

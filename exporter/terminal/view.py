@@ -40,9 +40,9 @@ KEYS = (
 
 COLUMNS = (
     ("RATE/s", "exits per second"),
-    ("TIME%", "share of the vCPUs' time that was lost, with exits in progress"),
+    ("TIME%", "share of the vCPUs' time that was lost, including exits in progress"),
     ("AVG", "mean of the completed intervals from an exit to the next entry"),
-    ("P50 P99", "upper bound of the bucket of the percentile; a bucket is 19 % wide"),
+    ("P50 P99", "upper bound of the bucket with the percentile; a bucket is 19 % wide"),
     ("MAX", "upper bound of the highest bucket that is not empty"),
     ("1us..16s", "histogram of the completed intervals, from 1 us to 16 s"),
 )
