@@ -1,4 +1,4 @@
-"""What these tests need is skipped with its reason where it is missing, or fails where KERNEL_SUITE=required."""
+"""If a requirement is missing, these tests are skipped with the cause; with KERNEL_SUITE=required they fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _programs_can_be_loaded() -> None:
 
 @pytest.fixture(scope="session")
 def build() -> Callable[[str], builds.Build]:
-    """A suite's Prometheus."""
+    """Return a function that returns a suite's Prometheus, or skips the test."""
 
     def get(suite: str) -> builds.Build:
         found = builds.find(suite)

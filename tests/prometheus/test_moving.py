@@ -1,9 +1,9 @@
-"""rate() over a replay that runs, between two moments at which it is paused.
+"""rate() over a running replay, between two pauses.
 
-While the demo is paused its page stands still, so the sample that Prometheus takes then must equal the page exactly,
-and the increase between two such samples that of the two pages. rate() extrapolates to the ends of its window, so
-the window begins a millisecond before the first sample (Prometheus 3 leaves out a sample at the very start) and
-ends with the last: there rate() is that increase by the time between the two.
+While the demo is paused its page does not change. So a sample that Prometheus takes then must equal the page exactly,
+and the increase between two samples must equal the increase between the two pages. rate() extrapolates to the ends of
+its window. So the window begins a millisecond before the first sample (Prometheus 3 leaves out a sample at the start
+of the window) and ends with the last sample: then rate() is the increase divided by the time between the two samples.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tests.prometheus.server import Labels, Prometheus, of_every_kind
 SPEED = 5
 RUNNING_SECONDS = 6.0
 EXACT = 1e-9
-"""Relative: what is left are roundings of floating point."""
+"""Relative tolerance for rounding of floating-point numbers."""
 
 COUNTERS = ("kvm_exits_total", "kvm_userspace_exits_total")
 DURATIONS = ("kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds")
 ENOUGH = 100
-"""Durations that make a quantile worth comparing."""
+"""Fewest durations for which a quantile is compared."""
 FEW = 3
-"""Series that must have moved, else nothing was tested. What of the recording is replayed depends on the machine."""
+"""Fewest series that must have changed. The machine's speed decides how much of the recording is replayed."""
 
 Identity = tuple[tuple[str, str], ...]
 
 
 def identity(labels: Labels) -> Identity:
-    """Labels as the exporter gave them."""
+    """Return the labels that the exporter itself set."""
     return tuple(sorted((name, value) for name, value in labels.items() if name not in ("__name__", "job", "instance")))
 
 
@@ -46,7 +46,7 @@ def values(page: Iterable[Sample], name: str) -> dict[Identity, float]:
 
 @dataclass(frozen=True)
 class Moved:
-    """The pages of the two pauses, when (ms) each began, and the servers that saw all."""
+    """The pages of the two pauses, the start of each pause in ms, and the servers that scraped all the time."""
 
     pages: tuple[list[Sample], list[Sample]]
     paused_ms: tuple[int, int]
@@ -69,7 +69,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
 
 
 def _paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -> tuple[int, list[Sample]]:
-    """Pause, until every server has scraped; the page then, and since when it stands."""
+    """Pause the demo until every server has scraped; return the start of the pause in ms, and the page."""
     demo.pause()
     since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
     page = demo.page()
@@ -83,7 +83,7 @@ def _paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -
 
 @dataclass(frozen=True)
 class Window:
-    """One server's samples between the pauses."""
+    """One server, and its samples between the two pauses."""
 
     prometheus: Prometheus
     native: bool
@@ -100,7 +100,7 @@ class Window:
         return f"[{self.last_ms - self.first_ms + 1}ms]"
 
     def increases(self, name: str) -> dict[Identity, tuple[float, float]]:
-        """Of series that were on both pages: the first value, and by how much it rose."""
+        """Return first value and increase of each series that is on both pages."""
         before, after = (values(page, name) for page in self.pages)
         assert before.keys() <= after.keys()
         return {labels: (value, after[labels] - value) for labels, value in before.items()}
@@ -126,7 +126,7 @@ def window(request: pytest.FixtureRequest, build: Callable[[str], builds.Build],
 
 
 def _check_samples(window: Window, selector: str, name: str) -> None:
-    """Equal to the page at both pauses, and never falling between them."""
+    """Assert that samples equal the page at both pauses and never fall between them."""
     before, after = (values(page, name) for page in window.pages)
     found = {identity(labels): samples for labels, samples in window.prometheus.raw(selector, window.last_ms)}
     assert {labels: samples[window.last_ms] for labels, samples in found.items()} == after
@@ -135,33 +135,33 @@ def _check_samples(window: Window, selector: str, name: str) -> None:
     for samples in found.values():
         ordered = [samples[stamp] for stamp in sorted(samples)]
         assert ordered == sorted(ordered)
-    assert sum(len(set(samples.values())) > 2 for samples in found.values()) >= FEW, "nothing moved in between"
+    assert sum(len(set(samples.values())) > 2 for samples in found.values()) >= FEW, "too few series changed"
     assert set(window.query(f"resets({selector}[10m])").values()) == {0.0}
 
 
 def _check_rates(window: Window, expression: str, name: str) -> None:
-    """A rate expression against the increase of a metric of the text page."""
+    """Assert that a rate expression equals the increase of a metric on the text page, per second."""
     rates = window.query(expression)
     increases = window.increases(name)
     assert increases.keys() <= rates.keys()
     compared = 0
     for labels, (first, increase) in increases.items():
         if first * window.seconds < 0.002 * increase:
-            continue  # was zero within that millisecond, by extrapolation; versions differ in what they make of it
+            continue  # extrapolation reaches zero within that millisecond: versions of Prometheus differ there
         assert math.isclose(rates[labels], increase / window.seconds, rel_tol=EXACT), labels
         compared += increase > 0
     assert compared >= FEW
 
 
 @pytest.mark.parametrize("name", COUNTERS)
-def test_counters(window: Window, name: str) -> None:
+def test_samples_and_rates_of_counters_equal_the_page(window: Window, name: str) -> None:
     _check_samples(window, name, name)
     _check_rates(window, f"rate({name}{window.range})", name)
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-def test_durations(window: Window, name: str) -> None:
-    """Counts, sums and classic buckets as samples and as rates; of the native form its count and sum."""
+def test_samples_and_rates_of_histograms_equal_the_page(window: Window, name: str) -> None:
+    """Classic histograms: counts, sums and buckets. Native histograms: counts and sums."""
     if window.native:
         _check_samples(window, name, f"{name}_count")
         for part in ("count", "sum"):
@@ -174,10 +174,10 @@ def test_durations(window: Window, name: str) -> None:
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
-def test_quantiles_of_rates(window: Window, name: str, quantile: float) -> None:
-    """What a dashboard shows, in either form: in the classic bucket in which the page's own increase has it.
+def test_quantiles_of_rates_lie_in_the_pages_bucket(window: Window, name: str, quantile: float) -> None:
+    """Quantiles as in a dashboard, in either form, must lie in the classic bucket of the page's own increase.
 
-    A rank on the edge of two buckets is rounded into either, so the bounds are those of both durations around it.
+    A rank on the edge of two buckets may be rounded into either: then both buckets are allowed.
     """
     form = name if window.native else f"{name}_bucket"
     found = window.query(f"histogram_quantile({quantile}, rate({form}{window.range}))")
@@ -204,7 +204,7 @@ def test_quantiles_of_rates(window: Window, name: str, quantile: float) -> None:
 
 
 def test_guest_time_never_falls(window: Window) -> None:
-    """It moves while the guests are paused, too: a vCPU that was in its guest still is."""
+    """Guest time also grows while the demo is paused, because a vCPU that was in its guest stays in it."""
     name = "kvm_vcpu_guest_seconds_total"
     assert len(window.query(f"{name} > 0")) == 5
     assert set(window.query(f"resets({name}[10m])").values()) == {0.0}
