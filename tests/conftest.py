@@ -1,4 +1,4 @@
-"""For all suites: signals that who started them has ignored (nohup, a shell's &) are heard again, also by children."""
+"""For all suites: restore the default handlers of SIGINT and SIGHUP, which nohup and a shell's & ignore."""
 
 from __future__ import annotations
 
