@@ -331,7 +331,7 @@ def test_recorded_guest_time_equals_the_samples(recorded: Recorded) -> None:
     assert any(_close(seconds, expected) for expected in each), (seconds, each)
 
 
-def test_recorded_series_of_the_exporter_itself(recorded: Recorded) -> None:
+def test_recorded_series_of_the_exporter_have_the_expected_values(recorded: Recorded) -> None:
     _, cpu = recorded.samples("instance:kvm_exit_exporter_cpu_seconds:rate5m", ())
     assert 0 < cpu[()] < 1
     assert recorded.samples("instance:kvm_exit_exporter_dropped_exits:rate5m", ())[1] == {(): 0.0}

@@ -130,7 +130,7 @@ def cells(draw: st.DrawFn, most: int) -> Cell:
 
 @st.composite
 def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
-    """Draw a few vCPUs of two VMs with hostile names. The sums of all counts and of all times are at most `all_most`."""
+    """Draw a few vCPUs of two VMs with hostile names. The sums of counts and of times are at most `all_most`."""
     size = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     most = all_most // (size[0] * size[1])
     vms = [Vm(pid, draw(HOSTILE), draw(HOSTILE), draw(HOSTILE)) for pid in (100, 200)]

@@ -75,7 +75,7 @@ def status(container_pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def test_labels_and_metadata(engine: Engine, image: str) -> None:
+def test_the_image_has_labels_port_and_healthcheck(engine: Engine, image: str) -> None:
     inspected = engine.inspect("image", image)
     config = inspected["Config"]
     assert {key.rpartition(".")[2]: value for key, value in config["Labels"].items() if "opencontainers" in key} == {
