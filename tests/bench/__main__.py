@@ -1,4 +1,4 @@
-"""All benches in one run, as the tables of docs/performance.md: python3 -m tests.bench (as root, some five minutes)."""
+"""Run all benches and print the tables of docs/performance.md: python3 -m tests.bench (as root, about five minutes)."""
 
 from __future__ import annotations
 

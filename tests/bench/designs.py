@@ -1,8 +1,8 @@
-"""Programs to compare with, on the tracepoints of one cheap system call: umask's argument stands for the exit reason.
+"""BPF programs that are compared. They run on the tracepoints of a cheap system call, umask.
 
-Each pair is a way to keep count of exits: `*_exit` runs when the call begins, `*_entry` when it ends. `empty` is what
-measuring alone costs, `floor` two clock reads and a store, which no tool that measures an interval can do without.
-The others are rebuilt from the designs of known tools, none of their code is here.
+umask's argument stands for the exit reason. Each pair is one way to count exits: `*_exit` runs at the start of the
+call, `*_entry` at its end. `empty` shows the cost of the measurement itself. `floor` is two clock reads and one store:
+every tool that measures intervals needs them. The other pairs follow the designs of known tools, without their code.
 """
 
 OURS = r"""
@@ -47,7 +47,7 @@ int floor_entry(u64 *ctx)
 	return 0;
 }
 
-/* The tool this grew from: one struct of 64 reasons a thread in a hash, looked up twice; no histogram. */
+/* An earlier tool: a hash with one struct of 64 reasons for each thread, looked up twice; no histogram. */
 struct seed_reason { u64 count, sum, min, max; };
 struct seed_thread { u64 since; u32 reason; struct seed_reason reasons[64]; };
 BPF_TABLE("hash", u64, struct seed_thread, seed_threads, 4096);
@@ -93,7 +93,7 @@ int seed_entry(u64 *ctx)
 	return 0;
 }
 
-/* bcc's kvmexit: counts of exits alone, in a per-CPU hash behind a per-CPU cache of one thread. */
+/* bcc's kvmexit: only counts of exits, in a per-CPU hash with a per-CPU cache of one thread. */
 struct percpu_counts { u64 reasons[70]; };
 struct percpu_cache { u64 id; struct percpu_counts counts; };
 BPF_TABLE("percpu_hash", u64, struct percpu_counts, percpu_threads, 4096);
@@ -126,7 +126,7 @@ int percpu_exit(u64 *ctx)
 
 int percpu_entry(u64 *ctx) { return 0; }
 
-/* Start times in a hash, counts and sums in two others, updated and deleted: what a first bcc script looks like. */
+/* A simple bcc script: start times, reasons and sums in three hashes, with updates and deletes. */
 struct hash_key { u64 id; u32 reason; u32 pad; };
 BPF_TABLE("hash", u64, u64, hash_since, 4096);
 BPF_TABLE("hash", u64, u32, hash_reason, 4096);

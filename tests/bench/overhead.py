@@ -1,7 +1,7 @@
-"""What an exit costs in the kernel: ours, the least possible, and other designs, attached to real tracepoints.
+"""Measure the kernel time of an exit: this exporter, the least possible, and other designs, on real tracepoints.
 
-The kernel measures (kernel.bpf_stats_enabled), so every figure holds the cost of that measuring itself: the empty
-programs show how much it is. One pair of programs is attached at a time, in rounds; figures are medians of the rounds.
+The kernel measures (kernel.bpf_stats_enabled), so every figure includes the cost of the measurement. The empty programs
+show that cost. Only one pair of programs is attached at a time. Figures are medians of all rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _PERF_FLAG_FD_CLOEXEC = 8
 
 
 def _attach(tracepoint: str, bpf: int) -> int:
-    """Attach a program to a classic tracepoint while the returned descriptor is open (perf_event_open(2))."""
+    """Attach a program to a classic tracepoint with perf_event_open(2). Closing the returned descriptor detaches it.
+
+    Raises OSError.
+    """
     identifier = int((Path("/sys/kernel/tracing/events") / tracepoint / "id").read_text())
     # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags; PERF_ATTR_SIZE_VER0
     attributes = struct.pack("=IIQQQQQ16x", _PERF_TYPE_TRACEPOINT, 64, identifier, 1, 0, 0, 0)
@@ -51,7 +54,7 @@ def _attach(tracepoint: str, bpf: int) -> int:
 
 
 def _round(loaded: program.Loaded, prefix: str) -> float:
-    """Nanoseconds of one exit and one entry."""
+    """Return the nanoseconds of one exit and one entry."""
     pair = [loaded.programs[f"{prefix}_{end}"] for end in ("exit", "entry")]
     attached = [_attach(f"syscalls/sys_{end}_umask", bpf) for end, bpf in zip(("enter", "exit"), pair)]
     before = [syscall.program_stats(bpf) for bpf in pair]
@@ -78,7 +81,7 @@ def _load(**options: Any) -> program.Loaded:
 
 
 def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
-    """What `record` does with the events, to /dev/null. The bench is void where some are lost: those are cheaper."""
+    """Do the work of `record` with /dev/null as file. End the bench if events are lost: lost events cost less time."""
     with Path(os.devnull).open("wb", buffering=0) as out:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
         recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, Path("/proc"))
@@ -88,7 +91,7 @@ def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
 
 
 def _recording() -> list[float]:
-    """Rounds of the recording program, while another process takes the events."""
+    """Return the rounds of the recording program, while another process reads the events."""
     defines = {"RING_BYTES": RING_BYTES}
     loaded = _load(
         kind="recording",
@@ -98,7 +101,7 @@ def _recording() -> list[float]:
         extra_source=designs.OURS,
         extra_programs=designs.OURS_PROGRAMS,
     )
-    forked = multiprocessing.get_context("fork")  # with the descriptors
+    forked = multiprocessing.get_context("fork")  # the child inherits the descriptors
     stop = forked.Event()
     reader = forked.Process(target=_record, args=(loaded, stop.is_set))
     reader.start()

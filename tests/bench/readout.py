@@ -1,6 +1,6 @@
-"""Reading the kernel's counters of 1,000 vCPUs with 10 reasons each: mapped arrays against bcc's items() on a hash.
+"""Read the kernel's counters of 1,000 vCPUs with 10 reasons each: compare mapped arrays with bcc's items() on a hash.
 
-The vCPUs are threads of this process that run the real program by BPF_PROG_TEST_RUN.
+The vCPUs are threads of this process. They run the real program with BPF_PROG_TEST_RUN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exporter.kernel.syscall import TestRun
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 11
 
-# In a process of its own, since bcc is never imported here: the same number of leaves of the same size.
+# Run in another process, because this one must not import bcc. It has the same number of leaves of the same size.
 _BCC = """
 import statistics, sys, time
 sys.path.insert(0, ".")
@@ -48,7 +48,7 @@ print(statistics.median(times))
 
 
 class Vcpus:
-    """Threads that wait for work and do it all at once."""
+    """Threads that wait for work and then all work at the same time."""
 
     def __init__(self, loaded: program.Loaded) -> None:
         self._loaded = loaded
@@ -72,7 +72,7 @@ class Vcpus:
             self._end.wait()
 
     def exit_if(self, work: Callable[[int], bool]) -> None:
-        """Have every vCPU that `work` picks exit once for each reason."""
+        """Let every vCPU for which work() holds exit once for each reason."""
         self._work = work
         self._begin.wait()
         self._end.wait()

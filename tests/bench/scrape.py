@@ -1,4 +1,4 @@
-"""A page of 10,000 histograms (1,000 vCPUs, 10 reasons) in each format, against prometheus_client's of the same."""
+"""Render a page of 10,000 histograms (1,000 vCPUs, 10 reasons) in each format, and compare with prometheus_client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from exporter.naming.reasons import ReasonNames
 VCPUS, REASONS, ROUNDS = 1000, 10, 5
 CLASSIC = Classic(2, 20e-6, 8.0)
 BOUNDS = ClassicBounds.of(CLASSIC)
-"""20 bounds, so that the text page has some 230,000 series, as many as a scrape of that size is known to have."""
+"""20 bounds, so that the text page has about 230,000 series, like a real scrape of that size."""
 
 ACCEPT = {
     "text 0.0.4": "text/plain",
@@ -38,7 +38,7 @@ ACCEPT = {
 
 
 class Host:
-    """1,000 vCPUs whose records change as they are told to."""
+    """1,000 vCPUs whose records the test changes."""
 
     def __init__(self) -> None:
         self._chance = random.Random(23)
@@ -51,7 +51,7 @@ class Host:
             self.vcpus.append((record, Vcpu(vm, str(number % 4))))
 
     def _cell(self, code: int) -> Cell:
-        """About two octaves filled, most of it in the middle: what one reason looks like."""
+        """Return a cell with 12 buckets filled, about three octaves, as one exit reason has."""
         counts = [0] * BUCKETS
         first = self._chance.randrange(30, 60)
         for bucket in range(first, first + 12):
@@ -75,7 +75,7 @@ def _cpu(work: Callable[[], object]) -> float:
 
 
 class _Same:
-    """The same families as prometheus_client's own classes."""
+    """The same families as objects of prometheus_client."""
 
     def __init__(self, families: list[Family]) -> None:
         self._families = families
@@ -111,7 +111,7 @@ def main() -> None:
     same = _Same(metrics.families(host.vcpus))
 
     def theirs() -> bytes:
-        return generate_latest(same)  # type: ignore[arg-type]  # of a registry it calls collect() alone
+        return generate_latest(same)  # type: ignore[arg-type]  # it calls only collect()
 
     baseline = statistics.median(_cpu(theirs) for _ in range(3))
     page = theirs()

@@ -1,7 +1,7 @@
-"""The running service: time from start to the first scrape, and memory, idle and with 10,000 histograms.
+"""Measure the running service: time from start to the first scrape, and memory, idle and with 10,000 histograms.
 
-The histograms come from a made-up recording of 1,000 vCPUs in five VMs, replayed by the demo; all change every two
-seconds.
+The histograms come from a generated recording of 1,000 vCPUs in five VMs, which the demo replays. All of them change
+every two seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ACCEPT = (
 
 
 def _made_up(file: Path) -> None:
-    """Write a recording: every vCPU exits once for each reason, within two seconds."""
+    """Write a recording in which every vCPU exits once for each reason within two seconds."""
     identities = [Vm(vm + 1, f"vm-{vm}", "", "qemu") for vm in range(VMS)]
     events = []
     for vm in identities:
@@ -70,7 +70,7 @@ def _wait_for(what: bytes) -> float:
 
 
 def _memory(pid: int) -> tuple[float, float]:
-    """Resident MB, and of it the BPF maps, which are the kernel's and mapped."""
+    """Return the resident memory in MB, and the part of it that is mapped BPF maps."""
     status = Path(f"/proc/{pid}/status").read_text()
     maps = re.findall(r"bpf-map\n(?:.*\n)*?Rss: +(\d+)", Path(f"/proc/{pid}/smaps").read_text())
     resident = re.search(r"VmRSS:\s+(\d+)", status)

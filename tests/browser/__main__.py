@@ -1,4 +1,4 @@
-"""Writes docs/images/page.png, the demo's page; with a FOLDER all widths, light and dark, to there instead."""
+"""Write docs/images/page.png, the demo's page. With FOLDER, write pictures of all widths, light and dark, to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.prometheus.exporters import Demo
 
 _ALL = tuple((width, scheme) for width in (320, 768, 1280, 1920) for scheme in ("light", "dark"))
 _SECONDS = 8.0
-"""Until rates are over the last seconds."""
+"""After this time the page shows rates over the last seconds."""
 
 
 def main(folder: Path | None) -> None:
@@ -35,7 +35,7 @@ def main(folder: Path | None) -> None:
                         chromium.scheme(scheme)
                         chromium.picture(folder / f"page-{width}-{scheme}.png")
                 else:
-                    # The kernel is of the machine that the picture is taken on: it says nothing to a reader.
+                    # Remove the kernel's version: it is that of the machine that takes the picture.
                     chromium.run("document.querySelector('header p').firstChild.data = ''")
                     picture = ROOT / "docs/images/page.png"
                     picture.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven over a pipe by its DevTools protocol: no driver and no library needed."""
+"""Drive Debian's headless Chromium by its DevTools protocol over a pipe. This needs no driver and no library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 _FLAGS = (
     "--headless",
-    "--no-sandbox",  # there is none for root
+    "--no-sandbox",  # root has no sandbox
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-quic",
@@ -32,14 +32,14 @@ _SECONDS = 60.0
 
 
 class Browser:
-    """One browser with one page. `events` is all that it told: (method, parameters)."""
+    """One browser with one page. `events` has all events of the protocol: (method, parameters)."""
 
     def __init__(self, folder: Path) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         program = shutil.which("chromium")
         assert program, "chromium is not installed"
-        # The protocol's descriptors are 3 and 4, whatever they are here.
+        # The protocol uses descriptors 3 and 4 in the browser.
         self._process = subprocess.Popen(
             [
                 "bash",
@@ -80,7 +80,7 @@ class Browser:
         os.close(self._write)
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command; returns its result."""
+        """Send a command; return its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -100,7 +100,7 @@ class Browser:
             if not select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 return None
             got = os.read(self._read, 1 << 20)
-            assert got, "the browser has gone"
+            assert got, "the browser has ended"
             self._buffer += got
         line, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
@@ -109,41 +109,41 @@ class Browser:
         return message
 
     def open(self, url: str) -> None:
-        """Go there, and wait until it is loaded."""
+        """Open a URL and wait until the page is loaded."""
         seen = len(self.events)
         assert "errorText" not in self.ask("Page.navigate", url=url)
         self.until(lambda: any(method == "Page.loadEventFired" for method, _ in self.events[seen:]))
 
     def until(self, true: Callable[[], Any], seconds: float = 20.0) -> None:
-        """Wait for something to come true."""
+        """Wait until true() holds."""
         deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, "it did not come true"
+            assert time.monotonic() < deadline, "the condition did not become true"
             self._message(time.monotonic() + 0.05)
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page; promises are waited for."""
+        """Return the value of a JavaScript expression in the page. Waits for promises."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def size(self, width: int, height: int = 900) -> None:
-        """Give the window a size, in CSS pixels."""
+        """Set the size of the window in CSS pixels."""
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
 
     def scheme(self, name: str) -> None:
-        """Prefer `light` or `dark`."""
+        """Set the preferred colour scheme: `light` or `dark`."""
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     def picture(self, file: Path) -> None:
-        """Write the whole page as PNG."""
+        """Write the whole page to a PNG file."""
         made = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(made["data"]))
 
     def said(self) -> list[str]:
-        """Everything on the console, violations of the CSP and exceptions among it."""
+        """Return all messages on the console, including exceptions and violations of the CSP."""
         return [
             json.dumps(parameters)
             for method, parameters in self.events
@@ -151,13 +151,13 @@ class Browser:
         ]
 
     def asked_for(self) -> list[str]:
-        """Every URL that was asked for."""
+        """Return all requested URLs."""
         return [each["request"]["url"] for method, each in self.events if method == "Network.requestWillBeSent"]
 
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """A browser that ends with the block."""
+    """Yield a browser; end it after the block."""
     made = Browser(folder)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""One demo, and one browser, for all tests of the page; each test starts with a fresh page."""
+"""One demo and one browser for all tests of the page. Each test starts with a fresh page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def chromium(_chromium: Browser) -> Iterator[Browser]:
-    """A window of 1280 pixels; nothing may be said on its console."""
+    """A window of 1280 pixels. At the end of the test its console must be empty."""
     made = _chromium
     made.open("about:blank")
     made.events.clear()

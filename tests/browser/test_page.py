@@ -1,4 +1,4 @@
-"""The demo's page in a real Chromium: what it shows, how it keeps up, and what it never does."""
+"""The demo's page in a real Chromium: its numbers, its updates, its layout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def vcpus(demo: Demo) -> Reading:
 
 
 def whole(now: Reading) -> dict[str, list[Any]]:
-    """By VM, its rows since counting began."""
+    """Return the rows of each VM since counting began."""
     found: dict[str, list[Any]] = {}
     for row in ordered(grouped(between(nothing(now.since_ns), now), by="vm")):
         found.setdefault(row.vm, []).append(row)
@@ -56,12 +56,12 @@ def whole(now: Reading) -> dict[str, list[Any]]:
 
 
 def lies(shown: str, *bounds: str) -> bool:
-    """Whether a figure is one of two, or between them."""
+    """Return whether a figure equals one of the bounds or lies between them."""
     return shown in bounds or min(map(float, bounds)) <= float(shown) <= max(map(float, bounds))
 
 
-def test_a_first_view_is_what_vcpus_says(tmp_path: Path, chromium: Browser) -> None:
-    """Counters stand still; what is divided by the time that passed lies between a reading before and one after."""
+def test_the_first_view_agrees_with_vcpus(tmp_path: Path, chromium: Browser) -> None:
+    """The counters do not change during the test. Rates must lie between those of a reading before and one after."""
     demo = Demo(tmp_path, speed=20)
     try:
         time.sleep(2)
@@ -90,7 +90,7 @@ def test_a_first_view_is_what_vcpus_says(tmp_path: Path, chromium: Browser) -> N
             assert lies(lost, *(figure(view.lost(each)) for each in (row, later)))
 
 
-def test_it_keeps_up_and_keeps_what_the_reader_did(demo: Demo, chromium: Browser) -> None:
+def test_updates_keep_open_vms_focus_and_scroll_position(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     chromium.until(lambda: "over the last" in chromium.run('document.querySelector("#over").textContent'))
     chromium.run('document.querySelectorAll("details")[1].querySelector("summary").click()')
@@ -110,7 +110,7 @@ def test_it_keeps_up_and_keeps_what_the_reader_did(demo: Demo, chromium: Browser
     assert chromium.run('document.querySelector("#live").textContent') == "live"
 
 
-def test_it_shows_the_replay_version_and_links(demo: Demo, chromium: Browser) -> None:
+def test_shows_the_replay_notice_the_state_and_the_links(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     text = chromium.run("document.body.innerText")
     assert "This is a replay of a recording, not this host." in text
@@ -122,11 +122,11 @@ def test_it_shows_the_replay_version_and_links(demo: Demo, chromium: Browser) ->
             assert answer.status == 200
 
 
-def test_a_hidden_page_asks_for_nothing(demo: Demo, chromium: Browser) -> None:
+def test_a_hidden_page_sends_no_requests(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     asked = 'performance.getEntriesByType("resource").length'
     chromium.until(lambda: chromium.run(asked) >= 1)
-    # Another tab in front of it; headless Chromium does not hide a tab by itself.
+    # As if another tab were in front: headless Chromium does not hide a tab by itself.
     chromium.run('Object.defineProperty(document, "hidden", {value: true, configurable: true})')
     time.sleep(1)
     before = chromium.run(asked)
@@ -136,7 +136,7 @@ def test_a_hidden_page_asks_for_nothing(demo: Demo, chromium: Browser) -> None:
     chromium.until(lambda: chromium.run(asked) >= before + 2)
 
 
-def test_without_scripts_it_reloads_itself(demo: Demo, chromium: Browser) -> None:
+def test_without_scripts_the_page_reloads_itself(demo: Demo, chromium: Browser) -> None:
     chromium.ask("Emulation.setScriptExecutionDisabled", value=True)
     chromium.open(f"http://{demo.address}/")
     assert len(chromium.run(ROWS)) == 3
@@ -147,7 +147,7 @@ def test_without_scripts_it_reloads_itself(demo: Demo, chromium: Browser) -> Non
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_width_scrolls_sideways(demo: Demo, chromium: Browser, width: int, scheme: str) -> None:
+def test_fits_every_width_in_both_colour_schemes(demo: Demo, chromium: Browser, width: int, scheme: str) -> None:
     chromium.size(width)
     chromium.scheme(scheme)
     chromium.open(f"http://{demo.address}/")
@@ -158,7 +158,7 @@ def test_no_width_scrolls_sideways(demo: Demo, chromium: Browser, width: int, sc
 
 
 def weak(chromium: Browser) -> list[Any]:
-    """Texts whose contrast with what is behind them is under 4.5 (WCAG 2.2, 1.4.3)."""
+    """Return texts whose contrast to their background is below 4.5 (WCAG 2.2, 1.4.3)."""
     found: list[Any] = chromium.run("""(() => {
       const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
       const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
@@ -178,7 +178,7 @@ def weak(chromium: Browser) -> list[Any]:
 
 
 class Served:
-    """A page of readings made by hand, on the real server; `look` may be exchanged."""
+    """The page on the real web server, with readings made by the test. A test may replace `look`."""
 
     def __init__(self, look: Callable[[], PageData]) -> None:
         self.look = look
@@ -203,7 +203,7 @@ def served() -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_hostile_names_are_text(served: Served, chromium: Browser, width: int) -> None:
+def test_hostile_names_are_shown_as_text(served: Served, chromium: Browser, width: int) -> None:
     made = PageData(crowd(), Health(False, 7, 3))
     served.look = lambda: made
     chromium.size(width)
@@ -219,7 +219,7 @@ def test_hostile_names_are_text(served: Served, chromium: Browser, width: int) -
     assert red == "rgb(255, 147, 138)"
 
 
-def test_it_says_since_when_it_is_stale(served: Served, chromium: Browser) -> None:
+def test_shows_since_when_the_page_is_stale(served: Served, chromium: Browser) -> None:
     chromium.open(f"http://{served.web.addresses[0]}/")
     stale = 'document.querySelector("#stale")'
     assert chromium.run(f"{stale}.hidden")
@@ -233,13 +233,13 @@ def test_it_says_since_when_it_is_stale(served: Served, chromium: Browser) -> No
     assert chromium.run(f"{stale}.textContent") == text
     served.again(address)
     chromium.until(lambda: chromium.run(f"{stale}.hidden"))
-    # A browser itself says on the console that a connection was refused: that, and nothing else.
+    # The browser itself logs refused connections on the console. No other message is allowed.
     assert {json.loads(line)["entry"]["source"] for line in chromium.said()} == {"network"}
     chromium.events.clear()
 
 
-def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) -> None:
-    """Five VMs whose order turns round with each look: the one the reader opened, and is in, stays so."""
+def test_an_open_vm_stays_open_and_focused_when_the_order_changes(served: Served, chromium: Browser) -> None:
+    """The order of five VMs changes with each update."""
     looks = [0]
 
     def look() -> PageData:
@@ -247,7 +247,7 @@ def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) 
         step = looks[0]
         vms = []
         for pid in range(1, 6):
-            # Each look adds to the sums what makes another VM the first.
+            # After each look another VM has the largest sum.
             total = sum(((pid + at) % 5 + 1) * 10**7 for at in range(step))
             vms.append(thread(pid, pid, counted("IRQ", "interrupt", step, {64: step}, total), vm=f"vm-{pid}"))
         return PageData(reading(10 + step, *vms), Health(True, 0, 0))
@@ -269,7 +269,7 @@ def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) 
     assert len(seen) > 2
 
 
-def test_it_works_below_a_path_of_a_reverse_proxy(demo: Demo, chromium: Browser) -> None:
+def test_works_below_a_path_of_a_reverse_proxy(demo: Demo, chromium: Browser) -> None:
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.path.startswith("/host-7/")

@@ -1,1 +1,1 @@
-"""What deploy/ ships: that it says what the exporter serves, and that it works where it is to be used."""
+"""Tests of deploy/: its files agree with the exporter, and they work in the environments that they are made for."""

@@ -1,4 +1,4 @@
-"""A dashboard's JSON as Grafana reads it: its panels, their queries, and how it fills in variables."""
+"""Read a dashboard's JSON like Grafana: its panels, their queries, and the values of variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(name: str) -> Board:
 
 
 def panels(board: Board) -> list[dict[str, Any]]:
-    """All panels but the headings of rows."""
+    """Return all panels except the headings of rows."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
@@ -37,7 +37,7 @@ class Expression(NamedTuple):
 
 
 def expressions(board: Board) -> Iterator[Expression]:
-    """Every PromQL of a dashboard: panels, annotations, and the selectors of variables."""
+    """Yield every PromQL expression of a dashboard: panels, annotations, and the selectors of variables."""
     for panel in panels(board):
         for target in panel["targets"]:
             yield Expression(f"{panel['title']} {target['refId']}", target["expr"])
@@ -49,14 +49,14 @@ def expressions(board: Board) -> Iterator[Expression]:
 
 
 def _label_values(variable: Mapping[str, Any]) -> tuple[str, str]:
-    """Selector and label of a variable's query."""
+    """Return selector and label of a variable's query."""
     match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
     assert match, variable["query"]
     return match[1], match[2]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Variables and macros in their place. None may be left."""
+    """Replace all variables and macros in `text`. None may be left."""
     for name in sorted(values, key=len, reverse=True):
         text = text.replace(f"${name}", values[name])
     assert "$" not in text, text
@@ -64,13 +64,13 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def regex(chosen: Sequence[str]) -> str:
-    """What Grafana makes of the chosen values of a variable that allows for several, in PromQL."""
+    """Return the PromQL that Grafana makes from the chosen values of a variable with several values."""
     escaped = [re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\\\1", value) for value in chosen]
     return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
 
 def choices(variable: Mapping[str, Any], values: Mapping[str, str], prometheus: Prometheus) -> list[str]:
-    """What a variable's list has, asked of the server where it is a query."""
+    """Return the list of a variable's values. For a query, ask the server."""
     if variable["type"] == "custom":
         return str(variable["query"]).split(",")
     selector, label = _label_values(variable)
@@ -80,7 +80,7 @@ def choices(variable: Mapping[str, Any], values: Mapping[str, str], prometheus: 
 
 
 def settings(board: Board, prometheus: Prometheus, chosen: Mapping[str, str], **macros: str) -> dict[str, str]:
-    """The value of every variable, in the board's order: what was chosen, else All, else its default or the first."""
+    """Return the value of every variable in the dashboard's order: the chosen one, All, the default, or the first."""
     result = dict(macros)
     for name, variable in variables(board).items():
         if name == "datasource":

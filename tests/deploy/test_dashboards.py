@@ -1,4 +1,4 @@
-"""The dashboards as files: what the source makes, what Grafana accepts, nothing that the exporter does not serve."""
+"""The dashboards' files: made from the source, valid for Grafana, with queries only for the exporter's metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAFANA = ROOT / "deploy/grafana"
 
 UNITS = {"count:vCPUs", "count:exits/s", "percentunit", "s", "short", "none"}
 
-# Of every scrape or every Python process, not of this exporter alone.
+# Metrics of every scrape or of every Python process, not only of this exporter.
 FOREIGN = {"up", "process_start_time_seconds"}
 SCRAPED = {"job", "instance", "le"}
 MADE_BY_QUERIES = {"problem"}
@@ -40,7 +40,7 @@ def board(request: pytest.FixtureRequest) -> boards.Board:
 
 
 def test_the_source_makes_the_committed_files(tmp_path: Path) -> None:
-    """Otherwise `make dashboards`, and commit what it writes."""
+    """If this fails, run `make dashboards` and commit the result."""
     from deploy.grafana.source.__main__ import dashboards
 
     made = dashboards()
@@ -49,8 +49,8 @@ def test_the_source_makes_the_committed_files(tmp_path: Path) -> None:
     assert sorted(made) == [f"{name}.json" for name in sorted(boards.NAMES)]
 
 
-def test_grafanas_types_take_all_of_it(board: boards.Board) -> None:
-    """Grafana 11.6's schema as types: what they would drop or add is not in the schema."""
+def test_grafanas_schema_has_every_key(board: boards.Board) -> None:
+    """The SDK has Grafana 11.6's schema as types. They would drop a key that the schema does not have."""
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
     from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -59,7 +59,7 @@ def test_grafanas_types_take_all_of_it(board: boards.Board) -> None:
     assert json.loads(JSONEncoder().encode(Dashboard.from_json(board))) == board
 
 
-def test_numbers_and_places(board: boards.Board) -> None:
+def test_panels_are_numbered_and_do_not_overlap(board: boards.Board) -> None:
     everything = board["panels"]
     assert [panel["id"] for panel in everything] == list(range(1, len(everything) + 1))
     assert len({panel["title"] for panel in everything}) == len(everything)
@@ -75,7 +75,7 @@ def test_numbers_and_places(board: boards.Board) -> None:
         assert (one["y"], one["x"]) < (other["y"], other["x"])
 
 
-def test_every_panel_says_what_it_is(board: boards.Board) -> None:
+def test_every_panel_has_title_description_and_unit(board: boards.Board) -> None:
     for panel in boards.panels(board):
         assert panel["title"]
         assert panel["description"].endswith("."), panel["title"]
@@ -83,7 +83,7 @@ def test_every_panel_says_what_it_is(board: boards.Board) -> None:
 
 
 def _units(panel: dict[str, Any]) -> set[str]:
-    """A table has a unit for each of its numbers, any other panel one for all."""
+    """Return a panel's units. A table has a unit for each column, any other panel has one unit."""
     config = panel["fieldConfig"]
     if panel["type"] != "table":
         return {config["defaults"]["unit"]}
@@ -120,7 +120,7 @@ def test_class_has_every_class_but_idle(board: boards.Board) -> None:
 
 
 def _contract() -> tuple[set[str], set[str]]:
-    """Metrics and labels of docs/metrics.md."""
+    """Return the metrics and labels in docs/metrics.md."""
     text = DOCS.read_text()
     names = set(re.findall(r"^### `(kvm_\w+)`", text, re.MULTILINE))
     histograms = {name for name in names if f"### `{name}`\nHistogram" in text}
@@ -136,7 +136,7 @@ def _contract() -> tuple[set[str], set[str]]:
     return names, labels
 
 
-def test_queries_name_what_the_exporter_serves(board: boards.Board) -> None:
+def test_queries_use_only_metrics_and_labels_of_the_exporter(board: boards.Board) -> None:
     metrics, labels = _contract()
     for where, text in boards.expressions(board):
         bare = re.sub(r'"[^"]*"', "", text)
@@ -150,8 +150,8 @@ def test_queries_name_what_the_exporter_serves(board: boards.Board) -> None:
         assert named, where
 
 
-def test_links_lead_to_the_other_dashboard() -> None:
-    """From every row and line of a VM, with the variables that both have."""
+def test_links_open_the_vms_dashboard() -> None:
+    """Rows and lines of a VM link to its dashboard and keep the variables that both dashboards have."""
     fleet, vm = map(boards.load, boards.NAMES)
     urls = re.findall(r'"url": "(/d/[^"]+)"', json.dumps(fleet))
     assert len(urls) == 3
@@ -166,7 +166,7 @@ def test_links_lead_to_the_other_dashboard() -> None:
         assert url.endswith("&${__url_time_range}")
 
 
-def test_provisioning_leads_to_the_dashboards() -> None:
+def test_provisioning_has_the_documented_folder() -> None:
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["type"] == "prometheus"
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/kvm-exits.yaml").read_text())["providers"]

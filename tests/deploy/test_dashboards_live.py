@@ -1,7 +1,7 @@
-"""Every query of both dashboards, filled in as Grafana does, on real Prometheus servers that scrape the replay.
+"""Every query of both dashboards, filled in like Grafana does, on real Prometheus servers that scrape the replay.
 
-A panel without a value fails. The time shown lies between two moments at which the replay stands still, so that what a
-panel shows can be compared exactly with the exporter's own pages of those moments.
+A panel without a value fails. The time range lies between two pauses of the replay, so the values of a panel can be
+compared exactly with the exporter's own pages in the pauses.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tests.support.prometheus.server import INTERVAL_MS, Prometheus, of_every_ki
 SPEED = 20
 RUNNING_SECONDS = 12.0
 SERIES = 28
-"""Kinds of exits in the recording, by vCPU and reason."""
+"""Number of pairs of vCPU and reason in the recording."""
 
 EMPTY_WHEN_HEALTHY = {"Exporters that need attention"}
-"""A list of what is wrong. On the replay it has the line that says that it is one."""
+"""A list of problems. On the replay it has one line: the exporter replays a recording."""
 OF_A_MOMENT = {"vCPUs out of their guest now", "Out of the guest now", "Age of exits in flight"}
-"""Empty while every vCPU runs its guest: enough if there is something at one of the scrapes."""
+"""These panels are empty while every vCPU runs its guest: one scrape with a value is enough."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and the time to show: from one standstill to the next."""
+    """A server, and the time range between the two pauses."""
 
     prometheus: Prometheus
     pages: tuple[list[Sample], list[Sample]]
@@ -49,18 +49,18 @@ class Server:
         return (self.last_ms - self.first_ms) / 1000
 
     def settings(self, board: boards.Board, **chosen: str) -> dict[str, str]:
-        """As Grafana fills them in for a data source whose scrape interval is set."""
+        """Return the values of all variables, like Grafana with a data source whose scrape interval is set."""
         scrape = INTERVAL_MS / 1000
         return boards.settings(
             board,
             self.prometheus,
             chosen,
             __rate_interval=f"{round(max(2 * scrape, 4 * scrape))}s",
-            __range=f"{self.last_ms - self.first_ms + 1}ms",  # Grafana has whole seconds; to the ms it is exact
+            __range=f"{self.last_ms - self.first_ms + 1}ms",  # Grafana uses whole seconds; with ms the test is exact
         )
 
     def table(self, panel: dict[str, Any], settings: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Rows of a table as Grafana's merge makes them: what has the same labels becomes one row."""
+        """Return the rows of a table, merged like Grafana does: series with the same labels become one row."""
         results = [self.instant(target, settings) for target in panel["targets"]]
         key = set.intersection(*({*sample.labels} for result in results for sample in result))
         rows: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -88,7 +88,7 @@ class Server:
 
 
 def _columns(panel: Mapping[str, Any]) -> list[str]:
-    """Titles of a table's numbers, in the order of its queries."""
+    """Return the titles of a table's columns, in the order of its queries."""
     (order,) = (each["options"] for each in panel["transformations"] if each["id"] == "organize")
     names = order["renameByName"]
     return [names.get(f"Value #{target['refId']}") or names["Value"] for target in panel["targets"]]
@@ -96,7 +96,7 @@ def _columns(panel: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Ran:
-    """What the servers have seen."""
+    """The servers, and the pages of the two pauses."""
 
     servers: dict[tuple[str, bool], Prometheus]
     pages: tuple[list[Sample], list[Sample]]
@@ -110,7 +110,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         stack.callback(demo.end)
         servers = of_every_kind(demo.address, tmp_path_factory, stack)
         deadline = time.monotonic() + 60
-        while len(values(demo.page(), "kvm_exits_total")) < SERIES:  # else some would begin in the time shown
+        while len(values(demo.page(), "kvm_exits_total")) < SERIES:  # otherwise some begin in the time range
             assert time.monotonic() < deadline
             time.sleep(0.5)
         for server in servers.values():
@@ -136,7 +136,7 @@ def server(request: pytest.FixtureRequest, build: Callable[[str], builds.Build],
 
 
 def _boards(server: Server) -> Iterator[tuple[str, boards.Board, dict[str, str]]]:
-    """Both dashboards, that of a VM for each VM."""
+    """Yield the fleet dashboard, and the VM dashboard for each VM."""
     fleet, vm = map(boards.load, boards.NAMES)
     yield fleet["uid"], fleet, server.settings(fleet)
     names = boards.choices(boards.variables(vm)["vm"], server.settings(vm), server.prometheus)
@@ -166,7 +166,7 @@ def _has_value(
 
 
 def _real(series: Mapping[str, Any]) -> bool:
-    """A line has a point, a native histogram a bucket that is not empty."""
+    """Return whether a line has a point, or a native histogram has a bucket that is not empty."""
     points = any(math.isfinite(float(value)) for _, value in series.get("values", ()))
     return points or any(float(value["count"]) > 0 for _, value in series.get("histograms", ()))
 
@@ -177,12 +177,12 @@ def test_annotations_are_accepted(server: Server) -> None:
             annotation["name"]: server.over_time(annotation["expr"], settings)
             for annotation in board["annotations"]["list"]
         }
-        if "New process of this VM" in marks:  # younger than a minute
+        if "New process of this VM" in marks:  # the processes are less than a minute old
             assert marks["New process of this VM"], name
 
 
-def test_tables_have_a_column_for_all_they_are_told(server: Server) -> None:
-    """Labels without a column would split rows; every number of a row must find it."""
+def test_tables_have_a_column_for_every_label_and_value(server: Server) -> None:
+    """A label without a column would split rows. At least one row must have all its labels and values."""
     for name, board, settings in _boards(server):
         for panel in boards.panels(board):
             if panel["type"] != "table" or panel["title"] in OF_A_MOMENT:
@@ -197,8 +197,8 @@ def test_tables_have_a_column_for_all_they_are_told(server: Server) -> None:
             assert complete, f"{name}: {panel['title']}"
 
 
-def test_the_heatmap_is_of_one_kind(server: Server, request: pytest.FixtureRequest) -> None:
-    """Native histograms or classic buckets: Grafana draws either, but not both in one panel."""
+def test_the_heatmap_has_one_kind_of_histogram(server: Server, request: pytest.FixtureRequest) -> None:
+    """Grafana can draw native histograms or classic buckets, but not both in one panel."""
     native = "native" in request.node.callspec.id
     for _, board, settings in _boards(server):
         for panel in boards.panels(board):
@@ -211,7 +211,7 @@ def test_the_heatmap_is_of_one_kind(server: Server, request: pytest.FixtureReque
 
 
 def _increase(server: Server, metric: str, **labels: str) -> float:
-    """How much a metric of the page rose in the time shown, idle left out."""
+    """Return the increase of a metric on the page in the time range, without idle."""
     before, after = (values(page, metric) for page in server.pages)
     assert before.keys() == after.keys()
     return sum(
@@ -237,7 +237,7 @@ def _close(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=EXACT, abs_tol=1e-12)
 
 
-def test_the_fleet_is_told_the_truth(server: Server) -> None:
+def test_numbers_of_the_fleet_dashboard_equal_the_page(server: Server) -> None:
     fleet = boards.load("kvm-exits-fleet")
     settings = server.settings(fleet)
     lost = _increase(server, "kvm_exit_duration_seconds_sum")
@@ -263,7 +263,7 @@ def test_the_fleet_is_told_the_truth(server: Server) -> None:
     assert attention["problem"].startswith("replays a recording")
 
 
-def test_a_vm_is_told_the_truth(server: Server) -> None:
+def test_numbers_of_the_vm_dashboard_equal_the_page(server: Server) -> None:
     reasons = 0
     for _, board, settings in list(_boards(server))[1:]:
         vm = settings["vm"]
@@ -285,8 +285,7 @@ def test_a_vm_is_told_the_truth(server: Server) -> None:
     assert reasons > 10
 
 
-def test_one_class_alone(server: Server) -> None:
-    """A chosen class and host leave out all others."""
+def test_a_chosen_class_and_host_exclude_all_others(server: Server) -> None:
     fleet = boards.load("kvm-exits-fleet")
     (host,) = boards.choices(boards.variables(fleet)["instance"], server.settings(fleet), server.prometheus)
     settings = server.settings(fleet, **{"class": "mmio", "instance": host})
@@ -295,8 +294,8 @@ def test_one_class_alone(server: Server) -> None:
     assert _close(_number(server, fleet, settings, "Exits"), exits / server.seconds)
 
 
-def test_no_more_than_the_top(server: Server) -> None:
-    """A fleet is as readable as one VM: the same few lines at every step."""
+def test_panels_show_at_most_top_series(server: Server) -> None:
+    """A graph must show the same few lines at every step, also for a large fleet."""
     for _, board, settings in _boards(server):
         settings["top"] = "1"
         for panel in boards.panels(board):
@@ -312,8 +311,8 @@ def test_no_more_than_the_top(server: Server) -> None:
                 assert len(labels) <= 1, panel["title"]
 
 
-def test_trouble_is_shown(build: Callable[[str], builds.Build], tmp_path: Path) -> None:  # noqa: F811
-    """An exporter without room for five vCPUs, and one that is down."""
+def test_problems_are_shown(build: Callable[[str], builds.Build], tmp_path: Path) -> None:  # noqa: F811
+    """One exporter has too few slots for its five vCPUs, another is down."""
     found = build("bookworm")
     fleet = boards.load("kvm-exits-fleet")
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Debian packages of any architecture, by a private apt that leaves this machine's own alone."""
+"""Download Debian packages of any architecture with a private apt. It does not change this machine's own apt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ SUITES = {CODENAME, f"{CODENAME}-updates", f"{CODENAME}-security"}
 
 
 def sources(etc: Path = Path("/etc/apt")) -> dict[str, str]:
-    """The machine's own apt sources that are Debian bookworm: file name -> text, in both of apt's forms."""
+    """Return the machine's apt sources for Debian bookworm, in both of apt's formats: file name -> text.
+
+    Raises RuntimeError if there is none.
+    """
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
     found = {}
     for file in files:
@@ -23,7 +26,7 @@ def sources(etc: Path = Path("/etc/apt")) -> dict[str, str]:
         if text:
             found[file.name] = text
     if not found:
-        raise RuntimeError(f"no {CODENAME} source in {etc}: the machine image is made of its packages")
+        raise RuntimeError(f"no {CODENAME} source in {etc}: the machine image needs its packages")
     return found
 
 
@@ -35,7 +38,7 @@ def _one_line(text: str) -> str:
 def _deb822(text: str) -> str:
     stanzas = []
     for stanza in re.split(r"\n\s*\n", text):
-        # An Architectures field names this machine's, not the image's.
+        # Leave Architectures out: the field names this machine's architecture, not the image's.
         lines = [line for line in stanza.splitlines() if not line.startswith(("#", "Architectures:"))]
         fields = dict(line.split(":", 1) for line in lines if re.match(r"[\w-]+:", line))
         if "deb" in fields.get("Types", "").split() and SUITES & set(fields.get("Suites", "").split()):
@@ -44,16 +47,16 @@ def _deb822(text: str) -> str:
 
 
 def download(architecture: str, packages: list[str], root: Path) -> list[Path]:
-    """Fetch the packages and all they depend on into root; returns the .deb files."""
+    """Download the packages and all their dependencies into `root`; return the .deb files."""
     parts = root / "sources.list.d"
     for folder in (parts, root / "lists/partial", root / "archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
     for name, text in sources().items():
         (parts / name).write_text(text)
-    (root / "status").write_text("")  # nothing is installed: every dependency is fetched
+    (root / "status").write_text("")  # no package counts as installed, so every dependency is downloaded
     conf = root / "apt.conf"
     conf.write_text(f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n')
-    # On the command line, since apt reads the machine's apt.conf.d (its proxy, say) after APT_CONFIG.
+    # Set on the command line: apt reads the machine's apt.conf.d (for example its proxy) after APT_CONFIG.
     options = {
         "Dir::State": root,
         "Dir::State::lists": root / "lists",
@@ -73,7 +76,7 @@ def download(architecture: str, packages: list[str], root: Path) -> list[Path]:
     install = [*base, "install", "--yes", "--no-install-recommends"]
     subprocess.run([*base, "update"], env=env, check=True)
     subprocess.run([*install, "--download-only", *packages], env=env, check=True, stdout=subprocess.DEVNULL)
-    # The archives may hold older versions from an earlier build: take what this plan names.
+    # The folder may hold older versions from an earlier build: return only the files that this plan names.
     plan = subprocess.run([*install, "--simulate", *packages], env=env, check=True, stdout=subprocess.PIPE, text=True)
     chosen = re.findall(r"^Inst (\S+) \((\S+) .*\[(\S+)\]\)", plan.stdout, re.MULTILINE)
     names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in chosen]

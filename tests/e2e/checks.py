@@ -1,4 +1,4 @@
-"""What was asserted, and what of it held: failures are printed at once, the rest is counted."""
+"""Assertions that do not stop the run: each failure is printed at once, passed checks are counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Checks:
-    """Counts of what held and what did not."""
+    """The number of passed checks, and the failed ones."""
 
     passed: int = 0
     failures: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A VM's own counts, the oracle's and the exporter's, compared while its vCPUs stay out of the guest."""
+"""Compare a VM's own counts with those of the oracle and the exporter, while its vCPUs stay out of the guest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vms import ExactGuest, LinuxGuest, Vcpu
 
 Vm = Union[ExactGuest, LinuxGuest]
 
-# The last thing an exact guest does before it parks.
+# The last exit of an exact guest before it parks.
 LAST_EXIT, LAST_USERSPACE = ("EC_DABT_LOW", "KVM_EXIT_MMIO") if ARM64 else ("io", "KVM_EXIT_IO")
 SLEEP, SLEEP_SECONDS = ("EC_WFx", 0.001) if ARM64 else ("hlt", 0.001)
 CLASSES = {
@@ -23,9 +23,9 @@ CLASSES = {
     "IRQ": "interrupt", "hlt": "idle", "io": "pio", "npf": "fault", "cpuid": "sysreg", "msr": "sysreg",
     "interrupt": "interrupt",
 }  # fmt: skip
-# For what the kernel does between KVM_RUN and the first entry, and between an exit and the VMM.
+# Allows for the kernel's work between KVM_RUN and the first entry, and between an exit and the VMM.
 SLACK_SECONDS = 0.5
-# What a host's own interrupts cause; vintr: an interrupt that waits for the guest to enable them.
+# Exit reasons that the host's own interrupts cause. vintr: an interrupt is pending until the guest enables interrupts.
 INTERRUPTS = {"IRQ", "interrupt", "vintr"}
 TIMES = ("kvm_vcpu_guest_seconds_total", "kvm_exit_duration_seconds_sum", "kvm_vcpu_exit_in_progress_seconds")
 VCPU_LABELS = {"pid", "tid", "vm", "vcpu"}
@@ -35,7 +35,7 @@ USERSPACE_LABELS = VCPU_LABELS | {"reason"}
 
 @dataclass(frozen=True)
 class Subject:
-    """A vCPU of a VM at some time, and what the oracle has counted of it."""
+    """A vCPU of a VM at one time, with the oracle's counts of it."""
 
     what: str
     vm: Vm
@@ -45,7 +45,7 @@ class Subject:
 
 
 class Comparison:
-    """Compares VM after VM with the oracle and, where there is one, the exporter's page."""
+    """Compares VMs with the oracle and, if there is an exporter, with its page."""
 
     def __init__(self, checks: Checks, oracle: Oracle) -> None:
         self.checks = checks
@@ -54,13 +54,13 @@ class Comparison:
         self._ignored: dict[int, tuple[Counter[str], Counter[str]]] = {}
 
     def ignore_so_far(self, vm: Vm) -> None:
-        """Leave out of the oracle's counts of a parked VM what it has seen until now."""
+        """Subtract the oracle's present counts of this parked VM from all later counts."""
         exits, userspace = self._oracle.exits(), self._oracle.userspace_exits()
         for vcpu in vm.vcpus:
             self._ignored[vcpu.tid] = Counter(exits.get(vcpu.tid)), Counter(userspace.get(vcpu.tid))
 
     def parked(self, when: str, vm: Vm, page: Page | None) -> None:
-        """Compare a VM that stays out of the guest; under `when`, if any, its counts go into the figures."""
+        """Compare a VM whose vCPUs stay out of the guest. If `when` is set, add its counts to the figures."""
         if page:
             self._identity(vm, page)
         for subject in self._subjects(vm, when):
@@ -75,7 +75,7 @@ class Comparison:
                 self._add_figures(when, subject, page)
 
     def ended(self, vm: Vm, page: Page) -> None:
-        """The final counts of a VM that is gone are still served, and no exit of it is in progress."""
+        """Check that the final counts of an ended VM are still served, and that it has no exit in progress."""
         self._identity(vm, page)
         for subject in self._subjects(vm, "ended"):
             self._counts(subject, page)
@@ -94,7 +94,7 @@ class Comparison:
         return subjects
 
     def counted(self, vms: Iterable[Vm], page: Page) -> None:
-        """The exits of VMs are served, under whatever name: nobody may have looked while they lived."""
+        """Check that all exits of VMs that were never scraped while they ran are served, under any name."""
         for subject in (subject for vm in vms for subject in self._subjects(vm, "unseen")):
             key = {"pid": subject.vm.pid, "tid": subject.vcpu.tid}
             served = page.by("reason", "kvm_exits_total", **key)
@@ -103,7 +103,7 @@ class Comparison:
             self.checks.equal(f"{subject.what}: kvm_userspace_exits_total", served, subject.userspace)
 
     def running(self, page: Page, earlier: Page | None) -> Page:
-        """What must hold in every scrape, and from one to the next, while guests run."""
+        """Check a scrape while guests run, and that no counter is lower than in the earlier scrape; return the page."""
         for name in ("kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds"):
             totals = name.replace("_exit_duration_seconds", "_exits_total")
             for labels, count in page.select(f"{name}_count"):
@@ -119,7 +119,7 @@ class Comparison:
         return page
 
     def spinning(self, tid: int, page: Page, earlier: Page | None) -> Page:
-        """A vCPU that runs the guest all the time is in no exit, or in one that the host's interrupts cause."""
+        """Check a vCPU that always runs its guest: it is in no exit, or in one that a host interrupt caused."""
         running = page.by("reason", "kvm_vcpu_exit_in_progress_seconds", tid=tid)
         self.checks.true("spinning: exit in progress", set(running) <= INTERRUPTS, running)
         if earlier:
@@ -146,7 +146,7 @@ class Comparison:
         for reason, bound in vcpu.at_most.items():
             self.checks.between(f"{what}: oracle and guest on {reason}", 1, exits.get(reason, 0), bound)
         unexpected = set(exits) - set(vcpu.exits) - set(vcpu.at_most) - INTERRUPTS
-        equal(f"{what}: reasons that the guest gave no cause for", unexpected, set())
+        equal(f"{what}: reasons that the guest did not cause", unexpected, set())
         equal(f"{what}: oracle and guest on userspace exits", subject.userspace, vcpu.userspace)
 
     def _identity(self, vm: Vm, page: Page) -> None:
@@ -184,7 +184,7 @@ class Comparison:
         equal, what, vcpu = self.checks.equal, subject.what, subject.vcpu
         exact = isinstance(subject.vm, ExactGuest)
         durations = page.by("reason", "kvm_exit_duration_seconds_count", tid=vcpu.tid)
-        # The exit that a vCPU is in has no entry yet, and so no duration; every other exit has one.
+        # The exit in progress has no duration, because its entry is still missing. Every other exit has a duration.
         missing = {reason: count - durations.get(reason, 0) for reason, count in subject.exits.items()}
         missing = {reason: count for reason, count in missing.items() if count}
         if exact:
@@ -197,13 +197,13 @@ class Comparison:
             expected = {name: count - (name == LAST_USERSPACE) for name, count in subject.userspace.items()}
             equal(f"{what}: durations of userspace exits", durations, expected)
         for reason, count in durations.items():
-            # Several returns to user space can lie between an exit and its entry.
+            # There can be several returns to user space between an exit and its entry.
             self.checks.between(f"{what}: durations of {reason}", 0, count, subject.userspace.get(reason, 0))
         self._buckets(what, page, tid=vcpu.tid)
 
         if vcpu.sleep_ns:
             slept = page.by("reason", "kvm_exit_duration_seconds_sum", tid=vcpu.tid)[SLEEP]
-            # The guest looked at its clock before and after each; the two clocks may differ by their rate.
+            # The guest read its clock before and after each sleep. The rates of the two clocks may differ.
             low, high = subject.exits[SLEEP] * SLEEP_SECONDS, vcpu.sleep_ns / 1e9 * 1.01
             self.checks.between(f"{what}: seconds in {SLEEP}", low, slept, high)
 
@@ -213,13 +213,13 @@ class Comparison:
         if exact:
             self.checks.equal(f"{what}: exit in progress", list(running), [LAST_EXIT])
         for reason, age in running.items():
-            # The exit was before the vCPU came to park; a Linux guest may have waited in the kernel long before.
+            # The exit happened before the vCPU parked. A Linux guest may have waited in the kernel since long before.
             low = page.before - vcpu.parked_ns / 1e9
             high = page.after - (vcpu.parked_ns / 1e9 - SLACK_SECONDS if exact else vcpu.began_ns / 1e9)
             self.checks.between(f"{what}: age of {reason}", low, age, high)
 
     def _time(self, subject: Subject, page: Page) -> None:
-        """Guest time, all durations and the exit in progress fill the vCPU's life without gap or overlap."""
+        """Check that guest time, durations and the exit in progress fill the vCPU's lifetime without gap or overlap."""
         tid = subject.vcpu.tid
         if not isinstance(subject.vm, ExactGuest) or tid in self._ignored:
             return

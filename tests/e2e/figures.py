@@ -1,4 +1,4 @@
-"""The table that a scenario ends with."""
+"""The table at the end of a scenario."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """How often a vCPU exited for a reason: as its guest, the oracle and the exporter (if there is one) have it."""
+    """A vCPU's exits for one reason, as counted by its guest, the oracle and the exporter (None without one)."""
 
     vm: str
     vcpu: int
@@ -19,7 +19,7 @@ class Figure:
 
 
 def table(figures: list[Figure]) -> str:
-    """A line for each, with the difference of exporter and oracle."""
+    """Return one line for each figure, with the difference between exporter and oracle."""
     line = "{:<8} {:>4}  {:<22} {:<14} {:>6} {:>7} {:>8} {:>10}"
     lines = [line.format("VM", "vCPU", "when", "reason", "guest", "oracle", "exporter", "difference")]
     for figure in figures:

@@ -1,7 +1,7 @@
 """The machine image: Debian packages of an architecture unpacked into an ext4 disk, with kernel and initrd.
 
-Nothing of the foreign architecture runs while it is built, and it is kept outside the source tree, under a
-name that is a hash of all that goes in.
+The build runs no program of the foreign architecture. The image is cached outside the source tree. Its name contains a
+hash of all its ingredients.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ ARCHITECTURE_PACKAGES = {
     "arm64": ["linux-image-cloud-arm64", "qemu-system-arm"],
     "amd64": ["linux-image-cloud-amd64", "qemu-system-x86"],
 }
-# What the initrd loads before the root disk can be mounted; modules built into a kernel are left out.
+# Modules that the initrd loads before it can mount the root disk. Modules that are built into the kernel are skipped.
 INITRD_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"]
-# Bulky, and never opened by a test.
+# Large folders that no test needs.
 LEFT_OUT = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/iso-codes"]
 SPARE_MIB = 512
 
 
 @dataclass(frozen=True)
 class Image:
-    """The three files a machine boots from."""
+    """The three files that a machine boots from."""
 
     folder: Path
 
@@ -60,12 +60,12 @@ class Image:
 
 
 def cache_folder() -> Path:
-    """Where images and packages are kept between runs."""
+    """Return the folder that keeps images and packages between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter"
 
 
 def image(architecture: str) -> Image:
-    """The image of an architecture, built if the cache has none of the same ingredients."""
+    """Return the image of an architecture. Build it if the cache has none with the same ingredients."""
     folder = cache_folder() / f"machine-{architecture}-{_ingredients(architecture)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def image(architecture: str) -> Image:
             try:
                 (Path(building) / "image").rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another run was first, with the same ingredients
+                if not folder.is_dir():  # otherwise another run has already built the same image
                     raise
     return Image(folder)
 
@@ -125,10 +125,10 @@ def _unpack(debs: list[Path], tree: Path) -> None:
 
 
 def _register(debs: list[Path], tree: Path) -> None:
-    """Have the machine's dpkg know what was unpacked: a package that is installed there has what it depends on."""
+    """Write the unpacked packages to the machine's dpkg database, so that dependencies of a new package are met."""
     database = tree / "var/lib/dpkg"
     (database / "info").mkdir(parents=True, exist_ok=True)
-    (database / "info/format").write_text("1\n")  # lists have the architecture in their names
+    (database / "info/format").write_text("1\n")  # format 1: names of lists contain the architecture
     stanzas = []
     for deb in debs:
         control = subprocess.run(["dpkg-deb", "--field", deb], stdout=subprocess.PIPE, check=True, text=True).stdout
@@ -140,9 +140,9 @@ def _register(debs: list[Path], tree: Path) -> None:
 
 
 def _configure(tree: Path) -> None:
-    """What maintainer scripts would have done, as far as anything here needs it."""
+    """Do the work of the maintainer scripts that the tests need: accounts, folders, init scripts."""
     accounts = [("root", 0, "/root", "/bin/bash"), ("nobody", 65534, "/nonexistent", "/usr/sbin/nologin")]
-    # The user that the exporter's package makes and its default configuration changes to.
+    # The exporter's package creates this user, and the default configuration runs as it.
     accounts.append(("kvm-exit-exporter", 990, "/nonexistent", "/usr/sbin/nologin"))
     etc = tree / "etc"
     etc.mkdir(exist_ok=True)
@@ -156,11 +156,11 @@ def _configure(tree: Path) -> None:
         shutil.copy(HERE / "boot" / script, tree / "sbin" / script)
         (tree / "sbin" / script).chmod(0o755)
     shutil.copy(HERE / "boot/e2e.service", tree / "usr/lib/systemd/system/e2e.service")
-    (etc / "machine-id").write_text("")  # systemd makes one, for this boot
+    (etc / "machine-id").write_text("")  # systemd makes an id for this boot
 
 
 def _initrd(stage: Path, busybox: Path, init: Path, modules: Path | None) -> bytes:
-    """A gzip'd cpio of busybox, an init and the modules it loads, listed in /modules in load order."""
+    """Return a gzipped cpio of busybox, an init and the modules that it loads. /modules lists them in load order."""
     (stage / "bin").mkdir(parents=True)
     shutil.copy(busybox, stage / "bin/busybox")
     shutil.copy(init, stage / "init")
@@ -188,13 +188,13 @@ def _load_order(modules: Path, wanted: list[str]) -> list[str]:
     for name in wanted:
         if name in by_name:
             path = by_name[name]
-            # modules.dep lists a module's dependencies in the reverse of their load order.
+            # modules.dep lists a module's dependencies in reverse load order.
             order += [one for one in [*reversed(depends[path]), path] if one not in order]
     return order
 
 
 def _compile_python(tree: Path) -> None:
-    """Byte-compile here, where it takes seconds: only a Python of the same minor version can."""
+    """Byte-compile on this machine, which takes seconds. This needs a Python of the same minor version."""
     version = re.sub("^python", "", (tree / "usr/bin/python3").readlink().name)
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     python = sys.executable if own == version else shutil.which(f"python{version}")

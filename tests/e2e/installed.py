@@ -1,4 +1,4 @@
-"""The exporter as systemd's service: installed as a package would install it, started, restarted, watched."""
+"""The exporter as a systemd service: install it like a package does, change its configuration, read its state."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ NAME = "kvm-exit-exporter"
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 CONFIG = Path("/etc/kvm-exit-exporter/config.yaml")
 DROP_INS = Path(f"/etc/systemd/system/{NAME}.service.d")
-START_SECONDS = 120  # compiling takes most of it, under emulation
+START_SECONDS = 120  # most of it is the compilation under emulation
 
 
 def systemctl(*arguments: str) -> str:
-    """Run it; returns what it printed. Raises CalledProcessError."""
+    """Run systemctl; return its output. Raises CalledProcessError."""
     done = subprocess.run(["systemctl", *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 
 
 def install(configuration: str) -> None:
-    """Put every file where Debian's package has it, and the user in place. Raises CalledProcessError."""
-    for kind in ("passwd", "group"):  # the image has the user already, and it is sysusers.d that is to make it
+    """Copy every file to its place in the Debian package, and create the user. Raises CalledProcessError."""
+    for kind in ("passwd", "group"):  # remove the image's user: sysusers.d must create it
         file = Path("/etc") / kind
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join(line for line in lines if not line.startswith(NAME)))
@@ -53,44 +53,44 @@ def configure(configuration: str) -> None:
 
 
 def drop_in(text: str) -> None:
-    """Change the unit as an operator would."""
+    """Change the unit with a drop-in file, like an operator."""
     DROP_INS.mkdir(parents=True, exist_ok=True)
     (DROP_INS / "e2e.conf").write_text(text)
     systemctl("daemon-reload")
 
 
 def show(name: str) -> str:
-    """A property of the unit."""
+    """Return a property of the unit."""
     return systemctl("show", "--value", f"--property={name}", f"{NAME}.service")
 
 
 def pid() -> int:
-    """Of its main process."""
+    """Return the pid of the service's main process."""
     return int(show("MainPID"))
 
 
 def status() -> dict[str, str]:
-    """What the kernel says of the main process: /proc/PID/status."""
+    """Return the fields of /proc/PID/status of the main process."""
     text = Path(f"/proc/{pid()}/status").read_text()
     return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def log() -> str:
-    """All it has logged in this boot."""
+    """Return the service's log since the boot."""
     command = ["journalctl", "--no-pager", "--output=cat", f"--unit={NAME}.service"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def wait_for_another(earlier: int) -> None:
-    """Wait until systemd has started it again, and it answers. Raises RuntimeError."""
+    """Wait until systemd has started the service again and it is active. Raises RuntimeError."""
     deadline = time.monotonic() + START_SECONDS
     while pid() in (0, earlier) or show("ActiveState") != "active":
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{NAME} did not come back; its log:\n{log()}")
+            raise RuntimeError(f"{NAME} did not start again; its log:\n{log()}")
         time.sleep(0.2)
 
 
 def loaded_programs() -> int:
-    """How many programs for the exits' tracepoint the kernel has."""
+    """Return the number of loaded BPF programs named kvm_exit."""
     shown = subprocess.run(["bpftool", "prog", "show"], stdout=subprocess.PIPE, text=True, check=True)
     return len(re.findall(r"\bname kvm_exit\b", shown.stdout))

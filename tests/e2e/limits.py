@@ -1,4 +1,4 @@
-"""A second exporter with next to no room: what it cannot count it must say, to the last exit."""
+"""A second exporter with very small pools: it must count every dropped exit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ linger: 1s
 collect_interval: 1s
 log: {{format: json}}
 """
-FORGOTTEN_SECONDS = 4  # three collections: the end is seen, linger is over
+FORGOTTEN_SECONDS = 4  # three collections: the exporter has seen the end, and linger is over
 
 
 def tight(comparison: Comparison, oracle: Oracle) -> None:
-    """One vCPU too many, and too many reasons; then the room is given back."""
+    """Test one vCPU too many and too many reasons, then a VM that fits again."""
     checks = comparison.checks
     service = Service(CONFIGURATION)
     guest = ExactGuest(identity("crowd"), *({workload.SIMPLEST: number} for number in workload.CROWD))
@@ -38,7 +38,7 @@ def tight(comparison: Comparison, oracle: Oracle) -> None:
 
     guest = ExactGuest(identity("next"), {workload.SIMPLEST: 113})
     guest.wait_parked()
-    comparison.parked("with room again", guest, Page.settled())
+    comparison.parked("after the crowd", guest, Page.settled())
     guest.end()
     checks.equal("exit status of the second exporter", service.stop(), 0)
     checks.equal("errors in the log of the second exporter", service.errors(), [])
@@ -48,14 +48,14 @@ def _all_or_dropped(comparison: Comparison, oracle: Oracle, guest: ExactGuest, p
     equal = comparison.checks.equal
     tids = {vcpu.tid for vcpu in guest.vcpus}
     known = {int(labels["tid"]) for labels, _ in page.select("kvm_vcpu_guest_seconds_total", pid=guest.pid)}
-    equal("crowd: vCPUs with room", (len(known), known <= tids), (ROOM, True))
+    equal("crowd: vCPUs with a slot", (len(known), known <= tids), (ROOM, True))
     for kind, counts in (("", oracle.exits()), ("userspace_", oracle.userspace_exits())):
         name = f"kvm_{kind}exits_total"
         served = {tid: page.by("reason", name, tid=tid) for tid in tids}
-        # A reason has room from its first exit on or not at all: whatever is served is complete.
+        # A reason gets a cell at its first exit or never, so every served count is complete.
         for tid, reasons in served.items():
             complete = {reason: counts[tid].get(reason) for reason in reasons}
-            equal(f"crowd: {name} of {tid}, where there was room", reasons, complete)
+            equal(f"crowd: {name} of {tid}, reasons with a cell", reasons, complete)
         expected = {
             "no_slot": sum(sum(counts[tid].values()) for tid in tids - known),
             "no_cell": sum(sum(counts[tid].values()) - sum(served[tid].values()) for tid in known),
@@ -65,4 +65,4 @@ def _all_or_dropped(comparison: Comparison, oracle: Oracle, guest: ExactGuest, p
         equal(f"crowd: dropped_{kind}exits_total", causes, expected)
         counted = sum(sum(reasons.values()) for reasons in served.values())
         total = sum(sum(counts[tid].values()) for tid in tids)
-        print(f"{name} with too little room: {total} seen, {counted:.0f} counted, dropped {causes}", flush=True)
+        print(f"{name} with small pools: {total} seen, {counted:.0f} counted, dropped {causes}", flush=True)

@@ -1,4 +1,4 @@
-"""Boots a machine image under QEMU's TCG, whose emulated CPU can virtualize, and runs one command in it."""
+"""Boot a machine image under QEMU's TCG and run one command in it. The emulated CPU can virtualize."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO
 
 from image import Image
 
-TIMED_OUT = 124  # as timeout(1) says it
+TIMED_OUT = 124  # the same status as timeout(1)
 FAILED = 125
 
 QEMU = {
@@ -22,8 +22,8 @@ QEMU = {
         qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi,tb-size=512
         -cpu neoverse-n1
     """,
-    # With thread=multi, guests of an emulated SVM hang now and then. No HPET, and a TSC that Linux is told to
-    # trust: else the emulated clocks' drift makes it switch clock sources in the middle of a run.
+    # With thread=multi, guests of an emulated SVM sometimes hang. hpet=off and tsc=reliable: otherwise the drift of the
+    # emulated clocks makes Linux switch its clock source during a run.
     "amd64": "qemu-system-x86_64 -M q35,hpet=off -accel tcg,thread=single,tb-size=512 -cpu max",
 }
 CONSOLE = {"arm64": "console=ttyAMA0", "amd64": "console=ttyS0 tsc=reliable mitigations=off"}
@@ -31,7 +31,7 @@ COMMON = "-smp 2 -m 3G -snapshot -nodefaults -no-user-config -display none -no-r
 
 
 def checkout_files(checkout: Path) -> list[Path]:
-    """Tracked files and untracked ones that are not ignored; without git, all but hidden ones and caches."""
+    """Return all files that git does not ignore. Without git, return all files except hidden ones and caches."""
     command = ["git", "-C", str(checkout), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listing = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
@@ -44,7 +44,7 @@ def checkout_files(checkout: Path) -> list[Path]:
 
 
 def _make_job(job: Path, checkout: Path, extra: dict[str, Path], command: str) -> None:
-    """The tar on the second disk: checkout/, the extra files by their names in the tar, and ./run."""
+    """Write the tar for the second disk: checkout/, the extra files under their names in the tar, and ./run."""
     with tarfile.open(job, "w") as tar:
         for file in checkout_files(checkout):
             tar.add(checkout / file, f"checkout/{file}", recursive=False)
@@ -68,12 +68,12 @@ def run(
     systemd: bool = False,
     keep: Path | None = None,
 ) -> int:
-    """Run a shell command at the top of the checkout in a fresh machine; returns its exit status.
+    """Run a shell command at the top of the checkout in a fresh machine; return its exit status.
 
-    extra maps names in /job to files of this machine. With shell, a login shell on this terminal takes the
-    command's place; with systemd, systemd is the machine's first process. keep is a folder for the machine's
-    console and job. A machine that ends without a status, or is ended after `timeout` seconds, prints the end of
-    its console.
+    `extra` maps names in /job to files of this machine. With `shell`, a login shell on this terminal replaces the
+    command. With `systemd`, systemd is the machine's first process. `keep` is a folder for the machine's console and
+    job. If the machine ends without a status, or is still running after `timeout` seconds, the end of its console is
+    printed.
     """
     with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
         folder = keep or Path(scratch)
@@ -92,7 +92,7 @@ def run(
             *_disk("job", job),
             *("-serial", "mon:stdio" if shell else f"file:{console}"),
             *("-device", "virtio-serial-pci"),
-            # Opened by QEMU once more, by its number: the end of QEMU is then the end of the output.
+            # QEMU opens the pipe by its number, so the output ends when QEMU ends.
             *_port("out", Path(f"/proc/self/fd/{writer}")),
             *_port("status", status),
         ]

@@ -1,4 +1,4 @@
-"""The second opinion: ftrace's own histograms of the same tracepoints, by thread and reason."""
+"""The oracle: ftrace's own histograms of the same tracepoints, by thread and reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Counts = dict[int, dict[str, int]]  # {tid: {reason: count}}
 
 
 class Oracle:
-    """Counts from its start on. Hist triggers lose nothing silently: a full table shows as Dropped."""
+    """Counts exits from its creation on. Hist triggers report lost events: a full table shows them as Dropped."""
 
     def __init__(self) -> None:
         exit_keys = "ret,esr_ec" if ARM64 else "isa,exit_reason"
@@ -27,15 +27,15 @@ class Oracle:
         self._returns = _symbols("kvm_exit", "REC->ret") if ARM64 else {}
 
     def exits(self) -> Counts:
-        """kvm_exit by thread, under the names the exporter gives to reasons."""
+        """Return the counts of kvm_exit by thread, with the exporter's names of reasons."""
         return _counts("kvm_exit", self._arm64_name if ARM64 else self._svm_name)
 
     def userspace_exits(self) -> Counts:
-        """kvm_userspace_exit by thread."""
+        """Return the counts of kvm_userspace_exit by thread."""
         return _counts("kvm_userspace_exit", self._userspace_name)
 
     def _arm64_name(self, ret: int, exception_class: int) -> str:
-        if ret == 2:  # ARM_EXCEPTION_TRAP: of all others esr_ec says nothing
+        if ret == 2:  # ARM_EXCEPTION_TRAP: esr_ec is valid only for this code
             return f"EC_{self._names[exception_class]}" if exception_class else "UNKNOWN_EC"
         return self._returns[ret]
 
@@ -55,11 +55,11 @@ def _trigger(event: str, trigger: str) -> None:
 
 
 def _symbols(event: str, field: str) -> dict[int, str]:
-    """{code: name} of the __print_symbolic table of a field in the event's print format."""
+    """Return {code: name} from the __print_symbolic table of a field in the event's print format."""
     text = (KVM / event / "format").read_text()
     table = text[text.index(f"__print_symbolic({field}") :]
     table = table[: table.index("})")]
-    # A code is a number or a sum, "(((0x20UL)))" or "0x040 + 6"; a name one or more literals.
+    # A code is a number or a sum, "(((0x20UL)))" or "0x040 + 6". A name is one or more string literals.
     pairs = re.findall(r'\{([^,{}]*),\s*((?:"[^"]*"\s*)+)', table)
     return {_number(code): re.sub(r'"\s*"|"|\s*$', "", name) for code, name in pairs}
 

@@ -1,6 +1,6 @@
-"""Runs inside a machine that systemd has booted: the Debian package's life there, beside a guest that works.
+"""Runs inside a machine with systemd: install, upgrade, remove and purge the Debian package while a guest works.
 
-/job/old.deb and /job/new.deb are the package in two versions, `sys.argv[1:]`.
+/job/old.deb and /job/new.deb are the package in two versions. `sys.argv[1:]` has the two version numbers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vms import ExactGuest, identity
 
 CONFIG = Path("/etc/kvm-exit-exporter/config.yaml")
 PLACES = ("/etc", "/lib", "/run", "/usr", "/var")
-# A journal's or a manager's memory of a unit is not the package's.
+# Files that the journal, systemd or dpkg keeps about the package.
 NOT_OURS = ("/run/systemd/", "/var/lib/dpkg/", "/var/log/", "/usr/share/lintian/")
 
 
 def dpkg(*arguments: str) -> None:
-    """Run dpkg as an administrator does who has a file and no questions to answer."""
+    """Run dpkg without questions. Raises RuntimeError if it fails."""
     command = ["dpkg", "--force-confold", *arguments]
     said = subprocess.run(
         command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.PIPE,
@@ -43,7 +43,7 @@ def dpkg(*arguments: str) -> None:
 
 
 def traces() -> set[str]:
-    """Return every path that has the package's name in it."""
+    """Return every path that contains the package's name."""
     return {
         path
         for place in PLACES
@@ -82,11 +82,11 @@ def run(checks: Checks, old: str, new: str) -> None:
     checks.equal("config.yaml", CONFIG.read_text(), changed)
     guest.end()
 
-    # systemd listens in place of a service that does not run, and the first scrape starts it.
+    # systemd listens while the service is stopped, and the first scrape starts the service.
     installed.systemctl("stop", f"{installed.NAME}.service")
     installed.systemctl("start", f"{installed.NAME}.socket")
     checks.equal("version by the socket", _version(), new)
-    installed.systemctl("start", f"{installed.NAME}.service")  # it answers before it is attached
+    installed.systemctl("start", f"{installed.NAME}.service")  # waits until the program is attached
     checks.equal("ActiveState by the socket", installed.show("ActiveState"), "active")
     dpkg("--remove", installed.NAME)
     checks.equal("ActiveState", installed.show("ActiveState"), "inactive")
@@ -115,7 +115,7 @@ def main() -> int:
     try:
         run(checks, *sys.argv[1:])
     except Exception:
-        checks.true("the scenario comes to its end", False, traceback.format_exc())
+        checks.true("the scenario finishes", False, traceback.format_exc())
         subprocess.run(["journalctl", "--no-pager", "-n", "60", "-u", "kvm-exit-exporter*"], check=False)
     print(checks.summary())
     return 1 if checks.failures else 0

@@ -1,4 +1,4 @@
-"""One scrape of /metrics, and questions to it."""
+"""One scrape of /metrics, with functions that select samples."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Labels = dict[str, str]
 
 
 def get(path: str) -> str:
-    """The body of a page of the exporter. Raises OSError."""
+    """Return the body of one of the exporter's pages. Raises OSError."""
     with urllib.request.urlopen(f"http://{ADDRESS}{path}", timeout=SECONDS) as answer:
         body: bytes = answer.read()
     return body.decode()
 
 
 class Page:
-    """All samples of a scrape by name, and when the scrape was under way (time.monotonic)."""
+    """All samples of a scrape by name, and the times before and after the scrape (time.monotonic)."""
 
     def __init__(self) -> None:
         self.before = time.monotonic()
@@ -35,7 +35,7 @@ class Page:
 
     @classmethod
     def settled(cls) -> Page:
-        """A scrape that has all vCPUs: one whose VM the exporter still looks up is left out, as it says itself."""
+        """Scrape until lookups_pending is 0: until then the page lacks vCPUs whose VM is still being looked up."""
         deadline = time.monotonic() + SECONDS
         page = cls()
         while page.select("kvm_exit_exporter_lookups_pending") != [({}, 0.0)] and time.monotonic() < deadline:
@@ -44,12 +44,12 @@ class Page:
         return page
 
     def select(self, name: str, **labels: object) -> list[tuple[Labels, float]]:
-        """The samples of a name that have these labels."""
+        """Return the samples of a name that have these labels."""
         wanted = {(key, str(value)) for key, value in labels.items()}
         return [(found, value) for found, value in self._samples[name] if wanted <= set(found.items())]
 
     def by(self, label: str, name: str, **labels: object) -> dict[str, float]:
-        """{value of label: value of sample}. Raises ValueError where two samples meet."""
+        """Return {value of label: value of sample}. Raises ValueError if two samples have the same label value."""
         samples = self.select(name, **labels)
         result = {found[label]: value for found, value in samples}
         if len(result) != len(samples):
@@ -57,7 +57,7 @@ class Page:
         return result
 
     def buckets(self, name: str, **labels: object) -> dict[tuple[tuple[str, str], ...], dict[float, float]]:
-        """{labels without le: {upper bound: cumulative count}} of a histogram."""
+        """Return {labels without le: {upper bound: cumulative count}} of a histogram."""
         result: dict[tuple[tuple[str, str], ...], dict[float, float]] = defaultdict(dict)
         for found, value in self.select(f"{name}_bucket", **labels):
             series = tuple(sorted((key, text) for key, text in found.items() if key != "le"))

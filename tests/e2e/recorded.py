@@ -1,4 +1,4 @@
-"""`record` beside the exporter, then `replay`: the guest's own counts, to the last exit."""
+"""Run `record` while the exporter runs, then `replay`: the result must equal the guest's own counts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vms import ExactGuest, identity
 
 FILE = Path("/tmp/exact.kvmrec")
 START_SECONDS, END_SECONDS = 120, 60
-LOOK_SECONDS = 2  # the name of a VM is looked up while it lives
+LOOK_SECONDS = 2  # `record` looks up the name of a VM while the VM runs
 COMMAND = [sys.executable, "-m", "exporter"]
 
 
 def compare(checks: Checks) -> None:
-    """Record a guest of known counts that begins and ends meanwhile, and another that is not asked for."""
+    """Record one guest with known counts from its start to its end, while another guest must be left out."""
     recording = subprocess.Popen([*COMMAND, "record", FILE, "--vm=recorded"], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -57,7 +57,7 @@ def _equal(checks: Checks, guest: ExactGuest, document: dict[str, Any]) -> None:
         who = {name: found[name] for name in ("pid", "comm", "vm", "uuid", "vcpu", "alive")}
         name = f"CPU {vcpu.index}/KVM"
         expected = {"pid": guest.pid, "comm": name, "vm": "recorded", "uuid": guest.identity.uuid, "alive": False}
-        checks.equal(f"replay: who {name} is", who, {**expected, "vcpu": str(vcpu.index)})
+        checks.equal(f"replay: identity of {name}", who, {**expected, "vcpu": str(vcpu.index)})
         for kind, counts in (("exit", vcpu.exits), ("userspace", vcpu.userspace)):
             exits = {each["reason"]: each["exits"] for each in found["reasons"] if each["kind"] == kind}
             for reason, count in counts.items():

@@ -1,9 +1,9 @@
-"""Entry point: a host of KVM guests in an emulated machine, the exporter in it, and every count compared.
+"""Run the exporter and KVM guests in an emulated machine, and compare every count.
 
     python3 tests/e2e/run.py arm64|amd64
 
-builds the machine's image if the cache has none, compiles the guests, boots, runs scenario.py inside, and ends
-with its line "N passed, N failed".
+builds the machine's image if it is not cached, compiles the guests, boots, and runs scenario.py inside. The last line
+is "N passed, N failed".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHECKOUT = HERE.parent.parent
 
 
 def compile_guest(architecture: str, target: Path) -> None:
-    """The exact guest, static: the machine has no compiler and need not have this one's libc."""
+    """Compile the exact guest. It is static, because the machine has no compiler and may have another libc."""
     sources = [HERE / "guests/vm.c", HERE / f"guests/{architecture}.c"]
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
     subprocess.run([COMPILER[architecture], *flags, "-o", target, *sources], check=True)
@@ -32,14 +32,16 @@ def compile_guest(architecture: str, target: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
-    parser.add_argument("--timeout", type=float, default=280, metavar="SECONDS", help="for the machine (280)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk there")
-    parser.add_argument("--shell", action="store_true", help="a shell in the machine instead of the scenario")
+    parser.add_argument("--timeout", type=float, default=280, metavar="SECONDS", help="time limit of the machine (280)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk in this folder"
+    )
+    parser.add_argument("--shell", action="store_true", help="run a shell in the machine instead of the scenario")
     parser.add_argument("--systemd", action="store_true", help="boot with systemd, and run systemd_scenario.py")
     parser.add_argument(
-        "--extra", action="append", default=[], metavar="NAME=FILE", help="a file of this machine, there as /job/NAME"
+        "--extra", action="append", default=[], metavar="NAME=FILE", help="copy a file of this machine to /job/NAME"
     )
-    parser.add_argument("--command", help="another command than the scenario, run at the top of the checkout")
+    parser.add_argument("--command", help="run this command at the top of the checkout instead of the scenario")
     parser.add_argument("scenario", nargs="*", help="arguments of scenario.py, after --")
     arguments = parser.parse_args()
 

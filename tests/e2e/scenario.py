@@ -1,6 +1,6 @@
-"""Runs inside the machine: guests of known exits, the exporter, and what each says of the other.
+"""Runs inside the machine: run guests with known exits, and compare their counts with the exporter's.
 
-One start of the exporter serves all steps but the last, since compiling its program takes longest under emulation.
+All steps except the last use one start of the exporter, because the compilation of its program is slow under emulation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROGRAMS = {"kvm_exit", "kvm_entry", "kvm_userspace_exit"}
 
 
 class Scenario:
-    """The steps, in order; each takes over what the last has left running."""
+    """The steps, in order. Each step continues with the guests that the previous step left running."""
 
     def __init__(self, with_exporter: bool, with_linux: bool) -> None:
         self.checks = Checks()
@@ -43,7 +43,7 @@ class Scenario:
         self._step_began, self._passed = time.monotonic(), 0
 
     def run(self) -> None:
-        """All steps."""
+        """Run all steps."""
         early = ExactGuest(identity("early"), *workload.EARLY)
         early.wait_parked()
         early_before = early.vcpus
@@ -53,9 +53,9 @@ class Scenario:
         self._done("exporter started")
         if own_top:
             top.compare(self.checks, own_top)
-            self._done("top beside it, by own programs and by the exporter")
+            self._done("top with own programs, and top with the exporter")
             recorded.compare(self.checks)
-            self._done("a recording beside it, and its replay")
+            self._done("a recording, and its replay")
 
         one = ExactGuest(identity("exact-1"), workload.SLEEPER, workload.KICKED)
         two = ExactGuest(identity("exact,2"), *workload.THREE)
@@ -75,7 +75,7 @@ class Scenario:
         for guest in (one, two):
             self.comparison.parked("twice", guest, page)
         self.comparison.parked("since the exporter", early, page)
-        self._done("the same again, and a VM from before the exporter")
+        self._done("the same again, and a VM older than the exporter")
 
         one.end()
         self._ended(one)
@@ -91,7 +91,7 @@ class Scenario:
         self._ended(one, two, early, plain)
         if service:
             self.comparison.counted(short, Page.settled())
-        self._done("all ended, and VMs that nobody scraped in their lifetime")
+        self._done("all ended, and VMs that were never scraped while they ran")
 
         if self._with_linux:
             self._linux()
@@ -101,7 +101,7 @@ class Scenario:
             self._end_exporter(service)
             self._done("the exporter itself")
             limits.tight(self.comparison, self.oracle)
-            self._done("more vCPUs and reasons than there is room for")
+            self._done("more vCPUs and reasons than the pools hold")
 
     def _page(self) -> Page | None:
         return Page.settled() if self._with_exporter else None
@@ -137,7 +137,7 @@ class Scenario:
         return guests
 
     def _linux(self) -> None:
-        """Real guests: what they do is not known, so that the oracle alone is compared with."""
+        """Run real guests. Their exits are not known, so they are compared only with the oracle."""
         guests = [LinuxGuest(identity(name), vcpus) for name, vcpus in workload.LINUX.items()]
         self._let_work(guests, workload.LINUX_ROUNDS)
         for when in ("stopped once", "stopped twice"):
@@ -154,7 +154,7 @@ class Scenario:
         self._ended(*guests)
 
     def _let_work(self, guests: list[LinuxGuest], rounds: int) -> None:
-        """Let Linux guests run for a while, and scrape meanwhile."""
+        """Let Linux guests run for this number of rounds, and scrape all the time."""
         deadline = time.monotonic() + workload.LINUX_SECONDS
         earlier = None
         while min(guest.rounds() for guest in guests) < rounds:
@@ -202,7 +202,7 @@ def _loaded_programs() -> set[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--no-exporter", action="store_true", help="compare the guests with the oracle alone")
+    parser.add_argument("--no-exporter", action="store_true", help="compare the guests only with the oracle")
     parser.add_argument("--no-linux", action="store_true", help="leave the Linux guests out")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, Linux {platform.release()}", flush=True)
@@ -210,7 +210,7 @@ def main() -> int:
     try:
         scenario.run()
     except Exception:
-        scenario.checks.true("the scenario comes to its end", False, traceback.format_exc())
+        scenario.checks.true("the scenario finishes", False, traceback.format_exc())
     print(figures.table(scenario.comparison.figures))
     print(scenario.checks.summary())
     return 1 if scenario.checks.failures else 0

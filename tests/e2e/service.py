@@ -1,4 +1,4 @@
-"""The exporter as a service of the machine: started from the checkout, watched, stopped."""
+"""The exporter as a process in the machine: start it from the checkout, read its log, stop it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import page
 
 LOG = Path("/tmp/exporter.log")
 ERROR = r'level=error|"level": ?"error"|^Traceback'
-START_SECONDS = 120  # compiling takes most of it, under emulation
+START_SECONDS = 120  # most of it is the compilation under emulation
 
 
 class Service:
-    """A `serve` that is up, with its defaults but for the address and what YAML is given."""
+    """A running `serve` with the default configuration, except for the address and the given YAML."""
 
     def __init__(self, configuration: str = "") -> None:
         config = Path("/tmp/config.yaml")
@@ -40,18 +40,18 @@ class Service:
                 if re.search(pattern, page.get(path)):
                     return
             time.sleep(0.2)
-        raise RuntimeError(f"{path} of the exporter never said {pattern!r}; its log:\n{self.log()}")
+        raise RuntimeError(f"{path} of the exporter never matched {pattern!r}; its log:\n{self.log()}")
 
     def log(self) -> str:
-        """All it has written so far."""
+        """Return the log so far."""
         return LOG.read_text(errors="replace")
 
     def errors(self) -> list[str]:
-        """Log lines at level error, and tracebacks."""
+        """Return log lines at level error, and tracebacks."""
         return [line for line in self.log().splitlines() if re.search(ERROR, line)]
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
+        """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(30)

@@ -1,6 +1,6 @@
-"""Runs inside a machine that systemd has booted: the unit, restarts that lose nothing, reloads, the watchdog.
+"""Runs inside a machine with systemd: test the unit, restarts without loss, reloads, the watchdog.
 
-An exact guest works all the time, round after round; what it counts in the end is what the page must have.
+An exact guest works all the time, round after round. At the end the page must equal the guest's own counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESTARTS = 3
 
 
 class Work:
-    """A guest that does its rounds in the background until it is stopped."""
+    """Runs round after round of a guest in the background until stop()."""
 
     def __init__(self, guest: ExactGuest) -> None:
         self.rounds = 0
@@ -49,12 +49,12 @@ class Work:
             self.rounds += 1
 
     def wait_past(self, rounds: int) -> None:
-        """Wait until it has done more rounds than so many."""
+        """Wait until the guest has finished more than this number of rounds."""
         while self.rounds <= rounds:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Wait until the vCPUs are parked."""
+        """End the work; return when the vCPUs are parked."""
         self._stop.set()
         self._thread.join()
 
@@ -69,7 +69,7 @@ class Scenario:
         self._began, self._passed = time.monotonic(), 0
 
     def run(self) -> None:
-        """All steps."""
+        """Run all steps."""
         installed.install("collect_interval: 5s\n")
         installed.drop_in(f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n")
         installed.systemctl("start", installed.NAME)  # returns when the program is attached: Type=notify
@@ -84,7 +84,7 @@ class Scenario:
         for one in (guest, gone):
             self.comparison.parked("before", one, page)
         gone.end()
-        self._done("two VMs, of which one ends")
+        self._done("two VMs, one of which ends")
 
         self._while_it_works(guest, "restarted", [self._restart] * RESTARTS)
         self.comparison.ended(gone, Page.settled())
@@ -101,7 +101,7 @@ class Scenario:
         self._other_limits()
         self._socket()
         errors = [line for line in installed.log().splitlines() if "level=error" in line]
-        self.checks.equal("errors in the log besides the bad file's", len(errors), 1)
+        self.checks.equal("errors in the log (one for the bad file)", len(errors), 1)
         print(f"the exporter's log:\n{installed.log()}", flush=True)
 
     def _started(self) -> None:
@@ -132,7 +132,7 @@ class Scenario:
         work.stop()
         self.comparison.parked(what, guest, Page.settled())
         self._no_privilege()
-        self._done(f"{what} under a guest that works ({work.rounds} rounds)")
+        self._done(f"{what} while a guest works ({work.rounds} rounds)")
 
     def _restart(self) -> None:
         before = installed.pid()
@@ -148,8 +148,8 @@ class Scenario:
         before, began = installed.pid(), time.monotonic()
         os.kill(before, signal.SIGSTOP)
         installed.wait_for_another(before)
-        self.checks.true("systemd says that it hung", "Watchdog timeout" in installed.log())
-        self.checks.between("seconds until it came back", WATCHDOG_SECONDS / 2, time.monotonic() - began, 90)
+        self.checks.true("systemd logs the watchdog timeout", "Watchdog timeout" in installed.log())
+        self.checks.between("seconds until the restart", WATCHDOG_SECONDS / 2, time.monotonic() - began, 90)
 
     def _reload(self) -> None:
         before = installed.pid()
@@ -180,16 +180,16 @@ class Scenario:
         self._done("stopped")
 
     def _other_limits(self) -> None:
-        """A start after a stop counts anew; so does a restart with another size, and it says so."""
+        """Check that counters start at 0 after a stop, and after a restart with other limits, which is logged."""
         installed.systemctl("start", installed.NAME)
-        self.checks.equal("series of before", Page.settled().select("kvm_exits_total"), [])
+        self.checks.equal("series from before the stop", Page.settled().select("kvm_exits_total"), [])
         installed.configure("limits: {vcpus: 23, cells: 29}\n")
         before = installed.pid()
         installed.systemctl("restart", installed.NAME)
         installed.wait_for_another(before)
         self.checks.equal("slots", Page().select("kvm_exit_exporter_vcpu_slots"), [({}, 23.0)])
         self.checks.equal("programs in the kernel", installed.loaded_programs(), 1)
-        self.checks.true("it says why it counts anew", "another limits.vcpus, limits.cells" in installed.log())
+        self.checks.true("the log names the changed limits", "another limits.vcpus, limits.cells" in installed.log())
         guest = ExactGuest(identity("other"), {workload.SIMPLEST: 311})
         guest.wait_parked()
         self.comparison.parked("with other limits", guest, Page.settled())
@@ -197,7 +197,7 @@ class Scenario:
         self._done("other limits")
 
     def _socket(self) -> None:
-        """The socket unit listens, and the first scrape starts the service."""
+        """Check that the socket unit listens and that the first scrape starts the service."""
         installed.systemctl("stop", installed.NAME)
         folder = Path(f"/etc/systemd/system/{installed.NAME}.socket.d")
         folder.mkdir()
@@ -230,7 +230,7 @@ def main() -> int:
     try:
         scenario.run()
     except Exception:
-        scenario.checks.true("the scenario comes to its end", False, traceback.format_exc())
+        scenario.checks.true("the scenario finishes", False, traceback.format_exc())
         subprocess.run(["journalctl", "--no-pager", "-n", "60", "-u", "kvm-exit-exporter*"], check=False)
     print(figures.table(scenario.comparison.figures))
     print(scenario.checks.summary())

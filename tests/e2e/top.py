@@ -1,4 +1,4 @@
-"""`top` beside the exporter, with both of its sources: the same table, to the letter, as the guest's own counts say."""
+"""Run `top` with both of its sources while the exporter runs: the tables must equal the guest's own counts."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ GOLDEN = Path(__file__).resolve().parent / "golden" / f"top-{'arm64' if ARM64 el
 REASONS = ("EC_DABT_LOW", "EC_HVC64", "EC_SYS64") if ARM64 else ("io", "cpuid", "msr")
 SAID = "kvm-exit-exporter top: "
 END_SECONDS = 60
-# A guest that was there before is parked in its last exit, and the table has no row for it.
+# An older guest is parked in its last exit, and the table has no row for that exit.
 NOTES = re.compile(rf"({SAID}in no row, because the exit began earlier: .*\n)?")
 
 
 class Top:
-    """A `top` that counts until Ctrl-C. Its rows are of what no interrupt of the host can change."""
+    """A `top` that counts until Ctrl-C. It shows only reasons that the host's interrupts cannot change."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "exporter", "top", *options, f"--reason={','.join(REASONS)}", "--sort=count"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def counting(self) -> str:
-        """Wait until it counts; returns what it says of its source."""
+        """Wait until `top` counts; return its line about the source."""
         assert self.process.stderr
         said = self.process.stderr.readline()
-        self.process.stderr.readline()  # that Ctrl-C ends it
+        self.process.stderr.readline()  # the line about Ctrl-C
         return said
 
     def table(self) -> str:
-        """End it; returns what it printed."""
+        """End `top`; return its output."""
         self.process.send_signal(signal.SIGINT)
         try:
             out, err = self.process.communicate(timeout=END_SECONDS)
@@ -48,7 +48,7 @@ class Top:
 
 
 def compare(checks: Checks, own: Top) -> None:
-    """Run another beside `own` and the exporter, and a guest of known counts that begins and ends meanwhile."""
+    """Run a second `top` that reads the exporter, and a guest with known counts; compare both tables with the guest."""
     reading = Top("--source=auto", f"--url=http://{page.ADDRESS}")
     checks.equal("top: own source", own.counting(), f"{SAID}counting with own BPF programs\n")
     said = f"{SAID}reading the exporter at http://{page.ADDRESS}, which runs already"
@@ -67,7 +67,7 @@ def compare(checks: Checks, own: Top) -> None:
 
 
 def _masked(printed: str) -> str:
-    """The table without process IDs and times, which no two runs share."""
+    """Return the table with placeholders for process ids and times, which differ in each run."""
     return re.sub(r"(?m)^\d+( +)\d+( +)(CPU .*?)(\d+|-)$", _mask, printed)
 
 

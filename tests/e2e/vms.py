@@ -1,4 +1,4 @@
-"""The guests of a scenario: exact ones, which count their own exits, and Linux under QEMU."""
+"""The guests of a scenario: exact guests, which count their own exits, and Linux under QEMU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ARM64 = platform.machine() == "aarch64"
 if ARM64:
     QEMU, MACHINE, CONSOLE = "qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0"
 else:
-    # The least of a machine that boots Linux: probing a PC's devices takes minutes in nested emulation.
+    # The smallest machine that boots Linux: in nested emulation Linux probes a PC's devices for minutes.
     QEMU, MACHINE = "qemu-system-x86_64", "microvm,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off"
     CONSOLE = "ttyS0 tsc=reliable mitigations=off"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the command line of a VM says of it."""
+    """A VM's identity on its command line."""
 
     name: str
     uuid: str
@@ -38,18 +38,18 @@ class Identity:
         return ["-name", name, "-uuid", self.uuid]
 
     def vcpu_label(self, index: int) -> str:
-        """The index as far as a host can know it: by the thread's name, or by the tracepoint of x86."""
+        """Return the expected label vcpu. The host knows the index from the thread's name or from x86's tracepoint."""
         return str(index) if self.debug_threads or not ARM64 else ""
 
 
 def identity(name: str) -> Identity:
-    """A VM of this name, with a uuid that is the same in every run."""
+    """Return the identity of a VM with this name. Its uuid is the same in every run."""
     return Identity(name, str(uuid.uuid5(uuid.NAMESPACE_DNS, name)))
 
 
 @dataclass(frozen=True)
 class Vcpu:
-    """What a vCPU says of itself; of a Linux guest only the first two are known."""
+    """A vCPU's own counts. For a Linux guest only index, tid and times are known."""
 
     index: int
     tid: int
@@ -61,7 +61,7 @@ class Vcpu:
     parked_ns: int = 0
 
     def since(self, earlier: Vcpu) -> Vcpu:
-        """What was counted after an earlier report."""
+        """Return the counts since an earlier report."""
 
         def minus(now: dict[str, int], then: dict[str, int]) -> dict[str, int]:
             return {key: value - then.get(key, 0) for key, value in now.items() if value != then.get(key, 0)}
@@ -76,7 +76,7 @@ class Vcpu:
 
 
 class ExactGuest:
-    """A VM whose vCPUs each do so much of each kind: {"mmio": 1009, "kick": 37, ...}."""
+    """A VM whose vCPUs cause a given number of exits of each kind: {"mmio": 1009, "kick": 37, ...}."""
 
     def __init__(self, identity: Identity, *vcpus: dict[str, int]) -> None:
         self.identity = identity
@@ -90,19 +90,19 @@ class ExactGuest:
         self.vcpus: list[Vcpu] = []
 
     def wait_parked(self) -> None:
-        """Wait until every vCPU has done its work and stays out of the guest; takes in its counts."""
+        """Wait until every vCPU has done its work and stays out of the guest; store the counts."""
         self.vcpus = [Vcpu(**vcpu) for vcpu in self._read()["vcpus"]]
 
     def again(self) -> None:
-        """Have every vCPU do the same once more; wait_parked() then has the counts of both."""
+        """Let every vCPU do the same again. wait_parked() then stores the counts of all rounds."""
         self._write("again")
 
     def wait_holding(self) -> int:
-        """Wait until the vCPU with "hold" has nothing left but to spin in the guest; returns its tid."""
+        """Wait until the vCPU with "hold" only spins in the guest; return its tid."""
         return int(self._read()["holding"])
 
     def let_go(self) -> None:
-        """Undo the hold."""
+        """End the hold."""
         self._write("go")
 
     def _read(self) -> dict[str, Any]:
@@ -147,18 +147,18 @@ class LinuxGuest:
 
     @property
     def console(self) -> Path:
-        """Where its serial port writes."""
+        """Return the file with the output of the serial port."""
         return self._folder / "console"
 
     def rounds(self) -> int:
-        """How many rounds its init has worked; 0 before it runs. Raises RuntimeError if QEMU has ended."""
+        """Return the rounds that its init has finished, 0 at first. Raises RuntimeError if QEMU has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"QEMU of {self.identity.name} ended with {self.process.returncode}")
         text = self.console.read_text(errors="replace") if self.console.exists() else ""
         return int((re.findall(r"^round (\d+) ", text, re.MULTILINE) or ["0"])[-1])
 
     def stop(self) -> None:
-        """Have QEMU take all vCPUs out of KVM_RUN, and see which threads they are."""
+        """Let QEMU take all vCPUs out of KVM_RUN; store their threads."""
         self._qmp("stop")
         parked_ns = time.monotonic_ns()
         self.vcpus = [
@@ -172,7 +172,7 @@ class LinuxGuest:
 
     def end(self) -> None:
         """End the VM."""
-        with contextlib.suppress(ConnectionError, ValueError):  # QEMU may be gone before it has answered
+        with contextlib.suppress(ConnectionError, ValueError):  # QEMU may end before it answers
             self._qmp("quit")
         self.process.wait(30)
 

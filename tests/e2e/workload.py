@@ -1,10 +1,10 @@
-"""What the guests do: prime numbers of exits, no two vCPUs alike."""
+"""The exits of the guests: prime numbers, different for each vCPU."""
 
 from __future__ import annotations
 
 from oracle import ARM64
 
-# One vCPU sleeps, another is kicked: a kick would cut a sleep short.
+# One vCPU sleeps and another is kicked, because a kick would end a sleep early.
 if ARM64:
     EARLY = [{"mmio": 101, "hvc": 103}]
     SLEEPER = {"mmio": 1009, "hvc": 503, "sys": 251, "touch": 23, "wfi": 101}
@@ -30,8 +30,8 @@ else:
 SHORT_LIVED = [3, 5, 7, 11, 13]
 CROWD = [101, 103, 107, 109]
 
-# In nested emulation of SVM two vCPUs of Linux stall each other, and one of four VMs stalls alone. It is then
-# stopped as it is: how far it came does not matter to what is compared.
+# In nested emulation of SVM two vCPUs of Linux stall each other, and one of four VMs with one vCPU stalls too. The test
+# then stops the VM and compares it as it is: the comparison does not depend on the VM's progress.
 LINUX = {"web-1": 2, "db,1": 1} if ARM64 else {"db,1": 1}
 LINUX_MUST_WORK = ARM64
 LINUX_SECONDS = 100 if ARM64 else 20

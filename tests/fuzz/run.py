@@ -1,8 +1,8 @@
 """Fuzz one target or all, guided by coverage: python -m tests.fuzz.run [TARGET ...], with atheris installed.
 
-FUZZ_SECONDS (60) for each. The seeds of corpus/TARGET are what it starts from; what it finds beyond them goes to a
-folder that is kept (FUZZ_CORPUS, by default ~/.cache/kvm-exit-exporter/fuzz), so that the next run goes on from there.
-A finding is written to crash-TARGET-*: minimise it, and put it into corpus/TARGET when it is fixed.
+Each target runs for FUZZ_SECONDS (60) and starts from the seeds in corpus/TARGET. New inputs are kept in a folder
+(FUZZ_CORPUS, by default ~/.cache/kvm-exit-exporter/fuzz), and the next run continues from them. A finding is written to
+crash-TARGET-*: minimise it, fix the defect, and add the input to corpus/TARGET.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 SEEDS = Path(__file__).parent / "corpus"
 SLOW_SECONDS = 5
-"""An input of at most 64 KiB that takes longer is a finding."""
+"""An input that takes longer is a finding. Inputs have at most 64 KiB."""
 
 
 def _fuzz(name: str, arguments: list[str]) -> None:
@@ -29,7 +29,7 @@ def _fuzz(name: str, arguments: list[str]) -> None:
 
 
 def _run(name: str, seconds: int, kept: Path) -> bool:
-    """One target in a process of its own; True if nothing was found."""
+    """Run one target in a process of its own. Return True if it found nothing."""
     grown = kept / name
     grown.mkdir(parents=True, exist_ok=True)
     words = [f"-max_total_time={seconds}", f"-timeout={SLOW_SECONDS}", "-max_len=65536", "-rss_limit_mb=2048"]
@@ -49,7 +49,7 @@ def _run(name: str, seconds: int, kept: Path) -> bool:
 
 
 def main() -> int:
-    """Run all that are named, or all there are; 1 if any found something."""
+    """Run the named targets, or all targets. Return 1 if any of them found something."""
     if sys.argv[1:2] == ["--one"]:
         _fuzz(sys.argv[2], sys.argv[3:])
         return 0

@@ -1,4 +1,4 @@
-"""Inputs that get past the first check of each parser: its own words, put together rightly and wrongly."""
+"""Inputs that pass the first check of each parser: the parser's own words in valid and invalid combinations."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is fuzzed: for each parser of foreign input a function of bytes, which asserts what must hold of the answer.
+"""The fuzz targets: for each parser of foreign input, a function of bytes that checks the parser's result.
 
-Used by pytest with hypothesis (test_targets.py) and by atheris, guided by coverage (run.py).
+pytest runs them with hypothesis (test_targets.py), and atheris runs them guided by coverage (run.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from exporter.web import toolkit
 
 MAX_BYTES = 1 << 16
 SEPARATOR = b"\xff\xff"
-"""Between the parts of an input that has several; in none of them by chance, for it is not UTF-8."""
+"""Separates the parts of an input. It is not UTF-8, so no part contains it by chance."""
 
 _LINE_CHARACTERS = 4096
 
@@ -60,7 +60,7 @@ def _check_config(config: Config) -> None:
 
 
 def config(data: bytes) -> None:
-    """A configuration file: a configuration that is read back as the same, or lines that say what is wrong."""
+    """A configuration file: the result is a configuration that can be described and read again, or lines of errors."""
     try:
         read = configfile.parse(_text(data), "config.yaml")
     except ConfigError as error:
@@ -70,7 +70,7 @@ def config(data: bytes) -> None:
 
 
 def flags(data: bytes) -> None:
-    """Command line flags, `key=value` with a NUL behind each."""
+    """Command line flags: `key=value`, separated by NULs."""
     keys = sorted(OPTIONS)
     given: dict[str, list[str]] = {}
     for word in _text(data).split("\0"):
@@ -90,11 +90,11 @@ _KINDS = (
     {Space.ARM64_TRAP, Space.ARM64_RET},
     {Space.USERSPACE, Space.USERSPACE_ERRNO},
 )
-"""Spaces whose names meet under one metric of one host."""
+"""Spaces whose reasons can be in one metric of one host, so their names must differ."""
 
 
 def tracepoint(data: bytes) -> None:
-    """A format file of tracefs: fields and names, of which no two codes have the same."""
+    """A format file of tracefs: the result is fields and names, or one line of error. No two codes share a name."""
     try:
         read = parse_format(_text(data))
     except FormatError as error:
@@ -123,7 +123,7 @@ def _check_names(read: TracepointFormat) -> None:
 
 
 def command_line(data: bytes) -> None:
-    """/proc/PID/cmdline of a VMM, whoever wrote it."""
+    """/proc/PID/cmdline of a VMM. Any user of the host can choose its content."""
     argv = cmdline.split(data[:MAX_BYTES])
     found = registry.recognise([cmdline.base_name(argv[0])] if argv else [], argv)
     assert set(found) <= {*registry.VMMS, None}
@@ -139,7 +139,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-proc-", dir="/dev/shm" if Pat
 
 
 def identity(data: bytes) -> None:
-    """A process' folder in /proc: cmdline, cgroup, comm and stat."""
+    """A process's folder in /proc: cmdline, cgroup, comm and stat."""
     proc = Path(_FOLDER.name)
     process = proc / "7"
     thread = process / "task/8"
@@ -175,7 +175,7 @@ _OFFERED = {
 
 
 def accept(data: bytes) -> None:
-    """Accept and Accept-Encoding: always one of the formats that are offered, and never one with quality 0 alone."""
+    """Accept and Accept-Encoding: the result is always an offered format, and gzip only if the client asks for it."""
     wanted, encoding = (part.decode("latin-1") for part in _parts(data, 2))
     chosen = negotiation.choose_format(wanted)
     assert chosen in _OFFERED
@@ -191,20 +191,20 @@ _TYPES = list(blocks.Type)
 
 
 def _assembled(data: bytes) -> bytes:
-    """A recording of parts: type, entries and length each, then the content. Its checksums are right."""
+    """Return a recording with correct checksums, made from parts: type, entries and length, then the content."""
     made, at = [blocks.start()], 0
     while at + _PART.size <= len(data):
         kind, entries, length = _PART.unpack_from(data, at)
         at += _PART.size
         block_type = _TYPES[kind % len(_TYPES)]
-        most = 1000 if block_type == blocks.Type.LOST else length  # pack() writes no block that is too long
+        most = 1000 if block_type == blocks.Type.LOST else length  # pack() refuses a longer block
         made.append(blocks.pack(block_type, data[at : at + min(length, most)], entries))
         at += length
     return b"".join(made)
 
 
 def recording(data: bytes) -> None:
-    """A recording from somebody else: whole, with as many events as it says, or one line."""
+    """A recording from another person: the result is a whole recording with correct counts, or one line of error."""
     path = Path(_FOLDER.name) / "fuzz.kvmrec"
     data = data[:MAX_BYTES]
     path.write_bytes(data if data.startswith(blocks.MAGIC) else _assembled(data))
@@ -224,10 +224,10 @@ def recording(data: bytes) -> None:
 
 
 def _check_secrets(text: str, said: str) -> None:
-    """What stands in a place for secrets, and nowhere else, is not repeated."""
+    """Assert that no error message contains the value of a secret option."""
     try:
         root = yaml.safe_load(text)
-    except Exception:  # not YAML, or a date that is none
+    except Exception:  # not YAML, or an invalid date
         return
     sections = [root.get(key) for key in ("tls_server_config", "basic_auth_users")] if isinstance(root, dict) else []
     for section in sections:
@@ -237,7 +237,7 @@ def _check_secrets(text: str, said: str) -> None:
 
 
 def web_config(data: bytes) -> None:
-    """A web configuration file: settings, or lines that say what is wrong and no secret."""
+    """A web configuration file: the result is settings, or lines of errors without secrets."""
     folder = Path(_FOLDER.name)
     path = folder / "web.yaml"
     path.write_bytes(data[:MAX_BYTES])

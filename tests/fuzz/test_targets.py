@@ -1,4 +1,4 @@
-"""Each fuzz target, briefly: its seeds and former findings, then what hypothesis makes of its strategy."""
+"""Run each fuzz target briefly: its seeds and earlier findings, then inputs that hypothesis makes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CORPUS = Path(__file__).parent / "corpus"
 SEEDS = [(name, path) for name in TARGETS for path in sorted((CORPUS / name).iterdir())]
 
 
-def test_every_target_has_all_it_needs() -> None:
+def test_every_target_has_a_strategy_and_seeds() -> None:
     assert (
         TARGETS.keys() == STRATEGIES.keys() == {path.name for path in CORPUS.iterdir()} == {name for name, _ in SEEDS}
     )
 
 
 @pytest.mark.parametrize(("name", "seed"), SEEDS, ids=[f"{name}-{path.name}" for name, path in SEEDS])
-def test_seed(name: str, seed: Path) -> None:
+def test_target_holds_for_a_seed(name: str, seed: Path) -> None:
     TARGETS[name](seed.read_bytes())
 
 
@@ -34,5 +34,5 @@ def test_seed(name: str, seed: Path) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-def test_made(name: str, data: st.DataObject) -> None:
+def test_target_holds_for_generated_inputs(name: str, data: st.DataObject) -> None:
     TARGETS[name](data.draw(st.one_of(STRATEGIES[name], st.binary(max_size=300))))

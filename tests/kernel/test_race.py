@@ -41,7 +41,7 @@ def test_readings_during_exits_are_consistent(loaded_now: Callable[..., program.
     collector.close()
 
 
-def test_the_layout_of_the_maps(loaded_now: Callable[..., program.Loaded]) -> None:
+def test_slots_and_cells_fill_whole_cache_lines(loaded_now: Callable[..., program.Loaded]) -> None:
     """Slots and cells fill whole cache lines, so no two vCPUs share one. The code relies on the other numbers."""
     layouts = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
     assert layouts["slots"].size % 64 == 0

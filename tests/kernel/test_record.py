@@ -1,4 +1,4 @@
-"""The recording program: all that is sent is written or counted as lost, and replays to the same numbers."""
+"""The recording program: every event is written or counted as lost, and a replay gives the same numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _header(front: str) -> RecordingHeader:
 
 
 class Recorded:
-    """A recording program without tracepoints, driven by hand as tests/kernel/machine.py drives the counting one."""
+    """A recording program without tracepoints, driven by hand like the counting one in tests/support/machine.py."""
 
     def __init__(self, path: Path, front: str = "arm64", ring_bytes: int = RING, **options: Any) -> None:
         defines = {"RING_BYTES": ring_bytes, **(X86_DEFINES if front == "x86" else {}), **options.pop("defines", {})}
@@ -75,16 +75,16 @@ class Recorded:
         self._vcpus: list[Vcpu] = []
 
     def vcpu(self, comm: str = "CPU 0/KVM") -> Vcpu:
-        self._vcpus.append(Vcpu(self, comm))  # type: ignore[arg-type] # of a Machine it needs the programs alone
+        self._vcpus.append(Vcpu(self, comm))  # type: ignore[arg-type] # it uses only the machine's programs
         return self._vcpus[-1]
 
     def take(self) -> None:
-        """Take all that the ring holds."""
+        """Read all events from the ring."""
         while self.ring.pending():
             self.recorder.take()
 
     def read(self) -> recording.Recording:
-        """Close it, and read what was written."""
+        """Finish the recording; return it as read from its file."""
         self.take()
         self.recorder.finish("test")
         self._file.close()
@@ -101,7 +101,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recorded]]:
-    monkeypatch.setattr(recorder, "_IDENTITY_SECONDS", 60.0)  # a busy machine must not cost a name
+    monkeypatch.setattr(recorder, "_IDENTITY_SECONDS", 60.0)  # look-ups must not time out on a busy machine
     with ExitStack() as stack:
         numbers = itertools.count()
 
@@ -121,7 +121,7 @@ def _exit(vcpu: Vcpu, front: str, now: int, number: int) -> None:
 
 
 def _enter(vcpu: Vcpu, times: Iterable[int]) -> None:
-    """Have it enter its guest at each of these times."""
+    """Let the vCPU enter its guest at each of these times."""
 
     def enter() -> None:
         for now in times:
@@ -131,7 +131,7 @@ def _enter(vcpu: Vcpu, times: Iterable[int]) -> None:
 
 
 def _play(vcpu: Vcpu, front: str, seed: int, rounds: int) -> None:
-    """Exits, most of them with an entry after it; some that go to user space; some that do not match."""
+    """Play exits, most of them followed by an entry; some return to user space, and some events do not match."""
     chance = random.Random(seed)
     now = seed + 1
     vcpu.userspace_exit(now, 10, -EINTR)
@@ -153,13 +153,13 @@ def _plain(found: VcpuRecord) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("front", ["arm64", "x86"])
-def test_a_replay_counts_what_was_counted(
+def test_a_replay_gives_the_same_counts_as_counting(
     recorded: Callable[..., Recorded],
     machine: Callable[..., Machine],
     loaded_now: Callable[..., program.Loaded],
     front: str,
 ) -> None:
-    """The same contexts to both programs; then the recording through a fresh counting one."""
+    """Both programs get the same events. Then the recording is replayed through a new counting program."""
     counting, recording_ = machine(front), recorded(front)
     for on in (counting, recording_):
         for number, rounds in ((3, 5003), (4, 1009), (5, 101)):
@@ -182,8 +182,8 @@ def test_a_replay_counts_what_was_counted(
     assert {key.pid for key in vcpus} == {os.getpid()}
 
 
-def test_the_ring_runs_over(recorded: Callable[..., Recorded]) -> None:
-    """Nobody reads while 7919 events come into room for 1365: each is written or lost, by kind."""
+def test_events_beyond_a_full_ring_are_counted_as_lost(recorded: Callable[..., Recorded]) -> None:
+    """The ring holds 1365 of 7919 events, and nothing reads it. Each event is written or counted as lost, by kind."""
     made = recorded(ring_bytes=1 << 16)
     vcpu = made.vcpu()
 
@@ -203,12 +203,12 @@ def test_the_ring_runs_over(recorded: Callable[..., Recorded]) -> None:
     read = made.read()
     sent = {Kind.EXIT: 3495, Kind.USERSPACE_EXIT: 1132 + 34, Kind.ENTRY: 3495, Kind.THREAD_END: 1}
     assert {kind: read.events[kind] + read.lost[kind] for kind in COUNTED} == sent
-    # A record takes 8 bytes more than an event, and one is the thread's name; the kernel fills the ring but for a byte.
+    # A record takes 8 bytes more than an event. One record is the thread's name. The kernel leaves one byte free.
     assert sum(read.events.values()) == ((1 << 16) - 1) // 48 + 101 * 2 + 34 + 1
     assert read.lost[Kind.THREAD_END] == 0
 
 
-def test_threads_that_there_is_no_room_for(recorded: Callable[..., Recorded]) -> None:
+def test_events_of_a_thread_without_a_slot_are_counted_as_lost(recorded: Callable[..., Recorded]) -> None:
     made = recorded(slots=2)
     vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(3)]
     for vcpu in vcpus:
@@ -221,7 +221,7 @@ def test_threads_that_there_is_no_room_for(recorded: Callable[..., Recorded]) ->
 
 
 @pytest.mark.parametrize("events", [1, 2, 503, 70_001])
-def test_so_many_events_exactly(recorded: Callable[..., Recorded], events: int) -> None:
+def test_records_exactly_the_given_number_of_events(recorded: Callable[..., Recorded], events: int) -> None:
     made = recorded(events=events, ring_bytes=1 << 24)
     for number in range(3):
         vcpu = made.vcpu(f"CPU {number}/KVM")
@@ -237,7 +237,7 @@ def test_so_many_events_exactly(recorded: Callable[..., Recorded], events: int) 
     assert not any(read.lost.values())
 
 
-def test_one_process_alone(recorded: Callable[..., Recorded]) -> None:
+def test_records_only_the_given_process(recorded: Callable[..., Recorded]) -> None:
     for tgid, expected in ((os.getpid(), 101), (1, 0)):
         made = recorded(defines={"ONLY_TGID": tgid})
         vcpu = made.vcpu()
@@ -249,8 +249,8 @@ def test_one_process_alone(recorded: Callable[..., Recorded]) -> None:
         assert not any(read.lost.values())
 
 
-def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
-    """This process has no VM's name, so that its pid is its name."""
+def test_records_only_the_given_vm(recorded: Callable[..., Recorded]) -> None:
+    """This process has no VM's name, so its pid is the VM's name."""
     for name, expected in ((str(os.getpid()), 101), ("web-1", 0)):
         made = recorded(vm_name=name)
         vcpu = made.vcpu()
@@ -263,7 +263,7 @@ def test_one_vm_alone(recorded: Callable[..., Recorded]) -> None:
         assert made.recorder.others == (set() if expected else {str(os.getpid())})
 
 
-def test_a_vm_that_ends_before_its_second_thread_is_looked_up(
+def test_records_all_threads_of_a_vm_that_ends_before_the_second_look_up(
     recorded: Callable[..., Recorded], tmp_path: Path
 ) -> None:
     process = tmp_path / "proc" / str(os.getpid())
@@ -282,7 +282,9 @@ def test_a_vm_that_ends_before_its_second_thread_is_looked_up(
     assert [vm.name for vm in read.vms] == ["web-1"]
 
 
-def test_more_than_one_block(recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]) -> None:
+def test_a_recording_of_several_blocks_is_replayed_in_full(
+    recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]
+) -> None:
     made = recorded(ring_bytes=1 << 23)
     vcpus = [made.vcpu(f"CPU {number}/KVM") for number in range(2)]
     for start in (0, 40_009):
@@ -297,10 +299,10 @@ def test_more_than_one_block(recorded: Callable[..., Recorded], loaded_now: Call
     assert snapshot.counters["unmatched_entry"] == 4 * 40_009 - 2
 
 
-def test_more_threads_than_slots_one_after_the_other(
+def test_a_replay_needs_slots_only_for_threads_at_the_same_time(
     recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]
 ) -> None:
-    """One tid that ends and begins 307 times are 307 records; and two at a time are refused where one fits."""
+    """One slot is enough for a tid that ends and starts 307 times. It is too few for two threads at the same time."""
     made = recorded()
     vcpu = made.vcpu()
 
@@ -338,7 +340,7 @@ class Command:
         while not path.exists() and self.process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        # The file is made when the program is attached already.
+        # The file is created after the program is attached.
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
         if number:
@@ -359,10 +361,10 @@ def _in_a_thread(times: int) -> int:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_real_events_until_a_signal(
+def test_records_real_events_until_a_signal(
     tmp_path: Path, loaded_now: Callable[..., program.Loaded], number: signal.Signals
 ) -> None:
-    """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
+    """A thread fires the kernel's own kvm_userspace_exit 1009 times and then ends."""
     command = Command(tmp_path / "real.kvmrec", "-p", str(os.getpid()))
     tid = _in_a_thread(1009)
     status, said = command.end(number)
@@ -383,7 +385,7 @@ def test_real_events_until_a_signal(
 
 
 @pytest.mark.kvm
-def test_a_signal_cuts_the_duration_short(tmp_path: Path) -> None:
+def test_a_signal_ends_a_recording_before_its_duration(tmp_path: Path) -> None:
     command = Command(tmp_path / "timed.kvmrec", "1e9", "--ring-size=64K", f"--pid={os.getpid()}")
     _in_a_thread(101)
     status, said = command.end(signal.SIGINT)
@@ -393,7 +395,7 @@ def test_a_signal_cuts_the_duration_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_it_ends_after_its_duration(tmp_path: Path) -> None:
+def test_a_recording_ends_after_its_duration(tmp_path: Path) -> None:
     began = time.monotonic()
     command = Command(tmp_path / "timed.kvmrec", "0.7", f"--pid={os.getpid()}")
     status, said = command.end()
@@ -408,7 +410,7 @@ def _ended(path: Path) -> str:
 
 
 @pytest.mark.kvm
-def test_so_many_real_events(tmp_path: Path) -> None:
+def test_records_exactly_the_given_number_of_real_events(tmp_path: Path) -> None:
     command = Command(tmp_path / "counted.kvmrec", "--events=53", f"--pid={os.getpid()}")
     _in_a_thread(101)
     status, said = command.end()
@@ -425,8 +427,8 @@ def test_so_many_real_events(tmp_path: Path) -> None:
         ([], f"no event of process {os.getpid()} was seen: is the process a VM?"),
     ],
 )
-def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: str) -> None:
-    """Beside a vCPU of this process, which has no VM's name, and beside none: status 0."""
+def test_a_recording_without_events_ends_with_a_note(tmp_path: Path, options: list[str], note: str) -> None:
+    """Once with a vCPU of this process, which has no VM's name, and once without a vCPU. The status is 0."""
     command = Command(tmp_path / "none.kvmrec", f"--pid={os.getpid()}", *options)
     if options:
         _in_a_thread(11)
@@ -437,7 +439,7 @@ def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: 
     assert notes == [note]
 
 
-def test_names_of_what_was_seen_are_few_and_print() -> None:
+def test_the_note_has_at_most_twenty_printable_names() -> None:
     options = RecordOptions(Path("x"), vm="nope")
     assert record.nothing(options, set()) == "no event was seen: is a VM running on this host?"
     assert record.nothing(options, {"b\x1b[2J", "a"}) == r"no event matches --vm; seen: a, b\x1b[2J"
@@ -446,7 +448,7 @@ def test_names_of_what_was_seen_are_few_and_print() -> None:
 
 
 @pytest.mark.kvm
-def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_refusal_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "there"
     there.write_text("")
     config = Config()
@@ -478,8 +480,8 @@ def _limited(size: int) -> Callable[[], None]:
 
 
 @pytest.mark.kvm
-def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
-    """Not the header, or all but the end: the file is removed. What is not record's own stays: a device, a shell's."""
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
+    """The write fails at the header or at the end. `record` removes its own file, but no device or redirected file."""
     path, redirected = tmp_path / "m.kvmrec", tmp_path / "redirected"
     whole = _record(f"{path} 0.001 --pid={os.getpid()}")
     assert whole.returncode == 0
@@ -507,15 +509,15 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_a_whole_recording_stays_where_nobody_hears_of_it(tmp_path: Path) -> None:
+def test_a_whole_recording_stays_when_stderr_cannot_be_written(tmp_path: Path) -> None:
     said = _record(f"{tmp_path}/whole 0.001 --pid={os.getpid()} 2>/dev/full")
     assert said.returncode == 0
     assert not any(recording.read(tmp_path / "whole").events.values())
 
 
 @pytest.mark.kvm
-def test_no_memory_for_the_ring(tmp_path: Path) -> None:
-    """What it is that there is no room for is said; the file that was to be overwritten is there still."""
+def test_without_memory_for_the_ring_the_old_file_stays(tmp_path: Path) -> None:
+    """The error names the ring buffer. The file that --force would overwrite is unchanged."""
     path = tmp_path / "old"
     path.write_text("before")
     limited = (

@@ -1,18 +1,18 @@
-"""Debian's Prometheus servers against the replay: what they store and compute is what the exporter counted.
+"""Debian's Prometheus servers scrape the replay: what they store and compute must equal the exporter's counts.
 
-    python3 -m pytest tests/prometheus            needs root, as the kernel suite does
+    python3 -m pytest tests/prometheus            needs root, like the kernel suite
 
-    test_standstill.py  raw counts, buckets and quantiles after that pass: equal to the recording, in every form
-    test_moving.py      rate(), and quantiles of rates, between two moments at which the demo is paused
+    test_standstill.py  counts, buckets and quantiles after that one pass equal the recording, in every form
+    test_moving.py      rate(), and quantiles of rates, between two pauses of the demo
 
 In tests/support/prometheus, for other suites too:
 
     builds.py           the servers of Debian 12 (2.42), Debian 13 (2.53) and unstable (3.x): the installed one, or its
                         package unpacked into ${XDG_CACHE_HOME:-~/.cache}/kvm-exit-exporter/prometheus (remove that
-                        folder to have newer ones)
+                        folder to get newer servers)
     server.py           one running server, and its query API
-    exporters.py        one pass of the recording whose page then stands still, and its truth; a demo that can pause
+    exporters.py        an exporter that replays the recording once, with the expected counts; a demo that can pause
     pause.py            the demo's page while it is paused
 
-A server that cannot be had skips its tests; with KERNEL_SUITE=required it fails them.
+If a server is not available, its tests are skipped; with KERNEL_SUITE=required they fail.
 """

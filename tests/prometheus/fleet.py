@@ -1,7 +1,7 @@
-"""What a recorded sample costs on the wire and on disk: `python3 -m tests.prometheus.fleet`, as root, three minutes.
+"""Measure bytes per recorded sample on the wire and on disk: `python3 -m tests.prometheus.fleet`, as root, 3 minutes.
 
-A demo is scraped under the names of many hosts, its recorded series are sent by remote_write, and then a snapshot of
-the storage is weighed. docs/operations.md works out a fleet from these figures.
+Prometheus scrapes a demo under the names of many hosts and sends the recorded series by remote_write. Then the program
+measures the size of a snapshot of the storage. docs/operations.md computes a fleet from these figures.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.support.prometheus.server import Prometheus
 RULES = ROOT / "deploy/prometheus"
 HOSTS = 20
 SECONDS = 130
-"""At an evaluation a second: a chunk of the storage is full at 120 samples."""
+"""With one evaluation per second this fills a chunk of the storage: a chunk holds 120 samples."""
 
 
 def measure(suite: str, form: str, folder: Path) -> None:
-    """Print what one server and form of histograms need."""
+    """Print the bytes per sample of one server with one form of histograms."""
     build = builds.find(suite)
     if isinstance(build, builds.UnavailableError):
         sys.exit(str(build))
@@ -62,7 +62,7 @@ def measure(suite: str, form: str, folder: Path) -> None:
             build, demo.address, folder / "server", native=native, rules=files, settings=settings, flags=flags
         )
         stack.callback(server.stop)
-        time.sleep(20)  # until every series is there
+        time.sleep(20)  # until every series exists
         start = (receiver.bytes, receiver.samples)
         time.sleep(SECONDS)
         sent, samples = receiver.bytes - start[0], receiver.samples - start[1]

@@ -1,4 +1,4 @@
-"""The far end of remote_write: takes what a Prometheus sends, and counts it."""
+"""A receiver for remote_write that counts the samples and bytes that a Prometheus sends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.prometheus.server import Labels
 
 
 class Receiver:
-    """Listens on loopback. `bytes` came over the wire, in `requests`, for `samples`; `series` are their labels."""
+    """Listens on loopback. Counts received `bytes`, `requests` and `samples`; `series` has the labels of all series."""
 
     def __init__(self) -> None:
         self.bytes = self.requests = self.samples = 0
@@ -62,7 +62,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _uncompressed(data: bytes) -> bytes:
-    """Snappy's block format (format_description.txt of google/snappy): literals, and copies of what came before."""
+    """Decode Snappy's block format (format_description.txt of google/snappy): literals, and copies of earlier bytes."""
     size, at = _varint(data, 0)
     out = bytearray()
     while at < len(data):
@@ -85,14 +85,14 @@ def _uncompressed(data: bytes) -> bytes:
             length, offset = (tag >> 2) + 1, int.from_bytes(data[at : at + width], "little")
             at += width
         start = len(out) - offset
-        for number in range(length):  # a copy may reach into itself
+        for number in range(length):  # a copy may overlap its own output
             out.append(out[start + number])
     assert len(out) == size
     return bytes(out)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Length-delimited fields of a protobuf message by number; all others are passed over."""
+    """Yield number and content of the length-delimited fields of a protobuf message. Skip all other fields."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -108,7 +108,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _series(request: bytes) -> Iterator[tuple[Labels, int]]:
-    """Labels, and the number of samples and histograms, of each series of a WriteRequest (prompb/remote.proto)."""
+    """Yield labels and number of samples and histograms of each series in a WriteRequest (prompb/remote.proto)."""
     for number, series in _fields(request):
         if number != 1:  # metadata
             continue

@@ -1,4 +1,4 @@
-"""The examples in deploy/prometheus in running servers: what leaves a server is what is recorded, and nothing else."""
+"""The examples in deploy/prometheus, in running servers: a server sends recorded series and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def example(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Sending:
-    """A server with the example's rules and remote_write, and who receives."""
+    """A server with the example's rules and remote_write, and its receiver."""
 
     prometheus: Prometheus
     receiver: Receiver
@@ -57,8 +57,8 @@ def sending(
         yield Sending(server, receiver)
 
 
-def test_only_what_is_recorded_is_sent(sending: Sending) -> None:
-    """All recorded series of hosts, and of VMs but for buckets and reasons; no raw one, and no runbooks label."""
+def test_remote_write_sends_only_recorded_series(sending: Sending) -> None:
+    """Sent are all recorded series of hosts, and those of VMs except buckets and reasons. No label is `runbooks`."""
     recorded = {
         rule["name"]
         for group in sending.prometheus.api("rules")["groups"]
@@ -77,7 +77,7 @@ def test_only_what_is_recorded_is_sent(sending: Sending) -> None:
         assert "runbooks" not in labels
 
 
-def test_a_server_above_fetches_what_is_of_hosts(sending: Sending, tmp_path: Path) -> None:
+def test_federation_fetches_only_recorded_series_of_hosts(sending: Sending, tmp_path: Path) -> None:
     configuration = example("prometheus-federation")
     (scrape,) = configuration["scrape_configs"]
     address = sending.prometheus.address

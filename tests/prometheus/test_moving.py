@@ -1,9 +1,9 @@
-"""rate() over a replay that runs, between two moments at which it is paused.
+"""rate() over a running replay, between two pauses.
 
-While the demo is paused its page stands still, so the sample that Prometheus takes then must equal the page exactly,
-and the increase between two such samples that of the two pages. rate() extrapolates to the ends of its window, so
-the window begins a millisecond before the first sample (Prometheus 3 leaves out a sample at the very start) and
-ends with the last: there rate() is that increase by the time between the two.
+While the demo is paused its page does not change. So a sample that Prometheus takes then must equal the page exactly,
+and the increase between two samples must equal the increase between the two pages. rate() extrapolates to the ends of
+its window. So the window begins a millisecond before the first sample (Prometheus 3 leaves out a sample at the start
+of the window) and ends with the last sample: then rate() is the increase divided by the time between the two samples.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SPEED = 5
 RUNNING_SECONDS = 6.0
 
 ENOUGH = 100
-"""Durations that make a quantile worth comparing."""
+"""Fewest durations for which a quantile is compared."""
 FEW = 3
-"""Series that must have moved, else nothing was tested. What of the recording is replayed depends on the machine."""
+"""Fewest series that must have changed. The machine's speed decides how much of the recording is replayed."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """The pages of the two pauses, when (ms) each began, and the servers that saw all."""
+    """The pages of the two pauses, the start of each pause in ms, and the servers that scraped all the time."""
 
     pages: tuple[list[Sample], list[Sample]]
     paused_ms: tuple[int, int]
@@ -56,7 +56,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
 
 @dataclass(frozen=True)
 class Window:
-    """One server's samples between the pauses."""
+    """One server, and its samples between the two pauses."""
 
     prometheus: Prometheus
     native: bool
@@ -73,7 +73,7 @@ class Window:
         return f"[{self.last_ms - self.first_ms + 1}ms]"
 
     def increases(self, name: str) -> dict[Identity, tuple[float, float]]:
-        """Of series that were on both pages: the first value, and by how much it rose."""
+        """Return first value and increase of each series that is on both pages."""
         before, after = (values(page, name) for page in self.pages)
         assert before.keys() <= after.keys()
         return {labels: (value, after[labels] - value) for labels, value in before.items()}
@@ -99,7 +99,7 @@ def window(request: pytest.FixtureRequest, build: Callable[[str], builds.Build],
 
 
 def _check_samples(window: Window, selector: str, name: str) -> None:
-    """Equal to the page at both pauses, and never falling between them."""
+    """Assert that samples equal the page at both pauses and never fall between them."""
     before, after = (values(page, name) for page in window.pages)
     found = {identity(labels): samples for labels, samples in window.prometheus.raw(selector, window.last_ms)}
     assert {labels: samples[window.last_ms] for labels, samples in found.items()} == after
@@ -108,33 +108,33 @@ def _check_samples(window: Window, selector: str, name: str) -> None:
     for samples in found.values():
         ordered = [samples[stamp] for stamp in sorted(samples)]
         assert ordered == sorted(ordered)
-    assert sum(len(set(samples.values())) > 2 for samples in found.values()) >= FEW, "nothing moved in between"
+    assert sum(len(set(samples.values())) > 2 for samples in found.values()) >= FEW, "too few series changed"
     assert set(window.query(f"resets({selector}[10m])").values()) == {0.0}
 
 
 def _check_rates(window: Window, expression: str, name: str) -> None:
-    """A rate expression against the increase of a metric of the text page."""
+    """Assert that a rate expression equals the increase of a metric on the text page, per second."""
     rates = window.query(expression)
     increases = window.increases(name)
     assert increases.keys() <= rates.keys()
     compared = 0
     for labels, (first, increase) in increases.items():
         if first * window.seconds < 0.002 * increase:
-            continue  # was zero within that millisecond, by extrapolation; versions differ in what they make of it
+            continue  # extrapolation reaches zero within that millisecond: versions of Prometheus differ there
         assert math.isclose(rates[labels], increase / window.seconds, rel_tol=EXACT), labels
         compared += increase > 0
     assert compared >= FEW
 
 
 @pytest.mark.parametrize("name", COUNTERS)
-def test_counters(window: Window, name: str) -> None:
+def test_samples_and_rates_of_counters_equal_the_page(window: Window, name: str) -> None:
     _check_samples(window, name, name)
     _check_rates(window, f"rate({name}{window.range})", name)
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-def test_durations(window: Window, name: str) -> None:
-    """Counts, sums and classic buckets as samples and as rates; of the native form its count and sum."""
+def test_samples_and_rates_of_histograms_equal_the_page(window: Window, name: str) -> None:
+    """Classic histograms: counts, sums and buckets. Native histograms: counts and sums."""
     if window.native:
         _check_samples(window, name, f"{name}_count")
         for part in ("count", "sum"):
@@ -147,10 +147,10 @@ def test_durations(window: Window, name: str) -> None:
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
-def test_quantiles_of_rates(window: Window, name: str, quantile: float) -> None:
-    """What a dashboard shows, in either form: in the classic bucket in which the page's own increase has it.
+def test_quantiles_of_rates_lie_in_the_pages_bucket(window: Window, name: str, quantile: float) -> None:
+    """Quantiles as in a dashboard, in either form, must lie in the classic bucket of the page's own increase.
 
-    A rank on the edge of two buckets is rounded into either, so the bounds are those of both durations around it.
+    A rank on the edge of two buckets may be rounded into either: then both buckets are allowed.
     """
     form = name if window.native else f"{name}_bucket"
     found = window.query(f"histogram_quantile({quantile}, rate({form}{window.range}))")
@@ -177,13 +177,13 @@ def test_quantiles_of_rates(window: Window, name: str, quantile: float) -> None:
 
 
 def test_guest_time_never_falls(window: Window) -> None:
-    """It moves while the guests are paused, too: a vCPU that was in its guest still is."""
+    """Guest time also grows while the demo is paused, because a vCPU that was in its guest stays in it."""
     name = "kvm_vcpu_guest_seconds_total"
     assert len(window.query(f"{name} > 0")) == 5
     assert set(window.query(f"resets({name}[10m])").values()) == {0.0}
 
 
-def test_scrapes_are_clean(window: Window) -> None:
+def test_every_scrape_succeeds_without_a_warning(window: Window) -> None:
     (target,) = window.prometheus.api("targets")["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert window.prometheus.complaints() == []

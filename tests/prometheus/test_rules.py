@@ -1,8 +1,8 @@
-"""deploy/prometheus with promtool and in running servers: what is recorded is what the page rose by, in both forms.
+"""deploy/prometheus with promtool and in running servers: recorded rates equal the page's increases, in both forms.
 
-All rates of one evaluation are increases by the same time: the window begins before the first sample, and rate()
-reaches out by half a scrape interval there and up to the evaluation at its end. So increases of the text page between
-two pauses of the demo say what must be recorded, to the last digits.
+All rates of one evaluation divide by the same time. The window begins before the first sample: there rate()
+extrapolates by half a scrape interval, and at the end up to the evaluation. So the increases of the text page between
+two pauses of the demo give the exact recorded values.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.support.prometheus.server import Labels, Prometheus
 RULES = ROOT / "deploy/prometheus"
 SPEED = 20
 WARM_UP_SECONDS, RUNNING_SECONDS = 8.0, 5.0
-"""The recording's 41 seconds pass in two, on a machine that keeps up."""
+"""On a fast machine the recording's 41 seconds pass in two seconds."""
 EXACT = 1e-9
 WINDOW_SECONDS = 300.0
 STORING_MS = 500
-"""A scrape has the time of its start; its samples come when it is through."""
+"""Samples have the time of the scrape's start, and are stored at its end: this is the largest time in between."""
 NOT_WORK = re.compile(r"restart|error_.*|KVM_EXIT_HLT|KVM_EXIT_AP_RESET_HOLD")
 
 DURATION, USERSPACE = "kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds"
@@ -47,29 +47,29 @@ def _promtool(build: builds.Build, *arguments: str) -> str:
 
 @pytest.mark.parametrize("suite", builds.SUITES)
 @pytest.mark.parametrize("file", sorted(path.name for path in RULES.glob("*.rules.yml")))
-def test_rules_are_read(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
+def test_promtool_accepts_the_rules(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
     assert "SUCCESS" in _promtool(build(suite), "check", "rules", "--lint-fatal", f"../{file}")
 
 
 @pytest.mark.parametrize("suite", builds.SUITES)
 @pytest.mark.parametrize("file", sorted(path.name for path in (RULES / "tests").glob("*.yml")))
-def test_rules_by_promtool(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
+def test_promtools_unit_tests_of_the_rules_pass(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
     found = build(suite)
     if "native" in file and found.version < (2, 53):
-        pytest.skip("this promtool's tests know no native histograms")
+        pytest.skip("this promtool's unit tests do not support native histograms")
     _promtool(found, "test", "rules", file)
 
 
 @pytest.mark.parametrize("suite", builds.SUITES)
 @pytest.mark.parametrize("file", sorted(path.name for path in RULES.glob("*.example.yml")))
-def test_examples_are_read(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
+def test_promtool_accepts_the_examples(build: Callable[[str], builds.Build], suite: str, file: str) -> None:
     agent = ["--agent"] if "agent" in file else []
     assert "SUCCESS" in _promtool(build(suite), "check", "config", *agent, f"../{file}")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A server with the rules of its form, and the pages of the two pauses it was scraped in."""
+    """A server with the rules of its form, and the pages of the two pauses."""
 
     prometheus: Prometheus
     native: bool
@@ -77,18 +77,18 @@ class Recorded:
     since_ms: int
     """When the second pause began."""
     until_ms: int
-    """While it lasted, and the rules had been evaluated since: the moment that all is looked at."""
+    """A time in the second pause, after an evaluation of the rules. All queries are for this time."""
 
     def increases(
         self, name: str, by: Iterable[str], keep: Callable[[Labels], bool] = lambda _: True
     ) -> dict[Group, float]:
-        """Of the series of a name that `keep` holds, by some labels: by how much they rose together."""
+        """Return the summed increase of the series of `name` for which keep() holds, by the labels `by`."""
         before, after = ({tuple(s.labels.items()): s for s in page if s.name == name} for page in self.pages)
         assert before.keys() == after.keys() != set()
         total: dict[Group, float] = {}
         for key, sample in after.items():
             increase = sample.value - before[key].value
-            # Else rate() would reach out no farther than to where the counter was zero; there are five scrapes or more.
+            # Otherwise rate() extrapolates only to the point where the counter was zero. There are 5 scrapes or more.
             assert before[key].value * 5 >= increase, sample
             if keep(sample.labels):
                 group = tuple(sample.labels[label] for label in by)
@@ -96,7 +96,7 @@ class Recorded:
         return total
 
     def samples(self, record: str, by: Iterable[str]) -> tuple[int, dict[Group, float]]:
-        """What was recorded last."""
+        """Return the time of the last recorded samples, and their values by the labels `by`."""
         found = self.prometheus.raw(record, self.until_ms)
         at = max(stamp for _, samples in found for stamp in samples)
         scraped = [stamp for stamp in self.prometheus.scrapes(self.since_ms, 1) if stamp < at]
@@ -106,12 +106,15 @@ class Recorded:
         return at, {tuple(labels[label] for label in by): samples[at] for labels, samples in found if at in samples}
 
     def ends(self, at: int) -> list[int]:
-        """Up to when an evaluation can have seen samples: those of a scrape just before it may be stored after it."""
+        """Return the possible times of the last sample that an evaluation read.
+
+        A scrape just before the evaluation may be stored after it.
+        """
         last = max(stamp for stamp in self.prometheus.scrapes(0, 1) if stamp <= at)
         return [at, last - 1] if at - last < STORING_MS else [at]
 
     def per_second(self, at: int, end: int) -> float:
-        """What an increase is multiplied with to be rate() over the window, for who saw what was until `end`."""
+        """Return the factor from an increase to rate() over the window, if the evaluation read samples up to `end`."""
         scrapes = [stamp for stamp in self.prometheus.scrapes(0, 1) if stamp <= end]
         seconds = (scrapes[-1] - scrapes[0]) / 1000
         average = seconds / (len(scrapes) - 1)
@@ -143,7 +146,7 @@ def _close(found: dict[Group, float], expected: dict[Group, float]) -> bool:
 
 
 def _wait_for_every_reason(demo: exporters.Demo) -> None:
-    """Until the recording has passed once: no series begins later."""
+    """Wait until the recording has been replayed once: no series begins later."""
     wanted = {"kvm_exits_total": "exit", "kvm_userspace_exits_total": "userspace"}
     deadline = time.monotonic() + 60
     while True:
@@ -185,7 +188,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, 
         since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
         after = demo.page()
         for server in servers.values():
-            server.scrapes(since_ms, 4)  # and the rules evaluated twice at least
+            server.scrapes(since_ms, 4)  # in that time the rules are evaluated at least twice
         until_ms = time.time_ns() // 10**6
         yield {key: Recorded(server, key[1], (before, after), since_ms, until_ms) for key, server in servers.items()}
 
@@ -223,7 +226,7 @@ LEVELS: tuple[tuple[str, Group], ...] = (
 HOST_AND_VM: tuple[tuple[str, Group], ...] = (("instance", ()), ("instance_vm", ("vm",)))
 
 
-def test_exits(recorded: Recorded) -> None:
+def test_recorded_exits_equal_the_page(recorded: Recorded) -> None:
     for level, by in LEVELS:
         recorded.check(f"{level}:kvm_exits:rate5m", recorded.increases("kvm_exits_total", by), by)
     for level, by in HOST_AND_VM:
@@ -231,7 +234,7 @@ def test_exits(recorded: Recorded) -> None:
         recorded.check(f"{level}:kvm_nonidle_exits:rate5m", expected, by)
 
 
-def test_userspace_exits(recorded: Recorded) -> None:
+def test_recorded_userspace_exits_equal_the_page(recorded: Recorded) -> None:
     name = "kvm_userspace_exits_total"
     by: Group
     for level, by in (("instance_reason", ("reason",)), ("instance_vm_reason", ("vm", "reason"))):
@@ -242,8 +245,8 @@ def test_userspace_exits(recorded: Recorded) -> None:
         recorded.check_ratio(f"{level}:kvm_nonidle_userspace_exits_per_nonidle_exit:ratio_rate5m", work, exits, by)
 
 
-def test_exit_time(recorded: Recorded) -> None:
-    """The sums of durations, by whichever form of histograms they came."""
+def test_recorded_exit_time_equals_the_page(recorded: Recorded) -> None:
+    """The sums of durations, from either form of histograms."""
     for level, by in LEVELS:
         if level in ("instance_vm_class_reason", "instance_vm_class", "instance_class"):
             recorded.check(f"{level}:{DURATION}_sum:rate5m", recorded.increases(f"{DURATION}_sum", by), by)
@@ -267,8 +270,8 @@ def test_exit_time(recorded: Recorded) -> None:
 
 
 @pytest.mark.parametrize(("name", "quantile"), [("p50", 0.5), ("p99", 0.99)])
-def test_quantiles(recorded: Recorded, name: str, quantile: float) -> None:
-    """Classic: exactly what the page's buckets say. Native: in that same bucket, for it knows more."""
+def test_recorded_quantiles_equal_the_page(recorded: Recorded, name: str, quantile: float) -> None:
+    """Classic: exactly the quantile from the page's buckets. Native: in the same bucket, because it is more precise."""
     for level, by in (("instance_vm_class", ("vm", "class")), ("instance_class", ("class",))):
         buckets: dict[Group, list[tuple[float, float]]] = {}
         for labels, increase in recorded.increases(f"{DURATION}_bucket", (*by, "le")).items():
@@ -284,7 +287,10 @@ def test_quantiles(recorded: Recorded, name: str, quantile: float) -> None:
 
 
 def _quantile(quantile: float, buckets: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """The bucket a quantile is in, and where in it by linear interpolation; native buckets reach beyond the last."""
+    """Return the bounds of the quantile's bucket, and the linearly interpolated quantile.
+
+    The upper bound may be infinite, because native buckets exceed the last classic bound.
+    """
     rank = quantile * buckets[-1][1]
     number = next(number for number, (_, count) in enumerate(buckets) if count >= rank)
     low, below = buckets[number - 1] if number else (0.0, 0.0)
@@ -294,7 +300,7 @@ def _quantile(quantile: float, buckets: list[tuple[float, float]]) -> tuple[floa
     return low, high, low + (high - low) * (rank - below) / (count - below)
 
 
-def test_what_adds_up_over_hosts(recorded: Recorded) -> None:
+def test_recorded_buckets_of_hosts_equal_the_page(recorded: Recorded) -> None:
     if not recorded.native:
         by = ("class", "le")
         increases = recorded.increases(f"{DURATION}_bucket", by)
@@ -304,8 +310,8 @@ def test_what_adds_up_over_hosts(recorded: Recorded) -> None:
         recorded.check(f"instance_class:{DURATION}:rate5m", increases, ("class",))
 
 
-def test_guest_time(recorded: Recorded) -> None:
-    """It moves in the pauses, too; the share is of all vCPUs."""
+def test_recorded_guest_time_equals_the_samples(recorded: Recorded) -> None:
+    """Guest time also grows during the pauses, so it is compared with the stored samples. The host has five vCPUs."""
     at, seconds = recorded.samples("instance_vm:kvm_vcpu_guest_seconds:rate5m", ("vm",))
     _, vcpus = recorded.samples("instance_vm:kvm_vcpus:count", ("vm",))
     _, shares = recorded.samples("instance_vm:kvm_vcpu_guest_seconds_per_vcpu:ratio_rate5m", ("vm",))
@@ -325,7 +331,7 @@ def test_guest_time(recorded: Recorded) -> None:
     assert any(_close(seconds, expected) for expected in each), (seconds, each)
 
 
-def test_own_metrics(recorded: Recorded) -> None:
+def test_recorded_series_of_the_exporter_have_the_expected_values(recorded: Recorded) -> None:
     _, cpu = recorded.samples("instance:kvm_exit_exporter_cpu_seconds:rate5m", ())
     assert 0 < cpu[()] < 1
     assert recorded.samples("instance:kvm_exit_exporter_dropped_exits:rate5m", ())[1] == {(): 0.0}
@@ -336,8 +342,8 @@ def test_own_metrics(recorded: Recorded) -> None:
     assert recorded.samples("instance:kvm_exit_exporter_cells_in_use_per_cell:ratio", ())[1] == {(): cells}
 
 
-def test_every_rule_gave_something(recorded: Recorded) -> None:
-    """None fails, none is without a result, and of the exporter two alerts are on their way: a demo, of another job."""
+def test_every_rule_has_a_result(recorded: Recorded) -> None:
+    """No rule fails. Two exporter alerts are pending: Replay, and Absent because the job here has another name."""
     groups = recorded.prometheus.api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert [rule for rule in rules if rule["health"] != "ok"] == []

@@ -1,4 +1,4 @@
-"""After one pass of the recording nothing counts any more: every number in Prometheus can be compared exactly."""
+"""After one pass of the recording no counter changes: every number in Prometheus is compared exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.prometheus.server import Prometheus
 
 QUANTILES = (0.5, 0.9, 0.99)
 ENOUGH = 100
-"""Durations of a vCPU's reason that make a quantile worth comparing."""
+"""Fewest durations of a vCPU's reason for which a quantile is compared."""
 
 DURATIONS = {"kvm_exit_duration_seconds": "exits", "kvm_userspace_exit_duration_seconds": "userspace_exits"}
 COUNTERS = {"kvm_exits_total": "exits", "kvm_userspace_exits_total": "userspace_exits"}
@@ -28,7 +28,7 @@ COUNTERS = {"kvm_exits_total": "exits", "kvm_userspace_exits_total": "userspace_
 
 @dataclass(frozen=True)
 class Mode:
-    """What the exporter is configured to send, what Prometheus is to store, and what must come of it."""
+    """The exporter's configuration, Prometheus's settings, and the forms that must be stored."""
 
     name: str
     exporter: Histogram
@@ -48,9 +48,9 @@ MODES = (
 
 
 def modes(suite: str) -> Iterator[Mode]:
-    """Those the suite's Prometheus knows."""
+    """Yield the modes that the suite's Prometheus supports."""
     for mode in MODES:
-        if not (suite == "bookworm" and mode.classic_too):  # both forms are stored since 2.45
+        if not (suite == "bookworm" and mode.classic_too):  # 2.45 and newer can store both forms
             yield mode
 
 
@@ -67,7 +67,7 @@ class Case:
 
 
 class Fleet:
-    """A suite's servers, one for each mode, started together: it takes Prometheus five seconds to begin to scrape."""
+    """A suite's servers, one for each mode, started together because Prometheus begins to scrape after five seconds."""
 
     def __init__(self, build: Callable[[str], builds.Build], folders: pytest.TempPathFactory) -> None:
         self._build = build
@@ -134,8 +134,8 @@ def natives(case: Case, name: str) -> dict[Key, dict[str, Any]]:
     return {key(sample.labels): sample.histogram for sample in case.prometheus.query(name) if sample.histogram}
 
 
-def test_counts(case: Case) -> None:
-    """Every exit of the recording, and none twice."""
+def test_counters_equal_the_recording(case: Case) -> None:
+    """Every exit of the recording is counted, and none twice."""
     assert sum(case.exporter.exits.counts.values()) == 38801
     for name, kind in COUNTERS.items():
         truth = case.truth(kind).counts
@@ -156,8 +156,8 @@ def test_the_configured_form_is_stored_and_no_other(case: Case, name: str) -> No
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-def test_durations(case: Case, name: str) -> None:
-    """Count, sum and every bucket, in each form that is stored."""
+def test_histograms_equal_the_recording(case: Case, name: str) -> None:
+    """Count, sum and every bucket, in each stored form."""
     truth = case.truth(DURATIONS[name]).durations
     counts = {key: len(durations) for key, durations in truth.items()}
     sums = {key: sum(durations) / 1e9 for key, durations in truth.items()}
@@ -167,7 +167,7 @@ def test_durations(case: Case, name: str) -> None:
         found = case.prometheus.query(f"{name}_bucket")
         buckets = {(key(sample.labels), sample.labels["le"]): sample.value for sample in found}
         assert len(buckets) == len(found)
-        # Under the very `le` that the text page has, whatever format it came by: else it would be another series.
+        # `le` must be the same text in every format: otherwise it would be another series.
         bounds = {sample.labels["le"] for sample in case.exporter.page if sample.name == f"{name}_bucket"}
         assert "+Inf" in bounds
         assert buckets == {(key, le): _up_to(le, durations) for key, durations in truth.items() for le in bounds}
@@ -182,22 +182,22 @@ def test_durations(case: Case, name: str) -> None:
 
 
 def _up_to(le: str, durations: tuple[int, ...]) -> int:
-    """How many durations are not above a bound."""
+    """Return the number of durations up to the bound."""
     if le == "+Inf":
         return len(durations)
     return bisect_right(durations, math.floor(Fraction(le) * 10**9))
 
 
 def _read(native: dict[str, Any]) -> dict[int, int]:
-    """A native histogram of the API, by the kernel's bucket numbers."""
+    """Return the counts of the API's native histogram by the kernel's bucket numbers."""
     result = {}
     for closed, low, high, count in native.get("buckets", ()):
         number = round(math.log2(float(high)) * 2**SCHEMA) - FIRST_BOUND
         assert math.isclose(float(high), _bound(number), rel_tol=1e-15)
-        if number == 0:  # the zero bucket, which takes in both its bounds
+        if number == 0:  # the zero bucket includes both of its bounds
             assert (closed, float(low)) == (3, -float(high))
         else:
-            assert closed == 0  # its upper bound only
+            assert closed == 0  # includes only its upper bound
             assert math.isclose(float(low), _bound(number - 1), rel_tol=1e-15)
         assert number not in result
         result[number] = int(count)
@@ -210,12 +210,12 @@ def _bound(number: int) -> float:
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("quantile", QUANTILES)
-def test_quantiles(case: Case, name: str, quantile: float) -> None:
-    """Native: within 10 % of the exact quantile of the recorded durations. Classic: in the bucket that it lies in.
+def test_quantiles_are_close_to_the_recording(case: Case, name: str, quantile: float) -> None:
+    """Native: within 10 % of the exact quantile of the recorded durations. Classic: in the exact quantile's bucket.
 
-    Sample quantiles are defined in several ways; all of them lie between the two durations around the rank, so what
-    counts is the distance from that interval. Prometheus interpolates in a native bucket 19 % wide, so that a
-    distribution can be made up for which it is farther off: the recording is real, and fixed.
+    There are several definitions of a sample quantile. All of them lie between the two durations around the rank, so
+    the test measures the distance from that interval. Prometheus interpolates in a native bucket, which is 19 % wide:
+    some distributions have a larger error than 10 %, but this recording does not.
     """
     truth = {key: each for key, each in case.truth(DURATIONS[name]).durations.items() if len(each) >= ENOUGH}
     assert len(truth) == {"exits": 18, "userspace_exits": 5}[DURATIONS[name]]
@@ -239,8 +239,8 @@ def test_quantiles(case: Case, name: str, quantile: float) -> None:
             assert low_bound <= found[each] <= high_bound
 
 
-def test_scrapes_are_clean(case: Case) -> None:
-    """Prometheus itself has nothing to complain of, and stored every sample of the page once."""
+def test_every_sample_is_stored_once_without_a_warning(case: Case) -> None:
+    """Prometheus logs no warning or error."""
     (target,) = case.prometheus.api("targets")["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert case.prometheus.complaints() == []

@@ -1,10 +1,10 @@
-"""An ftrace text of KVM events into a recording: how the demo's was made, and how a made-up one is made.
+"""Convert an ftrace text of KVM events to a recording. The demo's recording was made with it.
 
     python3 -m tests.recordings.from_ftrace FOLDER FILE
 
 The folder holds
   trace.txt.gz               /sys/kernel/tracing/trace with record-tgid set, gzipped
-  vms.txt                    per VM its command line, then `TGID TID COMM` of each thread
+  vms.txt                    for each VM its command line, then `TGID TID COMM` of each thread
   kernel.txt                 release and machine
   kvm_exit.format, kvm_userspace_exit.format
 """
@@ -54,7 +54,7 @@ class TracedVm(NamedTuple):
 
 
 def vms(folder: Path) -> list[TracedVm]:
-    """Read vms.txt: a line that begins with a number is a thread of the VM above it."""
+    """Read vms.txt. A line that begins with a number is a thread of the VM above it."""
     found: list[TracedVm] = []
     for line in (folder / "vms.txt").read_text().splitlines():
         thread = re.fullmatch(r"(\d+) (\d+) (.+)", line)
@@ -67,7 +67,7 @@ def vms(folder: Path) -> list[TracedVm]:
 
 
 def events(folder: Path, kvm_exit: TracepointFormat) -> Iterator[tuple[int, Event]]:
-    """Read the events of the threads in vms.txt, each thread announced before its first."""
+    """Yield the events of the threads in vms.txt. A THREAD event comes before each thread's first event."""
     threads = {tid: (vm.pid, comm) for vm in vms(folder) for tid, comm in vm.comms.items()}
     rets = {name: code for code, name in kvm_exit.symbols["REC->ret"].items()}
     announced = set()
@@ -101,7 +101,7 @@ def _event(event: str, text: str, tid: int, tgid: int, rets: dict[str, int]) -> 
 
 
 def write(path: Path, header: RecordingHeader, identities: list[Vm], happened: list[tuple[int, Event]]) -> None:
-    """Write a recording of these events, whose threads belong to the VM with their TGID."""
+    """Write a recording of these events. A thread belongs to the VM whose pid is its TGID."""
     with create(path, force=True) as out:
         writer = Writer(out, header)
         threads = []
@@ -119,14 +119,14 @@ def write(path: Path, header: RecordingHeader, identities: list[Vm], happened: l
 
 
 def header(folder: Path) -> RecordingHeader:
-    """Where the trace comes from."""
+    """Return the recording's header: the kernel, the machine and the formats of the folder."""
     release, machine = (folder / "kernel.txt").read_text().split()
     formats = ((folder / f"{name}.format").read_text() for name in ("kvm_exit", "kvm_userspace_exit"))
     return RecordingHeader(release, machine, __version__, None, 0, *formats)
 
 
 def convert(folder: Path, path: Path) -> None:
-    """Convert a folder."""
+    """Convert the folder to a recording in the file `path`."""
     kvm_exit = parse_format((folder / "kvm_exit.format").read_text())
     identities = [vm.identity() for vm in vms(folder)]
     write(path, header(folder), identities, list(events(folder, kvm_exit)))

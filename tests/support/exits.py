@@ -1,4 +1,4 @@
-"""vCPU records to test with: by hand, by hypothesis, and what they must add up to, computed the plain way."""
+"""vCPU records for tests, made by hand or by hypothesis, and their expected totals, computed in a simple way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
 BUCKETS = 142
-"""Bucket i ends at 2^((i - 92) / 4) seconds; 0 is also all below, 141 all above 2^12."""
+"""Bucket i ends at 2^((i - 92) / 4) seconds. Bucket 0 also has all shorter durations, bucket 141 all above 2^12."""
 
 WEB = Vm(pid=100, name="web-1", uuid="6f1c2a70", vmm="qemu")
 NAME = ReasonNames().lookup
@@ -28,7 +28,7 @@ Labels = tuple[str, ...]
 
 
 def cell(space: int, code: int, exits: int, observed: Mapping[int, int], sum_ns: int) -> Cell:
-    """A cell with the given buckets filled."""
+    """Return a cell with the given buckets filled."""
     counts = [observed.get(number, 0) for number in range(BUCKETS)]
     return Cell(space, code, exits, sum_ns, struct.pack(f"={BUCKETS}Q", *counts))
 
@@ -42,29 +42,29 @@ def record(
     in_progress: ExitInProgress | None = None,
     alive: bool = True,
 ) -> VcpuRecord:
-    """One thread as a collection sees it."""
+    """Return the record of one thread."""
     return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, guest_ns, cells, in_progress, alive)
 
 
 def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
-    """Records as vCPUs of one VM, with index tid - pid - 1."""
+    """Return the records as vCPUs of one VM. The index is tid - pid - 1."""
     return [(each, Vcpu(vm, str(each.key.tid - each.key.pid - 1))) for each in records]
 
 
 def metrics(level: Level = Level(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
-    """Metrics as the daemon makes them; `lists` are allow and deny."""
+    """Return metrics like the daemon's; `lists` are allow and deny."""
     return Metrics(ReasonFilter(name, Reasons(**{key: tuple(names) for key, names in lists.items()})), level)
 
 
 def families(vcpus: Sequence[Identified], level: Level = Level(), name: Name = NAME) -> list[Family]:  # noqa: B008
-    """The families of a first snapshot."""
+    """Return the families of a first snapshot."""
     made = metrics(level, name)
     made.update(vcpus, [])
     return made.families(vcpus)
 
 
 class Total(NamedTuple):
-    """What a series must hold."""
+    """The expected values of a series."""
 
     exits: int
     sum_ns: int
@@ -76,13 +76,13 @@ class Total(NamedTuple):
 
 
 def who(each: VcpuRecord, vcpu: Vcpu, level: str) -> Labels:
-    """The labels that tell whose series it is."""
+    """Return the labels that identify the vCPU or VM of a series."""
     pid, tid = str(each.key.pid), str(each.key.tid)
     return (pid, tid, vcpu.vm.name, vcpu.index) if level == "vcpu" else (pid, vcpu.vm.name)
 
 
 def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bool) -> dict[Labels, Total]:
-    """Sums by label set, in the order of their first appearance."""
+    """Return the totals by label set, in the order of their first appearance."""
     found: dict[Labels, Total] = {}
     for each, vcpu in vcpus:
         for one in each.cells:
@@ -95,7 +95,7 @@ def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bo
 
 
 def guest_ns(vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
-    """Time in the guest by label set."""
+    """Return the time in the guest by label set."""
     found: dict[Labels, int] = {}
     for each, vcpu in vcpus:
         labels = who(each, vcpu, level)
@@ -103,13 +103,13 @@ def guest_ns(vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
     return found
 
 
-# Surrogates cannot be encoded; identify() never yields one, since it decodes with errors="replace".
+# Without surrogates: they cannot be encoded, and identify() never returns one because it decodes with errors="replace".
 HOSTILE = st.text(st.sampled_from('"\\\n\r\t\0 ,{}=#%n') | st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @st.composite
 def observations(draw: st.DrawFn, most: int) -> dict[int, int]:
-    """Counts by bucket, `most` at most in all: few or many buckets, huge or small."""
+    """Draw counts by bucket, in few or many buckets, large or small. Their sum is at most `most`."""
     if draw(st.booleans()):
         return dict(enumerate(draw(st.binary(min_size=BUCKETS, max_size=BUCKETS))))
     counts = draw(st.dictionaries(st.integers(0, BUCKETS - 1), st.integers(1, most), max_size=12))
@@ -122,7 +122,7 @@ CODES = 4
 
 @st.composite
 def cells(draw: st.DrawFn, most: int) -> Cell:
-    """A cell of any space whose exits and nanoseconds are `most` at most."""
+    """Draw a cell of any space whose exits and nanoseconds are at most `most`."""
     observed = draw(observations(most))
     exits = draw(st.integers(sum(observed.values()), most))
     sum_ns = draw(st.integers(0, most))
@@ -131,14 +131,14 @@ def cells(draw: st.DrawFn, most: int) -> Cell:
 
 @st.composite
 def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
-    """A few vCPUs of two VMs with hostile names. All counts together are at most `all_most`, and all times."""
+    """Draw a few vCPUs of two VMs with hostile names. The sums of counts and of times are at most `all_most`."""
     size = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     most = all_most // (size[0] * size[1])
     vms = [Vm(pid, draw(HOSTILE), draw(HOSTILE), draw(HOSTILE)) for pid in (100, 200)]
     vcpus: list[Identified] = []
     for born in range(size[0]):
         vm = draw(st.sampled_from(vms))
-        tid = vm.pid + draw(st.integers(1, 2))  # one tid twice is a tid that was used again
+        tid = vm.pid + draw(st.integers(1, 2))  # a tid that comes twice stands for a reused tid
         found = draw(st.lists(cells(most), max_size=size[1], unique_by=lambda one: (one.space, one.code)))
         age = ExitInProgress(Space.VMX, 1, draw(st.integers(0, 2**63)))
         busy = draw(st.booleans()) and not any((each.key.pid, each.key.tid) == (vm.pid, tid) for each, _ in vcpus)
@@ -156,7 +156,7 @@ def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
 
 
 def names(texts: Sequence[str]) -> Name:
-    """A naming of codes with such texts; equal texts make one series of two codes."""
+    """Return a function that names codes with these texts. Codes with equal texts share a series."""
 
     def name(space: int, code: int) -> Reason:
         return Reason(texts[code % len(texts)], "idle" if code % 2 else texts[space % len(texts)])

@@ -1,4 +1,4 @@
-"""An exporter that answers /-/vcpus with known documents."""
+"""A stand-in for an exporter that answers /-/vcpus with known readings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.readings.reading import Reading
 
 
 class FakeExporter:
-    """Answers the n-th request, from 0, with answer(n): a reading, or a status and bytes."""
+    """Answers the n-th request (from 0) with answer(n): a reading, or a status and bytes."""
 
     def __init__(self, answer: Callable[[int], Reading | tuple[int, bytes]]) -> None:
         self.answer = answer
@@ -43,7 +43,7 @@ class FakeExporter:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def hang(self, _: int) -> tuple[int, bytes]:
-        """An answer that does not come until close()."""
+        """Use as `answer`: it does not answer until close()."""
         self.hanging.set()
         self._closed.wait()
         return 500, b""

@@ -15,7 +15,7 @@ KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04
 
 
 def run_interrupted(times: int) -> None:
-    """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
+    """Call KVM_RUN with immediate_exit set: each call returns EINTR before guest entry, and fires the tracepoint."""
     name_thread(b"CPU 3/KVM")
     kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
@@ -25,7 +25,7 @@ def run_interrupted(times: int) -> None:
     with mmap.mmap(vcpu, size) as run:
         run[1] = 1  # struct kvm_run, immediate_exit
         for _ in range(times):
-            # Not fcntl.ioctl, which calls again after EINTR since Python 3.14.
+            # Not fcntl.ioctl: since Python 3.14 it repeats the call after EINTR.
             assert libc.ioctl(vcpu, ctypes.c_ulong(KVM_RUN), 0) == -1
             assert ctypes.get_errno() == errno.EINTR
     for fd in (vcpu, vm, kvm):

@@ -1,4 +1,4 @@
-"""A loaded program driven by hand: threads that exit, enter and die at times the test chooses."""
+"""A loaded program driven by hand: threads that exit, enter and end at times that the test chooses."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from exporter.model.records import Snapshot, VcpuRecord
 from exporter.recording.vm import name_thread
 
 X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
-"""Of every captured x86 kvm_exit format."""
+"""Offsets in every captured x86 kvm_exit format."""
 
 TRAP = 2
 
 
 def bucket(ns: int) -> int:
-    """The bucket of a duration, from its definition: the first whose bound 2^((92 - i) / 4) s is not below it.
+    """Return the bucket of a duration from the definition: the first bucket whose bound is not below the duration.
 
-    Both sides to the fourth power are integers, so nothing is rounded.
+    The bound of bucket i is 2^((i + FIRST_BOUND) / 4) s. Both sides are compared as fourth powers, which are integers,
+    so nothing is rounded.
     """
     for i in range(BUCKETS - 1):
         k = i + FIRST_BOUND
@@ -37,7 +38,7 @@ def bucket(ns: int) -> int:
 
 
 def histogram(durations: Sequence[int]) -> tuple[int, ...]:
-    """What the buckets must hold after these durations."""
+    """Return the expected buckets after these durations."""
     counts = [0] * BUCKETS
     for ns in durations:
         counts[bucket(ns)] += 1
@@ -45,7 +46,7 @@ def histogram(durations: Sequence[int]) -> tuple[int, ...]:
 
 
 class Vcpu:
-    """A thread with a name, in which calls are run. Times are in ns of the test's own clock."""
+    """A named thread in which a test runs calls. Times are in ns of the test's own clock."""
 
     def __init__(self, machine: Machine, comm: str) -> None:
         self._machine = machine
@@ -69,21 +70,21 @@ class Vcpu:
                 self._done.put(error)
 
     def call(self, work: Callable[[], None]) -> None:
-        """Run something in the thread and wait for it."""
+        """Run `work` in the thread and wait for its end."""
         self.begin(work)
         self.finish()
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Have it run while other threads run."""
+        """Start `work` in the thread; finish() waits for its end."""
         self._work.put(work)
 
     def finish(self) -> None:
-        """Wait for what begin() began."""
+        """Wait for the end of the work that begin() started."""
         error = self._done.get(timeout=120)
         if error:
             raise error
 
-    # In the thread itself only:
+    # Call these only in the thread itself:
 
     def run(self, program: str, now: int, *args: int) -> int:
         return self._runs[program](struct.pack("=11Q", *args, *[0] * (11 - len(args))) + struct.pack("=Q", now))
@@ -108,7 +109,7 @@ class Vcpu:
         self.run("kvm_userspace_exit", now, reason, errno & 0xFFFFFFFFFFFFFFFF)
 
     def dies(self, now: int) -> None:
-        """What the kernel does when the thread ends, without ending it: its tid is then reused by itself."""
+        """Run sched_process_exit without ending the thread: later events of the thread come from a reused tid."""
         self.run("sched_process_exit", now)
 
     def end(self) -> None:
@@ -136,7 +137,7 @@ class Machine:
         return self.collector.collect()
 
     def record(self, vcpu: Vcpu) -> VcpuRecord:
-        """The only record of this thread."""
+        """Return the only record of this thread."""
         (found,) = self.records(vcpu)
         return found
 
@@ -153,14 +154,14 @@ class Machine:
 
 
 def exits(record: VcpuRecord) -> dict[tuple[int, int], int]:
-    """Exits by (space, code)."""
+    """Return the exits by (space, code)."""
     result = {(cell.space, cell.code): cell.exits for cell in record.cells}
     assert len(result) == len(record.cells), "two cells for one reason"
     return result
 
 
 def durations(record: VcpuRecord) -> dict[tuple[int, int], tuple[tuple[int, ...], int]]:
-    """Buckets and sum by (space, code)."""
+    """Return buckets and sum by (space, code)."""
     return {(cell.space, cell.code): (cell.counts(), cell.sum_ns) for cell in record.cells}
 
 

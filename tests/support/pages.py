@@ -1,4 +1,4 @@
-"""Pages read back: strictly line by line, by prometheus_client's parsers, and by Google's protobuf."""
+"""Read pages: strictly line by line, with prometheus_client's parsers, and with Google's protobuf."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ DEFAULT = Histogram()
 
 
 def exposition(registry: CollectorRegistry | None = None, histogram: Histogram = DEFAULT) -> Exposition:
-    """An exposition without the exporter's own metrics, if no registry has them."""
+    """Return an exposition. Without a registry it has no metrics of the exporter itself."""
     return Exposition(histogram, registry or CollectorRegistry())
 
 
 def page(made: list[Family], accept: str = TEXT, encoding: str = "", histogram: Histogram = DEFAULT) -> MetricsPage:
-    """A first page of these families."""
+    """Return a first page of these families."""
     return exposition(histogram=histogram).page(made, accept, encoding)
 
 
 class Sample(NamedTuple):
-    """A line with a value, the value as it is written."""
+    """One line of a page. The value is kept as text."""
 
     name: str
     labels: tuple[tuple[str, str], ...]
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class TextFamily(NamedTuple):
-    """A family: its headers and its samples."""
+    """A family with its headers and samples."""
 
     name: str
     help: str
@@ -57,10 +57,10 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def read_text(body: bytes) -> list[TextFamily]:
-    """The families of a page of text, each with HELP and TYPE once and its samples in one piece, or an error."""
+    """Return the families of a text page. Raises AssertionError unless each has one HELP, one TYPE and one block."""
     found: list[TextFamily] = []
     lines = body.decode().split("\n")
-    assert lines.pop() == "", "the last line has no end"
+    assert lines.pop() == "", "the last line does not end with a newline"
     if lines and lines[-1] == "# EOF":
         lines.pop()
     awaited = ""
@@ -77,7 +77,7 @@ def read_text(body: bytes) -> list[TextFamily]:
             assert not line.startswith("#"), line
             found[-1].samples.append(_sample(line))
     seen = [family.name for family in found]
-    assert len(set(seen)) == len(seen), "a family in two pieces"
+    assert len(set(seen)) == len(seen), "a family has two blocks"
     return found
 
 
@@ -102,13 +102,13 @@ def agrees_with_client(body: bytes, accept: str) -> None:
     ours = [sample for family in read_text(body) for sample in family.samples]
     assert [(sample.name, sample.labels) for sample in theirs] == [(name, dict(labels)) for name, labels, _ in ours]
     for sample, (_, _, value) in zip(theirs, ours):
-        # Some of its versions keep whole numbers whole, others make doubles of them.
+        # Some versions of prometheus_client return integers, others return floats.
         assert sample.value == (int(value) if isinstance(sample.value, int) else float(value))
 
 
 @dataclass(frozen=True)
 class TextHistogram:
-    """A histogram of text: (le as written, cumulated count as written), and count and sum as written."""
+    """A histogram of a text page: (le, cumulative count) of each bucket, count and sum, all as text."""
 
     buckets: list[tuple[str, str]]
     count: str
@@ -116,7 +116,7 @@ class TextHistogram:
 
 
 def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
-    """Values of a counter or gauge by label values; a label set that comes twice is an error."""
+    """Return the values of a counter or gauge by label values. Raises AssertionError if a label set comes twice."""
     found = {}
     for sample in family.samples:
         assert sample.name == family.name + suffix
@@ -127,7 +127,7 @@ def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
 
 
 def histograms(family: TextFamily) -> dict[tuple[str, ...], TextHistogram]:
-    """Histograms by label values; lines out of place are an error."""
+    """Return the histograms by label values. Raises AssertionError if lines are in the wrong order."""
     found: dict[tuple[str, ...], TextHistogram] = {}
     buckets: list[tuple[str, str]] = []
     count = ""
@@ -148,7 +148,7 @@ def histograms(family: TextFamily) -> dict[tuple[str, ...], TextHistogram]:
 
 
 def native_counts(histogram: Any) -> tuple[int, ...]:
-    """The 142 buckets of a native histogram of schema 2."""
+    """Return the 142 buckets of a native histogram of schema 2."""
     assert (histogram.schema, histogram.zero_threshold) == (2, 2.0**-23)
     counts = [0] * BUCKETS
     counts[0] = histogram.zero_count
@@ -168,7 +168,7 @@ def native_counts(histogram: Any) -> tuple[int, ...]:
 
 
 def read_protobuf(body: bytes) -> dict[str, Any]:
-    """Families by name, none twice and none empty, no label set twice."""
+    """Return the families by name. Raises AssertionError for empty families, and for duplicate families or labels."""
     found: dict[str, Any] = {}
     for family in prometheus_messages.decode(body):
         assert family.name not in found
@@ -180,5 +180,5 @@ def read_protobuf(body: bytes) -> dict[str, Any]:
 
 
 def label_values(metric: Any) -> tuple[str, ...]:
-    """Of one metric of protobuf."""
+    """Return the label values of one protobuf metric."""
     return tuple(pair.value for pair in metric.label)

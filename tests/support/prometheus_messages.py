@@ -1,7 +1,8 @@
-"""io.prometheus.client.MetricFamily for Google's protobuf, declared at run time: no generated code to keep.
+"""io.prometheus.client.MetricFamily for Google's protobuf, declared at run time instead of in generated code.
 
-Fields: https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto, as far as the
-exporter sends them. Works with protobuf 3.21 and newer, which name the factory of message classes differently.
+The fields that the exporter sends, from
+https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto. Works with protobuf 3.21 and
+newer, although they have different functions for message classes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ MetricFamily = _declared()
 
 
 def decode(page: bytes) -> Iterator[Any]:
-    """The families of a page. Bytes left over, a message cut short and a field that is not declared are errors."""
+    """Yield the families of a page. Raises ValueError for a truncated message or an undeclared field."""
     at = 0
     while at < len(page):
         size, at = _varint(page, at)

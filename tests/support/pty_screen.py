@@ -1,4 +1,4 @@
-"""A program in a real pseudo-terminal, and what a terminal would show of it."""
+"""A program in a real pseudo-terminal, and the screen that a terminal would show."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SECONDS = 20
 
 
 class _Screen(pyte.Screen):
-    """pyte knows no dim (SGR 2): it is kept as italics, which nothing here uses."""
+    """A screen that stores dim (SGR 2) as italics: pyte does not support dim, and the exporter uses no italics."""
 
     def select_graphic_rendition(self, *attributes: int, **_: Any) -> None:
         super().select_graphic_rendition(*(3 if each == 2 else each for each in attributes))
 
 
 class Terminal:
-    """`python3 -m exporter` with these arguments on a terminal of this size."""
+    """`python3 -m exporter` on a terminal of the given size."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Terminal:
         unset = [name for name, value in known.items() if not value]
         environ = {**os.environ, **known, **environment}
         self.process = subprocess.Popen(
-            # A session's leader that opens a terminal gets it as the one that Ctrl-C and SIGWINCH come from.
+            # The session leader opens the terminal, so this is the controlling terminal: it sends Ctrl-C and SIGWINCH.
             [
                 "sh",
                 "-c",
@@ -73,12 +73,12 @@ class Terminal:
         fcntl.ioctl(self._controller, termios.TIOCSWINSZ, struct.pack("HHHH", height, columns, 0, 0))
 
     def resize(self, columns: int, height: int) -> None:
-        """As a terminal emulator does: new size, then the kernel sends SIGWINCH."""
+        """Set a new size like a terminal emulator. The kernel then sends SIGWINCH."""
         self.screen.resize(height, columns)
         self._set_size(columns, height)
 
     def read(self, seconds: float) -> None:
-        """Take in what comes within this time."""
+        """Read the program's output for this time."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if not select.select([self._controller], [], [], left)[0]:
@@ -93,7 +93,7 @@ class Terminal:
             self._stream.feed(data)
 
     def wait(self, holds: Callable[[list[str]], object], what: str = "") -> list[str]:
-        """Wait until the screen is so; returns its lines."""
+        """Wait until holds(lines) is true; return the lines."""
         deadline = time.monotonic() + SECONDS
         while not holds(self.lines()):
             assert time.monotonic() < deadline, what + "\n".join(["", *self.lines()])
@@ -101,25 +101,25 @@ class Terminal:
         return self.lines()
 
     def lines(self) -> list[str]:
-        """The screen's text, without blanks at the ends."""
+        """Return the screen's lines without trailing blanks."""
         return [line.rstrip() for line in self.screen.display]
 
     def dim(self) -> list[bool]:
-        """Which lines are dimmed throughout, as far as there is text."""
+        """Return for each line whether all of its text is dimmed."""
         return [
             all(cell.italics for cell in map(row.__getitem__, range(self.screen.columns)) if cell.data.strip())
             for row in map(self.screen.buffer.__getitem__, range(self.screen.lines))
         ]
 
     def send(self, keys: str) -> None:
-        """Type."""
+        """Type these keys."""
         os.write(self._controller, keys.encode())
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for the program's end; returns its status, what it said on stderr, and the text after the live view."""
+        """Wait for the program's end; return its status, its stderr, and the text after the live view."""
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.lines()
@@ -133,13 +133,13 @@ class Terminal:
         return self.process.returncode, said, after
 
     def hang_up(self) -> None:
-        """The terminal goes away, as when its window is closed; only close() makes sense after it."""
+        """Close the terminal, like a closed window. After that only close() may be called."""
         os.close(self._terminal)
         os.close(self._controller)
         self._controller = self._terminal = -1
 
     def restored(self) -> bool:
-        """True if the terminal's modes are as they were."""
+        """Return whether the terminal's modes are the same as before the program."""
         return bool(termios.tcgetattr(self._terminal) == self._before)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Readings to test with: vCPUs of VMs by hand, as a collection would give them."""
+"""Readings for tests, made by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def counted(
     *,
     kind: str = EXIT,
 ) -> ReasonReading:
-    """One reason; its intervals lie in the given buckets."""
+    """Return one reason. Its intervals lie in the given buckets."""
     return ReasonReading(kind, reason, klass, exits, sum_ns, dict(buckets or {}))
 
 
@@ -35,7 +35,7 @@ def thread(
     guest_ns: int = 0,
     in_progress: InProgress | None = None,
 ) -> VcpuReading:
-    """One vCPU."""
+    """Return one vCPU."""
     comm = comm or f"CPU {vcpu}/KVM"
     key = ThreadKey(pid, tid, born_ns)
     return VcpuReading(key, comm, vm, "", "qemu", vcpu, alive, guest_ns, in_progress, reasons)
@@ -48,6 +48,6 @@ def reading(
     replay: bool = False,
     counters: Mapping[str, int] | None = None,
 ) -> Reading:
-    """All vCPUs so many seconds after counting began."""
+    """Return a reading of these vCPUs, taken `seconds` after counting began."""
     threads: Sequence[VcpuReading] = vcpus
     return Reading(since_ns + round(seconds * SECOND), since_ns, replay, dict(counters or {}), threads)

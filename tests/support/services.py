@@ -1,4 +1,4 @@
-"""The exporter as a process of its own, with a systemd that the test plays."""
+"""The exporter as a process of its own, with a stand-in for systemd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
-# What sd_listen_fds(3) promises: descriptors from 3 on, and the pid of the very process that is to take them.
+# Start the exporter like sd_listen_fds(3) describes: descriptors from 3 on, and LISTEN_PID is the exporter's own pid.
 _PASS = """
 import fcntl, os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
@@ -34,7 +34,7 @@ os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
 
 
 class Logging:
-    """A child process; its log, which is its standard error, is read by a thread."""
+    """A child process. A thread reads its log from its standard error."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], fds: Sequence[int]) -> None:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ, pass_fds=fds)
@@ -52,10 +52,10 @@ class Logging:
             self.log.append(line.rstrip("\n"))
 
     def logged(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait for a line of the log, or for so many of them; returns the last."""
+        """Wait until `times` lines of the log match the pattern; return the last match."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            over = self.process.poll() is not None and not self._reader.is_alive()  # before the log is looked through
+            over = self.process.poll() is not None and not self._reader.is_alive()  # must come before the search
             found = [match for line in list(self.log) if (match := re.search(pattern, line))]
             if len(found) >= times:
                 return found[-1]
@@ -92,7 +92,7 @@ class Service(Logging):
         return samples
 
     def settled(self) -> Samples:
-        """A page on which every vCPU has its name: what is counted of the others comes later."""
+        """Scrape until every vCPU has its name: a page lacks the vCPUs that are still being looked up."""
         deadline = time.monotonic() + 30
         while (samples := self.scrape())["kvm_exit_exporter_lookups_pending"] != [({}, 0.0)]:
             assert time.monotonic() < deadline
@@ -104,11 +104,11 @@ class Service(Logging):
         return value
 
     def of_thread(self, name: str, tid: int) -> dict[str, float]:
-        """Values of a thread by reason."""
+        """Return the values of a thread by reason."""
         return {labels["reason"]: value for labels, value in self.settled().get(name, []) if labels["tid"] == str(tid)}
 
     def status(self) -> dict[str, str]:
-        """What the kernel says of the process: /proc/PID/status."""
+        """Return the fields of /proc/PID/status of the process."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
@@ -116,14 +116,14 @@ class Service(Logging):
 def command_of(
     arguments: Sequence[str], systemd: FakeSystemd | None
 ) -> tuple[list[str], Mapping[str, str], Sequence[int]]:
-    """Command, environment and descriptors of the exporter, started by this systemd or by nobody."""
+    """Return command, environment and descriptors of the exporter, with or without the stand-in for systemd."""
     if systemd:
         return systemd.command(arguments)
     return [sys.executable, "-m", "exporter", *arguments], os.environ, ()
 
 
 class FakeSystemd:
-    """The other side of exporter/systemd.py: takes datagrams, keeps descriptors, passes them to the next start."""
+    """A stand-in for systemd: receives notifications, stores descriptors, and passes them to the next start."""
 
     def __init__(self, address: str) -> None:
         self.messages: list[str] = []

@@ -14,7 +14,7 @@ _LINE = re.compile(r" *(CPU ./KVM)-(\d+) .* (\d+)\.(\d{6}): (kvm_exit|kvm_entry|
 
 
 def truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, int, str], list[int]]]:
-    """Counts and durations of the trace, worked out from its text alone."""
+    """Return counts and durations, computed only from the text of the trace."""
     counts: Counter[tuple[str, int, str]] = Counter()
     times: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     out: dict[int, list[tuple[str, int, str]]] = {}

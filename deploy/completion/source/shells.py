@@ -108,7 +108,7 @@ def _lines(indent: str, texts: Iterable[str], end: str = "") -> str:
 
 def _zsh_command(command: Command) -> list[str]:
     flags = [_zsh_flag(flag) for flag in command.flags]
-    # Leave out a positional without suggestions: zsh would show a message about it in place of the flags.
+    # Leave out a positional without suggestions: zsh would show a message about it instead of the flags.
     return flags + [_quoted(f":{value.name}{_zsh_value(value)}") for value in command.positionals if value.kind]
 
 

@@ -29,7 +29,7 @@ Steps = tuple[tuple[float, str], ...]
 OVERHEAD: Steps = ((0.1, "yellow"), (0.25, "red"))
 """Time lost divided by the time that a VM wanted to run. A VM that does I/O loses a few percent."""
 STUCK: Steps = ((1.0, "yellow"), (10.0, "red"))
-"""Age of one exit in seconds. Few exits take a second, and a guest's watchdog reports a stall after 10 to 20."""
+"""Age of one exit in seconds. Few exits take a second. A guest's watchdog reports a stall after 10 to 20 seconds."""
 ANY: Steps = ((1e-9, "red"),)
 FULL: Steps = ((0.8, "yellow"), (0.95, "red"))
 

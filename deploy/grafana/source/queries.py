@@ -67,7 +67,7 @@ def heatmap(histogram: str, where: str, window: str) -> str:
 
 
 def or_zero(expr: str) -> str:
-    """Return `expr` with 0 in place of an empty result. Only for a single number."""
+    """Return `expr` with 0 instead of an empty result. Only for a single number."""
     return f"{expr} or vector(0)"
 
 

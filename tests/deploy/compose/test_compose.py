@@ -1,4 +1,4 @@
-"""compose.yaml as Docker Compose understands it, and the configuration it mounts."""
+"""compose.yaml, read by Docker Compose, and the configuration that it mounts."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def services() -> dict[str, Any]:
     return found
 
 
-def test_compose_names_what_it_does_not_know(tmp_path: Path) -> None:
-    """That `config` checks by the specification's schema, and says so on stderr, is what understood() stands on."""
+def test_docker_compose_reports_unknown_keys(tmp_path: Path) -> None:
+    """understood() relies on this: `config` checks the file against the schema and reports errors on stderr."""
     (tmp_path / "compose.yaml").write_text("services: {exporter: {image: x, comand: [demo]}}\n")
     docker_compose = Path(sys.executable).parent / "docker-compose"
     command: list[str | Path] = [docker_compose, "--file", tmp_path / "compose.yaml", "config"]
@@ -63,7 +63,7 @@ def test_images_are_pinned(services: dict[str, Any]) -> None:
         assert re.fullmatch(r"docker\.io/\w+/\w+:v?\d+\.\d+\.\d+", services[name]["image"])
 
 
-def test_ports_are_open_to_this_machine_alone() -> None:
+def test_ports_are_open_only_to_this_machine() -> None:
     chosen = understood(EXPORTER_PORT="19939", PROMETHEUS_PORT="19090", GRAFANA_PORT="13000")["services"]
     published = {name: [(p["host_ip"], p["published"], p["target"]) for p in s["ports"]] for name, s in chosen.items()}
     port = int(Config().web.listen_address[0].rpartition(":")[2])
@@ -74,7 +74,7 @@ def test_ports_are_open_to_this_machine_alone() -> None:
     }
 
 
-def test_each_waits_until_the_one_before_is_healthy(services: dict[str, Any]) -> None:
+def test_each_service_waits_until_the_previous_one_is_healthy(services: dict[str, Any]) -> None:
     waits = {name: list(service.get("depends_on", {})) for name, service in services.items()}
     assert waits == {"exporter": [], "prometheus": ["exporter"], "grafana": ["prometheus"]}
     for service in services.values():
@@ -84,14 +84,14 @@ def test_each_waits_until_the_one_before_is_healthy(services: dict[str, Any]) ->
     assert services["grafana"]["healthcheck"]["test"][-1] == "http://localhost:3000/api/health"
 
 
-def test_what_is_mounted_exists(services: dict[str, Any]) -> None:
+def test_mounted_files_exist(services: dict[str, Any]) -> None:
     sources = [Path(v["source"]) for s in services.values() for v in s.get("volumes", []) if v["type"] == "bind"]
     assert len(sources) == 5
     assert [source for source in sources if not source.exists()] == []
 
 
-def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
-    """In a tree as the mounts make it."""
+def test_promtool_accepts_the_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+    """The files are copied to the places where they are mounted."""
     mounts = {volume["target"]: volume["source"] for volume in services["prometheus"]["volumes"]}
     shutil.copy(mounts["/etc/prometheus/prometheus.yml"], tmp_path)
     shutil.copytree(mounts["/etc/prometheus/rules"], tmp_path / "rules")
@@ -101,7 +101,7 @@ def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: 
     assert "SUCCESS: 3 rule files found" in done.stdout
 
 
-def test_names_agree(services: dict[str, Any]) -> None:
+def test_job_urls_and_intervals_agree(services: dict[str, Any]) -> None:
     prometheus = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     (job,) = prometheus["scrape_configs"]
     assert job["job_name"] == "kvm-exit"
@@ -112,7 +112,7 @@ def test_names_agree(services: dict[str, Any]) -> None:
     assert "--enable-feature=native-histograms" in services["prometheus"]["command"]
 
 
-def test_dashboards_are_where_grafana_looks(services: dict[str, Any]) -> None:
+def test_dashboards_are_mounted_in_the_provisioned_folder(services: dict[str, Any]) -> None:
     provider = ROOT / "deploy/grafana/provisioning/dashboards/kvm-exits.yaml"
     (wanted,) = yaml.safe_load(provider.read_text())["providers"]
     mounts = {volume["target"]: volume["source"] for volume in services["grafana"]["volumes"]}

@@ -25,7 +25,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session", params=SUITES)
 def image(request: pytest.FixtureRequest, engine: Engine) -> str:
-    """The Dockerfile, built on each Debian."""
+    """The image, built on each Debian release."""
     suite: str = request.param
     engine.base(suite)
     engine.build(suite, f"localhost/kvm-exit-exporter:{suite}", VERSION=__version__, REVISION="0123abc")

@@ -1,4 +1,4 @@
-"""Commands as deploy/README.md gives them, so that what is documented is what is tested."""
+"""Commands taken from deploy/README.md, so that the tests run exactly the documented commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ README = ROOT / "deploy/README.md"
 
 
 def docker_run() -> list[str]:
-    """The documented `docker run`: its options, and the image last."""
+    """Return the arguments of the documented `docker run`: its options, then the image."""
     blocks = re.findall(r"^```sh\n(docker run .*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1, "deploy/README.md has one docker run"
     return shlex.split(blocks[0].replace("\\\n", " "))[2:]
 
 
 def without(arguments: list[str], *options: str) -> list[str]:
-    """The arguments without these options and their values."""
+    """Return the arguments without these options and their values."""
     left = list(arguments)
     for option in options:
         where = left.index(option)
@@ -27,5 +27,5 @@ def without(arguments: list[str], *options: str) -> list[str]:
 
 
 def capabilities(arguments: list[str]) -> list[str]:
-    """What --cap-add adds."""
+    """Return the capabilities that --cap-add adds."""
     return [value for option, value in zip(arguments, arguments[1:]) if option == "--cap-add"]

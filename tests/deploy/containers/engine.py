@@ -1,7 +1,7 @@
-"""A container engine for the tests: podman and runc, with a store of their own that goes with the tests.
+"""A container engine for the tests: podman and runc, with a store that is removed after the tests.
 
-No registry is asked for anything: the base image is made of Debian's packages, by this machine's own apt sources, and
-given the name that the Dockerfile asks for. Its tree is cached in ${XDG_CACHE_HOME:-~/.cache}/kvm-exit-exporter.
+The tests use no registry. They make the base image from Debian packages of this machine's own apt sources, and give it
+the name in the Dockerfile. Its tree is cached in ${XDG_CACHE_HOME:-~/.cache}/kvm-exit-exporter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 
 _TOOLS = ("podman", "runc", "mmdebstrap")
-# What debian:*-slim leaves out, and that /usr is merged without the perl that does it on older systems.
+# Options for a tree like debian:*-slim, with a merged /usr but without the perl package that merges older systems.
 _SLIM = [
     "--variant=minbase",
     "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
@@ -36,20 +36,20 @@ _SLIM = [
 
 
 class Engine:
-    """podman, as the tests want it: nothing of the machine's own configuration or images takes part."""
+    """podman without this machine's own configuration and images."""
 
     def __init__(self, state: Path) -> None:
         missing = [tool for tool in _TOOLS if not shutil.which(tool)]
         if missing:
             raise RuntimeError(f"without {', '.join(missing)}: `make containers-test` installs them")
-        # A plain copy of every layer where there is no overlayfs.
+        # Without overlayfs, vfs makes a plain copy of every layer.
         driver = "overlay" if "\toverlay\n" in Path("/proc/filesystems").read_text() else "vfs"
         self._podman = ["podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=none",
                         f"--root={state / 'store'}", f"--runroot={state / 'run'}",
                         f"--storage-driver={driver}"]  # fmt: skip
 
     def __call__(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run podman with these arguments; with `check`, a failure shows what it said."""
+        """Run podman with these arguments. With `check`, a failure raises AssertionError with podman's output."""
         command = [*self._podman, *arguments]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode:
@@ -57,24 +57,24 @@ class Engine:
         return done
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`podman run` with limits that a machine without CAP_SYS_RESOURCE can set, and without a network."""
+        """Run `podman run` without a network, and with limits that need no CAP_SYS_RESOURCE."""
         limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-        # podman mounts tmpfs on more than Docker does.
+        # By default podman mounts tmpfs on more folders than Docker does.
         return self("run", *limits, "--network=none", "--read-only-tmpfs=false", *arguments, check=check)
 
     def base(self, suite: str) -> None:
-        """Have docker.io/library/debian:SUITE-slim."""
+        """Make the image docker.io/library/debian:SUITE-slim."""
         self("import", str(_base(suite)), f"docker.io/library/debian:{suite}-slim")
 
     def build(self, suite: str, tag: str, **args: str) -> None:
-        """Build the Dockerfile on the suite's base. apt goes the way it goes on this machine."""
+        """Build the Dockerfile on the suite's base image, with this machine's apt configuration."""
         build_args = [f"--build-arg={name}={value}" for name, value in {"DEBIAN": f"{suite}-slim", **args}.items()]
         self("build", "--isolation=chroot", "--format=docker", "--pull=never",
              "--volume=/etc/apt/apt.conf.d:/etc/apt/apt.conf.d:ro", *build_args, f"--tag={tag}", str(ROOT),
              timeout=900)  # fmt: skip
 
     def inspect(self, kind: str, name: str) -> Any:
-        """What `podman inspect` says of an image or a container."""
+        """Return the output of `podman inspect` for an image or a container."""
         return json.loads(self("inspect", f"--type={kind}", name).stdout)[0]
 
 
@@ -92,7 +92,7 @@ def _base(suite: str) -> Path:
 
 
 def _sources(suite: str, folder: Path) -> list[Path]:
-    """This machine's own Debian sources, turned to another suite."""
+    """Write this machine's Debian sources, changed to another suite, into `folder`; return the files."""
     files = []
     for name, text in apt.sources().items():
         files.append(folder / name)
@@ -101,7 +101,7 @@ def _sources(suite: str, folder: Path) -> list[Path]:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Poll until the condition holds, and return what it returned."""
+    """Poll until the condition returns a true value; return that value."""
     end = time.monotonic() + seconds
     while True:
         if found := condition():

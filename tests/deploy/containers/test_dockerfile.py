@@ -15,17 +15,17 @@ from tests.support.paths import ROOT
 SCRIPT = ROOT / "deploy/container/healthcheck.py"
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], check=False, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_names_no_source_of_packages() -> None:
+def test_the_dockerfile_has_no_url() -> None:
     assert not re.search(r"https?://", (ROOT / "Dockerfile").read_text())
 
 
-def test_what_is_copied_is_let_through_by_dockerignore() -> None:
+def test_dockerignore_allows_exactly_the_copied_files() -> None:
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     let_through = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert sorted(" ".join(copied).split()) == sorted(let_through)
@@ -34,7 +34,7 @@ def test_what_is_copied_is_let_through_by_dockerignore() -> None:
 
 @pytest.fixture
 def answering(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a server that answers with this status, at once."""
+    """The URL of a server that answers with this status."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -59,13 +59,15 @@ def healthcheck(url: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("answering", "exit_status"), [(200, 0), (401, 0), (500, 1), (503, 1)], indirect=["answering"])
-def test_healthcheck(answering: str, exit_status: int, request: pytest.FixtureRequest) -> None:
+def test_healthcheck_is_healthy_below_status_500(
+    answering: str, exit_status: int, request: pytest.FixtureRequest
+) -> None:
     status = request.node.callspec.params["answering"]
     assert healthcheck(answering) == (exit_status, f"{answering}: HTTP {status}\n")
 
 
 @pytest.mark.parametrize("url", ["", "9939", "ftp://127.0.0.1/", "http://127.0.0.1:none/", "http:///-/healthy"])
-def test_healthcheck_of_no_url(url: str) -> None:
+def test_healthcheck_reports_an_invalid_url_on_one_line(url: str) -> None:
     code, said = healthcheck(url)
     assert code == 1
     assert said.startswith(f"{url}: ")

@@ -1,4 +1,4 @@
-"""The image, really built and run by runc, with the options that deploy/README.md documents."""
+"""The image is built and run by runc, with the options in deploy/README.md."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Start = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """podman's profile with the two rules that Docker 23.0 and containerd 1.7 have: moby #43988, containerd #7301."""
+    """podman's seccomp profile with the two rules of Docker 23.0 and containerd 1.7: moby #43988, containerd #7301."""
     rules = json.loads(SECCOMP.read_text())
     names = {"bpf": "CAP_BPF", "perf_event_open": "CAP_PERFMON"}
-    for rule in rules["syscalls"]:  # podman denies them by a rule of its own, which would win
+    for rule in rules["syscalls"]:  # remove podman's own rules for these calls: they deny, and would take precedence
         rule["names"] = [name for name in rule["names"] if name not in names]
     for name, capability in names.items():
         rules["syscalls"].append({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [],
@@ -39,7 +39,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def options(profile: str) -> list[str]:
-    """The documented options, without the network's."""
+    """The documented options without those for the network."""
     given = documented.without(documented.docker_run(), "--name", "--restart", "--publish")
     assert given[0] == "-d"
     assert given[-1] == "kvm-exit-exporter"
@@ -48,7 +48,7 @@ def options(profile: str) -> list[str]:
 
 @pytest.fixture
 def start(engine: Engine, image: str) -> Iterator[Start]:
-    """Start a container; returns its id."""
+    """Return run(options, *command): it starts a container and returns its id."""
     started: list[str] = []
 
     def run(options: list[str], *command: str) -> str:
@@ -66,7 +66,7 @@ def page(engine: Engine, container: str, path: str = "/metrics") -> list[str]:
 
 
 def rows(table: str) -> dict[str, str]:
-    """Check's table: row -> state."""
+    """Return the state of each row in the table of `check`."""
     return dict(re.findall(r"^(\S.*?)  +(ok|missing|not needed)  ", table, re.MULTILINE))
 
 
@@ -75,7 +75,7 @@ def status(container_pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def test_labels_and_metadata(engine: Engine, image: str) -> None:
+def test_the_image_has_labels_port_and_healthcheck(engine: Engine, image: str) -> None:
     inspected = engine.inspect("image", image)
     config = inspected["Config"]
     assert {key.rpartition(".")[2]: value for key, value in config["Labels"].items() if "opencontainers" in key} == {
@@ -90,10 +90,10 @@ def test_labels_and_metadata(engine: Engine, image: str) -> None:
     assert inspected["Healthcheck"]["Test"] == ["CMD", *HEALTHCHECK]
 
 
-def test_size(engine: Engine, image: str) -> None:
+def test_the_image_is_small(engine: Engine, image: str) -> None:
     megabytes = engine.inspect("image", image)["Size"] / 1e6
     print(f"{image}: {megabytes:.0f} MB")
-    assert megabytes < 420  # bookworm 369, trixie 402: more than that, and something came along
+    assert megabytes < 420  # bookworm 369, trixie 402: a larger image has an unwanted package
 
 
 def test_holds_the_package_byte_compiled_and_no_toolchain(engine: Engine, image: str) -> None:
@@ -109,11 +109,13 @@ def test_holds_the_package_byte_compiled_and_no_toolchain(engine: Engine, image:
     assert found[2].strip() == "ls: cannot access '/src': No such file or directory"
 
 
-def test_version(engine: Engine, image: str) -> None:
+def test_prints_its_version(engine: Engine, image: str) -> None:
     assert engine.run("--rm", image, "--version").stdout == f"kvm-exit-exporter {__version__}\n"
 
 
-def test_check_finds_all_it_needs_with_the_documented_options(engine: Engine, image: str, options: list[str]) -> None:
+def test_check_reports_nothing_missing_with_the_documented_options(
+    engine: Engine, image: str, options: list[str]
+) -> None:
     done = engine.run("--rm", *options, image, "check", check=False)
     assert [name for name, state in rows(done.stdout).items() if state == "missing"] == []
     assert rows(done.stdout)["trial load"] == "ok"
@@ -127,7 +129,7 @@ def test_check_finds_all_it_needs_with_the_documented_options(engine: Engine, im
         (["--volume"], {"tracefs", "kvm tracepoints", "sched tracepoints", "trial load"}),
     ],
 )
-def test_check_names_what_was_left_out(
+def test_check_names_the_rows_of_a_missing_option(
     engine: Engine, image: str, options: list[str], left_out: list[str], missing: set[str]
 ) -> None:
     done = engine.run("--rm", *documented.without(options, *left_out), image, "check", check=False)
@@ -136,7 +138,7 @@ def test_check_names_what_was_left_out(
 
 
 @pytest.mark.parametrize("capability", ["BPF", "PERFMON"])
-def test_check_names_the_capability_left_out(engine: Engine, image: str, options: list[str], capability: str) -> None:
+def test_check_names_a_missing_capability(engine: Engine, image: str, options: list[str], capability: str) -> None:
     where = options.index(capability)
     done = engine.run("--rm", *options[: where - 1], *options[where + 1 :], image, "check", check=False)
     assert {"capabilities", "trial load"} == {name for name, state in rows(done.stdout).items() if state == "missing"}
@@ -163,12 +165,12 @@ def test_drops_to_its_user(engine: Engine, options: list[str], start: Start) -> 
     assert set(now["Uid"].split()) == {uid}
     assert uid != "0"
     assert int(now["CapBnd"], 16) == 0
-    # Before Linux 5.19 CAP_BPF stays; nothing else ever does.
+    # Before Linux 5.19 CAP_BPF stays. No other capability may stay.
     assert int(now["CapEff"], 16) & ~(1 << 39) == 0
 
 
 def test_starts_within_the_memory_of_the_manifest(engine: Engine, options: list[str], start: Start) -> None:
-    """Compiling is the peak: a limit that is too low kills the loader."""
+    """Compilation needs most memory: with a limit that is too low, the kernel kills the loader."""
     daemonset = yaml.safe_load((ROOT / "deploy/kubernetes/base/daemonset.yaml").read_text())
     limit = daemonset["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
     container = start([*options, f"--memory={limit.replace('Mi', 'm')}", f"--memory-swap={limit.replace('Mi', 'm')}"])

@@ -1,4 +1,4 @@
-"""The manifests as `kubectl kustomize` builds them."""
+"""Build the manifests with `kubectl kustomize`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 
 
 def build(folder: Path) -> dict[str, Manifest]:
-    """What a kustomization makes, by kind; no overlay here has two of one."""
+    """Return the manifests of a kustomization by kind. No overlay here has two manifests of one kind."""
     kubectl = Path(sys.executable).parent / "kubectl"
     done = subprocess.run([kubectl, "kustomize", folder], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -30,7 +30,7 @@ def build(folder: Path) -> dict[str, Manifest]:
 
 
 def with_components(folder: Path, *components: Path) -> dict[str, Manifest]:
-    """The base with these components, by a kustomization written to `folder`, which must lie in deploy/kubernetes."""
+    """Build the base with these components. Writes a kustomization to `folder`, which must lie in deploy/kubernetes."""
     lines = [
         "apiVersion: kustomize.config.k8s.io/v1beta1",
         "kind: Kustomization",

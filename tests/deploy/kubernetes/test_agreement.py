@@ -67,7 +67,7 @@ def test_selectors_find_the_pods(built: Built) -> None:
         assert selected(monitor["spec"]["selector"]["matchLabels"]) <= labels(built["Service"])
 
 
-def test_ports_are_the_containers(built: Built) -> None:
+def test_all_ports_are_those_of_the_container(built: Built) -> None:
     port = int(Config().web.listen_address[0].rpartition(":")[2])
     assert container(built)["ports"] == [{"name": "metrics", "containerPort": port}]
     named: list[Any] = [container(built)[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")]
@@ -83,7 +83,7 @@ def test_ports_are_the_containers(built: Built) -> None:
     assert set(named) == {"metrics"}
 
 
-def test_volumes_and_configuration(built: Built, tmp_path: Path) -> None:
+def test_every_path_of_the_configuration_is_mounted(built: Built, tmp_path: Path) -> None:
     volumes = {volume["name"]: volume for volume in pod(built)["spec"]["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in container(built)["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == volumes.keys()
@@ -94,7 +94,7 @@ def test_volumes_and_configuration(built: Built, tmp_path: Path) -> None:
     (tmp_path / file.name).write_text(built["ConfigMap"]["data"][file.name])
     config = configfile.load(tmp_path / file.name)
     assert config.log.format == "json"
-    assert mounts[str(Path(config.lock_file).parent.parent)]["name"] == "scratch"  # root makes the folder in between
+    assert mounts[str(Path(config.lock_file).parent.parent)]["name"] == "scratch"  # root creates the lock file's folder
     assert volumes["tracefs"]["hostPath"]["path"] in mounts
     written = {path for path, mount in mounts.items() if not mount.get("readOnly")}
     assert written == {"/run", "/tmp"}
@@ -113,7 +113,7 @@ def test_rights_are_the_documented_ones(built: Built) -> None:
     assert {"hostNetwork", "hostIPC", "serviceAccountName"} & spec.keys() == set()
 
 
-def test_image_is_this_version(built: Built) -> None:
+def test_the_image_tag_is_this_version(built: Built) -> None:
     assert container(built)["image"] == f"kvm-exit-exporter:{__version__}"
 
 
@@ -127,10 +127,10 @@ def test_monitors_ask_for_protobuf_first_and_name_the_job_of_the_rules(built: Bu
                 "job": "kvm-exit",
                 "instance": None,
             }
-            assert dropped == {"action": "labeldrop", "regex": "pod"}  # a rollout begins no new series
+            assert dropped == {"action": "labeldrop", "regex": "pod"}  # so a rollout starts no new series
 
 
-def test_overlays() -> None:
+def test_overlays_have_the_documented_parts() -> None:
     built = {folder.name: build(folder) for folder in OVERLAYS}
     everywhere = {"Namespace", "ConfigMap", "Service", "DaemonSet"}
     assert {name: set(kinds) - everywhere for name, kinds in built.items()} == {
@@ -146,7 +146,7 @@ def test_overlays() -> None:
     }
 
 
-def test_rules_are_those_of_deploy_prometheus() -> None:
+def test_the_prometheus_rule_equals_the_rules_of_deploy_prometheus() -> None:
     rules = [ROOT / f"deploy/prometheus/{name}.rules.yml" for name in ("recording", "recording-native", "alerts")]
     made = subprocess.run([FOLDER / "prometheus-rule.sh", *rules], check=True, capture_output=True, text=True).stdout
     assert RULE.read_text() == made, "stale: make prometheus-rule"
@@ -154,7 +154,7 @@ def test_rules_are_those_of_deploy_prometheus() -> None:
     assert yaml.safe_load(made)["spec"] == {"groups": groups}
 
 
-def test_a_file_that_is_no_rules_file_is_refused(tmp_path: Path) -> None:
+def test_prometheus_rule_refuses_a_file_that_is_no_rules_file(tmp_path: Path) -> None:
     (tmp_path / "x.yml").write_text("namespace: x\ngroups:\n  - name: x\n")
     done = subprocess.run(
         [FOLDER / "prometheus-rule.sh", tmp_path / "x.yml"], check=False, capture_output=True, text=True

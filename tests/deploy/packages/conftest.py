@@ -18,7 +18,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a higher version, and another config.yaml, of a checkout without git."""
+    """The package of a newer version with another config.yaml, built from a checkout without git."""
     checkout = tmp_path_factory.mktemp("newer")
     names = subprocess.run([ROOT / "deploy/files"], capture_output=True, check=True).stdout
     subprocess.run(["xargs", "-0", "cp", "--parents", "-t", checkout], input=names, cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""The Debian package: what is in it, and a life of one on a Debian 12: installed, used, upgraded, removed, purged."""
+"""The Debian package: its files, and its life on a Debian 12: installed, used, upgraded, removed, purged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def before(debian: tree.Tree) -> set[str]:
     return debian.files()
 
 
-def test_version_and_files(package: Path) -> None:
+def test_the_package_has_the_version_and_the_expected_files(package: Path) -> None:
     assert package.name == f"{NAME}_{__version__}-1_all.deb"
     tracked = subprocess.run([ROOT / "deploy/files"], capture_output=True, check=True).stdout.decode().split("\0")
     code = {f"/usr/share/{NAME}/{name}" for name in tracked if name.startswith("exporter/") and "COPYING" not in name}
@@ -52,11 +52,11 @@ def test_version_and_files(package: Path) -> None:
     }
 
 
-def test_a_second_build_is_the_same(package: Path, tmp_path: Path) -> None:
+def test_a_second_build_is_byte_for_byte_equal(package: Path, tmp_path: Path) -> None:
     assert build(ROOT, tmp_path).read_bytes() == package.read_bytes()
 
 
-def test_lintian_is_content(package: Path) -> None:
+def test_lintian_reports_nothing(package: Path) -> None:
     command = ["lintian", "--allow-root", "-iIE", "--pedantic", "--fail-on=error,warning,info,pedantic"]
     said = subprocess.run([*command, package.with_name(package.name.replace("_all.deb", f"_{_machine()}.changes"))],
                           capture_output=True, text=True, check=False)  # fmt: skip
@@ -68,7 +68,9 @@ def _machine() -> str:
     return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_install(debian: tree.Tree, package: Path, before: set[str]) -> None:
+def test_installation_creates_the_user_and_enables_the_service(
+    debian: tree.Tree, package: Path, before: set[str]
+) -> None:
     shutil.copy(package, debian.root / "tmp/package.deb")
     debian.apt("install", "/tmp/package.deb")
     assert debian.run(NAME, "--version") == f"{NAME} {__version__}\n"
@@ -80,18 +82,18 @@ def test_install(debian: tree.Tree, package: Path, before: set[str]) -> None:
     assert debian.run("systemd-analyze", "verify", "--man=no", f"{NAME}.service") == ""
 
 
-def test_it_runs_from_anywhere_and_imports_nothing_else(debian: tree.Tree) -> None:
+def test_runs_from_any_folder_and_imports_only_its_own_code(debian: tree.Tree) -> None:
     (debian.root / "tmp/exporter.py").write_text("raise SystemExit('the wrong one')\n")
     said = debian.run("sh", "-c", f"cd /tmp && PYTHONPATH=/tmp {NAME} --version")
     assert said == f"{NAME} {__version__}\n"
 
 
-def test_the_configuration_and_the_unit_s_command(debian: tree.Tree) -> None:
+def test_the_units_command_accepts_the_shipped_configuration(debian: tree.Tree) -> None:
     debian.run("sh", "-euc", f". /etc/default/{NAME}; runuser -u {NAME} -- {NAME} serve $ARGS --config.check")
 
 
-def test_check(debian: tree.Tree) -> None:
-    said = debian.run("sh", "-c", f"{NAME} check || [ $? = 1 ]")  # 1 where this kernel lacks KVM
+def test_check_can_load_the_program(debian: tree.Tree) -> None:
+    said = debian.run("sh", "-c", f"{NAME} check || [ $? = 1 ]")  # status 1 if this kernel has no KVM
     assert re.search(r"^trial load +ok ", said, re.MULTILINE), said
 
 
@@ -121,7 +123,7 @@ def demo(debian: tree.Tree) -> Iterator[str]:
             assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
 
 
-def test_manual_page(debian: tree.Tree) -> None:
+def test_man_shows_the_manual_page_without_warnings(debian: tree.Tree) -> None:
     assert debian.run("man", "-w", NAME) == f"/usr/share/man/man8/{NAME}.8.gz\n"
     page = debian.run("env", "MANPAGER=cat", "MANWIDTH=100", "man", "--warnings", NAME)
     assert "counts why, how often and for how long" in page
@@ -139,7 +141,7 @@ def test_completion_is_found_by_name(debian: tree.Tree) -> None:
     assert debian.run("bash", "-c", script) == "replay\n"
 
 
-def test_upgrade_keeps_what_was_changed(debian: tree.Tree, newer: Path) -> None:
+def test_upgrade_keeps_a_changed_configuration(debian: tree.Tree, newer: Path) -> None:
     with (debian.root / CONFIG).open("a") as file:
         file.write("\nlinger: 7m\n")
     changed = (debian.root / CONFIG).read_bytes()
@@ -150,13 +152,13 @@ def test_upgrade_keeps_what_was_changed(debian: tree.Tree, newer: Path) -> None:
     assert (debian.root / f"{CONFIG}.dpkg-dist").read_bytes().endswith(b"# A newer version's.\n")
 
 
-def test_remove_keeps_the_configuration_alone(debian: tree.Tree, before: set[str]) -> None:
+def test_remove_keeps_only_the_configuration(debian: tree.Tree, before: set[str]) -> None:
     debian.apt("remove", NAME)
     left = {name for name in debian.files() - before if not name.startswith("var/lib/systemd/deb-systemd-helper-")}
     assert left == {f"etc/{NAME}", CONFIG, f"{CONFIG}.dpkg-dist", f"etc/default/{NAME}"} | ENABLED
 
 
-def test_purge_leaves_the_user_alone(debian: tree.Tree, before: set[str]) -> None:
+def test_purge_keeps_only_the_user(debian: tree.Tree, before: set[str]) -> None:
     debian.apt("purge", NAME)
     assert debian.files() == before
     assert debian.run("getent", "passwd", NAME)

@@ -1,4 +1,4 @@
-"""The Debian package on a KVM host that systemd has booted: started, upgraded without a count lost, purged."""
+"""The Debian package on a KVM host with systemd: started, upgraded without losing a count, purged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def test_a_life_under_systemd(package: Path, newer: Path) -> None:
+def test_an_upgrade_under_systemd_loses_no_count(package: Path, newer: Path) -> None:
     command: list[str | Path] = [
         *(sys.executable, ROOT / "tests/e2e/run.py", "arm64", "--systemd", "--timeout", "500"),
         *("--extra", f"old.deb={package}", "--extra", f"new.deb={newer}"),

@@ -1,4 +1,4 @@
-"""The RPM: built by rpm itself, with the macros that Debian's lacks; its files are those of the Debian package."""
+"""The RPM: built by Debian's rpm with additional macros. Its files are those of the Debian package."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def output(*command: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # No rpm is installed here: what the spec requires for its build is there, but not in rpm's database.
+    # --nodeps: the spec's build requirements are installed, but as Debian packages and not in rpm's database.
     folder = tmp_path_factory.mktemp("rpm")
     return Path(output(ROOT / "deploy/rpm/build", folder, "--nodeps", "--load", MACROS).strip())
 
 
-def test_the_spec_is_read_without_warnings() -> None:
+def test_rpmspec_reads_the_spec_without_warnings() -> None:
     said = subprocess.run(
         ["rpmspec", "--load", MACROS, "-P", ROOT / f"deploy/rpm/{NAME}.spec"],
         capture_output=True,
@@ -40,19 +40,19 @@ def test_the_spec_is_read_without_warnings() -> None:
     assert said.stderr == ""
 
 
-def test_rpmlint_is_content(rpm: Path) -> None:
+def test_rpmlint_reports_nothing(rpm: Path) -> None:
     spec = ROOT / f"deploy/rpm/{NAME}.spec"
     said = output("rpmlint", "-c", ROOT / "deploy/rpm/rpmlint.toml", spec, *rpm.parent.glob("*.rpm"))
     assert "0 errors, 0 warnings" in said, said
 
 
-def test_version_and_requirements(rpm: Path) -> None:
+def test_the_package_has_the_version_and_its_requirements(rpm: Path) -> None:
     assert output("rpm", "-qp", "--qf", "%{VERSION} %{ARCH}", rpm) == f"{__version__} noarch"
     needs = set(output("rpm", "-qp", "--requires", rpm).splitlines())
     assert {"(python3-bcc or python3-bpfcc)", "python3-pyyaml", "/usr/sbin/useradd"} <= needs
 
 
-def test_configuration_is_kept(rpm: Path) -> None:
+def test_configuration_files_are_marked_as_noreplace(rpm: Path) -> None:
     listed = output("rpm", "-qp", "--qf", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]", rpm).splitlines()
     assert {line.split()[1] for line in listed if line.startswith("cn ")} == {
         f"/etc/{NAME}/config.yaml",
@@ -68,18 +68,18 @@ def test_the_unit_reads_sysconfig(rpm: Path, tmp_path: Path) -> None:
     assert "/etc/default" not in unit
 
 
-# The same file has another place there.
+# Folders of the Debian package, and the folders of the same files in the RPM.
 PLACES = {
     "/etc/default/": "/etc/sysconfig/",
     "/lib/systemd/": "/usr/lib/systemd/",
     "/usr/share/zsh/vendor-completions/": "/usr/share/zsh/site-functions/",
 }
-# Each packaging system's own.
+# Files that only one of the two packages has.
 DEBIAN = (f"/usr/share/doc/{NAME}/c", "/usr/share/lintian/", "/usr/share/python3/runtime.d/")
 RPM = ("/usr/share/licenses/", f"/usr/share/doc/{NAME}/CHANGELOG.md")
 
 
-def test_its_files_are_those_of_the_debian_package(rpm: Path, package: Path) -> None:
+def test_the_files_are_those_of_the_debian_package(rpm: Path, package: Path) -> None:
     ours = set()
     for name in contents(package):
         if not name.endswith("/") and not name.startswith(DEBIAN):

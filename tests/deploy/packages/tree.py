@@ -1,4 +1,4 @@
-"""A Debian 12 of its own to install packages in: a chroot whose changes are thrown away."""
+"""A fresh Debian 12 for the installation of packages: a chroot whose changes are discarded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PACKAGES = (
     *("bash-completion", "man-db", "procps", "systemd"),
     *("python3-bpfcc", "python3-prometheus-client", "python3-tornado", "python3-yaml"),
 )
-# What programs and maintainer scripts of every package leave behind.
+# Folders in which the programs and maintainer scripts of every package leave files.
 NOISE = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "tmp", "run/systemd", "proc", "sys", "dev")
 
 
 def base() -> Path:
-    """Return the tree as mmdebstrap makes it, kept in the cache."""
+    """Return the tree that mmdebstrap makes. It is cached."""
     tree = CACHE / apt.CODENAME
     if not (tree / ".complete").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -35,17 +35,17 @@ def base() -> Path:
 
 
 def own_mounts() -> None:
-    """Give this process mounts of its own: what it mounts ends with it."""
+    """Give this process its own mount namespace, so that its mounts end with it. Raises OSError."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 class Tree:
-    """A throw-away layer over base(), in which nothing starts a service."""
+    """A temporary layer over base(). In it no package may start a service."""
 
     def __init__(self, folder: Path) -> None:
-        # Another tmpfs: a layer cannot lie on a filesystem that is an overlay itself.
+        # A tmpfs for the layer: overlayfs cannot have its upper layer on another overlayfs.
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
         self.root = folder / "root"
         for name in ("root", "upper", "work"):
@@ -76,12 +76,12 @@ class Tree:
         return said.stdout
 
     def apt(self, action: str, *packages: str | Path) -> str:
-        """Have apt-get do something without a network."""
+        """Run an action of apt-get that needs no network."""
         keep = ("-o", "Dpkg::Options::=--force-confold", "--no-install-recommends")
         return self.run("apt-get", "-y", "-q", *keep, action, *packages)
 
     def files(self) -> set[str]:
-        """Return every path, but for what always changes."""
+        """Return every path, except in the folders that always change."""
         found = set()
         for folder, names, files in os.walk(self.root):
             inside = Path(folder).relative_to(self.root)

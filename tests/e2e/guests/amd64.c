@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The exact guest on amd64: real mode, counters in its own memory. The first page of a vCPU holds the code, the
- * second its interrupt table, counters and stack; apart, since code beside data that changes is slow to emulate.
+ * second page its interrupt table, counters and stack. Code and data have separate pages, because code in a page
+ * with changing data is slow to emulate.
  */
 #include "vm.h"
 
@@ -21,7 +22,7 @@ enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, KINDS };
 const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", NULL };
 const uint64_t arch_memory = 0x10000UL;
 
-/* At DATA in the second page; the guest below has the offsets once more. */
+/* At DATA in the second page. The assembly below repeats the offsets. */
 #define DATA 0x400
 struct guest_data {
 	uint32_t left[KINDS];
@@ -47,7 +48,7 @@ asm(	".pushsection .rodata\n"
 	"guest_start:\n"
 	"1:	cmpl	$0, left + 4 * 0\n"
 	"	je	2f\n"
-	"	outb	%al, $0x10\n"		/* a port of nobody: io, out as KVM_EXIT_IO */
+	"	outb	%al, $0x10\n"		/* an unused port: io, returns as KVM_EXIT_IO */
 	"	incl	done + 4 * 0\n"
 	"	decl	left + 4 * 0\n"
 	"	jmp	1b\n"
@@ -67,7 +68,7 @@ asm(	".pushsection .rodata\n"
 	"	jmp	3b\n"
 	"4:	cmpl	$0, left + 4 * 3\n"
 	"	je	5f\n"
-	"	movb	%al, %es:0\n"		/* no memory there: npf, out as KVM_EXIT_MMIO */
+	"	movb	%al, %es:0\n"		/* no memory there: npf, returns as KVM_EXIT_MMIO */
 	"	incl	done + 4 * 3\n"
 	"	decl	left + 4 * 3\n"
 	"	jmp	4b\n"
@@ -88,25 +89,25 @@ asm(	".pushsection .rodata\n"
 	"	movl	$" STRING(SLEEP_NS) ", %eax\n"
 	"	xorl	%edx, %edx\n"		/* its upper half */
 	"	wrmsr\n"			/* msr: start the timer */
-	"	incl	done + 4 * 2\n"		/* counted with the reads */
-	"	sti\n"				/* interrupts from the instruction after the next on */
+	"	incl	done + 4 * 2\n"		/* counted together with the reads */
+	"	sti\n"				/* enables interrupts after the next instruction */
 	"	hlt\n"				/* hlt, until guest_timer has run */
 	"	cli\n"
 	"	rdtsc\n"			/* when the sleep ended */
 	"	subl	began, %eax\n"		/* its length, ... */
 	"	sbbl	began + 4, %edx\n"	/* ... both halves */
-	"	addl	%eax, slept\n"		/* the length of all, ... */
+	"	addl	%eax, slept\n"		/* the sum of all sleeps, ... */
 	"	adcl	%edx, slept + 4\n"	/* ... both halves */
 	"	incl	done + 4 * 5\n"
 	"	decl	left + 4 * 5\n"
 	"	jmp	6b\n"
-	"7:	cmpl	$0, spin\n"		/* until the host has kicked often enough */
+	"7:	cmpl	$0, spin\n"		/* spin until the host's last kick */
 	"	jne	7b\n"
-	"	outb	%al, $" STRING(PORT_DONE) "\n" /* io, KVM_EXIT_IO; entered again, go on */
+	"	outb	%al, $" STRING(PORT_DONE) "\n" /* io, KVM_EXIT_IO; the next entry starts a round */
 	"	jmp	guest_start\n"
 	"guest_timer:\n"
 	"	movl	$0x80b, %ecx\n"		/* x2APIC end of interrupt */
-	"	xorl	%eax, %eax\n"		/* the one value it takes, ... */
+	"	xorl	%eax, %eax\n"		/* the only valid value, ... */
 	"	xorl	%edx, %edx\n"		/* ... both halves */
 	"	wrmsr\n"			/* msr */
 	"	incl	done + 4 * 2\n"
@@ -128,7 +129,7 @@ static volatile struct guest_data *guest_data(struct vcpu *vcpu)
 
 void arch_create_vm(struct vm *vm)
 {
-	KVM_DO(vm->fd, KVM_CREATE_IRQCHIP, 0); /* timer interrupts without a way out to user space */
+	KVM_DO(vm->fd, KVM_CREATE_IRQCHIP, 0); /* timer interrupts without returns to user space */
 }
 
 static void set_cpuid(struct vm *vm, struct vcpu *vcpu)
@@ -190,7 +191,7 @@ void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu)
 	KVM_DO(vcpu->fd, KVM_SET_SREGS, &sregs);
 	KVM_DO(vcpu->fd, KVM_SET_REGS, &regs);
 	set_apic(vcpu);
-	KVM_DO(vcpu->fd, KVM_SET_MP_STATE, &running); /* all but the first wait for a SIPI otherwise */
+	KVM_DO(vcpu->fd, KVM_SET_MP_STATE, &running); /* otherwise all but the first wait for a SIPI */
 }
 
 void arch_finish_vm(struct vm *vm)
@@ -226,12 +227,12 @@ bool arch_handle_exit(struct vcpu *vcpu)
 		tally(vcpu, USERSPACE, "KVM_EXIT_MMIO", 1);
 		return true;
 	default:
-		die("a KVM_RUN that ends in neither KVM_EXIT_IO nor KVM_EXIT_MMIO nor EINTR");
+		die("KVM_RUN returned neither KVM_EXIT_IO nor KVM_EXIT_MMIO nor EINTR");
 		return false;
 	}
 }
 
-/* As measured, since not every host says it in CPUID. */
+/* Measured, because not every host has the TSC's frequency in CPUID. */
 static double ns_per_tick(void)
 {
 	struct timespec probe = { .tv_nsec = TSC_PROBE_NS };
@@ -247,14 +248,14 @@ void arch_end_round(struct vcpu *vcpu)
 
 	for (int kind = 0; kind < KINDS; kind++)
 		if (data->left[kind] || data->done[kind] < vcpu->want[kind])
-			die("the guest did not do what it was told");
+			die("the guest did not finish its work");
 	tally(vcpu, EXITS, "io", data->done[IO] + 1);
 	tally(vcpu, EXITS, "cpuid", data->done[CPUID]);
 	tally(vcpu, EXITS, "msr", data->done[MSR]);
 	tally(vcpu, EXITS, "hlt", data->done[HLT]);
 	tally(vcpu, EXITS, "npf", data->done[MMIO]);
 	if (!vcpu->rounds++)
-		tally(vcpu, EXITS, "npf", data->done[TOUCH] + 2); /* and its two own pages */
+		tally(vcpu, EXITS, "npf", data->done[TOUCH] + 2); /* 2: the pages of code and data */
 	if (data->slept)
 		vcpu->sleep_ns += data->slept * ns_per_tick();
 }

@@ -22,20 +22,20 @@ extern const uint8_t guest_start[], guest_end[];
 
 /*
  * x4 NOWHERE, x5 DONE, x6 the next page to touch, x7 ticks of one sleep.
- * x19..x23: how many are left to do of each kind; x10..x14: how many are done; x15: ticks slept;
+ * x19..x23: number left of each kind; x10..x14: number done of each kind; x15: ticks slept;
  * x24: spin while not 0.
  */
 asm(	".pushsection .rodata\n"
 	".globl	guest_start, guest_end\n"
 	"guest_start:\n"
 	"1:	cbz	x19, 2f\n"
-	"	str	w10, [x4]\n"		/* no memory there: DABT_LOW, out as KVM_EXIT_MMIO */
+	"	str	w10, [x4]\n"		/* no memory there: DABT_LOW, returns as KVM_EXIT_MMIO */
 	"	add	x10, x10, #1\n"		/* one store done */
 	"	sub	x19, x19, #1\n"		/* one fewer to do */
 	"	b	1b\n"
 	"2:	cbz	x20, 3f\n"
 	"	mov	w0, #0x84000000\n"	/* PSCI_VERSION, which the kernel answers */
-	"	hvc	#0\n"			/* HVC64; x0 to x3 come back changed */
+	"	hvc	#0\n"			/* HVC64; changes x0 to x3 */
 	"	add	x11, x11, #1\n"		/* one call done */
 	"	sub	x20, x20, #1\n"		/* one fewer to do */
 	"	b	2b\n"
@@ -52,29 +52,29 @@ asm(	".pushsection .rodata\n"
 	"	b	4b\n"
 	"5:	cbz	x23, 6f\n"
 	"	mov	x0, #0xff\n"		/* every priority ... */
-	"	msr	icc_pmr_el1, x0\n"	/* ... is let through */
-	"	mov	x0, #1\n"		/* for ENABLE, below too */
-	"	msr	icc_igrpen1_el1, x0\n"	/* group 1, which is the timer's */
+	"	msr	icc_pmr_el1, x0\n"	/* ... is allowed */
+	"	mov	x0, #1\n"		/* ENABLE, here and below */
+	"	msr	icc_igrpen1_el1, x0\n"	/* group 1, the timer's group */
 	"	mrs	x8, cntvct_el0\n"	/* when the sleep begins */
 	"	msr	cntv_tval_el0, x7\n"	/* the timer fires in x7 ticks */
 	"	msr	cntv_ctl_el0, x0\n"	/* start it */
 	"	isb\n"				/* before the WFI */
-	"7:	wfi\n"				/* WFx, unless an interrupt was faster */
+	"7:	wfi\n"				/* WFx, unless an interrupt is pending */
 	"	add	x14, x14, #1\n"		/* one WFI done */
 	"	mrs	x0, icc_iar1_el1\n"	/* acknowledge */
-	"	cmp	w0, #27\n"		/* the timer's, or none: ... */
-	"	b.ne	7b\n"			/* ... sleep on */
-	"	msr	cntv_ctl_el0, xzr\n"	/* stop it, else it fires again on ... */
+	"	cmp	w0, #27\n"		/* if it was not the timer's, ... */
+	"	b.ne	7b\n"			/* ... sleep again */
+	"	msr	cntv_ctl_el0, xzr\n"	/* stop the timer, or it fires again at ... */
 	"	isb\n"
 	"	msr	icc_eoir1_el1, x0\n"	/* ... the end of this interrupt */
-	"	isb\n"				/* the counter is read after all that */
+	"	isb\n"				/* read the counter only after that */
 	"	mrs	x9, cntvct_el0\n"	/* when the sleep ended */
 	"	sub	x9, x9, x8\n"		/* ticks of this sleep */
 	"	add	x15, x15, x9\n"		/* ticks of all sleeps */
 	"	sub	x23, x23, #1\n"		/* one fewer to do */
 	"	b	5b\n"
-	"6:	cbnz	x24, 6b\n"		/* until the host has kicked often enough */
-	"	str	w10, [x5]\n"		/* done: DABT_LOW, KVM_EXIT_MMIO; entered again, go on */
+	"6:	cbnz	x24, 6b\n"		/* spin until the host's last kick */
+	"	str	w10, [x5]\n"		/* done: DABT_LOW, KVM_EXIT_MMIO; the next entry starts a round */
 	"	b	guest_start\n"
 	"guest_end:\n"
 	".popsection\n");
@@ -140,8 +140,8 @@ static void set_gic(int gic, uint32_t group, uint64_t attribute, void *value)
 }
 
 /*
- * A WFI ends at an interrupt that the controller would deliver, so the timer's is enabled, here rather than
- * by the guest, whose stores to the controller would be exits.
+ * Only an interrupt that the controller would deliver ends a WFI, so the timer's interrupt must be enabled. The
+ * host does it here, because stores of the guest to the controller would be exits.
  */
 void arch_finish_vm(struct vm *vm)
 {
@@ -180,7 +180,7 @@ void arch_end_kicks(struct vcpu *vcpu)
 bool arch_handle_exit(struct vcpu *vcpu)
 {
 	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
-		die("a KVM_RUN that ends neither in KVM_EXIT_MMIO nor EINTR");
+		die("KVM_RUN returned neither KVM_EXIT_MMIO nor EINTR");
 	tally(vcpu, USERSPACE, "KVM_EXIT_MMIO", 1);
 	return vcpu->run->mmio.phys_addr != DONE;
 }
@@ -191,9 +191,9 @@ void arch_end_round(struct vcpu *vcpu)
 
 	for (int kind = MMIO; kind <= WFI; kind++) {
 		did[kind] = get_register(vcpu, X(10 + kind));
-		/* A WFI that ends early is done again. */
+		/* The guest repeats a WFI that ends early. */
 		if (kind == WFI ? did[kind] < vcpu->want[kind] : did[kind] != vcpu->want[kind])
-			die("the guest did not do what it was told");
+			die("the guest did not finish its work");
 	}
 	tally(vcpu, EXITS, "EC_DABT_LOW", did[MMIO] + 1);
 	tally(vcpu, EXITS, "EC_HVC64", did[HVC]);

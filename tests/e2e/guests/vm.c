@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The part of the exact guests that is the same everywhere: threads named as QEMU names them, rounds, signals,
- * and the counts as one JSON line.
+ * The common part of the exact guests: threads with QEMU's thread names, rounds, signals, and the counts as one
+ * line of JSON.
  *
- * Arguments are those of QEMU, ignored but for debug-threads=on, and one "-exact KIND=N,KIND=N..." for each vCPU.
- * After a round every vCPU thread stays parked outside KVM_RUN; the line "again" on standard input starts one
- * more, any other line or the end of input ends the program. Counts are those of all rounds together.
+ * Arguments are QEMU's, ignored except for debug-threads=on, and one "-exact KIND=N,KIND=N..." for each vCPU.
+ * After a round every vCPU thread stays parked outside KVM_RUN. The line "again" on standard input starts another
+ * round; any other line or the end of input ends the program. Counts are the sums of all rounds.
  *
- * "kick=N" interrupts a vCPU by N signals. "hold=1" has it spin in the guest, and its thread printed, until a
- * line on standard input.
+ * "kick=N" interrupts a vCPU with N signals. With "hold=1" the vCPU spins in the guest, and its thread id is
+ * printed, until a line arrives on standard input.
  */
 #define _GNU_SOURCE
 #include "vm.h"
@@ -70,8 +70,8 @@ void tally(struct vcpu *vcpu, enum tally_of of, const char *reason, unsigned lon
 }
 
 /*
- * As QEMU does it: without immediate_exit, a signal that arrives just before KVM_RUN would be handled there
- * and then, and the vCPU would run on.
+ * Like QEMU: without immediate_exit, a signal just before KVM_RUN would not interrupt KVM_RUN, and the vCPU would
+ * enter the guest.
  */
 static void on_kick(int signal)
 {
@@ -134,7 +134,7 @@ static void *vcpu_thread(void *argument)
 	return NULL;
 }
 
-/* One signal at a time, the next when KVM_RUN has returned for the last: none is merged with another. */
+/* Send one signal at a time, and wait until KVM_RUN has returned: otherwise two signals could be merged. */
 static void kick(struct vcpu *vcpu, unsigned long times)
 {
 	while (times--) {
@@ -153,13 +153,13 @@ static void hold(struct vcpu *vcpu)
 	printf("{\"holding\": %d}\n", vcpu->tid);
 	fflush(stdout);
 	if (!fgets(line, sizeof(line), stdin))
-		die("nobody lets the held vCPU go");
+		die("no line on standard input ended the hold");
 }
 
 static void run_round(void)
 {
 	pthread_mutex_lock(&lock);
-	/* Before it knows its this_run, a thread must not be kicked. */
+	/* A thread must not be kicked before it has set this_run. */
 	while (threads_started < vm.vcpus)
 		pthread_cond_wait(&changed, &lock);
 	vcpus_parked = 0;
@@ -256,7 +256,7 @@ static void create_vm(void)
 	arch_create_vm(&vm);
 	run_bytes = KVM_DO(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 
-	/* Small pages only, and all there: the first access to each is then one exit, no more, no less. */
+	/* Only small pages, all of them present: then the first access to each page is exactly one exit. */
 	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		die("mmap of the guest's memory");
@@ -291,7 +291,7 @@ int main(int argc, char **argv)
 			continue;
 		if (vm.vcpus == MAX_VCPUS)
 			die("more vCPUs than MAX_VCPUS");
-		/* A copy, since strtok would tear /proc/PID/cmdline apart. */
+		/* Parse a copy: strtok would change /proc/PID/cmdline. */
 		parse_vcpu(&vm.vcpu[vm.vcpus++], strdup(argv[++i]));
 	}
 	sigaction(SIGUSR1, &action, NULL);

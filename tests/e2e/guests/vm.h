@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A virtual machine on raw /dev/kvm that knows how often each of its vCPUs exits, and why. */
+/* A virtual machine on raw /dev/kvm that counts the exits of each of its vCPUs by reason. */
 #ifndef VM_H
 #define VM_H
 
@@ -13,12 +13,12 @@
 #define MAX_VCPUS 4
 #define MAX_KINDS 8
 #define MAX_TALLIES 12
-#define MAX_TOUCH 46 /* pages a vCPU can touch; all of a VM's fit in the first MiB */
+#define MAX_TOUCH 46 /* pages that a vCPU can touch; all pages of a VM fit in the first MiB */
 
 enum tally_of {
-	EXITS, /* exits of a reason: exactly so many */
-	AT_MOST, /* exits of a reason that the CPU may leave out */
-	USERSPACE, /* returns of KVM_RUN by their reason */
+	EXITS, /* exits of a reason: the exact number */
+	AT_MOST, /* exits of a reason: an upper bound, because the CPU may skip some */
+	USERSPACE, /* returns of KVM_RUN by reason */
 };
 
 struct tally {
@@ -35,12 +35,12 @@ struct vcpu {
 	int tid;
 	uint8_t *memory; /* this vCPU's pages, VCPU_PAGES of them */
 	unsigned long want[MAX_KINDS]; /* per round, in the order of arch_kinds */
-	unsigned long kicks; /* signals to be interrupted by, per round */
-	bool hold; /* the last of them comes when told so */
+	unsigned long kicks; /* signals that interrupt it, per round */
+	bool hold; /* the last signal waits for a line on standard input */
 	atomic_ulong kicked; /* in all rounds */
 	int rounds; /* done */
-	uint64_t began_ns, parked_ns; /* CLOCK_MONOTONIC before the first KVM_RUN, after the last */
-	unsigned long sleep_ns; /* as the guest's own clock saw its sleeps, all rounds */
+	uint64_t began_ns, parked_ns; /* CLOCK_MONOTONIC before the first KVM_RUN and after the last */
+	unsigned long sleep_ns; /* all sleeps, measured by the guest's own clock */
 	struct tally tallies[MAX_TALLIES];
 };
 
@@ -52,14 +52,14 @@ struct vm {
 	struct vcpu vcpu[MAX_VCPUS];
 };
 
-/* What an architecture brings. */
-extern const char *const arch_kinds[]; /* NULL at the end; "kick" and "hold" are known to all */
+/* Each architecture defines these. */
+extern const char *const arch_kinds[]; /* NULL at the end; "kick" and "hold" exist on all */
 extern const uint64_t arch_memory; /* guest-physical address of the first vCPU's pages */
-void arch_create_vm(struct vm *vm); /* before the vCPUs */
+void arch_create_vm(struct vm *vm); /* called before the vCPUs are created */
 void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu);
-void arch_finish_vm(struct vm *vm); /* after the vCPUs */
+void arch_finish_vm(struct vm *vm); /* called after the vCPUs are created */
 void arch_start_round(struct vcpu *vcpu);
-void arch_end_kicks(struct vcpu *vcpu); /* let the guest's spinning end */
+void arch_end_kicks(struct vcpu *vcpu); /* ends the guest's spinning */
 bool arch_handle_exit(struct vcpu *vcpu); /* false when the guest is done */
 void arch_end_round(struct vcpu *vcpu);
 

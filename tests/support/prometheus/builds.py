@@ -1,4 +1,4 @@
-"""The Prometheus of each Debian release: the installed one, or its package unpacked beside the system."""
+"""The Prometheus of each Debian release: the installed one, or its package unpacked into a cache folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 SUITES = ("bookworm", "trixie", "sid")
 
 _ARCHIVE = {*SUITES, "stable", "testing", "unstable"}
-"""Suites by which Debian's own archive is told from other apt sources."""
+"""Suite names of Debian's own archive. They distinguish it from other apt sources."""
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class UnavailableError(Exception):
-    """This server cannot be had here; one line says why."""
+    """This server is not available on this machine. The message is one line with the cause."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Build:
     binary: Path
     promtool: Path
     text: str
-    """Its version as it says it."""
+    """The version that the binary prints."""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class Build:
 
 @functools.cache
 def find(suite: str) -> Build | UnavailableError:
-    """The suite's Prometheus, or why there is none. Tried once: a download that failed would fail again."""
+    """Return the suite's Prometheus, or the error. Tries only once: a failed download would fail again."""
     try:
         if _codename() == suite and (installed := shutil.which("prometheus")):
             return _build(Path(installed))
@@ -81,7 +81,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
 
 
 def _fetch(suite: str, cache: Path, link: Path) -> None:
-    """Download, unpack, and only then give it its names: `<version>` and, pointing there, `<suite>`."""
+    """Download and unpack, then rename to `<version>` and make the link `<suite>` to it."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as name:
         new = Path(name)
@@ -94,20 +94,23 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
         unpacked.mkdir()
         for binary in ("prometheus", "promtool"):
             (new / "tree/usr/bin" / binary).rename(unpacked / binary)
-        _build(unpacked / "prometheus")  # it must run here: a Go binary needs the C library, and that new enough
+        _build(unpacked / "prometheus")  # it must run here: the Go binary needs a C library that is new enough
         folder = cache / version.replace(":", "_")
         try:
             unpacked.rename(folder)
         except OSError:
             if not (folder / "prometheus").exists():  # another run was faster
                 raise
-            (unpacked / "promtool").replace(folder / "promtool")  # or the server alone was kept, as it once was
+            (unpacked / "promtool").replace(folder / "promtool")  # older caches have only the server
         (new / "link").symlink_to(folder.name)
         (new / "link").replace(link)
 
 
 def _download(suite: str, new: Path) -> None:
-    """The server's package and promtool's, two since Debian 13, by an apt with its own state, from our mirror."""
+    """Download the packages of server and promtool (separate since Debian 13) from this machine's mirror.
+
+    apt gets a state of its own.
+    """
     for folder in (new / "lists/partial", new / "archives/partial"):
         folder.mkdir(parents=True)
     (new / "status").write_text("")
@@ -127,7 +130,7 @@ def _download(suite: str, new: Path) -> None:
         "Acquire::http::Timeout": "20",
         "Acquire::https::Timeout": "20",
         "APT::Sandbox::User": "root",
-        "APT::Update::Error-Mode": "any",  # a list that cannot be had is otherwise a warning
+        "APT::Update::Error-Mode": "any",  # otherwise a failed list is only a warning
     }
     apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
     _run(*apt, "update")
@@ -135,7 +138,7 @@ def _download(suite: str, new: Path) -> None:
 
 
 def _mirror(etc: Path) -> str:
-    """Where this machine has Debian itself from."""
+    """Return the URI of this machine's Debian source. Raises UnavailableError."""
     for uri, suites in _sources(etc):
         if suites & (_ARCHIVE | {_codename()}):
             return uri
@@ -143,7 +146,7 @@ def _mirror(etc: Path) -> str:
 
 
 def _sources(etc: Path) -> Iterator[tuple[str, set[str]]]:
-    """URI and suites of every apt source, in both of apt's forms."""
+    """Yield URI and suites of every apt source, in both of apt's formats."""
     for file in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
         if file.suffix == ".list" and file.is_file():
             for line in file.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""What the servers scrape: one pass of the recording whose page then stands still, and a demo that can be paused."""
+"""The scraped exporters: one that replays the recording once and then counts no more, and a demo that can be paused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADDRESSES = ("127.0.0.1:0",)
 
 
 class Key(NamedTuple):
-    """An exit reason of a vCPU, as the labels of a series say."""
+    """An exit reason of a vCPU, from the labels of a series."""
 
     pid: str
     vcpu: str
@@ -42,18 +42,18 @@ def key(labels: Mapping[str, str]) -> Key:
 
 
 class Truth(NamedTuple):
-    """One kind of exit, from the trace's text alone: how many, and the durations of those that were seen to end."""
+    """Expected values of one kind of exit, from the trace's text alone: counts, and the durations of ended exits."""
 
     counts: dict[Key, int]
     durations: dict[Key, tuple[int, ...]]
     """In ns, sorted."""
     buckets: dict[Key, tuple[int, ...]]
-    """The kernel's, as they must be after these durations."""
+    """The kernel's buckets, computed from these durations."""
 
 
 @functools.cache
 def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]]:
-    """Count, durations and buckets by kind, recorded tid and reason."""
+    """Return count, durations and buckets by kind, recorded tid and reason."""
     counts, durations = truth(TRACE)
     found: dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tuple[int, ...]]]] = {
         "exit": {},
@@ -66,7 +66,7 @@ def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tu
 
 
 class Standstill:
-    """An exporter that counted the recording once, and counts no more."""
+    """An exporter that has replayed the recording once and counts no more."""
 
     def __init__(self, address: str, pids: list[int], page: list[Sample]) -> None:
         self.address = address
@@ -89,13 +89,13 @@ class Standstill:
 
 
 def samples(text: str) -> list[Sample]:
-    """All samples of a page in the text format."""
+    """Return all samples of a page in the text format."""
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 @contextmanager
 def standstill(config: Config) -> Iterator[Standstill]:
-    """The daemon itself with a recording that ends, in this process."""
+    """Run the daemon in this process with one pass of the recording; yield it when all counts are on the page."""
     players: list[Player] = []
 
     def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float, account: None) -> Player:
@@ -122,7 +122,7 @@ def standstill(config: Config) -> Iterator[Standstill]:
 
 
 class Demo:
-    """The demo as a process. pause() stops its VMs' stand-ins, and with them all counters; the exporter goes on."""
+    """The demo as a process. pause() stops its stand-ins: no counter changes, and the exporter still serves."""
 
     def __init__(self, folder: Path, speed: int, options: str = "") -> None:
         config = folder / "demo.yaml"
@@ -161,5 +161,5 @@ class Demo:
 
 
 def counted(page: list[Sample], name: str) -> dict[Key, float]:
-    """Values of a metric on a page, by vCPU and reason."""
+    """Return the values of a metric on a page, by vCPU and reason."""
     return {key(sample.labels): sample.value for sample in page if sample.name == name}

@@ -27,7 +27,7 @@ def _programs_can_be_loaded() -> None:
 
 @pytest.fixture(scope="session")
 def build() -> Callable[[str], builds.Build]:
-    """A suite's Prometheus."""
+    """Return a function that returns a suite's Prometheus, or skips the test."""
 
     def get(suite: str) -> builds.Build:
         found = builds.find(suite)

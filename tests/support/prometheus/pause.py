@@ -11,7 +11,7 @@ from tests.support.prometheus import exporters
 from tests.support.prometheus.server import Labels, Prometheus
 
 EXACT = 1e-9
-"""Relative: what is left are roundings of floating point."""
+"""Relative tolerance for rounding of floating-point numbers."""
 
 
 COUNTERS = ("kvm_exits_total", "kvm_userspace_exits_total")
@@ -22,7 +22,7 @@ Identity = tuple[tuple[str, str], ...]
 
 
 def identity(labels: Labels) -> Identity:
-    """Labels as the exporter gave them."""
+    """Return the labels that the exporter itself set."""
     return tuple(sorted((name, value) for name, value in labels.items() if name not in ("__name__", "job", "instance")))
 
 
@@ -31,7 +31,7 @@ def values(page: Iterable[Sample], name: str) -> dict[Identity, float]:
 
 
 def paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -> tuple[int, list[Sample]]:
-    """Pause, until every server has scraped; the page then, and since when it stands."""
+    """Pause the demo until every server has scraped; return the start of the pause in ms, and the page."""
     demo.pause()
     since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
     page = demo.page()

@@ -1,4 +1,4 @@
-"""A running Prometheus with a storage of its own, and what it answers."""
+"""A running Prometheus with its own storage, and its query API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.prometheus.builds import Build
 
 INTERVAL_MS = 1000
 _SECONDS = 60
-"""How long anything here is waited for."""
+"""Limit of every wait in this file."""
 
 _SCRAPE = "up|scrape_.*"
 """Series that Prometheus itself adds to every target."""
@@ -33,7 +33,7 @@ Labels = dict[str, str]
 
 
 class Sample(NamedTuple):
-    """One element of an instant vector: a number, or a native histogram as the API writes it."""
+    """One element of an instant vector: a number, or a native histogram in the API's form."""
 
     labels: Labels
     value: float
@@ -41,10 +41,10 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """One server that scrapes one exporter and `others`. `native`: native histograms; `classic_too`: and classic.
+    """One server that scrapes one exporter and `others`.
 
-    `rules` are rule files, evaluated as often as is scraped; `settings` more of its configuration,
-    `flags` more of its command line.
+    `native`: store native histograms; `classic_too`: store classic ones as well. `rules` are rule files, evaluated
+    once per scrape interval. `settings` are added to the configuration, `flags` to the command line.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Prometheus:
             "scrape_timeout": f"{INTERVAL_MS}ms",
             "static_configs": [{"targets": [target, *others]}],
         }
-        # 3.8 made the feature flag a setting; 3.0 renamed that of the classic form, which came with 2.45.
+        # 3.8 replaced the feature flag with a setting. 2.45 added the setting for the classic form; 3.0 renamed it.
         if native and build.version < (3, 8):
             arguments.append("--enable-feature=native-histograms")
         elif native:
@@ -104,7 +104,7 @@ class Prometheus:
             raise
 
     def _address(self) -> str:
-        """Where it listens, which its log says."""
+        """Return the server's address, taken from its log."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             match = re.search(r'msg="Listening on" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log())
@@ -128,7 +128,7 @@ class Prometheus:
         return self._log.read_text()
 
     def complaints(self) -> list[str]:
-        """Lines of its log at level warn and error: out of order, duplicate, different value, ..."""
+        """Return the log's lines at level warn and error: out of order, duplicate, different value, ..."""
         return [line for line in self.log().splitlines() if re.search(r"level=(?!info|debug)", line, re.IGNORECASE)]
 
     def api(self, path: str, **parameters: str) -> Any:
@@ -143,7 +143,7 @@ class Prometheus:
         return said["data"]
 
     def query(self, expression: str, at_ms: int | None = None) -> list[Sample]:
-        """An instant query; its result is a vector."""
+        """Return the result of an instant query. It must be a vector."""
         when = {} if at_ms is None else {"time": f"{at_ms / 1000:.3f}"}
         data = self.api("query", query=expression, **when)
         assert data["resultType"] == "vector"
@@ -157,7 +157,7 @@ class Prometheus:
         ]
 
     def raw(self, selector: str, at_ms: int) -> list[tuple[Labels, dict[int, float]]]:
-        """The stored samples of the ten minutes until then, by their time stamps in ms. A histogram's are its count."""
+        """Return the samples of the ten minutes before at_ms by time stamp in ms. A histogram gives its count."""
         data = self.api("query", query=f"{selector}[10m]", time=f"{at_ms / 1000:.3f}")
         assert data["resultType"] == "matrix"
         return [
@@ -172,11 +172,11 @@ class Prometheus:
         ]
 
     def stored(self) -> list[Labels]:
-        """Labels of all series of the exporter that the last scrape brought."""
+        """Return the labels of all series of the exporter in the last scrape."""
         return [sample.labels for sample in self.query(f'{{job="kvm", __name__!~"{_SCRAPE}"}}')]
 
     def scrapes(self, after_ms: int, count: int) -> list[int]:
-        """Time stamps of successful scrapes that began after a moment; waits until there are so many."""
+        """Wait for `count` successful scrapes that began after after_ms; return their time stamps."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             found = [
@@ -191,7 +191,7 @@ class Prometheus:
         raise AssertionError(f"no scrape: {self.api('targets')['activeTargets']}")
 
     def stop(self) -> None:
-        """End it; it must end well."""
+        """End the server. Its exit status must be 0."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -206,7 +206,7 @@ class Prometheus:
 def of_every_kind(
     address: str, folders: pytest.TempPathFactory, stack: ExitStack
 ) -> dict[tuple[str, bool], Prometheus]:
-    """Start each suite's server that can be had, with native histograms and without; the stack will stop them."""
+    """Start each available suite's server twice, with and without native histograms. `stack` stops them."""
     servers = {}
     for suite in builds.SUITES:
         build = builds.find(suite)

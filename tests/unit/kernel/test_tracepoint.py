@@ -279,10 +279,10 @@ def test_any_text_gives_a_format_or_a_format_error(text: str, data: st.DataObjec
     ],
 )
 def test_no_input_takes_long(bomb: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()  # not the time of day: other programs may use the CPU
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19])
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19].replace(" ", "\t"))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_thousands_of_tables_take_no_longer_than_they_are_worth() -> None:
