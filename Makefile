@@ -74,7 +74,7 @@ $(VENV)/done: pyproject.toml
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check \
 		'pytest>=8' 'pytest-xdist>=3.2' 'hypothesis>=6' 'setuptools>=61' 'ruff>=0.8' 'mypy>=1.11' \
-		types-PyYAML 'pyte>=0.8' \
+		types-PyYAML 'pyte>=0.8' 'import-linter>=2.17' \
 		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
 
@@ -93,6 +93,7 @@ lint: $(VENV)/done
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	MYPYPATH=tests/e2e $(VENV)/bin/mypy --explicit-package-bases tests/e2e/*.py
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 # Nothing here needs root, the network, or the machine for itself: a worker for each CPU.
 .PHONY: check
