@@ -169,7 +169,7 @@ class Collector:
     def _record(self, number: int, slot: SlotState, now: int) -> VcpuRecord:
         tracked = self._track(number)
         alive = slot.owner != 0
-        guest_ns = slot.guest_ns
+        guest_ns = slot.totals.guest_ns
         if alive and slot.state == STATE_GUEST:
             # A vCPU with few exits can be in the guest for minutes: its time there counts as it passes.
             guest_ns += max(0, now - slot.since_ns)
@@ -187,7 +187,7 @@ class Collector:
             key=tracked.key,
             comm=tracked.comm,
             vcpu_id=None if slot.vcpu_id == NO_VCPU_ID else slot.vcpu_id,
-            guest_ns=guest_ns,
+            totals=slot.totals._replace(guest_ns=guest_ns),
             cells=tracked.served,
             in_progress=in_progress,
             alive=alive,

@@ -14,7 +14,7 @@ from operator import ne, or_
 from typing import Literal, NamedTuple
 
 from exporter.kernel.program import LeafField, LeafLayout
-from exporter.model.records import Cell
+from exporter.model.records import Cell, VcpuTotals
 
 _TRIES = 8
 """How often a cell or slot is read again when it changed during the reading; a try takes about a microsecond."""
@@ -31,10 +31,10 @@ class SlotState(NamedTuple):
     owner: int
     state: int
     since_ns: int
-    guest_ns: int
     exit_cell: int
     user_cell: int
     vcpu_id: int
+    totals: VcpuTotals
 
 
 class SlotIdentity(NamedTuple):
@@ -191,7 +191,9 @@ class SlotMap(ArrayMap):
 
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
-        self._hot = _unpacker(layout, SlotState._fields)
+        self._state = _unpacker(layout, SlotState._fields[:-1])
+        self._totals = _unpacker(layout, VcpuTotals._fields)
+        self._changing_bytes = max(self._state.size, self._totals.size)
         self._identity = _unpacker(layout, SlotIdentity._fields)
         self._heads = _unpacker(layout, ("heads",))
         self._died = _unpacker(layout, ("died_ns",))
@@ -201,15 +203,16 @@ class SlotMap(ArrayMap):
         return list(compress(range(self.mapped), self.column("tid")))
 
     def read(self, number: int) -> SlotState:
-        """Read a slot between two events of its vCPU, so that state, since_ns and guest_ns belong together."""
+        """Read a slot between two events of its vCPU, so that state, since_ns and totals belong together."""
         start = number * self.layout.size
-        end = start + self._hot.size
+        end = start + self._changing_bytes
         memory = self.memory
         for _ in range(_TRIES):
             leaf = memory[start:end]
             if leaf == memory[start:end]:
                 break
-        return SlotState._make(self._hot.unpack(leaf))
+        totals = VcpuTotals._make(self._totals.unpack_from(leaf))
+        return SlotState._make((*self._state.unpack_from(leaf), totals))
 
     def identity(self, number: int) -> SlotIdentity:
         """Read which thread the slot belongs to."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import add
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from exporter.model.buckets import BUCKETS, COUNTS
@@ -38,19 +39,19 @@ class CarriedOver(NamedTuple):
     """All counts that the series of a process hold besides the cells of present threads."""
 
     series: Sequence[CarriedSeries] = ()
-    guest: Sequence[tuple[Labels, int]] = ()
-    """Labels, and nanoseconds in the guest."""
+    totals: Mapping[str, Sequence[tuple[Labels, int]]] = MappingProxyType({})
+    """By member of VcpuTotals: the labels and the count of each series."""
 
     @classmethod
     def of(cls, read: Any) -> CarriedOver:
-        """From JSON lists. Raises ValueError or TypeError where they have another shape."""
-        series, guest = read
+        """From JSON values. Raises ValueError, TypeError or AttributeError where they have another shape."""
+        series, totals = read
         return cls(
             [
                 (level, userspace, tuple(labels), exits, sum_ns, tuple(counts))
                 for level, userspace, labels, exits, sum_ns, counts in series
             ],
-            [(tuple(labels), ns) for labels, ns in guest],
+            {member: [(tuple(labels), count) for labels, count in each] for member, each in totals.items()},
         )
 
 

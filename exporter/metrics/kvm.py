@@ -6,17 +6,36 @@ The exporter's own metrics are in own.py. Names and labels are API: dashboards a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from exporter.config.options import Level
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
-from exporter.metrics.tables import GuestTime, SeriesTable, owner_labels
+from exporter.metrics.tables import SeriesTable, TotalsTable, owner_labels
 from exporter.model.reason import NameReason
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
 
 Identified = tuple[VcpuRecord, Vcpu]
 """A vCPU's record, and which vCPU of which VM it is."""
+
+
+class TotalsFamily(NamedTuple):
+    """A counter of each vCPU without a reason."""
+
+    member: str
+    """Of VcpuTotals."""
+    name: str
+    help: str
+    divisor: float
+    """From the member's unit to the family's."""
+
+
+TOTALS = (
+    TotalsFamily(
+        "guest_ns", "kvm_vcpu_guest_seconds_total", "Time in guest mode, from an entry to the next exit.", 1e9
+    ),
+)
 
 
 class Metrics:
@@ -28,7 +47,7 @@ class Metrics:
         levels = sorted({level.counters, level.histograms} - {"off"})
         self._exits = {each: SeriesTable(each, name, userspace=False, carried=carried) for each in levels}
         self._userspace = {each: SeriesTable(each, name, userspace=True, carried=carried) for each in levels}
-        self._guest = GuestTime(level.counters, carried)
+        self._totals = [TotalsTable(family.member, level.counters, carried) for family in TOTALS]
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
         """Take over one snapshot: its vCPUs whose VM is known, and the threads that no later snapshot will have."""
@@ -37,9 +56,10 @@ class Metrics:
             for record, vcpu in vcpus:
                 table.update(record, vcpu)
             table.forget(ended)
-        for record, vcpu in vcpus:
-            self._guest.update(record, vcpu)
-        self._guest.forget(ended)
+        for totals in self._totals:
+            for record, vcpu in vcpus:
+                totals.update(record, vcpu)
+            totals.forget(ended)
 
     def continue_from(self, earlier: Metrics) -> None:
         """Continue each series that `earlier` has too from its value there, whatever cells it is the sum of here.
@@ -50,7 +70,8 @@ class Metrics:
             for level in mine.keys() & theirs.keys():
                 mine[level].continue_from(theirs[level])
         if self._level.counters == earlier._level.counters:
-            self._guest.continue_from(earlier._guest)
+            for totals, before in zip(self._totals, earlier._totals):
+                totals.continue_from(before)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
         """The cells of a thread as of its last update(); none if it had no update."""
@@ -59,14 +80,16 @@ class Metrics:
     def carried_over(self) -> CarriedOver:
         """Counts carried over from ended threads, including unmatched ones, for a successor of these metrics."""
         return CarriedOver(
-            [each for table in self._tables for each in table.carried_over()], self._guest.carried_over()
+            [each for table in self._tables for each in table.carried_over()],
+            {totals.member: totals.carried_over() for totals in self._totals},
         )
 
     def drop_unmatched(self) -> None:
         """Drop the carried counts that no series has taken: every thread that could take them has been seen."""
-        for each in self._tables:
-            each.drop_unmatched()
-        self._guest.drop_unmatched()
+        for table in self._tables:
+            table.drop_unmatched()
+        for totals in self._totals:
+            totals.drop_unmatched()
 
     @property
     def _tables(self) -> Sequence[SeriesTable]:
@@ -85,13 +108,7 @@ class Metrics:
                     userspace.labels,
                     userspace.series(),
                 ),
-                PlainFamily(
-                    "kvm_vcpu_guest_seconds_total",
-                    "counter",
-                    "Time in guest mode, from an entry to the next exit.",
-                    self._guest.labels,
-                    [(labels, ns / 1e9) for labels, ns in self._guest.totals().items()],
-                ),
+                *map(_totals_family, TOTALS, self._totals),
             ]
         if self._level.histograms != "off":
             exits, userspace = self._exits[self._level.histograms], self._userspace[self._level.histograms]
@@ -125,6 +142,11 @@ class Metrics:
             ("pid", "tid", "vm", "vcpu", "reason", "class"),
             samples,
         )
+
+
+def _totals_family(family: TotalsFamily, totals: TotalsTable) -> PlainFamily:
+    samples = [(labels, count / family.divisor) for labels, count in totals.sums().items()]
+    return PlainFamily(family.name, "counter", family.help, totals.labels, samples)
 
 
 def _vm_info(vcpus: Sequence[Identified]) -> PlainFamily:

@@ -100,12 +100,13 @@ class SeriesTable:
         return series
 
 
-class GuestTime:
-    """Time in guest mode by the same rules: at level vm a sum over threads, which does not fall when a thread ends."""
+class TotalsTable:
+    """One member of VcpuTotals by the same rules: at level vm a sum over threads, which stays when a thread ends."""
 
-    def __init__(self, level: str, carried: CarriedOver = NOTHING_CARRIED) -> None:
+    def __init__(self, member: str, level: str, carried: CarriedOver = NOTHING_CARRIED) -> None:
+        self.member = member
         self._vcpu_level = level == "vcpu"
-        self._unmatched = dict(carried.guest)
+        self._unmatched = dict(carried.totals.get(member, ()))
         self._threads: dict[ThreadKey, tuple[Labels, int]] = {}
         self._carried: dict[Labels, int] = {}
 
@@ -117,7 +118,7 @@ class GuestTime:
     def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
         """Take over the value of a record."""
         labels = owner_labels(record.key, vcpu, vcpu_level=self._vcpu_level)
-        self._threads[record.key] = (labels, record.guest_ns)
+        self._threads[record.key] = (labels, getattr(record.totals, self.member))
         if labels in self._unmatched:
             self._carried[labels] = self._carried.get(labels, 0) + self._unmatched.pop(labels)
 
@@ -125,31 +126,31 @@ class GuestTime:
         """Remove threads."""
         removed = [self._threads.pop(key) for key in keys if key in self._threads]
         left = {labels for labels, _ in self._threads.values()} if removed else set()
-        for labels, ns in removed:
-            self._carried[labels] = self._carried.get(labels, 0) + ns
+        for labels, count in removed:
+            self._carried[labels] = self._carried.get(labels, 0) + count
         for labels in [labels for labels in self._carried if removed and labels not in left]:
             del self._carried[labels]
 
-    def continue_from(self, earlier: GuestTime) -> None:
+    def continue_from(self, earlier: TotalsTable) -> None:
         """Continue each label set that `earlier` has too from its value there."""
-        then, now = earlier.totals(), self.totals()
+        then, now = earlier.sums(), self.sums()
         for labels in then.keys() & now.keys():
             self._carried[labels] = self._carried.get(labels, 0) + then[labels] - now[labels]
 
     def carried_over(self) -> list[tuple[Labels, int]]:
-        """Nanoseconds carried over from ended threads, including unmatched ones."""
+        """Counts carried over from ended threads, including unmatched ones."""
         return [*{**self._unmatched, **self._carried}.items()]
 
     def drop_unmatched(self) -> None:
-        """Drop the carried nanoseconds that no thread has taken."""
+        """Drop the carried counts that no thread has taken."""
         self._unmatched.clear()
 
-    def totals(self) -> dict[Labels, int]:
-        """Nanoseconds by label set."""
-        totals = dict(self._carried)
-        for labels, ns in self._threads.values():
-            totals[labels] = totals.get(labels, 0) + ns
-        return totals
+    def sums(self) -> dict[Labels, int]:
+        """The count of each label set."""
+        sums = dict(self._carried)
+        for labels, count in self._threads.values():
+            sums[labels] = sums.get(labels, 0) + count
+        return sums
 
 
 def owner_labels(key: ThreadKey, vcpu: Vcpu, *, vcpu_level: bool) -> Labels:

@@ -41,15 +41,22 @@ class ExitInProgress(NamedTuple):
     age_ns: int
 
 
+class VcpuTotals(NamedTuple):
+    """Counts of one vCPU without a reason. Each has a member of the same name in struct slot of the C files."""
+
+    guest_ns: int = 0
+    """Time in guest mode."""
+
+
 @dataclass(frozen=True)
 class VcpuRecord:
-    """One vCPU thread: its totals since its first event."""
+    """One vCPU thread: its counts since its first event."""
 
     key: ThreadKey
     comm: bytes
     vcpu_id: int | None
     """The kernel's vcpu_id; None where the tracepoint has none."""
-    guest_ns: int
+    totals: VcpuTotals
     cells: Sequence[Cell]
     in_progress: ExitInProgress | None
     alive: bool

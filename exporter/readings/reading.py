@@ -118,7 +118,7 @@ def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Re
         vmm=vcpu.vm.vmm if vcpu else "",
         vcpu=vcpu.index if vcpu else "",
         alive=record.alive,
-        guest_ns=record.guest_ns,
+        guest_ns=record.totals.guest_ns,
         in_progress=in_progress,
         reasons=[_counted(cell, name(cell.space, cell.code)) for cell in record.cells],
     )

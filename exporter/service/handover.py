@@ -19,7 +19,7 @@ from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
-_VERSION = 2
+_VERSION = 3
 """Version of the format written here and in the ledger."""
 _STATE = "state"
 _KINDS = ("map", "program", "attachment")

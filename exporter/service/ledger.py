@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
-from exporter.model.records import NO_HANDOVER, Cell, EndedVcpu, FreeEntry, Handover, ThreadKey, VcpuRecord
+from exporter.model.records import NO_HANDOVER, Cell, EndedVcpu, FreeEntry, Handover, ThreadKey, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu, Vm
 
 FILES = 2
@@ -215,7 +215,7 @@ def _described(each: LedgerEntry) -> dict[str, Any]:
         "key": record.key,
         "comm": record.comm.hex(),
         "vcpu_id": record.vcpu_id,
-        "guest_ns": record.guest_ns,
+        "totals": record.totals,
         "expires_ns": each.expires_ns,
         "vm": asdict(each.vcpu.vm) if each.vcpu else None,
         "index": each.vcpu.index if each.vcpu else "",
@@ -239,7 +239,7 @@ def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
             key=key,
             comm=bytes.fromhex(one["comm"]),
             vcpu_id=one["vcpu_id"],
-            guest_ns=one["guest_ns"],
+            totals=VcpuTotals(*one["totals"]),
             cells=tuple(cells),
             in_progress=None,
             alive=False,

@@ -21,7 +21,7 @@ from exporter.metrics.families import CounterFamily, Family, HistogramFamily
 from exporter.metrics.kvm import Metrics
 from exporter.model.buckets import BUCKETS
 from exporter.model.reason import Space
-from exporter.model.records import Cell, ThreadKey, VcpuRecord
+from exporter.model.records import Cell, ThreadKey, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
@@ -47,7 +47,7 @@ class Host:
             vm = Vm(pid=1000 + number // 4, name=f"vm-{number // 4}", uuid="", vmm="qemu")
             cells = tuple(self._cell(code) for code in range(REASONS))
             key = ThreadKey(vm.pid, 100_000 + number, number + 1)
-            record = VcpuRecord(key, b"", None, number, cells, None, alive=True)
+            record = VcpuRecord(key, b"", None, VcpuTotals(number), cells, None, alive=True)
             self.vcpus.append((record, Vcpu(vm, str(number % 4))))
 
     def _cell(self, code: int) -> Cell:
@@ -64,7 +64,7 @@ class Host:
         for number in range(0, VCPUS, every) if every else ():
             record, vcpu = self.vcpus[number]
             cells = tuple(self._cell(cell.code) for cell in record.cells)
-            changed = VcpuRecord(record.key, b"", None, record.guest_ns + 1, cells, None, alive=True)
+            changed = VcpuRecord(record.key, b"", None, VcpuTotals(record.totals.guest_ns + 1), cells, None, alive=True)
             self.vcpus[number] = (changed, vcpu)
 
 

@@ -15,7 +15,7 @@ from exporter.collect.collector import Collector, Journal
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
-from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord
+from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerEntry, LedgerError, LedgerState
@@ -204,9 +204,11 @@ def test_a_damaged_ledger_is_refused_or_empty(damage: bytes) -> None:
 def test_reads_the_newer_file_unless_it_is_half_written() -> None:
     ledger = Ledger.create()
     for prime in (101, 103, 107):
-        record = VcpuRecord(ThreadKey(1, 2, prime), b"\xff", 3, 5, (Cell(1, 2, prime, 7, bytes(16)),), None, False)
+        record = VcpuRecord(
+            ThreadKey(1, 2, prime), b"\xff", 3, VcpuTotals(5), (Cell(1, 2, prime, 7, bytes(16)),), None, False
+        )
         vcpu = Identity(Vm(1, "n\udcff", "u", "qemu"), "3")
-        bases = CarriedOver([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], [(("1", "web"), 2)])
+        bases = CarriedOver([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], {"guest_ns": [(("1", "web"), 2)]})
         ledger.write([LedgerEntry(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
         again = Ledger(ledger.files).read()
         assert again == LedgerState(

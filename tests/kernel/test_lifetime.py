@@ -50,7 +50,7 @@ def test_last_values_stay_until_linger_is_over(machine: Load) -> None:
     assert record.comm == b"CPU 7/KVM"
     assert exits(record) == {trap(HVC64): 101}
     assert durations(record) == {trap(HVC64): (histogram([50] * 101), 101 * 50)}
-    assert record.guest_ns == 100 * 50  # the time from the last entry to the thread's end is not counted
+    assert record.totals.guest_ns == 100 * 50  # the time from the last entry to the thread's end is not counted
     assert record.in_progress is None
     snapshot = under_test.collect()
     assert (snapshot.slots_in_use, snapshot.cells_in_use) == (0, 0)

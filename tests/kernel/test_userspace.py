@@ -92,7 +92,7 @@ def test_unmatched_events_are_counted_and_make_no_interval(machine: Load) -> Non
     assert exits(record)[(Space.ARM64_RET, 0)] == 5
     assert durations(record)[(Space.ARM64_RET, 0)] == (histogram([1000, 100]), 1100)
     assert exits(record)[(Space.USERSPACE, MMIO)] == 7
-    assert record.guest_ns == 700
+    assert record.totals.guest_ns == 700
     counters = under_test.collect().counters
     assert {name: value for name, value in counters.items() if value} == {
         "unmatched_exit": 3,
@@ -112,17 +112,17 @@ def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:
     assert record.in_progress
     assert (record.in_progress.space, record.in_progress.code) == trap(DABT)
     assert record.in_progress.age_ns == 7_000_000
-    assert record.guest_ns == 4_000
+    assert record.totals.guest_ns == 4_000
 
     vcpu.call(lambda: vcpu.entry(8_000_000))
     under_test.now = 9_000_000
     assert under_test.record(vcpu).in_progress is None
-    assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
+    assert under_test.record(vcpu).totals.guest_ns == 4_000 + 1_000_000
 
     # The exit has an earlier time than the last reading: the counter must not fall.
     vcpu.call(lambda: vcpu.arm_exit(8_999_000, TRAP, DABT))
-    assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
+    assert under_test.record(vcpu).totals.guest_ns == 4_000 + 1_000_000
     vcpu.call(lambda: vcpu.entry(9_100_000))
     vcpu.call(lambda: vcpu.arm_exit(9_200_000, TRAP, DABT))
     under_test.now = 9_200_000
-    assert under_test.record(vcpu).guest_ns == 4_000 + 999_000 + 100_000
+    assert under_test.record(vcpu).totals.guest_ns == 4_000 + 999_000 + 100_000

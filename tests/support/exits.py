@@ -13,7 +13,7 @@ from exporter.metrics.families import Family
 from exporter.metrics.kvm import Identified, Metrics
 from exporter.metrics.series import ReasonFilter
 from exporter.model.reason import Reason, Space
-from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord
+from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
@@ -43,7 +43,7 @@ def record(
     alive: bool = True,
 ) -> VcpuRecord:
     """Return the record of one thread."""
-    return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, guest_ns, cells, in_progress, alive)
+    return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, VcpuTotals(guest_ns), cells, in_progress, alive)
 
 
 def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
@@ -99,7 +99,7 @@ def guest_ns(vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
     found: dict[Labels, int] = {}
     for each, vcpu in vcpus:
         labels = who(each, vcpu, level)
-        found[labels] = found.get(labels, 0) + each.guest_ns
+        found[labels] = found.get(labels, 0) + each.totals.guest_ns
     return found
 
 

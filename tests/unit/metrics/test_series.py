@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from exporter.config.options import Level, Reasons
 from exporter.metrics.kvm import Identified, Metrics
 from exporter.metrics.series import OTHER, ReasonFilter, Series
-from exporter.metrics.tables import GuestTime, SeriesTable
+from exporter.metrics.tables import SeriesTable, TotalsTable
 from exporter.model.reason import Space
-from exporter.model.records import ThreadKey, VcpuRecord
+from exporter.model.records import ThreadKey, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu, Vm
 from tests.support import exits, pages
 from tests.support.exits import NAME, WEB, Labels, Total, cell, metrics, of, record, snapshots
@@ -99,7 +99,7 @@ class Threads(RuleBasedStateMachine):
         super().__init__()
         tables = [(level, userspace) for level in LEVELS for userspace in (False, True)]
         self.tables = {at: SeriesTable(at[0], SHOWN, userspace=at[1]) for at in tables}
-        self.guest = {level: GuestTime(level) for level in LEVELS}
+        self.guest = {level: TotalsTable("guest_ns", level) for level in LEVELS}
         self.left: dict[object, Sums] = {at: {} for at, _ in self._all()}
         self.vcpus: dict[ThreadKey, Identified] = {}
         self.born = 0
@@ -119,7 +119,8 @@ class Threads(RuleBasedStateMachine):
         counts = dict(enumerate(old.counts()))
         counts[bucket] += 1
         found[space, code] = cell(space, code, old.exits + 1, counts, old.sum_ns + ns)
-        self._show(dataclasses.replace(each, cells=tuple(found.values()), guest_ns=each.guest_ns + ns), vcpu)
+        totals = VcpuTotals(each.totals.guest_ns + ns)
+        self._show(dataclasses.replace(each, cells=tuple(found.values()), totals=totals), vcpu)
 
     @precondition(lambda self: self.vcpus)
     @rule(data=st.data())
@@ -137,7 +138,7 @@ class Threads(RuleBasedStateMachine):
         for _, counting in self._all():
             counting.update(each, vcpu)
 
-    def _all(self) -> Iterator[tuple[object, SeriesTable | GuestTime]]:
+    def _all(self) -> Iterator[tuple[object, SeriesTable | TotalsTable]]:
         yield from self.tables.items()
         yield from self.guest.items()
 
@@ -152,7 +153,7 @@ class Threads(RuleBasedStateMachine):
         for at, table in self.tables.items():
             assert held(table) == added(self.left[at], self._sums(at, live))
         for level, guest in self.guest.items():
-            assert guest.totals() == added(self.left[level], self._sums(level, live))
+            assert guest.sums() == added(self.left[level], self._sums(level, live))
 
 
 def added(one: Sums, other: Sums) -> Sums:
@@ -217,7 +218,10 @@ def test_series_and_their_caches_are_freed_with_the_threads(level: Level) -> Non
 def held_keys(made: Metrics) -> list[object]:
     """What Metrics still knows of any thread."""
     tables = [*made._exits.values(), *made._userspace.values()]
-    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._carried]
+    return [
+        *(key for table in tables for key in table._seen),
+        *(key for each in made._totals for key in (*each._threads, *each._carried)),
+    ]
 
 
 # --- after a reload a series goes on from its value ---
@@ -289,13 +293,13 @@ def test_what_ended_threads_counted_is_carried_over() -> None:
 
 def test_guest_time_too() -> None:
     gone, stays = of(WEB, record(100, 101, guest_ns=1009), record(100, 102, guest_ns=503))
-    old, new = GuestTime("vm"), GuestTime("vm")
+    old, new = TotalsTable("guest_ns", "vm"), TotalsTable("guest_ns", "vm")
     for each in (gone, stays):
         old.update(*each)
     old.forget([ThreadKey(100, 101, 1)])
     new.update(*stays)
     new.continue_from(old)
-    assert list(new.totals().values()) == [1512]
+    assert list(new.sums().values()) == [1512]
     (later,) = of(WEB, record(100, 102, guest_ns=600))[:1]
     new.update(*later)
-    assert list(new.totals().values()) == [1609]
+    assert list(new.sums().values()) == [1609]
