@@ -148,7 +148,7 @@ class Ledger:
             described = ",".join(fragment for _, fragment in self._fragments.values())
             # The VM's owner chooses names, which need not be valid text: JSON escapes lone surrogates.
             text = (
-                f'{{"ended":[{described}],"freed":{json.dumps(free_entries)},"bases":{json.dumps(carried)}}}'
+                f'{{"ended":[{described}],"freed":{json.dumps(free_entries)},"carried":{json.dumps((carried.series, dict(carried.totals)))}}}'
             ).encode()
             self._replace(text, (cell.buckets for each in ended for cell in each.record.cells))
         except BaseException:  # MemoryError too
@@ -254,4 +254,4 @@ def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
     listed = [(stack, number) for stack, number in read["freed"]]
     untouched = listed[: len(listed) - header.begun]
     unsure = listed[len(listed) - header.begun] if header.begun > header.done else None
-    return LedgerState(Handover(ended, untouched, unsure), names, served, CarriedOver.of(read["bases"]))
+    return LedgerState(Handover(ended, untouched, unsure), names, served, CarriedOver.of(read["carried"]))
