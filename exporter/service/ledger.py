@@ -147,9 +147,8 @@ class Ledger:
         try:
             described = ",".join(fragment for _, fragment in self._fragments.values())
             # The VM's owner chooses names, which need not be valid text: JSON escapes lone surrogates.
-            text = (
-                f'{{"ended":[{described}],"freed":{json.dumps(free_entries)},"carried":{json.dumps((carried.series, dict(carried.totals)))}}}'
-            ).encode()
+            rest = json.dumps({"free": free_entries, "carried": (carried.series, dict(carried.totals))})
+            text = f'{{"ended":[{described}],{rest[1:]}'.encode()
             self._replace(text, (cell.buckets for each in ended for cell in each.record.cells))
         except BaseException:  # MemoryError too
             self._give_up_free_entries()
@@ -251,7 +250,7 @@ def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
         served[key] = (exits, userspace)
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, expected {at}")
-    listed = [(stack, number) for stack, number in read["freed"]]
+    listed = [(stack, number) for stack, number in read["free"]]
     untouched = listed[: len(listed) - header.begun]
     unsure = listed[len(listed) - header.begun] if header.begun > header.done else None
     return LedgerState(Handover(ended, untouched, unsure), names, served, CarriedOver.of(read["carried"]))
