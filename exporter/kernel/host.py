@@ -44,7 +44,9 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
         raise program.LoadError("tracefs is not mounted", remedies.MOUNT_TRACEFS)
     events = tracefs / "events"
     try:
-        return {name: (events / program.TRACEPOINTS[name] / name / "format").read_text() for name in Formats._fields}
+        return {
+            name: (events / program.TRACEPOINTS[name].system / name / "format").read_text() for name in Formats._fields
+        }
     except FileNotFoundError:
         return None
     except PermissionError as error:

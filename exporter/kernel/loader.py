@@ -21,7 +21,17 @@ from typing import Any
 
 from exporter.kernel import host, syscall
 from exporter.kernel.isa import registry
-from exporter.kernel.program import BPF, DEFINES, MAPS, TRACEPOINTS, LeafField, LoadError, front_of, read_sources
+from exporter.kernel.program import (
+    BPF,
+    DEFINES,
+    MAPS,
+    TRACEPOINTS,
+    LeafField,
+    LoadError,
+    events,
+    front_of,
+    read_sources,
+)
 
 HEADERS = BPF / "headers"
 
@@ -90,7 +100,7 @@ def _load(bpf: Any, name: str, kind: int) -> int:
 
 def _attach(bpf: Any, name: str, *, raw: bool) -> int:
     """Attach a loaded program to the tracepoint of its name; returns the descriptor. Raises _BuildError."""
-    tracepoint = f"{TRACEPOINTS[name]}:{name}"
+    tracepoint = f"{TRACEPOINTS[name].system}:{name}"
     try:
         if raw:
             bpf.attach_raw_tracepoint(tp=name, fn_name=name)
@@ -142,7 +152,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     classic = request["attach"] and registry.BY_NAME[request["front"]].classic
-    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in TRACEPOINTS}
+    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in events(request["kind"])}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
@@ -154,7 +164,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     if request["attach"]:
         # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
         # harmless.
-        for name in reversed(TRACEPOINTS):
+        for name in reversed(events(request["kind"])):
             attachments[name] = _attach(bpf, name, raw=kinds[name] == raw)
     answer = {
         "maps": list(maps),

@@ -20,14 +20,23 @@ from exporter.model.reason import Space
 BPF = Path(__file__).parent / "bpf"
 """Directory of the C files."""
 
-TRACEPOINTS = {
-    "kvm_exit": "kvm",
-    "kvm_entry": "kvm",
-    "kvm_userspace_exit": "kvm",
-    "sched_process_exit": "sched",
-    "sched_process_exec": "sched",
+
+class Tracepoint(NamedTuple):
+    """A tracepoint that is used. Its program has the name of its event."""
+
+    system: str
+    recorded: bool = True
+    """False if only the counting program has this tracepoint, and a recording does not."""
+
+
+TRACEPOINTS: Mapping[str, Tracepoint] = {
+    "kvm_exit": Tracepoint("kvm"),
+    "kvm_entry": Tracepoint("kvm"),
+    "kvm_userspace_exit": Tracepoint("kvm"),
+    "sched_process_exit": Tracepoint("sched"),
+    "sched_process_exec": Tracepoint("sched"),
 }
-"""Event -> system of the tracepoints that are used. Each has a program with the name of the event."""
+"""The tracepoints by event."""
 
 _FRONTS = ("front.bpf.h", *(isa.front for isa in registry.ISAS), "front_common.bpf.c")
 _SOURCES = {
@@ -50,6 +59,11 @@ DEFINES: Mapping[str, str] = {
     "MAX_BUCKET_NS": f"{buckets.bound_ns(buckets.BUCKETS - 2)}ULL",
 }
 """C macros for numbers that Python and C share."""
+
+
+def events(kind: str) -> tuple[str, ...]:
+    """Return the events that a kind of program is attached to."""
+    return tuple(event for event, tracepoint in TRACEPOINTS.items() if tracepoint.recorded or kind == "counting")
 
 
 def read_sources(kind: str) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def check_sched_tracepoints(tracefs: Path | None) -> Check:
 
 def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
     name = f"{system} tracepoints"
-    events = [event for event, of_system in TRACEPOINTS.items() if of_system == system]
+    events = [event for event, tracepoint in TRACEPOINTS.items() if tracepoint.system == system]
     if tracefs is None:
         return Check(name, False, "cannot be seen without tracefs", MOUNT_TRACEFS)
     wrong = []
