@@ -94,12 +94,12 @@ def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bo
     return found
 
 
-def guest_ns(vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
-    """Return the time in the guest by label set."""
+def total_of(member: str, vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
+    """Return the sums of one member of VcpuTotals by label set."""
     found: dict[Labels, int] = {}
     for each, vcpu in vcpus:
         labels = who(each, vcpu, level)
-        found[labels] = found.get(labels, 0) + each.totals.guest_ns
+        found[labels] = found.get(labels, 0) + getattr(each.totals, member)
     return found
 
 

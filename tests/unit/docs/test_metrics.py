@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Histogram, Level
-from exporter.metrics.kvm import Identified
+from exporter.metrics.kvm import TOTALS, Identified
 from exporter.model.reason import Reason, Space
 from exporter.model.records import ExitInProgress
 from exporter.model.vm import Vcpu, Vm
@@ -45,7 +45,7 @@ def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progre
     vms = -(-vcpus // VCPUS_OF_A_VM)
     lines = {"vcpu": vcpus, "vm": vms, "off": 0}
     counters, histograms = lines[level.counters], lines[level.histograms]
-    return counters * (reasons + 1) + histograms * reasons * of_histogram + in_progress + vms
+    return counters * (reasons + len(TOTALS)) + histograms * reasons * of_histogram + in_progress + vms
 
 
 def rendered(

@@ -79,7 +79,7 @@ def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Na
     for counters, histograms, userspace in zip(SERIES[:1] + USERSPACE[:1], SERIES[1:] + USERSPACE[1:], (False, True)):
         assert found[counters] == exits.totals(vcpus, one, name, userspace=userspace)
         assert found[histograms] == exits.totals(vcpus, other, name, userspace=userspace)
-    guest = exits.guest_ns(vcpus, one)
+    guest = exits.total_of("guest_ns", vcpus, one)
     assert found["kvm_vcpu_guest_seconds_total"] == {labels: ns / 1e9 for labels, ns in guest.items()}
 
 

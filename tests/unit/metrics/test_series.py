@@ -145,7 +145,7 @@ class Threads(RuleBasedStateMachine):
     def _sums(self, at: object, vcpus: list[Identified]) -> Sums:
         if isinstance(at, tuple):
             return exits.totals(vcpus, at[0], SHOWN, userspace=at[1])
-        return exits.guest_ns(vcpus, str(at))
+        return exits.total_of("guest_ns", vcpus, str(at))
 
     @invariant()
     def all_sums_are_right(self) -> None:

@@ -9,14 +9,10 @@ from typing import Any
 
 from exporter.kernel import preflight
 from exporter.kernel.preflight import Check, find_tracefs
+from exporter.kernel.program import TRACEPOINTS
 
-EVENTS = (
-    "kvm/kvm_exit",
-    "kvm/kvm_entry",
-    "kvm/kvm_userspace_exit",
-    "sched/sched_process_exit",
-    "sched/sched_process_exec",
-)
+EVENTS = tuple(f"{tracepoint.system}/{event}" for event, tracepoint in TRACEPOINTS.items())
+KVM_EVENTS = tuple(event for event, tracepoint in TRACEPOINTS.items() if tracepoint.system == "kvm")
 RELEASE = "6.1.0-56-cloud-arm64"
 ALL_CAPS, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF = 0x1FFFFFFFFFF, 1 << 21, 1 << 24, 1 << 38, 1 << 39
 

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.kernel.preflight import Check, find_tracefs, status
 from exporter.kernel.preflight.kernel import kernel_version
-from tests.unit.kernel.preflight.host import Host, shut
+from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_no_kvm(host: Host, machine: str, remedy: str) -> None:
     host.machine = machine
     (host.tracefs / "events/kvm").rename(host.tracefs / "events/xen")
     none = "No such file or directory"
-    detail = f"kvm_exit: {none}, kvm_entry: {none}, kvm_userspace_exit: {none}"
+    detail = ", ".join(f"{event}: {none}" for event in KVM_EVENTS)
     assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.kernel import preflight, program
 from exporter.kernel.preflight import Check, find_tracefs, status, table
-from tests.unit.kernel.preflight.host import RELEASE, Host
+from tests.unit.kernel.preflight.host import KVM_EVENTS, RELEASE, Host
 
 
 def versions() -> str:
@@ -23,7 +23,7 @@ def test_a_host_that_has_everything(host: Host) -> None:
         Check("kernel", True, RELEASE),
         Check("architecture", True, "aarch64"),
         Check("tracefs", True, str(host.tracefs)),
-        Check("kvm tracepoints", True, "kvm_exit, kvm_entry, kvm_userspace_exit"),
+        Check("kvm tracepoints", True, ", ".join(KVM_EVENTS)),
         Check("sched tracepoints", True, "sched_process_exit, sched_process_exec"),
         Check("/dev/kvm", True, "present"),
         Check("capabilities", True, "CAP_SYS_ADMIN"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Level
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.kvm import Identified
+from exporter.metrics.kvm import TOTALS, Identified
 from tests.support import exits, pages
 from tests.support.exits import Labels, Name, Total
 
@@ -36,8 +36,9 @@ def plain(vcpus: list[Identified], name: Name, level: Level) -> dict[str, dict[L
         "kvm_vm_info": {(str(v.vm.pid), v.vm.name, v.vm.uuid, v.vm.vmm): 1.0 for _, v in vcpus},
     }
     if level.counters != "off":
-        guest = exits.guest_ns(vcpus, level.counters)
-        found["kvm_vcpu_guest_seconds_total"] = {labels: ns / 1e9 for labels, ns in guest.items()}
+        for family in TOTALS:
+            sums = exits.total_of(family.member, vcpus, level.counters)
+            found[family.name] = {labels: count / family.divisor for labels, count in sums.items()}
     return found
 
 
