@@ -1,4 +1,4 @@
-# kvm-exit-exporter on Debian. What it needs of the host: deploy/README.md, "A container".
+# kvm-exit-exporter on Debian. deploy/README.md, "A container", lists the options that the container needs.
 #
 #   docker build -t kvm-exit-exporter .                          Debian 12: Python 3.11, bcc 0.26
 #   docker build --build-arg DEBIAN=trixie-slim ...              Debian 13: Python 3.13, bcc 0.31
@@ -7,14 +7,14 @@ ARG DEBIAN=bookworm-slim
 # hadolint ignore=DL3006
 FROM docker.io/library/debian:${DEBIAN} AS build
 SHELL ["/bin/bash", "-o", "errexit", "-o", "pipefail", "-c"]
-# Debian's packages have no older versions to pin, but by a snapshot: a rebuild is for their newest.
+# Package versions are not pinned: Debian's archive keeps only the newest version, and a rebuild should get it.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-pip python3-setuptools python3-wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
-# Into /out/usr/local, byte-compiled. Its dependencies are Debian's, in the next stage.
+# Installs into /out/usr/local, byte-compiled. The next stage installs the dependencies from Debian.
 RUN python3 -m pip install --no-cache-dir --no-index --no-build-isolation --no-deps --no-warn-script-location \
     --break-system-packages --root-user-action=ignore --root=/out .
 
@@ -40,8 +40,8 @@ LABEL org.opencontainers.image.title="kvm-exit-exporter" \
       org.opencontainers.image.revision="${REVISION}"
 
 EXPOSE 9939
-# It starts as root, with the capabilities that deploy/README.md names and no others, and drops to the user
-# kvm-exit-exporter (run_as) once the BPF program is loaded.
+# The exporter starts as root with only the capabilities in deploy/README.md. Once the BPF program is loaded, it becomes
+# the user kvm-exit-exporter (run_as).
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-I", "/usr/local/lib/kvm-exit-exporter/healthcheck.py"]
 ENTRYPOINT ["kvm-exit-exporter"]

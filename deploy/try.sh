@@ -1,12 +1,12 @@
 #!/bin/sh
-# Start the exporter, wait until it counts, print where it is and a sample of the page; then stay until Ctrl-C.
-# Usage: try.sh PYTHON SUBCOMMAND [OPTION...]. With DEMO_SECONDS set it ends by itself after so long.
+# Start the exporter, wait for the first exit, print a sample of the page and its URL, then run until Ctrl-C.
+# Usage: try.sh PYTHON SUBCOMMAND [OPTION...]. If DEMO_SECONDS is set, the script ends after that number of seconds.
 set -eu
 
 python=$1
 shift
 
-# Where the page is, from the configuration in force; an address that stands for all of them is reached as localhost.
+# The page's URL, from the configuration in force. localhost replaces a wildcard address.
 in_force=$("$python" -m exporter "$@" --config.check)
 address=$(echo "$in_force" | sed -n 's/^  listen_address: \["\([^"]*\)".*/\1/p' |
 	sed 's/^:/localhost:/; s/^0\.0\.0\.0:/localhost:/; s/^\[::\]:/localhost:/')
@@ -21,7 +21,7 @@ stop() {
 trap stop EXIT
 trap 'trap - EXIT; stop; exit $?' INT TERM
 
-# Another program may have the port: its page is not ours.
+# If another program has the port, the exporter ends: do not show that program's page.
 alive() { kill -0 $exporter 2>/dev/null || { trap - EXIT; wait $exporter; exit $?; }; }
 page() { curl -fsS --max-time 10 "$url" 2>/dev/null; }
 
@@ -30,12 +30,12 @@ until page | grep -q '^kvm_exits_total'; do
 	alive
 	sleep 1
 	waited=$((waited + 1))
-	[ $waited -ne 10 ] || echo "no KVM exit seen yet: is a VM running on this host?" >&2
+	[ $waited -ne 10 ] || echo "no KVM exit yet: is a VM running on this host?" >&2
 done
 sleep 3
 alive
 
-shown=$(page) # one page: numbers of several would not go together
+shown=$(page) # fetched once: numbers from different pages would not agree
 for sample in kvm_vm_info kvm_exits_total kvm_exit_duration_seconds_count kvm_userspace_exits_total; do
 	printf '%s\n' "$shown" | grep "^$sample{" | head -n 12
 done

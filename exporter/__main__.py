@@ -1,4 +1,4 @@
-"""Run as python3 -m exporter, and by the installed command."""
+"""The entry point of `python3 -m exporter` and of the installed command."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ _INTERRUPTED = 130
 
 
 def main() -> int | str:
-    """Run the command line; returns what sys.exit() takes."""
+    """Run the command line. Returns an exit status or an error text for sys.exit()."""
     try:
-        from exporter.commands import cli  # noqa: PLC0415 - Ctrl-C while it imports is no traceback either
+        from exporter.commands import cli  # noqa: PLC0415 - Ctrl-C during this import must not print a traceback
 
         return cli.main()
     except KeyboardInterrupt:
-        # A second one while Python takes itself down would be a traceback again.
+        # A second Ctrl-C while Python shuts down must not print a traceback either.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         return _INTERRUPTED
     except ModuleNotFoundError as error:
-        # Most likely another Python than the distribution's, which is the one that its packages are for.
-        return f"{sys.executable} has no module {error.name}: see README.md for the packages, or try /usr/bin/python3"
+        # Probably not the distribution's Python: only that one finds the distribution's packages.
+        return (
+            f"{sys.executable} has no module {error.name}: "
+            "install the packages that README.md lists, or use /usr/bin/python3"
+        )
 
 
 if __name__ == "__main__":

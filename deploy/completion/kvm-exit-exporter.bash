@@ -1,8 +1,8 @@
-# Completion of kvm-exit-exporter, made of its own command line: `make completion` writes this file anew.
+# Completion of kvm-exit-exporter. `make completion` writes this file from the program's command line.
 # shellcheck shell=bash
 _kvm_exit_exporter() {
 	local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command="" word
-	# readline takes --flag=value for three words.
+	# readline splits --flag=value into three words.
 	if [[ $current == = ]]; then
 		current=""
 	elif [[ $before == = ]]; then

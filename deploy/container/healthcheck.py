@@ -1,7 +1,7 @@
-"""HEALTHCHECK of the image: exit status 0 if the exporter answers on $HEALTHCHECK_URL, else 1 and one line why.
+"""HEALTHCHECK of the image: exit status 0 if the exporter answers on $HEALTHCHECK_URL, else 1 and one line of error.
 
-Any answer below 500 will do: 401 comes from a server that wants a password, and is alive. The certificate is not
-verified: it is made out for the name the scraper uses, and nothing secret is sent.
+Every status below 500 is healthy: a server that asks for a password answers 401. The certificate is not verified:
+it names the host that the scraper uses, and the request holds no secret.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:9939/-/healthy"
-_TIMEOUT_SECONDS = 4  # below HEALTHCHECK's own, which would kill without a word
+_TIMEOUT_SECONDS = 4  # less than HEALTHCHECK's own timeout, which kills this process before it can print a line
 
 
 def _connect(address: str) -> http.client.HTTPConnection:
@@ -28,7 +28,7 @@ def _connect(address: str) -> http.client.HTTPConnection:
 
 
 def main() -> int:
-    """Ask once; returns the exit status."""
+    """Send one request; return the exit status."""
     address = os.environ.get("HEALTHCHECK_URL", DEFAULT_URL)
     try:
         connection = _connect(address)

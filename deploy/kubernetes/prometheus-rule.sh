@@ -1,12 +1,12 @@
 #!/bin/sh
-# Write the PrometheusRule of components/prometheus-rule from the rules in deploy/prometheus, to stdout: kustomize reads
-# no file from outside of its own folder.
+# Print the PrometheusRule of components/prometheus-rule, made from the rules in deploy/prometheus. The copy is needed
+# because kustomize reads no file outside its own folder.
 # Usage: prometheus-rule.sh RULES-FILE...
 set -eu
 
 cat <<'HEAD'
-# Made of deploy/prometheus/*.rules.yml by `make prometheus-rule`: change it there. recording-native is in it, since the
-# monitors here ask for native histograms.
+# `make prometheus-rule` makes this file from deploy/prometheus/*.rules.yml: change the rules there. It holds
+# recording-native, because the monitors here ask for native histograms.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -18,9 +18,9 @@ spec:
   groups:
 HEAD
 for file; do
-	# The groups as they stand, two columns further in; a file that holds anything else is not understood.
+	# Copy the groups, indented by two more columns. Refuse a file that holds anything besides groups.
 	[ "$(grep -c '^[a-z]' "$file")" = 1 ] && grep -q '^groups:$' "$file" || {
-		echo "$file: expected is groups: at the first column, and nothing else" >&2
+		echo "$file: expected groups: as the only top-level key" >&2
 		exit 1
 	}
 	sed '1,/^groups:$/d; s/^./  &/' "$file"

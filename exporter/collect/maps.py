@@ -17,16 +17,16 @@ from exporter.kernel.program import LeafField, LeafLayout
 from exporter.model.records import Cell
 
 _TRIES = 8
-"""Of reading a cell or slot that changes under the reader's hands; a try takes about a microsecond."""
+"""How often a cell or slot is read again when it changed during the reading; a try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
 _CODES = {4: "I", 8: "Q"}
 _FIRST_BYTES = 1 << 18
-"""Of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
+"""Bytes of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
 
 
 class SlotState(NamedTuple):
-    """What changes of a slot, as of one moment between two events of its vCPU."""
+    """The members of a slot that change, at one moment between two events of its vCPU."""
 
     owner: int
     state: int
@@ -38,7 +38,7 @@ class SlotState(NamedTuple):
 
 
 class SlotIdentity(NamedTuple):
-    """What does not change of a slot while a thread has it."""
+    """The members of a slot that stay the same while a thread has it."""
 
     tid: int
     tgid: int
@@ -53,12 +53,13 @@ STATE_HOST = 2
 class ArrayMap:
     """One mmap'd BPF array (BPF_F_MMAPABLE, Linux 5.5): leaf `i` lies at `i * layout.size`.
 
-    Only as much is mapped as was ever in use. Leaves are handed out from below, and come back only by this process: so
-    if any beyond the mapped ones was handed out since the last collection, all mapped ones are in use, the last too.
+    Only the part that was ever in use is mapped. The program takes leaves from below, and only this process returns
+    them. So if the program took any leaf beyond the mapped part since the last collection, all mapped leaves are in
+    use, and the last one too.
     """
 
     _in_use = ""
-    """The member that is not 0 in a leaf that was handed out."""
+    """The member that is not 0 while a leaf is in use."""
 
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         self.layout = layout
@@ -76,26 +77,26 @@ class ArrayMap:
         self.memory = memory
         self._view = memoryview(memory)
 
-    def reach(self, number: int) -> None:
-        """Have a leaf mapped. OSError where there is no memory for it: what was mapped stays so."""
+    def map_up_to(self, number: int) -> None:
+        """Map a leaf and all before it. Raises OSError where there is no memory; what was mapped stays mapped."""
         if number >= self.mapped:
             longer = self._map(max(2 * self.mapped, number + 1))
             self.close()
             self._use(longer)
 
-    def cover(self) -> None:
-        """Have every leaf in use mapped."""
+    def map_used(self) -> None:
+        """Map every leaf in use. Raises OSError where there is no memory."""
         while self.mapped < self.layout.entries and self.in_use(self.mapped - 1):
-            self.reach(self.mapped)
+            self.map_up_to(self.mapped)
 
     def in_use(self, number: int) -> bool:
-        """True if a leaf that is mapped was handed out, and not cleared since."""
+        """True if the program took a mapped leaf, and nobody cleared it since."""
         field = self.layout.fields[self._in_use]
         start = number * self.layout.size + field.offset
         return any(self.memory[start : start + field.size])
 
     def column(self, name: str) -> list[int]:
-        """One member of every leaf that is mapped, read in one sweep."""
+        """One member of every mapped leaf, read in one sweep."""
         if name not in self._columns:
             field = self.layout.fields[name]
             code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
@@ -104,7 +105,7 @@ class ArrayMap:
         return self._columns[name].tolist()
 
     def clear(self, number: int) -> None:
-        """Zero a leaf that no thread can write to any more."""
+        """Fill a leaf with zeros. No thread may write to it any more."""
         start = number * self.layout.size
         self.memory[start : start + self.layout.size] = bytes(self.layout.size)
 
@@ -144,8 +145,8 @@ class CellMap(ArrayMap):
     def changed(self) -> list[int]:
         """Numbers of the cells with events since the last call.
 
-        The columns are compared with those of the last call, not with what read() returned since: an event
-        between the two is then read twice, and never missed.
+        It compares the columns with those of the last call, not with the values that read() returned since. So an
+        event between the two calls is read twice, and never missed.
         """
         columns = [self.column("exits"), self.column("completed")]
         for seen in self._seen:
@@ -154,12 +155,12 @@ class CellMap(ArrayMap):
         self._seen = columns
         return list(compress(range(self.mapped), differ))
 
-    def look_again(self, number: int) -> None:
-        """Have the next changed() list this cell, whatever it holds."""
+    def mark_changed(self, number: int) -> None:
+        """Make the next changed() list this cell in any case."""
         self._seen[0][number] = -1
 
     def clear(self, number: int) -> None:
-        """Zero it. Its next owner may come to the same numbers as the last: they are forgotten too."""
+        """Fill a cell with zeros, and forget its columns: the next owner may reach the same numbers as the last."""
         super().clear(number)
         for seen in self._seen:
             if number < len(seen):
@@ -168,10 +169,10 @@ class CellMap(ArrayMap):
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and that of the next cell in its chain (0: none).
 
-        The buckets never hold more than `exits`, and one less at most, unless the vCPU exits faster than
-        this can read: then `exits` is the newer of the two, and the difference is still no loss.
+        The sum of the buckets is `exits`, or one less while an exit is in flight. It can be lower still if the vCPU
+        exits faster than this function reads: `exits` is then newer than the buckets, and nothing is lost.
         """
-        self.reach(number)
+        self.map_up_to(number)
         start, size = number * self.layout.size, self._head.size
         memory = self.memory
         for _ in range(_TRIES):
@@ -200,7 +201,7 @@ class SlotMap(ArrayMap):
         return list(compress(range(self.mapped), self.column("tid")))
 
     def read(self, number: int) -> SlotState:
-        """Read a slot between two events of its vCPU: state, since_ns and guest_ns belong together."""
+        """Read a slot between two events of its vCPU, so that state, since_ns and guest_ns belong together."""
         start = number * self.layout.size
         end = start + self._hot.size
         memory = self.memory
@@ -211,13 +212,13 @@ class SlotMap(ArrayMap):
         return SlotState._make(self._hot.unpack(leaf))
 
     def identity(self, number: int) -> SlotIdentity:
-        """Read whose slot it is."""
-        self.reach(number)
+        """Read which thread the slot belongs to."""
+        self.map_up_to(number)
         tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
         return SlotIdentity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
 
     def died(self, number: int) -> bool:
-        """True if its thread has ended; a slot without owner that has not is just being taken."""
+        """True if the thread of a slot has ended. A slot with neither owner nor end is just being taken."""
         return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
 
     def heads(self, number: int) -> list[int]:
@@ -226,7 +227,7 @@ class SlotMap(ArrayMap):
 
 
 class CounterMap(ArrayMap):
-    """Events that are in no cell, by name."""
+    """Events that no cell counts, by name."""
 
     def read(self) -> dict[str, int]:
         """Every counter of struct counters."""

@@ -1,1 +1,1 @@
-"""The command line: one file for each command."""
+"""The command line. Each command has one file with its flags, its help and the code that runs it."""

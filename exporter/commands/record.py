@@ -1,112 +1,192 @@
-"""The command `record`: attach the recording program, write what it sends, and say at the end what that was."""
+"""The command `record`: write this host's KVM events to a file, and print a summary at the end."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import os
-import platform
+import mmap
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from exporter import __version__
-from exporter.common.signals import Stop
+from exporter.commands import configuration, console
+from exporter.commands.arguments import Once, add_command, seconds, vm_name, whole
 from exporter.common.text import printable
 from exporter.config.options import Config
-from exporter.kernel import host, launcher, program
-from exporter.recording import writer
-from exporter.recording.events import COUNTED
-from exporter.recording.options import STDOUT, RecordOptions
-from exporter.recording.recorder import Recorder
-from exporter.recording.ring import Ring, RingError
-from exporter.recording.writer import Writer
 
-_FAILURE, _INTERRUPTED = 1, 130
-_NAMED = 20
-"""So many VMs are said by name."""
+if TYPE_CHECKING:
+    from exporter.recording.recorder import Recorder
 
-MAX_LIVE_THREADS = 4096
-"""Followed at a time; events of more are counted as lost. A replay has as much room."""
+STDOUT = Path("-")
+_MAX_NAMES = 20
+"""Largest number of VMs that a line names."""
+
+_EPILOG = """\
+examples:
+  record web-1.kvmrec 10                   ten seconds of every VM on this host
+  record slow.kvmrec --vm web-1            one VM's events until Ctrl-C
+  record first.kvmrec -p 4242 --events 100000
+  record - 60 | ssh desk 'cat > host.kvmrec'
+  replay web-1.kvmrec                      the table of what was recorded
+  demo --recording web-1.kvmrec            the recording on /metrics, again and again
+
+The file holds every exit, entry and return to the VMM of the vCPU threads with its time, the names and uuids of the
+VMs, the kernel's release, and the formats of its tracepoints. It holds no command lines and no data of a guest. An
+event takes some 3 bytes. Only the owner can read the file. An existing file is overwritten only with --force.
+
+Recording costs more time per exit than counting. Events are lost if they come faster than they are written. The number
+of lost events of each kind is in the file, and in the summary on stderr. If there was no event, or none that matches
+the flags, a second line says so. The status is still 0. It is 1 if nothing could be recorded or some events could not
+be written, and 2 for a usage error.
+"""
+
+_SIZE = re.compile(r"([0-9]{1,10})([KMG]?)(?:i?B)?")
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_LEAST_RING, _MOST_RING = 1 << 16, 1 << 30
 
 
-class RecordError(Exception):
-    """Nothing can be recorded; one line for the operator."""
+@dataclass(frozen=True)
+class RecordOptions:
+    """The parsed command line."""
+
+    file: Path
+    """STDOUT for standard output."""
+    seconds: float | None = None
+    """None: until a signal."""
+    events: int = 0
+    """Stop after this number of events; 0: no limit."""
+    pid: int = 0
+    """Only events of this process; 0: of all processes."""
+    vm: str = ""
+    """Only events of the VM with this name; "": of all VMs."""
+    ring_bytes: int = 1 << 24
+    force: bool = False
+    """True: an existing file is overwritten."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = add_command(
+        commands,
+        "record",
+        lambda config, parsed: run(config, options(parsed)),
+        help="write this host's KVM events to a file",
+        description="Record every KVM event of vCPU threads, for `replay`, `demo --recording` and bug reports.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("recording", type=Path, metavar="FILE", help="file to write; - is standard output")
+    parser.add_argument(
+        "duration", nargs="?", type=seconds(0.001), help="how many seconds to record (default: until Ctrl-C)"
+    )
+    parser.add_argument("--events", type=whole(1, 10**12), default=0, metavar="N", help="stop after exactly N events")
+    parser.add_argument(
+        "-p", "--pid", action=Once, type=whole(1, 1 << 22), default=0, metavar="PID", help="only events of this process"
+    )
+    parser.add_argument(
+        "--vm", action=Once, type=_vm, metavar="NAME", help="only events of the VM with exactly this name"
+    )
+    parser.add_argument(
+        "--ring-size",
+        type=_ring_size,
+        default=1 << 24,
+        metavar="SIZE",
+        help="kernel memory for unwritten events (16M; an event takes 48 bytes there)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
+    configuration.add_file(parser)
+
+
+def _vm(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'': allowed is a VM's name")
+    return vm_name(text)
+
+
+def _ring_size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _FACTORS[match[2]] if match else 0
+    # The kernel takes powers of two, in whole pages (kernel/bpf/ringbuf.c, ringbuf_map_alloc()).
+    if not max(_LEAST_RING, mmap.PAGESIZE) <= size <= _MOST_RING or size & (size - 1):
+        raise argparse.ArgumentTypeError(f"{text!a}: allowed is a power of two from 64K to 1G")
+    return size
+
+
+def options(parsed: argparse.Namespace) -> RecordOptions:
+    """The options in a parsed command line."""
+    return RecordOptions(
+        file=parsed.recording,
+        seconds=parsed.duration,
+        events=parsed.events,
+        pid=parsed.pid,
+        vm=parsed.vm or "",
+        ring_bytes=parsed.ring_size,
+        force=parsed.force and parsed.recording != STDOUT,
+    )
 
 
 def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> int:
-    """Record; returns the exit status: 1 when nothing could be recorded, or not all could be written.
+    """Record; returns the exit status.
 
-    130 when a second Ctrl-C came before the recording was whole.
+    The status is 1 if nothing could be recorded or some events could not be written. It is 130 if a second Ctrl-C came
+    before the recording was complete.
     """
+    from exporter.common.signals import Stop  # noqa: PLC0415 - usage errors need none of it
+    from exporter.recording import attach, writer  # noqa: PLC0415
+    from exporter.recording.recorder import Recorder  # noqa: PLC0415
+    from exporter.recording.ring import RingError  # noqa: PLC0415
+
+    program = attach.attached(config, sysfs, pid=options.pid, ring_bytes=options.ring_bytes)
     try:
-        if options.file != STDOUT:
-            writer.check_target(options.file, force=options.force)
-        elif sys.stdout is None:
-            raise RecordError("standard output is closed")
-        elif sys.stdout.isatty():
-            raise RecordError("standard output is a terminal: name a file, or send it on with > or |")
-        # The file comes last: an old one is not overwritten for nothing.
-        with Stop() as stop, _loaded(config, options, sysfs) as (loaded, ring, texts), _output(options) as file:
-            out = Writer(file, _header(texts))
-            recorder = Recorder(loaded, ring, out, proc, vm_name=options.vm, events=options.events)
+        _check_target(options)
+        # The file is opened last: an old file is overwritten only once the program is attached.
+        with Stop() as stop, program as recording, _output(options) as file:
+            out = writer.Writer(file, recording.header())
+            recorder = Recorder(recording.loaded, recording.ring, out, proc, vm_name=options.vm, events=options.events)
             with contextlib.closing(recorder):
-                failure, seconds = _record(recorder, options.seconds, lambda: stop.asked)
-    except (RecordError, RingError, writer.ExistsError, program.LoadError) as error:
-        _say(f"cannot record: {error}")
-        return _FAILURE
+                failure, taken = _record(recorder, options.seconds, lambda: stop.asked)
+    except (_TargetError, attach.RecordError, RingError, writer.ExistsError) as error:
+        console.say(f"cannot record: {error}")
+        return console.FAILURE
     except OSError as error:
-        _say(f"cannot write {options.file}: {error.strerror}: there is no whole recording")
-        return _FAILURE
+        console.say(f"cannot write {options.file}: {error.strerror}: no complete recording was written")
+        return console.FAILURE
     except KeyboardInterrupt:
-        _say("interrupted twice: there is no whole recording")
-        return _INTERRUPTED
+        console.say("interrupted twice: no complete recording was written")
+        return console.INTERRUPTED
     if failure:
-        _say(f"cannot write {options.file}: {failure}; what was written before that is a whole recording")
-    _say(summary(out, recorder.vms, seconds, options.file))
-    if not any(out.counts[kind] or out.lost[kind] for kind in COUNTED):
-        _say(nothing(options, recorder.others))
-    return _FAILURE if failure else 0
+        console.say(f"cannot write {options.file}: {failure}; the events before that are a complete recording")
+    events, lost = out.totals.by_name()
+    console.say(summary(options.file, events, lost, vms=recorder.vms, seconds=taken, size=out.size))
+    if not any((*events.values(), *lost.values())):
+        console.say(nothing(options, recorder.others))
+    return console.FAILURE if failure else 0
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+class _TargetError(Exception):
+    """Standard output cannot hold a recording; one line for the operator."""
 
 
-@contextlib.contextmanager
-def _loaded(
-    config: Config, options: RecordOptions, sysfs: Path
-) -> Iterator[tuple[program.Loaded, Ring, Mapping[str, str]]]:
-    texts = host.read_texts(sysfs)
-    if texts is None:
-        raise host.no_kvm()
-    front = program.front_of(host.parsed(texts).kvm_exit)
-    defines = {**front.defines, "RING_BYTES": options.ring_bytes}
-    if options.pid:
-        defines["ONLY_TGID"] = options.pid
-    asked = program.LoadRequest(
-        front=front.front,
-        defines=defines,
-        kind="recording",
-        slots=MAX_LIVE_THREADS,
-        cells=0,
-        kernel_headers=config.kernel_headers,
-    )
-    try:
-        loaded = launcher.load(asked)
-    except program.LoadError as error:
-        raise RecordError(error.explained()) from error
-    try:
-        with contextlib.closing(Ring(loaded.maps["events"], options.ring_bytes)) as ring:
-            yield loaded, ring, texts
-    finally:
-        loaded.close()
+def _check_target(options: RecordOptions) -> None:
+    """Check the place that the recording is to be written to. Raises _TargetError and ExistsError."""
+    from exporter.recording import writer  # noqa: PLC0415
+
+    if options.file != STDOUT:
+        writer.check_target(options.file, force=options.force)
+    elif sys.stdout is None:
+        raise _TargetError("standard output is closed")
+    elif sys.stdout.isatty():
+        raise _TargetError("standard output is a terminal: name a file, or redirect it with > or |")
 
 
 @contextlib.contextmanager
 def _output(options: RecordOptions) -> Iterator[BinaryIO]:
+    """The file to write, without a buffer. It is removed if an exception ends the recording."""
+    from exporter.recording import writer  # noqa: PLC0415
+
     if options.file == STDOUT:
         yield sys.stdout.buffer.raw if hasattr(sys.stdout.buffer, "raw") else sys.stdout.buffer
         return
@@ -118,15 +198,11 @@ def _output(options: RecordOptions) -> Iterator[BinaryIO]:
             raise
 
 
-def _header(texts: Mapping[str, str]) -> writer.RecordingHeader:
-    formats = texts["kvm_exit"], texts["kvm_userspace_exit"]
-    return writer.RecordingHeader(
-        os.uname().release, platform.machine(), __version__, time.time(), time.monotonic_ns(), *formats
-    )
-
-
 def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
-    """Returns why not all could be written, or "", and the seconds it took. Raises OSError when nothing is whole."""
+    """Record, and complete the file. Returns the write error that ended it, or "", and the seconds it took.
+
+    Raises OSError if the file could not be completed, and RingError.
+    """
     started_ns = time.monotonic_ns()
     deadline_ns = None if seconds is None else started_ns + round(seconds * 1e9)
     failure = ""
@@ -140,19 +216,21 @@ def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], boo
 
 
 def nothing(options: RecordOptions, others: set[str]) -> str:
-    """Say in one line why there may be no event; `others` are VMs that were seen and not asked for."""
+    """One line on why no event was recorded. `others` are the VMs that had events, but do not match --vm."""
     if others:
-        return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_NAMED]))}"
+        return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_MAX_NAMES]))}"
     if options.pid:
-        return f"no event of process {options.pid} was seen: is it a VM's?"
+        return f"no event of process {options.pid} was seen: is the process a VM?"
     return "no event was seen: is a VM running on this host?"
 
 
-def summary(out: Writer, vms: int, seconds: float, file: Path) -> str:
-    """Say in one line what was recorded."""
-    kinds = ", ".join(f"{kind.name.lower()} {out.counts[kind]}" for kind in COUNTED)
-    total, lost = (sum(counts[kind] for kind in COUNTED) for counts in (out.counts, out.lost))
-    missing = ", ".join(f"{kind.name.lower()} {out.lost[kind]}" for kind in COUNTED if out.lost[kind])
-    said = f"{total} events ({kinds}), {lost} lost{f' ({missing}): try a larger --ring-size' if lost else ''}"
+def summary(
+    file: Path, events: Mapping[str, int], lost: Mapping[str, int], *, vms: int, seconds: float, size: int
+) -> str:
+    """One line on what was recorded: the counts of events and of lost events by kind, VMs, seconds, bytes."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in events.items())
+    missing = ", ".join(f"{kind} {count}" for kind, count in lost.items() if count)
+    remedy = f" ({missing}): try a larger --ring-size" if missing else ""
+    counts = f"{sum(events.values())} events ({kinds}), {sum(lost.values())} lost{remedy}"
     where = "standard output" if file == STDOUT else str(file)
-    return f"{where}: {said}, {vms} VM{'' if vms == 1 else 's'}, {seconds:.1f} s, {out.size} bytes"
+    return f"{where}: {counts}, {vms} VM{'' if vms == 1 else 's'}, {seconds:.1f} s, {size} bytes"

@@ -1,81 +1,90 @@
-"""The command `replay`: a recording through the counting program, and the table of what it counted."""
+"""The command `replay`: run a recording through the counting program, and print the table of its counts."""
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from exporter.common.text import printable
+from exporter.commands import configuration, console
+from exporter.commands.arguments import add_command
+from exporter.commands.output import add_output, output
 from exporter.config.options import Config
-from exporter.kernel import host, launcher, program
-from exporter.naming.reasons import ReasonNames
-from exporter.readings import reading as document
-from exporter.recording import recording
-from exporter.recording.events import COUNTED
-from exporter.recording.recording import Recording, RecordingError
-from exporter.recording.rerun import rerun
-from exporter.terminal import report
-from exporter.terminal.options import Output
+from exporter.terminal.output import Output
+
+if TYPE_CHECKING:
+    from exporter.recording.recording import Recording
+
+_NAME = "replay"
+
+_EPILOG = """\
+examples:
+  replay web-1.kvmrec
+  replay web-1.kvmrec --no-idle --sort p99 --limit 10
+  replay web-1.kvmrec --vm web-1 --vcpu 0 --userspace
+  replay web-1.kvmrec --json | jq '.vcpus[] | {vm, vcpu, guest_ns}'
+
+The events run through the BPF program that counts on a host, with their recorded times, as fast as possible. The table
+is the one that `top` would have printed on the recorded host. Nothing is attached and no KVM is needed, but root and
+Linux 5.10 or newer.
+
+Events that were lost during the recording are reported on stderr. The status is 1 if the file is not a complete
+recording, and 130 after Ctrl-C.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = add_command(
+        commands,
+        _NAME,
+        lambda config, parsed: run(config, parsed.recording, output(parsed)),
+        help="show the counts of a recording",
+        description="Run a recording's events through the counting program, and print the counts.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("recording", type=Path, metavar="FILE", help="a file that `record` wrote")
+    add_output(parser)
+    configuration.add_file(parser)
 
 
 def run(config: Config, file: Path, output: Output) -> int:
-    """Print the table; returns the exit status: 1 for a file that is no whole recording."""
+    """Print the table; returns the exit status: 1 if the file is not a complete recording or cannot be replayed."""
+    from exporter.kernel.program import LoadError  # noqa: PLC0415 - usage errors need none of it
+    from exporter.recording import recording, rerun  # noqa: PLC0415
+    from exporter.terminal import report  # noqa: PLC0415
+
     try:
         recorded = recording.read(file)
-        first, last = _readings(config, recorded)
-    except RecordingError as error:
-        _say(str(error))
-        return 1
-    except program.LoadError as error:
-        _say(error.explained())
-        return 1
-    if not _print(report.text(output, str(file), first, last, first=True, heading=False)):
-        return 1
+        first, last = rerun.readings(config, recorded)
+    except recording.RecordingError as error:
+        console.say(str(error), _NAME)
+        return console.FAILURE
+    except LoadError as error:
+        console.say(error.explained(), _NAME)
+        return console.FAILURE
+    out = console.stdout(_NAME)
+    if out is None:
+        return console.FAILURE
+    try:
+        out.write(report.text(output, str(file), first, last, first=True, heading=False))
+        out.flush()
+    except OSError as error:
+        status = console.output_failed(error, out, _NAME)
+        if status:
+            return status
     for note in (*_losses(recorded), *report.notes(output, first, last, "the recording has none")):
-        _say(note)
+        console.say(note, _NAME)
     return 0
 
 
-def _print(text: str) -> bool:
-    """Write it to standard output; False if that fails, but for a reader that has what it wanted (`| head`)."""
-    out = sys.stdout
-    if out is None:
-        _say("standard output is closed")
-        return False
-    if isinstance(out, TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")
-    try:
-        out.write(text)
-        out.flush()
-    except BrokenPipeError:
-        report.drop(out)
-    except OSError as error:
-        report.drop(out)
-        _say(f"cannot print: {error.strerror}")
-        return False
-    return True
-
-
-def _readings(config: Config, recorded: Recording) -> tuple[document.Reading, document.Reading]:
-    loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
-    try:
-        snapshot, vcpus = rerun(recorded, loaded)
-    finally:
-        loaded.close()
-    names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
-    first = document.nothing(recorded.first_ns, replay=True)
-    last = document.reading(snapshot, vcpus.get, names.lookup, since_ns=recorded.first_ns, replay=True)
-    return first, last
-
-
 def _losses(recorded: Recording) -> list[str]:
-    lost = {kind.name.lower(): recorded.lost[kind] for kind in COUNTED if recorded.lost[kind]}
+    """A line if events were lost during the recording, else none."""
+    from exporter.recording.totals import by_name  # noqa: PLC0415
+
+    lost = {name: count for name, count in by_name(recorded.lost).items() if count}
     if not lost:
         return []
     kinds = ", ".join(f"{name} {count}" for name, count in lost.items())
-    return [f"{sum(lost.values())} events were lost while it was recorded ({kinds}): the counts are too low by them"]
-
-
-def _say(line: str) -> None:
-    print("kvm-exit-exporter replay:", printable(line), file=sys.stderr, flush=True)
+    return [
+        f"{sum(lost.values())} events were lost during the recording ({kinds}): the counts are too low by this number"
+    ]

@@ -1,68 +1,159 @@
-"""`top`: counts for a while, live or not, and prints what was counted."""
+"""The command `top`: count KVM exits for a while, show them live, and print them as a table."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import os
 import sys
-import time
-from dataclasses import replace
-from io import TextIOWrapper
-from typing import TextIO
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TextIO
 
-from exporter.common.signals import Stop
-from exporter.common.text import printable
+from exporter.commands import configuration, console
+from exporter.commands.arguments import add_command, seconds
+from exporter.commands.output import add_output, output
 from exporter.config.options import Config
-from exporter.readings.reading import Reading
-from exporter.terminal import live, report, source
-from exporter.terminal.options import TopOptions
-from exporter.terminal.session import Session
-from exporter.terminal.view import TopView
+from exporter.terminal import address
+from exporter.terminal.address import Address
+from exporter.terminal.output import Output
 
+if TYPE_CHECKING:
+    from exporter.common.signals import Stop
+    from exporter.terminal.session import Session
+
+_NAME = "top"
+_SOURCES = ("auto", "own", "exporter")
 _REFRESH_SECONDS = 2.0
-_ROUNDING_SECONDS = 1e-4
-_FAILURE = 1
+
+_EPILOG = """\
+examples:
+  top                          the live view; q or Ctrl-C ends it, then the table of the whole run is printed
+  top 5                        count for 5 seconds, then print the table
+  top 5 | head                 no live view, because stdout is not a terminal
+  top -i 1 --plain             print a table every second until Ctrl-C
+  top 10 -p 4242 --no-idle     one VM's process, without the time that its guest was idle
+  top --vm web-1 --vcpu 0 --reason EC_DABT_LOW,EC_IABT_LOW
+  top 60 --sort p99 --limit 10
+  top 5 --json | jq '.vcpus[] | {vm, vcpu, exits: ([.reasons[] | select(.kind == "exit").exits] | add)}'
+
+The table has the columns TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME. COUNT is the number of exits. AVG_TIME is the
+mean time from an exit to the next entry in ns, over all completed intervals. The reason that lost the most time comes
+first, idle reasons come last. P50, P99 and MAX are the upper bounds of their buckets; a bucket is 19 % wide.
+
+A line on stderr reports exits that are in no row because the kernel's tables had no room for them, vCPUs that stay in
+an exit that began earlier, or filters that match nothing. The status is still 0. It is 1 if nothing can be counted or
+the exporter no longer answers, and 2 for a usage error.
+"""
+
+
+@dataclass(frozen=True)
+class TopOptions(Output):
+    """The parsed command line."""
+
+    duration: float | None
+    """Seconds; None: until a signal."""
+    interval: float | None
+    """Seconds; None: the default of the live view, and no tables before the end."""
+    plain: bool
+    source: str
+    address: Address | None
+    """Address of the exporter; None: the address in the configuration."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = add_command(
+        commands,
+        _NAME,
+        lambda config, parsed: run(config, options(parsed)),
+        help="show this host's KVM exits on the terminal",
+        description="Count KVM exits for a while and show them: live on a terminal, then as a table.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "duration",
+        nargs="?",
+        type=seconds(0.001),
+        help="how many seconds to count, fractions allowed (default: until Ctrl-C)",
+    )
+    parser.add_argument(
+        "-i",
+        "--interval",
+        type=seconds(0.1),
+        metavar="SECONDS",
+        help="time between two refreshes of the live view (2); without a live view: time between two tables",
+    )
+    parser.add_argument("--plain", "-b", action="store_true", help="no live view, even on a terminal")
+    add_output(parser)
+    parser.add_argument(
+        "--source",
+        choices=_SOURCES,
+        default="auto",
+        help="own: attach BPF programs (needs root); exporter: read one that runs; auto: the exporter if it answers",
+    )
+    parser.add_argument(
+        "--url", type=_address, metavar="URL", help="URL of the exporter (http://localhost:9939, or as in FILE)"
+    )
+    configuration.add_file(parser)
+
+
+def _address(text: str) -> Address:
+    try:
+        return address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!a}: {error}") from error
+
+
+def options(parsed: argparse.Namespace) -> TopOptions:
+    """The options in a parsed command line."""
+    return TopOptions(
+        **vars(output(parsed)),
+        duration=parsed.duration,
+        interval=parsed.interval,
+        plain=parsed.plain,
+        source=parsed.source,
+        address=parsed.url,
+    )
 
 
 def run(config: Config, options: TopOptions) -> int:
-    """Run the subcommand; returns the exit status."""
-    out = sys.stdout
+    """Count and print; returns the exit status."""
+    from exporter.common.signals import Stop  # noqa: PLC0415 - usage errors need none of it
+    from exporter.terminal import source  # noqa: PLC0415
+    from exporter.terminal.session import Session  # noqa: PLC0415
+
+    out = console.stdout(_NAME)
     if out is None:
-        _say("standard output is closed")
-        return _FAILURE
-    if isinstance(out, TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")
-    with_view = _live_view(options, out, os.environ.get("TERM", ""))
+        return console.FAILURE
+    live_view = _live_view(options, out, os.environ.get("TERM", ""))
     try:
-        chosen, said = source.choose(
+        chosen, line = source.choose(
             options.source, options.address or source.default_address(config), lambda: source.OwnSource(config)
         )
         try:
-            _say(said)
+            _say(line)
             with Stop() as stop:
-                return _Command(options, chosen, out, stop).run(with_view)
+                session = Session(chosen, options.duration, stop)
+                _count(session, stop, options, out, live_view=live_view)
+                return _conclude(session, options)
         finally:
             chosen.close()
     except source.SourceError as error:
         _say(str(error))
-        return _FAILURE
-    except BrokenPipeError:  # `top -i 1 | head` has what it wanted
-        report.drop(out)
-        return 0
-    except OSError as error:  # a full disk, a terminal that is gone
-        report.drop(out)
-        _say(f"cannot print: {error.strerror or error}")
-        return _FAILURE
+        return console.FAILURE
+    except OSError as error:
+        return console.output_failed(error, out, _NAME)
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print("kvm-exit-exporter top:", printable(line), file=sys.stderr, flush=True)
+    console.say(line, _NAME)
 
 
 def _live_view(options: TopOptions, out: TextIO, term: str) -> bool:
+    """True if the live view is wanted and possible. If it is only wanted, stderr says why it is not possible."""
     if options.plain or options.form != "table" or not (out.isatty() and sys.stdin and sys.stdin.isatty()):
         return False
+    from exporter.terminal import live  # noqa: PLC0415
+
     try:
         live.check(term, out.fileno())
     except live.UnavailableError as error:
@@ -71,79 +162,42 @@ def _live_view(options: TopOptions, out: TextIO, term: str) -> bool:
     return True
 
 
-class _Command:
-    def __init__(self, options: TopOptions, chosen: source.Source, out: TextIO, stop: Stop) -> None:
-        self._options, self._out, self._stop = options, out, stop
-        self._session = Session(chosen, options.duration, stop)
-        self._printed = 0
+def _count(session: Session, stop: Stop, options: TopOptions, out: TextIO, *, live_view: bool) -> None:
+    """Count until the end of the run, and print. Raises OSError if `out` cannot be written."""
+    from exporter.terminal import live  # noqa: PLC0415
+    from exporter.terminal.plain import Plain  # noqa: PLC0415
+    from exporter.terminal.view import TopView  # noqa: PLC0415
 
-    def run(self, with_view: bool) -> int:
-        """Count, and print."""
-        options, session = self._options, self._session
-        if with_view:
-            self._live()
-        elif options.interval:
-            self._tables(options.interval)
-        else:
-            if options.duration is None:
-                _say("Ctrl-C ends it and prints the table")
-            self._count(session.end)
-        if with_view or not options.interval:
-            session.read()
-            self._print(session.first, session.last)
-        return self._conclude()
-
-    def _live(self) -> None:
-        options = self._options
-        # A key shows idle reasons again; --no-idle is how the view begins.
+    plain = Plain(session, stop, options, out, _say)
+    if live_view:
+        # --no-idle is only the initial state of the view: a key shows the idle reasons again.
         live.run(
-            self._session,
-            self._stop,
+            session,
+            stop,
             TopView(sort=options.sort, userspace=options.userspace, idle=not options.filters.no_idle),
             filters=replace(options.filters, no_idle=False),
             interval=options.interval or _REFRESH_SECONDS,
             limit=options.limit,
         )
+        plain.print_run()
+    elif options.interval:
+        plain.print_intervals(options.interval)
+    else:
+        if options.duration is None:
+            _say("Ctrl-C ends the run and prints the table")
+        plain.wait_until(session.end)
+        plain.print_run()
 
-    def _count(self, until: float) -> None:
-        """Let time pass, and read often enough."""
-        session, stop = self._session, self._stop
-        while not stop.asked and (now := time.monotonic()) < until:
-            if now >= session.next_poll:
-                session.read()
-            stop.wait(min(until, session.next_poll) - now)
 
-    def _tables(self, interval: float) -> None:
-        """Print every interval, and what is left of one at the end: the tables add up to the run."""
-        session = self._session
-        before, due, number = session.first, session.started, 0
-        while not self._stop.asked and due < session.end:
-            number += 1
-            due = session.started + number * interval
-            if due > session.end - _ROUNDING_SECONDS:
-                due = session.end
-            self._count(due)
-            now = session.read()
-            self._print(before, now, heading=True)
-            before = now
+def _conclude(session: Session, options: TopOptions) -> int:
+    """Say on stderr what the printed numbers do not show; returns the exit status."""
+    from exporter.terminal import report  # noqa: PLC0415
 
-    def _print(self, then: Reading, now: Reading, *, heading: bool = False) -> None:
-        text = report.text(self._options, self._session.name, then, now, first=not self._printed, heading=heading)
-        self._printed += 1
-        self._out.write(text)
-        self._out.flush()
-        held = report.held(self._options, then, now)
-        if held:
-            _say(held)
-
-    def _conclude(self) -> int:
-        """Say what the numbers do not."""
-        session = self._session
-        for note in report.notes(self._options, session.first, session.last, "is a VM running on this host?"):
-            _say(note)
-        if session.last.since_ns != session.first.since_ns:
-            _say("the exporter was started anew meanwhile: what it counted between two readings is lost")
-        if session.trouble:
-            _say(f"what is printed ends with the last reading: {session.trouble}")
-            return _FAILURE
-        return 0
+    for note in report.notes(options, session.first, session.last, "is a VM running on this host?"):
+        _say(note)
+    if session.last.since_ns != session.first.since_ns:
+        _say("the exporter was restarted during the run: its counts between two readings are lost")
+    if session.trouble:
+        _say(f"the printed numbers end with the last reading: {session.trouble}")
+        return console.FAILURE
+    return 0

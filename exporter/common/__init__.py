@@ -1,1 +1,1 @@
-"""Logs, text that is safe to print, signals: small things that several rooms need. It imports no other room."""
+"""Logs, text that is safe to print, signals: small modules that several rooms need. This room imports no other room."""

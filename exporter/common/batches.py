@@ -1,4 +1,4 @@
-"""Many small pieces of bytes as few larger ones: each is worth a system call, or a call of the compressor."""
+"""Joins many small byte strings into a few large ones, to save system calls and calls of the compressor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BATCH_BYTES = 1 << 18
 
 
 def batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the pieces joined to batches of 256 KiB or little more; the last one may be shorter."""
+    """Yield `pieces` joined into batches of 256 KiB or little more. The last batch may be shorter."""
     batch: list[bytes] = []
     size = 0
     for piece in pieces:

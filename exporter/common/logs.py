@@ -1,7 +1,7 @@
-"""Logging as Prometheus' own programs do it: one line per event, logfmt or JSON.
+"""Logs in the style of Prometheus' own programs: one line for each event, in logfmt or JSON.
 
-What is logged may come from a guest's name or a scraper's request, so every value is escaped and cut, and no
-value and no broken stream may raise into the daemon.
+A logged value may contain text from a guest's name or from a scraper's request. Every value is therefore escaped and
+cut. No value and no broken stream can make a call of event() raise an exception.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any, TextIO, Union
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 MAX_VALUE, MAX_STACK = 1024, 16384  # characters before escaping
 
-_Plain = Union[str, int, float, bool, None]
+_Scalar = Union[str, int, float, bool, None]
 
 
 def setup(level: str, format: str, stream: TextIO | None = None) -> None:
-    """Send every logger's events of this level and above to the stream (None: stderr), one line each.
+    """Write the events of every logger, from this level on, to the stream (None: stderr), one line each.
 
-    `format` is "logfmt" or "json". May be called again, as on a reload. Raises ValueError for other words.
+    `level` is a key of LEVELS. `format` is "logfmt" or "json". A reload calls this function again.
+    Raises ValueError for another level or format.
     """
     if level not in LEVELS or format not in {"logfmt", "json"}:
         raise ValueError(f"no such log level or format: {level}, {format}")
@@ -39,7 +40,10 @@ def setup(level: str, format: str, stream: TextIO | None = None) -> None:
 
 
 def event(logger: logging.Logger, level: str, msg: str, **fields: object) -> None:
-    """Log `msg` with fields. `level` is a key of LEVELS; err=EXCEPTION brings its stack along where shown."""
+    """Log `msg` with fields. `level` is a key of LEVELS; another one raises KeyError.
+
+    If `err` is an exception, and the log level is debug, its stack is logged, too.
+    """
     err = fields.get("err")
     error = err if isinstance(err, BaseException) else None
     if error is not None:
@@ -53,7 +57,7 @@ class _Handler(logging.Handler):
         self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A closed pipe, a full disk or a closed file: there is nobody left to tell, and counting must go on.
+        # A closed pipe, a full disk or a closed file: the line is lost, and the exporter goes on counting.
         with contextlib.suppress(Exception):
             self.stream.write(self.format(record) + "\n")
             self.stream.flush()
@@ -67,33 +71,33 @@ class _Formatter(logging.Formatter):
         self.ascii_only = ascii_only
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, _Plain] = {
+        line: dict[str, _Scalar] = {
             "ts": _timestamp(record.created),
             "level": _level(record.levelno),
-            "msg": _plain(_message(record)),
+            "msg": _scalar(_message(record)),
         }
         fields = getattr(record, "fields", None)
         for name, value in fields.items() if isinstance(fields, Mapping) else ():
-            line[_key(name, line)] = _plain(value)
+            line[_key(name, line)] = _scalar(value)
         if record.exc_info and (error := record.exc_info[1]) is not None:
-            line[_key("err", line)] = _plain(error)
+            line[_key("err", line)] = _scalar(error)
             if self.stacks:
                 line[_key("stack", line)] = _stack(error)
         if self.json:
             return "{" + ", ".join(f"{self.quoted(k)}: {self.json_value(v)}" for k, v in line.items()) + "}"
         return " ".join(f"{name}={self.logfmt_value(value)}" for name, value in line.items())
 
-    def json_value(self, value: _Plain) -> str:
+    def json_value(self, value: _Scalar) -> str:
         return self.quoted(value) if isinstance(value, str) else json.dumps(value)
 
-    def logfmt_value(self, value: _Plain) -> str:
+    def logfmt_value(self, value: _Scalar) -> str:
         if not isinstance(value, str):
             return json.dumps(value)
         bare = value and value.isprintable() and not set(value) & set(' ="')
         return value if bare and (value.isascii() or not self.ascii_only) else self.quoted(value)
 
     def quoted(self, text: str) -> str:
-        """A JSON string, which is a quoted logfmt value too; nothing in it acts on a terminal."""
+        """Return a JSON string, which is a quoted logfmt value too. It has no character that controls a terminal."""
         if self.ascii_only:
             return json.dumps(text).replace("\x7f", "\\u007f")
         return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in text) + '"'
@@ -115,20 +119,20 @@ def _level(levelno: int) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # arguments that do not go with the format: better the bare format than no line
+    except Exception:  # the arguments do not fit the format string: log the format string alone
         return str(record.msg)
 
 
 def _key(name: object, taken: Mapping[str, Any]) -> str:
-    """A logfmt key that is not taken yet: a field never hides ts, level, msg or another field."""
+    """Return a logfmt key that is not in `taken`: a field never hides ts, level, msg or another field."""
     key = "".join(c if "!" <= c <= "~" and c not in '="' else "_" for c in str(name)[:64]) or "_"
     while key in taken:
         key += "_"
     return key
 
 
-def _plain(value: object) -> _Plain:
-    """The value as a JSON scalar, text cut at MAX_VALUE characters."""
+def _scalar(value: object) -> _Scalar:
+    """Return the value as a JSON scalar. Text is cut at MAX_VALUE characters."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 64:
@@ -139,16 +143,16 @@ def _plain(value: object) -> _Plain:
         text = str(value)
         if isinstance(value, BaseException):
             text = f"{type(value).__name__}: {text}" if text else type(value).__name__
-    except Exception as error:  # a __str__ that fails
+    except Exception as error:  # its __str__ failed
         text = f"<{type(value).__name__}: {type(error).__name__}>"
-    # Lone surrogates (bytes of a command line that are not UTF-8) have no place in JSON: show them as \udcff.
+    # JSON must not contain lone surrogates (bytes of a command line that are not UTF-8): write them as \udcff.
     text = text[: MAX_VALUE + 1].encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
 
 
 def _stack(error: BaseException) -> str:
-    """The traceback, cut at the front: what failed stands at its end. Long entries are cut by themselves."""
-    entries = (str(_plain(entry)) for entry in traceback.format_exception(type(error), error, error.__traceback__))
+    """Return the traceback. Each entry is cut; the whole is cut at its front, because the error is at its end."""
+    entries = (str(_scalar(entry)) for entry in traceback.format_exception(type(error), error, error.__traceback__))
     text = "".join(entries)
     return text if len(text) <= MAX_STACK else "…" + text[1 - MAX_STACK :]
 

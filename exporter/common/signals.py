@@ -1,4 +1,4 @@
-"""The end of a run: signals that ask for it, and waiting that they cut short."""
+"""Signals that end a command, and a wait that they interrupt."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import signal
 import socket
 from types import FrameType
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """While entered, SIGINT, SIGTERM and SIGHUP set `asked`; a second SIGINT is a KeyboardInterrupt.
+    """While entered, SIGINT, SIGTERM and SIGHUP set `asked`; a second SIGINT raises KeyboardInterrupt.
 
-    SIGWINCH sets `resized`, which the live view resets. A signal that was ignored at the start stays so (nohup).
+    SIGWINCH sets `resized`, which the live view of `top` resets. A signal that was ignored at the start stays ignored
+    (nohup).
     """
 
     def __init__(self) -> None:
@@ -22,13 +23,13 @@ class Stop:
         self.resized = False
 
     def __enter__(self) -> Stop:
-        # Objects, not numbers: a thread that calls wake() too late must not write to what has the number by then.
+        # Sockets, not descriptor numbers: after the end, wake() must not write to another file with the same number.
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
-        self._before = {number: signal.getsignal(number) for number in (*_ENDS, signal.SIGWINCH)}
-        for number in _ENDS:
-            if self._before[number] != signal.SIG_IGN:
+        self._previous_handlers = {number: signal.getsignal(number) for number in (*_END_SIGNALS, signal.SIGWINCH)}
+        for number in _END_SIGNALS:
+            if self._previous_handlers[number] != signal.SIG_IGN:
                 signal.signal(number, self._end)
         signal.signal(signal.SIGWINCH, self._resize)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
@@ -36,7 +37,7 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._read.close()
         self._write.close()
@@ -50,12 +51,15 @@ class Stop:
         self.resized = True
 
     def wake(self) -> None:
-        """End a wait, or the next one; from any thread, also after the end."""
-        with contextlib.suppress(OSError):  # full: it ends anyway
+        """End the current wait(), or the next one. Any thread may call this, also after the context has ended."""
+        with contextlib.suppress(OSError):  # a full socket ends the wait anyway; a closed one has no wait
             self._write.send(b"\0")
 
     def wait(self, seconds: float, *descriptors: int) -> bool:
-        """Wait so long, or until a signal or wake(); True if one of the descriptors has something to read."""
+        """Wait for at most `seconds` (and at most a day), or until a signal or wake().
+
+        Returns True if one of the descriptors is readable.
+        """
         if self.asked:
             return False
         woken = self._read.fileno()

@@ -1,4 +1,4 @@
-"""Strings that print, and numbers in few characters: on a terminal, and on the page at /."""
+"""Text that is safe to print, and numbers in few characters: for the terminal, and for the page at /."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """What does not print, or has no width of its own, is written as an escape: `text` is anybody's.
+    """Return `text` with an escape for each character that does not print or has no width. `text` may be hostile.
 
-    str.isprintable() refuses control, format (bidirectional overrides) and unassigned characters and surrogates;
-    combining marks would draw over their neighbours.
+    str.isprintable() is false for control, format (bidirectional overrides) and unassigned characters, and for
+    surrogates. Combining marks are escaped, too, because a terminal draws them over their neighbours.
     """
     return "".join(
         character
@@ -21,17 +21,17 @@ def printable(text: str) -> str:
 
 
 def count(value: float) -> str:
-    """A number in five characters at most: 7, 12.3, 999, 1.23k, 45.6M."""
+    """Return a number in at most five characters: 7, 12.3, 999, 1.23k, 45.6M."""
     return "".join(_scaled(value, ("", "k", "M", "G", "T", "P")))
 
 
 def seconds(ns: float | None) -> str:
-    """A time in six characters at most: 119ns, 1.23us, 45.6ms, 17.2s, 4096s; "-" is none."""
+    """Return a time, given in ns, in at most six characters: 119ns, 1.23us, 45.6ms, 17.2s, 4096s. None is "-"."""
     return "-" if ns is None else "".join(time(ns))
 
 
 def time(ns: float) -> tuple[str, str]:
-    """The figure of a time in ns, four characters at most, and its unit: ns, us, ms, s, d."""
+    """Return a time, given in ns, as a number of at most five characters and its unit: ns, us, ms, s or d."""
     if ns >= 999.5e9:
         return (f"{ns / 1e9:.0f}", "s") if ns < 99999.5e9 else (f"{ns / 86400e9:.0f}", "d")
     return _scaled(ns, ("ns", "us", "ms", "s"))

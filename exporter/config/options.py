@@ -1,6 +1,6 @@
-"""The configuration: what can be set, what it is by default, what else is allowed. configfile.py reads it.
+"""The options of the configuration: the default of each, and which values are allowed. load.py reads them from a file.
 
-A dataclass field holds each default, a line of OPTIONS says what else is allowed: a new key is one of each.
+The default of a key is in a field of a dataclass. The allowed values are in a line of OPTIONS. A new key needs both.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from exporter.common.text import printable
 from exporter.config import values
 
 
 @dataclass(frozen=True)
 class Web:
-    """Where the metrics are served."""
+    """Where and how the metrics are served."""
 
     listen_address: tuple[str, ...] = (":9939",)
     telemetry_path: str = "/metrics"
@@ -33,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Level:
-    """Per vCPU, summed per VM, or not at all: vcpu, vm, off."""
+    """Which series are served: one for each vCPU (vcpu), one sum for each VM (vm), or none (off)."""
 
     counters: str = "vcpu"
     histograms: str = "vcpu"
@@ -41,7 +42,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Reasons:
-    """Exit reasons served under their own name; the others are summed as "other". No name in allow: all."""
+    """Exit reasons that are served under their own name. The others are summed as "other". An empty `allow`: all."""
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class Reasons:
 
 @dataclass(frozen=True)
 class Classic:
-    """Buckets with bounds: how far apart, and from where to where (seconds)."""
+    """Classic histogram buckets: the factor between two bounds, the lowest and the highest bound in seconds."""
 
     factor: int = 4
     min: float = 1e-6
@@ -59,7 +60,7 @@ class Classic:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The forms in which histograms are served."""
+    """How histograms are served: native where the client accepts that, and with classic buckets."""
 
     native: bool = True
     classic: Classic = field(default_factory=Classic)
@@ -67,7 +68,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Log:
-    """How much is logged, and in which form."""
+    """The lowest level that is logged, and the format of the log."""
 
     level: str = "info"
     format: str = "logfmt"
@@ -75,7 +76,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that can be set. Times are in seconds, to the microsecond; "" is none where allowed."""
+    """All options. Times are in seconds, with a resolution of a microsecond. "" stands for none."""
 
     web: Web = field(default_factory=Web)
     collect_interval: float = 15.0
@@ -92,10 +93,10 @@ class Config:
 
 
 class ConfigError(Exception):
-    """All that is wrong with a configuration; `problems` has one printable line each."""
+    """A configuration is wrong. `problems` has one printable line for each error."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__(*("".join(map(_printable, problem)) for problem in problems))
+        super().__init__(*map(printable, problems))
         self.problems: tuple[str, ...] = self.args
 
     def __str__(self) -> str:
@@ -103,11 +104,7 @@ class ConfigError(Exception):
 
 
 class UnreadableError(ConfigError):
-    """The file cannot be read at all: no fault of what is in it."""
-
-
-def _printable(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    """The configuration file cannot be read, whatever it contains."""
 
 
 _REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
@@ -115,20 +112,20 @@ _ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0
 _PATH = "a path such as /metrics, without query or white space"
 
 OPTIONS = {
-    "web.listen_address": values.Option(("str",), _ADDRESS, values.listen_address, least=1),
+    "web.listen_address": values.Option(("str",), _ADDRESS, values.listen_address, min_items=1),
     "web.telemetry_path": values.Option(("str",), _PATH, values.telemetry_path),
     "web.gzip": values.BOOLEAN,
-    "web.config_file": values.Option(("str",), '"" (none) or the path of a file', values.file),
+    "web.config_file": values.Option(("str",), '"" (none) or the path of a file', values.file_path),
     "web.max_requests": values.whole(1, 1000),
     "web.enable_lifecycle": values.BOOLEAN,
     "collect_interval": values.duration_between("1s", "1h"),
     "linger": values.duration_between("0s", "24h"),
     "level.counters": values.one_of("vcpu", "vm", "off"),
     "level.histograms": values.one_of("vcpu", "vm", "off"),
-    "reasons.allow": values.Option(("str",), _REASON, values.reason, least=0),
-    "reasons.deny": values.Option(("str",), _REASON, values.reason, least=0),
+    "reasons.allow": values.Option(("str",), _REASON, values.reason_name, min_items=0),
+    "reasons.deny": values.Option(("str",), _REASON, values.reason_name, min_items=0),
     "histogram.native": values.BOOLEAN,
-    "histogram.classic.factor": values.factor(2, 4, 16),
+    "histogram.classic.factor": values.one_of_numbers(2, 4, 16),
     "histogram.classic.min": values.duration_between("1us", "1h"),
     "histogram.classic.max": values.duration_between("1us", "1h"),
     "histogram.classic.in_protobuf": values.BOOLEAN,
@@ -137,7 +134,7 @@ OPTIONS = {
     "bpf_stats": values.BOOLEAN,
     "kernel_headers": values.path("builtin", "system", directory=True),
     "lock_file": values.path(""),
-    "run_as": values.Option(("str",), '"" (nobody else) or the name of a user', values.user),
+    "run_as": values.Option(("str",), '"" (the user is not changed) or the name of a user', values.user_name),
     "log.level": values.one_of("debug", "info", "warn", "error"),
     "log.format": values.one_of("logfmt", "json"),
 }
@@ -151,20 +148,20 @@ LIVE = frozenset(
         *("histogram.classic.in_protobuf", "log.level", "log.format"),
     )
 )
-"""Options that a reload changes; every other one waits for a restart."""
+"""Options that a reload changes. A change of any other option takes a restart."""
 
 
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is wrong between keys, each of them right by itself."""
+    """Yield the keys of each contradiction, and its error message. Each value is allowed by itself."""
     vcpus, cells = config.limits.vcpus, config.limits.cells
     if cells < vcpus:
-        # A cell counts one exit reason of one vCPU: a vCPU that finds none has every exit dropped.
-        what = f"fewer cells ({cells}) than vCPUs ({vcpus}); allowed is at least one cell for each vCPU"
-        yield ("limits.cells", "limits.vcpus"), what
+        # A cell counts one exit reason of one vCPU. All exits of a vCPU without a cell are dropped.
+        problem = f"fewer cells ({cells}) than vCPUs ({vcpus}); allowed is at least one cell for each vCPU"
+        yield ("limits.cells", "limits.vcpus"), problem
     classic = config.histogram.classic
     if classic.min >= classic.max:
         low, high = values.duration_text(classic.min), values.duration_text(classic.max)
-        what = f"the range from {low} to {high} is empty; allowed is a min below the max"
-        yield ("histogram.classic.min", "histogram.classic.max"), what
+        problem = f"the range from {low} to {high} is empty; allowed is a min below the max"
+        yield ("histogram.classic.min", "histogram.classic.max"), problem
     if config.level.counters == config.level.histograms == "off":
         yield ("level.counters", "level.histograms"), "counters and histograms are both off; allowed is one of them"

@@ -1,6 +1,7 @@
-"""The values that a key of a configuration file can hold: each is read from the text of a YAML scalar.
+"""The values that a key of a configuration file can hold, and how each is read from the text of a YAML scalar.
 
-What reads one raises ValueError with what is wrong with it.
+A parser raises ValueError for a wrong value. In the message for the user, the text of that error follows the value, for
+example `30h is out of range`.
 """
 
 from __future__ import annotations
@@ -8,31 +9,36 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
 
 class Option(NamedTuple):
-    """What a key may hold: the YAML types, the words for it, and the function that reads one value."""
+    """What a key can hold: the YAML types, their description for error messages, and the parser of one value."""
 
-    kinds: tuple[str, ...]
+    yaml_types: tuple[str, ...]
     allowed: str
     parse: Callable[[str], object]
-    least: int | None = None  # a list of at least so many different values; None: a single one
-    show: Callable[[Any], str] = partial(json.dumps, ensure_ascii=False)  # a JSON scalar is a YAML scalar
-    named: bool = False  # a mapping of any names to such values
-    secret: bool = False  # its value never stands in an error
+    min_items: int | None = None  # the key holds a list of at least this many different values; None: one value
+    to_text: Callable[[Any], str] = partial(json.dumps, ensure_ascii=False)  # a JSON scalar is a YAML scalar
+    is_mapping: bool = False  # the key holds a mapping of any names to such values
+    secret: bool = False  # no error message shows the value
 
 
 _UNITS = {"w": 604_800_000_000, "d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000,
           "ms": 1_000, "us": 1}  # in microseconds  # fmt: skip
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS))
-UNIX = "unix:"  # before the path of a socket, in a listen address
+UNIX_PREFIX = "unix:"
+"""A listen address that starts with this names the path of a unix socket."""
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
 def duration(text: str) -> float:
-    """Seconds of a Prometheus duration ("1h30m", "500ms"; also us). Raises ValueError."""
+    """Return the seconds of a Prometheus duration ("1h30m", "500ms"). Microseconds ("us") are allowed, too.
+
+    Raises ValueError.
+    """
     match = _DURATION.fullmatch(text)
     if match and text:
         return sum(int(n) * unit for n, unit in zip(match.groups("0"), _UNITS.values())) / 1_000_000
@@ -42,7 +48,7 @@ def duration(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """The shortest text that duration() reads as so many seconds, rounded to microseconds."""
+    """Return the shortest text that duration() reads as this number of seconds, rounded to microseconds."""
     text, rest = "", round(seconds * 1_000_000)
     for unit, size in _UNITS.items():
         count, rest = divmod(rest, size)
@@ -51,7 +57,10 @@ def duration_text(seconds: float) -> str:
 
 
 def host_port(text: str) -> tuple[str, int]:
-    """Split a listen address; the host is "" for all addresses, IPv6 without brackets. Raises ValueError."""
+    """Split a listen address into host and port. Raises ValueError.
+
+    The host is "" for all addresses of this machine. An IPv6 host is returned without brackets.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]+", port):
         raise ValueError("has no port")
@@ -72,12 +81,12 @@ def host_port(text: str) -> tuple[str, int]:
 
 
 def listen_address(text: str) -> str:
-    """host:port or unix:/path, as it is shown afterwards. Raises ValueError."""
-    if text.startswith(UNIX):
-        path = text[len(UNIX) :]
+    """Return host:port or unix:/path in its normal form. Raises ValueError."""
+    if text.startswith(UNIX_PREFIX):
+        path = text[len(UNIX_PREFIX) :]
         if not path.startswith("/") or not path.isprintable():
             raise ValueError("has no absolute path")
-        if len(path.encode()) > 107:  # include/uapi/linux/un.h: UNIX_PATH_MAX, with its NUL
+        if len(path.encode()) > 107:  # include/uapi/linux/un.h: UNIX_PATH_MAX is 108, with the final NUL
             raise ValueError("has a path of more than 107 bytes")
         return text
     host, port = host_port(text)
@@ -85,18 +94,18 @@ def listen_address(text: str) -> str:
 
 
 def telemetry_path(text: str) -> str:
-    """A path that every client and server leaves as it is. Raises ValueError."""
-    # What a client or the server would rewrite (//, /../, %41) could never be asked for under its own name.
+    """Return a path of the metrics page that every client and server leaves unchanged. Raises ValueError."""
+    # Clients or the server rewrite //, /../ and %41: no request for such a path would arrive under its own name.
     segments = re.fullmatch(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?", text)
     if not segments or {".", ".."} & set(text.split("/")):
-        raise ValueError("is not such a path")
+        raise ValueError("is not a valid path")
     if text.startswith("/-/"):
-        raise ValueError("is under /-/, which is kept for the exporter's own pages")
+        raise ValueError("is under /-/, which is reserved for the exporter's own pages")
     return text
 
 
 def whole(low: int, high: int) -> Option:
-    """A whole number from `low` to `high`."""
+    """Return an option that holds a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"-?(?:0|[1-9][0-9]*)", text):
@@ -109,7 +118,7 @@ def whole(low: int, high: int) -> Option:
 
 
 def duration_between(low: str, high: str) -> Option:
-    """A duration, in seconds, from `low` to `high`."""
+    """Return an option that holds a duration, in seconds, from `low` to `high`."""
 
     def parse(text: str) -> float:
         seconds = duration(text)
@@ -117,25 +126,33 @@ def duration_between(low: str, high: str) -> Option:
             raise ValueError("is out of range")
         return seconds
 
-    # Numbers come as far as parse, which says that they have no unit.
-    return Option(("str", "int", "float"), f"a duration from {low} to {high}", parse, show=duration_text)
+    # YAML numbers are accepted here so that duration() can report the missing unit.
+    return Option(("str", "int", "float"), f"a duration from {low} to {high}", parse, to_text=duration_text)
 
 
 def one_of(*words: str) -> Option:
-    """A value that is one of these words."""
+    """Return an option that holds one of these words."""
+    # YAML 1.1 reads off without quotes as a boolean. The text of that scalar is still "off".
+    yaml_types = ("str", "bool") if "off" in words else ("str",)
+    return _choice(yaml_types, words, str)
 
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError("is none of these")
-        return text
 
-    # YAML 1.1 reads a bare off as a boolean; its text is still what was written.
-    kinds = ("str", "bool") if "off" in words else ("str",)
-    return Option(kinds, f"one of {', '.join(words)}", parse)
+def one_of_numbers(*numbers: int) -> Option:
+    """Return an option that holds one of these whole numbers."""
+    return _choice(("int",), [str(number) for number in numbers], int)
+
+
+def _choice(yaml_types: tuple[str, ...], texts: Collection[str], convert: Callable[[str], object]) -> Option:
+    def parse(text: str) -> object:
+        if text not in texts:
+            raise ValueError("is not allowed")
+        return convert(text)
+
+    return Option(yaml_types, f"one of {', '.join(texts)}", parse)
 
 
 def path(*words: str, directory: bool = False) -> Option:
-    """One of these words, or the absolute path of a file, or else of a directory too."""
+    """Return an option that holds one of these words or an absolute path. `directory` allows a directory, too."""
 
     def parse(text: str) -> str:
         if text in words:
@@ -146,48 +163,37 @@ def path(*words: str, directory: bool = False) -> Option:
             raise ValueError("is a directory")
         return text
 
-    named = ", ".join(word or '"" (none)' for word in words)
-    return Option(("str",), f"{named} or an absolute path", parse)
+    choices = ", ".join(word or '"" (none)' for word in words)
+    return Option(("str",), f"{choices} or an absolute path", parse)
 
 
 def _boolean(text: str) -> bool:
-    """What YAML 1.1 reads as a boolean. Raises ValueError."""
-    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
-        raise ValueError("is neither")
-    return words[text.lower()]
+    """Read the texts that YAML 1.1 takes for a boolean. Raises ValueError."""
+    booleans = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() not in booleans:
+        raise ValueError("is not a boolean")
+    return booleans[text.lower()]
 
 
 BOOLEAN = Option(("bool",), "true or false", _boolean)
 
 
-def factor(*factors: int) -> Option:
-    """One of these whole numbers."""
-
-    def parse(text: str) -> int:
-        if text not in map(str, factors):
-            raise ValueError("is none of these")
-        return int(text)
-
-    return Option(("int",), f"one of {', '.join(map(str, factors))}", parse)
-
-
-def file(text: str) -> str:
-    """The path of a file, relative to the current directory or absolute, or none. Raises ValueError."""
+def file_path(text: str) -> str:
+    """Return the path of a file, relative to the current directory or absolute; "" is none. Raises ValueError."""
     if not text.isprintable() or text.endswith("/"):
-        raise ValueError("is no path of a file")
+        raise ValueError("is not the path of a file")
     return text
 
 
-def reason(text: str) -> str:
-    """The name of a reason. Raises ValueError."""
+def reason_name(text: str) -> str:
+    """Return the name of an exit reason. Raises ValueError."""
     if not text.strip() or not text.isprintable():
-        raise ValueError("is no name")
+        raise ValueError("is not a name")
     return text
 
 
-def user(text: str) -> str:
-    """The name of a user, or none. Raises ValueError."""
+def user_name(text: str) -> str:
+    """Return the name of a user; "" is none. Raises ValueError."""
     if not re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}\$?)?", text) or text.isdecimal():
-        raise ValueError("is no user name")
+        raise ValueError("is not a user name")
     return text

@@ -18,6 +18,7 @@ from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_form
 _SLOT_BYTES, _CELL_BYTES = 512, 1280
 
 NO_KVM = "the tracepoint kvm:kvm_exit does not exist"
+"""The sentence for a kernel without KVM; kvm_remedy() is its remedy."""
 
 
 class Formats(NamedTuple):
@@ -30,11 +31,6 @@ class Formats(NamedTuple):
 def kvm_remedy() -> str:
     """Return the remedy where this host has no KVM; "" on a machine of an unknown instruction set."""
     return registry.kvm_remedy(platform.machine())
-
-
-def no_kvm() -> program.LoadError:
-    """Return the error for a host without KVM, to be raised."""
-    return program.LoadError(f"this host has no KVM: {NO_KVM}", kvm_remedy())
 
 
 def read_texts(sysfs: Path) -> dict[str, str] | None:
@@ -54,6 +50,14 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
         raise program.LoadError(f"cannot read {what}") from error
 
 
+def required_texts(sysfs: Path) -> dict[str, str]:
+    """Read the texts as read_texts() does. Raises LoadError, also if the kernel has no KVM."""
+    texts = read_texts(sysfs)
+    if texts is None:
+        raise program.LoadError(f"{NO_KVM}: KVM is not loaded", kvm_remedy())
+    return texts
+
+
 def parsed(texts: Mapping[str, str]) -> Formats:
     """Parse the texts of read_texts(). Raises LoadError."""
     try:
@@ -61,14 +65,6 @@ def parsed(texts: Mapping[str, str]) -> Formats:
     except FormatError as error:
         remedy = "report it with the files events/kvm/*/format"
         raise program.LoadError(f"a tracepoint format of KVM cannot be read: {error}", remedy) from error
-
-
-def read_formats(sysfs: Path) -> Formats:
-    """Read and parse the formats. Raises LoadError, also if this host has no KVM."""
-    texts = read_texts(sysfs)
-    if texts is None:
-        raise no_kvm()
-    return parsed(texts)
 
 
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.LoadRequest:
@@ -136,7 +132,7 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
 
 def _trial_load(config: Config, sysfs: Path) -> str:
     """Load the program and close it again; returns the detail of the row. Raises LoadError."""
-    formats = read_formats(sysfs)
+    formats = parsed(required_texts(sysfs))
     loaded = launcher.load(request(config, formats.kvm_exit, attach=False))
     try:
         return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"

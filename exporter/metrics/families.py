@@ -1,4 +1,4 @@
-"""Metric families before any of the wire formats: what metrics.py makes and exposition/ renders."""
+"""Metric families before they get a wire format: kvm.py makes them, exposition/ renders them."""
 
 from __future__ import annotations
 

@@ -1,73 +1,69 @@
 """Records to metric families: the kvm_* part of the contract.
 
-The exporter's own metrics are in selfmetrics.py. Names and labels are API: dashboards and alerts hang on them.
+The exporter's own metrics are in own.py. Names and labels are API: dashboards and alerts depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from exporter.config.options import Level
+from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
-from exporter.metrics.series import NOTHING_CARRIED, CarriedOver, GuestTime, SeriesTable
+from exporter.metrics.tables import GuestTime, SeriesTable, owner_labels
 from exporter.model.reason import NameReason
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
 
 Identified = tuple[VcpuRecord, Vcpu]
-
-
-@dataclass(frozen=True)
-class Detail:
-    """At what level series are served: vcpu, vm (sums over a VM's vCPUs) or off."""
-
-    counters: str = "vcpu"
-    histograms: str = "vcpu"
+"""A vCPU's record, and which vCPU of which VM it is."""
 
 
 class Metrics:
-    """The kvm_* families; remembers what it was shown until it is told to forget. Not thread-safe."""
+    """The kvm_* families. Remembers each thread until it is told to forget it. Not thread-safe."""
 
-    def __init__(self, name: NameReason, detail: Detail, bases: CarriedOver = NOTHING_CARRIED) -> None:
+    def __init__(self, name: NameReason, level: Level, carried: CarriedOver = NOTHING_CARRIED) -> None:
         self._name = name
-        self._detail = detail
-        levels = sorted({detail.counters, detail.histograms} - {"off"})
-        self._exits = {level: SeriesTable(level, name, userspace=False, bases=bases) for level in levels}
-        self._userspace = {level: SeriesTable(level, name, userspace=True, bases=bases) for level in levels}
-        self._guest = GuestTime(detail.counters, bases)
+        self._level = level
+        levels = sorted({level.counters, level.histograms} - {"off"})
+        self._exits = {each: SeriesTable(each, name, userspace=False, carried=carried) for each in levels}
+        self._userspace = {each: SeriesTable(each, name, userspace=True, carried=carried) for each in levels}
+        self._guest = GuestTime(level.counters, carried)
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
-        """Take over one snapshot: its vCPUs as far as their VM is known, and the threads no later one will have."""
-        gone = list(vanished)
+        """Take over one snapshot: its vCPUs whose VM is known, and the threads that no later snapshot will have."""
+        ended = list(vanished)
         for table in self._tables:
             for record, vcpu in vcpus:
                 table.update(record, vcpu)
-            table.forget(gone)
+            table.forget(ended)
         for record, vcpu in vcpus:
             self._guest.update(record, vcpu)
-        self._guest.forget(gone)
+        self._guest.forget(ended)
 
     def continue_from(self, earlier: Metrics) -> None:
-        """Have every series that `earlier` has too go on from its value there, whatever it is made of here.
+        """Continue each series that `earlier` has too from its value there, whatever cells it is the sum of here.
 
-        Both must have seen the same snapshots last. After a change of what is served, no counter falls or jumps.
+        Both must have seen the same snapshots last. So no counter falls or jumps when the configuration changes.
         """
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
                 mine[level].continue_from(theirs[level])
-        if self._detail.counters == earlier._detail.counters:
+        if self._level.counters == earlier._level.counters:
             self._guest.continue_from(earlier._guest)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
-        """A thread's cells as they were last shown to update(); none if they were not."""
+        """The cells of a thread as of its last update(); none if it had no update."""
         return next(iter(self._exits.values())).seen(key)
 
-    def bases(self) -> CarriedOver:
-        """What the series hold besides the threads that there are, for one who goes on from here."""
-        return CarriedOver([base for table in self._tables for base in table.bases()], self._guest.bases())
+    def carried_over(self) -> CarriedOver:
+        """Counts carried over from ended threads, including unmatched ones, for a successor of these metrics."""
+        return CarriedOver(
+            [each for table in self._tables for each in table.carried_over()], self._guest.carried_over()
+        )
 
     def drop_unmatched(self) -> None:
-        """Let go of the bases given at the start that nothing has claimed: all that could is there."""
+        """Drop the carried counts that no series has taken: every thread that could take them has been seen."""
         for each in self._tables:
             each.drop_unmatched()
         self._guest.drop_unmatched()
@@ -77,10 +73,10 @@ class Metrics:
         return (*self._exits.values(), *self._userspace.values())
 
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
-        """The families as of the last update; `vcpus` are those of the snapshot."""
+        """The families as of the last update. `vcpus` are the vCPUs of the last snapshot."""
         families: list[Family] = []
-        if self._detail.counters != "off":
-            exits, userspace = self._exits[self._detail.counters], self._userspace[self._detail.counters]
+        if self._level.counters != "off":
+            exits, userspace = self._exits[self._level.counters], self._userspace[self._level.counters]
             families += [
                 CounterFamily("kvm_exits_total", "Exits from guest mode.", exits.labels, exits.series()),
                 CounterFamily(
@@ -97,8 +93,8 @@ class Metrics:
                     [(labels, ns / 1e9) for labels, ns in self._guest.totals().items()],
                 ),
             ]
-        if self._detail.histograms != "off":
-            exits, userspace = self._exits[self._detail.histograms], self._userspace[self._detail.histograms]
+        if self._level.histograms != "off":
+            exits, userspace = self._exits[self._level.histograms], self._userspace[self._level.histograms]
             families += [
                 HistogramFamily(
                     "kvm_exit_duration_seconds",
@@ -120,8 +116,8 @@ class Metrics:
         for record, vcpu in vcpus:
             if record.in_progress:
                 reason = self._name(record.in_progress.space, record.in_progress.code)
-                who = (str(record.key.pid), str(record.key.tid), vcpu.vm.name, vcpu.index)
-                samples.append(((*who, *reason), record.in_progress.age_ns / 1e9))
+                owner = owner_labels(record.key, vcpu, vcpu_level=True)
+                samples.append(((*owner, *reason), record.in_progress.age_ns / 1e9))
         return PlainFamily(
             "kvm_vcpu_exit_in_progress_seconds",
             "gauge",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -11,54 +11,64 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from exporter import __version__
-from exporter.model.records import Snapshot
+from exporter.model.drops import DROPS, RECURSION, UNMATCHED
+from exporter.model.records import NOT_COUNTING, CountingSince, Snapshot
 
 PREFIX = "kvm_exit_exporter_"
 
-# Counters of the BPF program, by the label values they are served under.
-_DROPPED = {
-    "no_slot": "dropped_no_slot",
-    "no_cell": "dropped_no_cell",
-    "chain_full": "dropped_chain_full",
-}
-_DROPPED_USERSPACE = {cause: name.replace("dropped_", "dropped_userspace_") for cause, name in _DROPPED.items()}
-_UNMATCHED = {
-    "exit": "unmatched_exit",
-    "entry": "unmatched_entry",
-    "userspace_exit": "unmatched_userspace_exit",
-}
 
+@dataclass(frozen=True)
+class CollectionStatus:
+    """What the collection publishes about itself."""
 
-@dataclass
-class State:
-    """What the daemon knows of itself; it alone writes here."""
-
-    replay: bool = False
     snapshot: Snapshot | None = None
-    """The latest collection; None before the first, and after one that failed."""
-    collect_seconds: float = 0.0
+    """The latest collection; None before the first one, and after one that failed."""
+    seconds: float = 0.0
+    """How long the last successful collection took."""
     collections: int = 0
-    collect_errors: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True)
+class ScrapeStatus:
+    """What the scraper publishes about itself."""
+
     lookups_pending: int = 0
     unserved_exits: int = 0
-    """Of ended vCPUs that have gone from the pages, and were on none with these."""
+    """Exits of ended vCPUs that no page had before their series ended."""
     unserved_userspace_exits: int = 0
-    config_loaded: float = 0.0
-    """Unix time of the last successful (re)load of the configuration."""
-    config_good: bool = True
-    """The configuration was good when it was last read."""
-    counting_since: float = 0.0
-    """Unix time when the program was attached, maybe by an earlier process; 0 before."""
-    counting_since_ns: int = 0
-    """The same by the clock that the program stamps with."""
 
 
-def registry(state: State, proc: str = "/proc") -> CollectorRegistry:
-    """Return a registry with the process, platform and exporter metrics; nothing of it is global."""
+@dataclass(frozen=True)
+class ConfigStatus:
+    """The configuration in force."""
+
+    loaded: float = 0.0
+    """Unix time of the last successful load or reload."""
+    good: bool = True
+    """False if the configuration was refused when it was last read."""
+
+
+@dataclass(frozen=True)
+class OwnStatus:
+    """All parts together, each published by its owner."""
+
+    collection: CollectionStatus = CollectionStatus()
+    scrape: ScrapeStatus = ScrapeStatus()
+    config: ConfigStatus = ConfigStatus()
+    since: CountingSince = NOT_COUNTING
+    replay: bool = False
+
+
+def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorRegistry:
+    """Return a registry with the metrics of the process, the platform and the exporter; none of them is global.
+
+    `read` returns the present status each time the registry is collected.
+    """
     result = CollectorRegistry()
     ProcessCollector(proc=proc, registry=result)
     PlatformCollector(registry=result)
-    result.register(_OwnCollector(state))  # type: ignore[arg-type]  # a collector is whatever has collect()
+    result.register(_OwnCollector(read))  # type: ignore[arg-type]  # a collector is whatever has collect()
     return result
 
 
@@ -70,16 +80,16 @@ def _labelled(kind: type[Metric], name: str, text: str, label: str, values: Iter
 
 
 class _OwnCollector:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, read: Callable[[], OwnStatus]) -> None:
+        self._read = read
 
     def describe(self) -> list[Metric]:
         """Return nothing: the registry then does not collect once just to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        state = self._state
-        snapshot = state.snapshot  # once: a collection may replace it meanwhile
+        status = self._read()
+        snapshot = status.collection.snapshot
         build = GaugeMetricFamily(
             PREFIX + "build_info",
             "Version of the exporter and of what it runs on, always 1.",
@@ -92,37 +102,40 @@ class _OwnCollector:
                 snapshot is not None,
                 "1 while the program is attached and the last collection succeeded.",
             ),
-            replay=(state.replay, "1 if the events are a replayed recording and not this host's."),
-            collect_duration_seconds=(state.collect_seconds, "Time the last collection took."),
+            replay=(status.replay, "1 if the events are a replayed recording and not this host's."),
+            collect_duration_seconds=(status.collection.seconds, "Time the last collection took."),
             lookups_pending=(
-                state.lookups_pending,
+                status.scrape.lookups_pending,
                 "vCPU threads whose VM is being looked up; not served yet.",
             ),
             config_last_reload_successful=(
-                state.config_good,
+                status.config.good,
                 "1 if the configuration file was good when it was last read.",
             ),
             config_last_reload_success_timestamp_seconds=(
-                state.config_loaded,
+                status.config.loaded,
                 "Unix time when the configuration in force was read.",
             ),
         )
-        if state.counting_since:
+        if status.since.unix:  # a replay has no such time
             yield from _gauges(
                 counting_since_timestamp_seconds=(
-                    state.counting_since,
+                    status.since.unix,
                     "Unix time since which exits are counted; a restart under systemd need not change it.",
                 )
             )
         yield from _counters(
-            collections_total=(state.collections, "Collections, by scrapes, looks at the page and the timer."),
-            collect_errors_total=(state.collect_errors, "Collections that failed; the log says why."),
+            collections_total=(
+                status.collection.collections,
+                "Collections, by scrapes, looks at the page and the timer.",
+            ),
+            collect_errors_total=(status.collection.errors, "Collections that failed; the log says why."),
             unserved_exits_total=(
-                state.unserved_exits,
+                status.scrape.unserved_exits,
                 "Exits of ended vCPUs that went before any page had them: scraped too seldom for linger.",
             ),
             unserved_userspace_exits_total=(
-                state.unserved_userspace_exits,
+                status.scrape.unserved_userspace_exits,
                 "The same for returns to the VMM.",
             ),
         )
@@ -160,11 +173,11 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
             "Ended vCPUs whose last values went before linger was over, since too many had ended.",
         ),
     )
-    dropped = [(cause, counters[name]) for cause, name in _DROPPED.items()]
-    dropped.append(("recursion", runs["kvm_exit"].misses))
+    dropped = [(drop.cause, counters[drop.counter]) for drop in DROPS]
+    dropped.append((RECURSION, runs["kvm_exit"].misses))
     yield _labelled(CounterMetricFamily, "dropped_exits_total", "Exits in no other metric, by cause.", "cause", dropped)
-    dropped = [(cause, counters[name]) for cause, name in _DROPPED_USERSPACE.items()]
-    dropped.append(("recursion", runs["kvm_userspace_exit"].misses))
+    dropped = [(drop.cause, counters[drop.userspace_counter]) for drop in DROPS]
+    dropped.append((RECURSION, runs["kvm_userspace_exit"].misses))
     yield _labelled(
         CounterMetricFamily,
         "dropped_userspace_exits_total",
@@ -177,7 +190,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "unmatched_events_total",
         "Events that contradict the vCPU's state: their exit is counted, their interval is in no histogram.",
         "kind",
-        [(kind, counters[name]) for kind, name in _UNMATCHED.items()],
+        [(kind, counters[name]) for kind, name in UNMATCHED.items()],
     )
     yield _labelled(
         CounterMetricFamily,

@@ -1,18 +1,73 @@
-"""What was not counted, and what an operator can do about it: for people; the same counters are on /metrics."""
+"""Events that no metric counts, or that match no earlier event: each cause once, with its counter and its remedy.
+
+The BPF program counts them (struct counters in the C file). /metrics, the log, `top` and the page read this table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-_NOT_COUNTED = {
-    "dropped_no_slot": "exits were not counted: no room for their vCPU (raise limits.vcpus)",
-    "dropped_no_cell": "exits were not counted: no room for their reason (raise limits.cells)",
-    "dropped_chain_full": "exits were not counted: their vCPU has too many reasons of one hash; please report it",
-    "missed_kvm_exit": "exits were not counted: their CPU was in a BPF program already",
-    "expired_early": "vCPUs that ended may be missing: too many did",
+
+class Drop(NamedTuple):
+    """A cause of dropped exits."""
+
+    cause: str
+    """The value of the label `cause`."""
+    why: str
+    remedy: str
+
+    @property
+    def counter(self) -> str:
+        """The program's counter of dropped exits."""
+        return f"dropped_{self.cause}"
+
+    @property
+    def userspace_counter(self) -> str:
+        """The program's counter of dropped returns to the VMM."""
+        return f"dropped_userspace_{self.cause}"
+
+
+DROPS = (
+    Drop("no_slot", "no room for their vCPU", "raise limits.vcpus and restart"),
+    Drop("no_cell", "no room for their reason", "raise limits.cells and restart"),
+    Drop("chain_full", "their vCPU has more than eight reasons with one hash", "please report it"),
+)
+
+RECURSION = "recursion"
+"""Label of events that the kernel skipped: the CPU was in a BPF program already. Counted by the kernel, per program."""
+
+UNMATCHED = {
+    "exit": "unmatched_exit",
+    "entry": "unmatched_entry",
+    "userspace_exit": "unmatched_userspace_exit",
 }
+"""Label `kind` and the program's counter, of events that contradict the state of their vCPU."""
+
+
+def newly_dropped(counters: Mapping[str, int], known: set[str]) -> Iterator[tuple[Drop, str]]:
+    """Yield each drop whose counter moved for the first time, with the metric that counts it; adds to `known`."""
+    for drop in DROPS:
+        for counter, metric in (
+            (drop.counter, "dropped_exits_total"),
+            (drop.userspace_counter, "dropped_userspace_exits_total"),
+        ):
+            if counters.get(counter) and counter not in known:
+                known.add(counter)
+                yield drop, metric
 
 
 def not_counted(counters: Mapping[str, int]) -> list[str]:
-    """A sentence for each of a Reading's counters of what is missing, and moved."""
-    return [f"{counters[name]} {what}" for name, what in _NOT_COUNTED.items() if counters.get(name)]
+    """One sentence for each cause that has a count. `counters` are those of a Reading."""
+    sentences = [
+        f"{counters[drop.counter]} exits were not counted: {drop.why} ({drop.remedy})"
+        for drop in DROPS
+        if counters.get(drop.counter)
+    ]
+    if counters.get("missed_kvm_exit"):
+        sentences.append(
+            f"{counters['missed_kvm_exit']} exits were not counted: their CPU was in a BPF program already"
+        )
+    if counters.get("expired_early"):
+        sentences.append(f"{counters['expired_early']} ended vCPUs may be missing: too many vCPUs ended")
+    return sentences

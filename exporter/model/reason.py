@@ -29,6 +29,9 @@ class Space(IntEnum):
     USERSPACE_ERRNO = 6
 
 
+USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
+"""The spaces of returns to the VMM."""
+
 CLASSES = (
     "idle",  # the guest waits: the time out of it is its own idleness
     "interrupt",  # something asynchronous arrived, or a window to deliver it opened
@@ -57,4 +60,4 @@ class Reason(NamedTuple):
 
 
 NameReason = Callable[[int, int], Reason]
-"""From (space, code) to the reason."""
+"""Gives the name and class of (space, code)."""

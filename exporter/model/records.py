@@ -1,30 +1,32 @@
-"""What one collection sees, as plain values: made by snapshot.py, read by all that comes after it."""
+"""One collection as plain values: the collector makes them, every later room reads them."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from exporter.model.reason import USERSPACE_SPACES
+
 
 class Cell(NamedTuple):
-    """One reason of one vCPU: exits seen, and the completed intervals in buckets."""
+    """One reason of one vCPU: the exits, and the durations of the completed ones."""
 
     space: int
     code: int
     exits: int
     sum_ns: int
     buckets: bytes
-    """u64 counts in native byte order; the bounds are those of model/buckets.py."""
+    """u64 counts in native byte order; model/buckets.py has the bounds."""
 
     def counts(self) -> tuple[int, ...]:
-        """The buckets as numbers; their sum is the number of completed intervals, at most `exits`."""
+        """The counts of the buckets. Their sum is the number of completed intervals, at most `exits`."""
         return struct.unpack(f"{len(self.buckets) // 8}Q", self.buckets)
 
 
 class ThreadKey(NamedTuple):
-    """One thread of one process, told from any later one with the same numbers by its first event."""
+    """One thread of one process. The time of its first event tells it from a later thread with the same numbers."""
 
     pid: int
     tid: int
@@ -32,7 +34,7 @@ class ThreadKey(NamedTuple):
 
 
 class ExitInProgress(NamedTuple):
-    """The exit a vCPU is in now."""
+    """The exit that a vCPU is in now."""
 
     space: int
     code: int
@@ -41,11 +43,12 @@ class ExitInProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class VcpuRecord:
-    """One vCPU thread: totals since its first event."""
+    """One vCPU thread: its totals since its first event."""
 
     key: ThreadKey
     comm: bytes
     vcpu_id: int | None
+    """The kernel's vcpu_id; None where the tracepoint has none."""
     guest_ns: int
     cells: Sequence[Cell]
     in_progress: ExitInProgress | None
@@ -54,33 +57,53 @@ class VcpuRecord:
 
 @dataclass
 class EndedVcpu:
-    """A vCPU that ended: its last values, and until when they are served, on the collector's clock."""
+    """A vCPU that ended: its last values, which are served until `expires_ns` on the collector's clock."""
 
     record: VcpuRecord
     expires_ns: int
 
 
+def exit_sums(cells: Iterable[Cell]) -> tuple[int, int]:
+    """The number of exits from the guest, and the number of exits to the VMM."""
+    exits = userspace = 0
+    for cell in cells:
+        if cell.space in USERSPACE_SPACES:
+            userspace += cell.exits
+        else:
+            exits += cell.exits
+    return exits, userspace
+
+
 FreeEntry = tuple[str, int]
-"""The stack that a slot or cell belongs on, and its number."""
+"""A slot or cell that is free again: the name of its stack, and its number."""
 
 
 class Handover(NamedTuple):
-    """What a process that read the same maps left half done, or in its memory alone."""
+    """The state of a collector that no map holds. The next process goes on from it."""
 
-    retired: Sequence[EndedVcpu] = ()
-    """Copied out: their slots are cleared, or in `freed`."""
-    freed: Sequence[FreeEntry] = ()
-    """Cleared or to be cleared, and not handed back."""
+    ended: Sequence[EndedVcpu] = ()
+    """Their slots are cleared, or listed in `free_entries`."""
+    free_entries: Sequence[FreeEntry] = ()
+    """Slots and cells that are cleared or will be cleared, and are not returned to the kernel yet."""
     unsure: FreeEntry | None = None
-    """Cleared, and handed back or not: the process ended in that very moment."""
+    """Cleared. The process ended while it returned this entry: nobody knows whether the kernel has it."""
 
 
 NO_HANDOVER = Handover()
 
 
+class RunStats(NamedTuple):
+    """The kernel's statistics of a loaded program. `seconds` and `runs` count while kernel.bpf_stats_enabled is 1."""
+
+    seconds: float
+    runs: int
+    misses: int
+    """Events that the kernel skipped, because the program was running on that CPU already; 0 before Linux 5.12."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything one collection saw."""
+    """Everything that one collection read."""
 
     vcpus: Sequence[VcpuRecord]
     counters: Mapping[str, int]
@@ -90,19 +113,20 @@ class Snapshot:
     cells: int
     cells_in_use: int
     vanished: Sequence[VcpuRecord] = ()
-    """Of threads that have lingered long enough; no later snapshot has them."""
+    """vCPUs that ended and whose linger time is over. No later snapshot has them."""
     expired_early: int = 0
-    """Records of ended threads that were dropped before their time, since there were too many; since the start."""
+    """Ended vCPUs, since the start, whose linger time was cut short because there were too many of them."""
     recycling_pending: int = 0
-    """Slots and cells that the kernel did not take back yet."""
+    """Slots and cells that are free, and that the kernel did not take back yet."""
     taken_ns: int = 0
-    """When it began, by the clock that the program stamps with."""
+    """When the collection began, on the clock of the program's timestamps."""
 
 
-class RunStats(NamedTuple):
-    """What the kernel says of a loaded program; the first two only while kernel.bpf_stats_enabled is 1."""
+class CountingSince(NamedTuple):
+    """When counting began: Unix time in seconds, and nanoseconds on the clock of the program's timestamps."""
 
-    seconds: float
-    runs: int
-    misses: int
-    """Events skipped because the program was running on that CPU already; 0 before Linux 5.12."""
+    unix: float
+    ns: int
+
+
+NOT_COUNTING = CountingSince(0.0, 0)

@@ -1,4 +1,4 @@
-"""A VM and a vCPU, as they are named."""
+"""Identity of a VM and of a vCPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vm:
-    """A virtual machine: the process (TGID) that runs it, and what it is called.
+    """A virtual machine: the process (TGID) that runs it, its name, its uuid and its VMM.
 
-    `name` is str(pid) and `uuid` "" when unknown; `vmm` is qemu, firecracker, cloud-hypervisor, crosvm,
-    kvmtool, another program's base name, or "unknown". The strings are the VM owner's: any character may be
-    in them.
+    An unknown `name` is str(pid), an unknown `uuid` "". `vmm` is the label of a VMM that the exporter knows
+    (naming/vmm), the base name of another program, or "unknown". The VM's owner chooses the strings: any character
+    may be in them.
     """
 
     pid: int

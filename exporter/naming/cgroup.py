@@ -1,41 +1,44 @@
-"""What libvirt writes into cgroup paths: the domain's name, and the vCPU of a thread."""
+"""The parts of cgroup paths that libvirt writes: the domain's name, and the vCPU of a thread."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
+from exporter.naming.vmm.registry import VMMS
+
+_LABELS = {vmm.libvirt_driver: vmm.label for vmm in VMMS if vmm.libvirt_driver}
+_DRIVER = "(?P<driver>" + "|".join(map(re.escape, _LABELS)) + ")"
 #: systemd machines, src/util/virsystemd.c: machine-<driver>\x2d<id>\x2d<name>.scope, everything behind the
 #: first dash escaped; before libvirt 1.3 without the id.
 _SCOPE = re.compile(r"machine-(?P<machine>.+)\.scope")
-_MACHINE = re.compile(r"(?P<driver>qemu|ch)-(?:[0-9]+-)?(?P<name>.+)", re.DOTALL)
+_MACHINE = re.compile(_DRIVER + r"-(?:[0-9]+-)?(?P<name>.+)", re.DOTALL)
 #: Without systemd, src/util/vircgroup.c: <partition>/<name>.libvirt-<driver>, where newer versions write
 #: <driver>-<id>-<name> for the name.
-_PARTITION = re.compile(r"(?P<name>.+)\.libvirt-(?P<driver>qemu|ch)")
+_PARTITION = re.compile(r"(?P<name>.+)\.libvirt-" + _DRIVER)
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 _VCPU = re.compile(r"vcpu(?P<index>0|[1-9][0-9]{0,8})")
-_VMMS = {"qemu": "qemu", "ch": "cloud-hypervisor"}
 
 
 class Domain(NamedTuple):
-    """A libvirt domain: its name, which libvirt may have cut to 64 characters, and the VMM that runs it."""
+    """A libvirt domain: its name, which libvirt may have cut to 64 characters, and its VMM's label."""
 
     name: str
     vmm: str
 
 
 def libvirt_domain(paths: list[str]) -> Domain | None:
-    """The domain that owns one of the cgroup paths, None where no path has libvirt's form."""
+    """The domain of the first cgroup path that has libvirt's form, None if no path has it."""
     for path in paths:
         for part in path.split("/"):
             scope, partition = _SCOPE.fullmatch(part), _PARTITION.fullmatch(part)
             if scope:
                 machine = _MACHINE.fullmatch(_unescape(scope["machine"]))
                 if machine:
-                    return Domain(machine["name"], _VMMS[machine["driver"]])
+                    return Domain(machine["name"], _LABELS[machine["driver"]])
             elif partition:
                 machine = re.fullmatch(rf"{partition['driver']}-[0-9]+-(?P<name>.+)", partition["name"])
-                return Domain((machine or partition)["name"], _VMMS[partition["driver"]])
+                return Domain((machine or partition)["name"], _LABELS[partition["driver"]])
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which VM a process is: its name, its uuid and its VMM."""
+"""Identity of the VM that a process runs: its name, its uuid and its VMM."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from pathlib import Path
 from exporter.model.vm import Vm
 from exporter.naming import cgroup, cmdline
 from exporter.naming.procfs import cgroup_paths, read_head
+from exporter.naming.vmm import registry
+from exporter.naming.vmm.definition import CommandLineIdentity
 
-#: Linux allows 6 MB of arguments; no VM's identity lies behind the first.
+#: Linux allows 6 MB of arguments; the options that state the identity are within the first MB.
 _CMDLINE_BYTES = 1 << 20
 _STAT_BYTES = 4096
+_COMM_CHARACTERS = 15  # TASK_COMM_LEN without its NUL
 #: A label value is repeated on every series of a VM. libvirt's own names end at 64 characters in most places.
 _NAME_CHARACTERS = 128
 _UUID_CHARACTERS = _VMM_CHARACTERS = 64
 
 
 def unknown(pid: int) -> Vm:
-    """What is said of a VM of which nothing can be found out."""
+    """The identity of a VM of which nothing is known but its pid."""
     return Vm(pid, str(pid), "", "unknown")
 
 
 def identify(pid: int, proc: Path) -> Vm:
-    """Find out what VM a process is from `proc`/PID; raises nothing, whatever is missing or in there.
+    """Read the identity of a process's VM from `proc`/PID; raises nothing, whatever the files are or lack.
 
-    The command line goes before libvirt's cgroup where both tell a name. Reading the command line may block,
+    A name on the command line takes precedence over the one in libvirt's cgroup. Reading the command line may block,
     see procfs.read_head().
     """
     process = proc / str(pid)
     argv = cmdline.split(read_head(process / "cmdline", _CMDLINE_BYTES))
     programs = _programs(process, argv)
-    vmm = cmdline.recognise(argv, programs)
-    said = cmdline.parse(vmm, argv)
+    vmm, grammar = registry.recognise(programs, argv)
+    stated = grammar.read_identity(argv) if grammar else CommandLineIdentity()
     domain = cgroup.libvirt_domain(cgroup_paths(process))
-    name = said.name or (domain.name if domain else "") or str(pid)
-    vmm = vmm or (domain.vmm if domain else "") or _clean(programs[0] if programs else "") or "unknown"
-    return Vm(pid, name[:_NAME_CHARACTERS], said.uuid[:_UUID_CHARACTERS], vmm)
+    name = stated.name or (domain.name if domain else "") or str(pid)
+    if vmm:
+        label = vmm.label
+    elif domain:
+        label = domain.vmm
+    else:
+        label = _clean(programs[0]) if programs else "unknown"
+    return Vm(pid, name[:_NAME_CHARACTERS], stated.uuid[:_UUID_CHARACTERS], label)
 
 
 def start_time(pid: int, proc: Path) -> int | None:
-    """When a process started, in clock ticks since boot: field 22 of `proc`/PID/stat, None if it is gone.
+    """Start of a process, in clock ticks since boot: field 22 of `proc`/PID/stat, None if the process has ended.
 
-    proc_pid_stat(5). The second field is the comm in parentheses, and a comm may contain both.
+    proc_pid_stat(5). The second field is the comm in parentheses, and a comm may contain parentheses.
     """
     _, parenthesis, rest = read_head(proc / str(pid) / "stat", _STAT_BYTES).rpartition(b")")
     fields = rest.split()
@@ -52,15 +60,21 @@ def start_time(pid: int, proc: Path) -> int | None:
 
 
 def _programs(process: Path, argv: list[str]) -> list[str]:
-    """Base names the program goes by: argv[0], the executable, the comm; without the empty ones."""
+    """Names of a process's program: base name of argv[0], executable, comm; without those that are missing.
+
+    Reading the executable takes the right to trace the process (ptrace(2), PTRACE_MODE_READ): often it is missing.
+    The kernel cuts a comm after 15 bytes. Then it may be a VMM's name, cut off another name: that name counts alone.
+    """
     try:
         executable = (process / "exe").readlink().name
     except OSError:
         executable = ""
     if executable.endswith(" (deleted)"):
         executable = executable[: -len(" (deleted)")]
+    names = [cmdline.base_name(argv[0]) if argv else "", executable]
     comm = read_head(process / "comm", 64).decode(errors="replace").rstrip("\n")
-    names = (cmdline.base_name(argv[0]) if argv else "", executable, comm)
+    if len(comm) < _COMM_CHARACTERS or not any(name.startswith(comm) for name in names):
+        names.append(comm)
     return [name for name in names if name]
 
 

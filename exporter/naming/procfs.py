@@ -1,4 +1,4 @@
-"""Bounded reads below the proc root. A process may vanish between any two of them."""
+"""Bounded reads below the proc root. A process may end between two reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def read_head(path: Path, limit: int) -> bytes:
     """The first `limit` bytes of a file, b"" when it cannot be read.
 
     /proc/PID/cmdline can block for as long as the process's mmap_lock is held (fs/proc/base.c,
-    get_mm_cmdline(), by way of access_remote_vm()); the others in use here do not take it.
+    get_mm_cmdline(), by way of access_remote_vm()); the other files that are read here do not take it.
     """
     try:
         with path.open("rb") as file:
@@ -21,7 +21,7 @@ def read_head(path: Path, limit: int) -> bytes:
 
 
 def cgroup_paths(process: Path) -> list[str]:
-    """Paths of the cgroups in `process`/cgroup, without their slash at the end, in the file's order.
+    """Paths of the cgroups in `process`/cgroup, in the file's order, without a slash at the end.
 
     One line per hierarchy, `ID:CONTROLLERS:PATH`; cgroup v2 is `0::PATH` (cgroups(7)). The kernel appends
     " (deleted)" to the path of a cgroup that was removed.

@@ -1,4 +1,4 @@
-"""Which vCPU of its VM a thread is."""
+"""Index of the vCPU that a thread runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from pathlib import Path
 from exporter.model.records import VcpuRecord
 from exporter.naming.cgroup import vcpu_of_thread
 from exporter.naming.procfs import cgroup_paths
+from exporter.naming.vmm.registry import VMMS
 
-#: Whole comms: QEMU (accel/kvm/kvm-accel-ops.c), Firecracker (vstate/vcpu.rs), cloud-hypervisor
-#: (vmm/src/cpu.rs), crosvm (vcpu.rs), kvmtool (builtin-run.c). A comm has 15 bytes (TASK_COMM_LEN); the
-#: number of vCPUs that KVM allows fits in all of them.
 _NUMBER = "(0|[1-9][0-9]{0,8})"
-_COMM = re.compile(
-    f"CPU {_NUMBER}/KVM|fc_vcpu {_NUMBER}|vcpu{_NUMBER}|crosvm_vcpu{_NUMBER}|kvm-vcpu-{_NUMBER}".encode()
-)
+_COMM = re.compile("|".join(_NUMBER.join(map(re.escape, vmm.vcpu_comm.split("{}"))) for vmm in VMMS).encode())
 
 
 def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
-    """The index as the kernel's tracepoint or, where that has none, the thread's name gives it; else ""."""
+    """The index from the kernel's tracepoint or, where the tracepoint has none, from the thread's comm; else ""."""
     if vcpu_id is not None:
         return str(vcpu_id)
     match = _COMM.fullmatch(comm.split(b"\0", 1)[0])
@@ -27,10 +23,10 @@ def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
 
 
 def nameable(record: VcpuRecord, *, vcpu_ids: bool) -> bool:
-    """False for a vCPU whose index only its first exit will tell: labels are given once, and for good.
+    """False for a vCPU whose index is not known yet, but will be after its first exit.
 
-    `vcpu_ids` says whether the tracepoint has them. On x86 a secondary vCPU's first event is KVM_RUN interrupted
-    before any exit.
+    The labels of a vCPU never change, so they have to wait for its index. `vcpu_ids`: whether the tracepoint has the
+    index. On x86 the first event of a secondary vCPU is no exit but a KVM_RUN that was interrupted.
     """
     return not vcpu_ids or record.vcpu_id is not None or not record.alive or index_from_comm(record.comm, None) != ""
 
@@ -38,8 +34,8 @@ def nameable(record: VcpuRecord, *, vcpu_ids: bool) -> bool:
 def vcpu_index(comm: bytes, vcpu_id: int | None, pid: int, tid: int, proc: Path) -> str:
     """Index of the vCPU that a thread runs, "" if unknown; raises nothing.
 
-    `comm` may be padded with NULs. `vcpu_id` is None where the tracepoint lacks it (arm64). The last resort
-    is libvirt's cgroup of the thread, which QEMU's threads are in even when debug-threads is off.
+    `comm` may be padded with NULs. `vcpu_id` is None where the tracepoint lacks it (arm64). The last resort is
+    libvirt's cgroup of the thread: QEMU's threads have one even when debug-threads is off.
     """
     known = index_from_comm(comm, vcpu_id)
     return known or vcpu_of_thread(cgroup_paths(proc / str(pid) / "task" / str(tid)))

@@ -1,1 +1,1 @@
-"""The page at /: HTML made of readings."""
+"""The page at /. A reading goes through totals.py, view.py, markup.py with drawing.py, and page.py."""

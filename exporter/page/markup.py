@@ -1,4 +1,4 @@
-"""The part of the page that changes, as HTML: names escaped and cut, and never more bytes than BUDGET."""
+"""The part of the page that changes, as HTML. Names are escaped and cut. The VMs take at most BUDGET bytes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ import html
 from collections.abc import Sequence
 
 from exporter.common.text import count, printable
-from exporter.page.drawing import bar, histogram, words
-from exporter.page.view import STUCK_NS, PageView, Rest, Stuck, VmView, lost, together
+from exporter.page.drawing import bar, duration, histogram
+from exporter.page.view import STUCK_NS, PageView, Stuck, Sum, VmView, lost, sum_of
 from exporter.readings.difference import ReasonDifference
 
 VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
-"""How many are shown; OPEN is how many VMs show their reasons from the beginning."""
+"""How many VMs, reasons of a VM and stuck vCPUs are shown, and how many VMs show their reasons from the beginning."""
 BUDGET = 36_000
-"""Bytes of the VMs. Where they do not suffice for all reasons, VMs of a lower rank show fewer."""
-_NAME, _REASON, _AROUND_REASONS = 40, 28, 350
+"""Bytes of the VMs. If they are not enough for all reasons, VMs of a lower rank show fewer reasons."""
+_NAME, _REASON = 40, 28
+"""Longest name and longest reason, in characters."""
+_AROUND_REASONS = 350
+"""Bytes around the rows of a VM's reasons."""
 
 _HEAD = (
     "<thead><tr><th scope=col>Reason<th scope=col>Lost<th scope=col>Exits/s<th scope=col>p50<th scope=col>p99"
     "<th scope=col><span class=axis><i>1&nbsp;µs</i><i>1&nbsp;ms</i><i>1&nbsp;s</i></span><tbody>"
 )
-# Closing tags and quotes that HTML lets one leave out are left out in what there may be a hundred of.
+# To save bytes, elements that a page may have a hundred times lack the closing tags and quotes that HTML does not need.
 
 
 def fragment(view: PageView) -> str:
-    """The whole of it."""
+    """The part of the page that changes."""
     return _health(view) + _stuck(view.stuck) + _vms(view)
 
 
 def safe(text: str, most: int) -> str:
-    """Anybody's string: control and bidirectional characters as escapes, cut to `most` characters, escaped for HTML."""
+    """A string from an untrusted source, made safe for HTML and cut to `most` characters.
+
+    Control and bidirectional characters become escapes.
+    """
     shown = printable(text[: most + 1])
     if len(shown) > most or len(text) > most:
         shown = shown[: most - 1] + "…"
@@ -37,7 +43,7 @@ def safe(text: str, most: int) -> str:
 
 
 def figure(vcpus: float) -> str:
-    """A number of vCPUs in five characters at most."""
+    """A number of vCPUs in at most five characters, or <0.001."""
     if vcpus >= 999.5:
         return count(vcpus)
     if 0 < vcpus < 0.0005:
@@ -47,7 +53,7 @@ def figure(vcpus: float) -> str:
 
 
 def span(ns: int) -> str:
-    """The length of time that rates are over: `4.0 s`, `12 min`, `3 h 20 min`, `9 d 4 h`."""
+    """The time over which rates are averages: `4.0 s`, `12 min`, `3 h 20 min`, `9 d 4 h`."""
     seconds = ns / 1e9
     if seconds < 99.95:
         return f"{seconds:.1f}\u00a0s"
@@ -66,15 +72,15 @@ def _number(number: int, one: str) -> str:
 
 def _health(view: PageView) -> str:
     health = view.health
-    wrong = list(view.losses)
+    problems = list(view.not_counted)
     if not health.up:
-        wrong.append("Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.")
+        problems.append("Nothing is counted: KVM is not attached yet, or the last collection failed; the log says why.")
     if health.collect_errors:
-        wrong.append(f"{_number(health.collect_errors, 'collection')} failed since the start; the log says why.")
+        problems.append(f"{_number(health.collect_errors, 'collection')} failed since the start; the log says why.")
     if health.lookups_pending:
-        of = _number(health.lookups_pending, "vCPU")
-        wrong.append(f"The VM of {of} is still being looked up; until then its pid stands for its name.")
-    warning = "".join(f"<li>{html.escape(line)}</li>" for line in wrong)
+        vcpus = _number(health.lookups_pending, "vCPU")
+        problems.append(f"The VM of {vcpus} is still being looked up; its pid is shown until then.")
+    warning = "".join(f"<li>{html.escape(line)}</li>" for line in problems)
     return (f'<ul class="box warn" id="wrong">{warning}</ul>' if warning else "") + _tiles(view)
 
 
@@ -86,7 +92,7 @@ def _tiles(view: PageView) -> str:
         ("Lost to exits", f"{html.escape(figure(whole.lost))} <small>of {_number(vcpus, 'vCPU')}</small>"),
         ("Exits", f"{count(whole.rate)}<small>/s</small>"),
         ("VMs", f"{running:,}"),
-        ("Held over 1&nbsp;s", f"{len(view.stuck):,} <small>{'vCPU' if len(view.stuck) == 1 else 'vCPUs'}</small>"),
+        ("Stuck over 1&nbsp;s", f"{len(view.stuck):,} <small>{'vCPU' if len(view.stuck) == 1 else 'vCPUs'}</small>"),
     )
     health = view.health
     state = (
@@ -104,7 +110,7 @@ def _stuck(stuck: Sequence[Stuck]) -> str:
     rows = "".join(
         f'<tr><th scope="row"><bdi>{safe(each.vm, _NAME)}</bdi></th>'
         f"<td>{safe(each.vcpu, 8) or f'tid {each.tid}'}</td><td>{safe(each.reason, _REASON)}</td>"
-        f"<td>{words(each.age_ns)}</td></tr>"
+        f"<td>{duration(each.age_ns)}</td></tr>"
         for each in stuck[:STUCK]
     )
     more = f"<p>and {_number(len(stuck) - STUCK, 'more vCPU')}</p>" if len(stuck) > STUCK else ""
@@ -122,20 +128,20 @@ def _vms(view: PageView) -> str:
     made: list[str] = []
     left, shown = BUDGET, view.vms[:VMS]
     for rank, vm in enumerate(shown):
-        # The first have room for all they show, the others share what is left.
+        # The open VMs have room for all their reasons. The other VMs share the remaining bytes.
         part = _vm(vm, most, left if rank < OPEN else left // (len(shown) - rank), opened=rank < OPEN)
         left -= len(part.encode(errors="replace"))
         made.append(part)
-    rest = together(view.vms[VMS:])
-    more = f'<p class="more">and {_number(rest.number, "more VM")}: {_rest(rest)}</p>' if rest.number else ""
-    none = '<p class="more">No exit was seen yet: is a VM running on this host?</p>' if not view.vms else ""
+    rest = sum_of(view.vms[VMS:])
+    more = f'<p class="more">and {_number(rest.number, "more VM")}: {_sum(rest)}</p>' if rest.number else ""
+    none = '<p class="more">No exit was seen yet. Is a VM running on this host?</p>' if not view.vms else ""
     return (
         f'<h2 id="over">VMs by time lost to exits <small>{when}</small></h2>'
         f'<div id="vms">{"".join(made)}</div>{more}{none}'
     )
 
 
-def _rest(rest: Rest) -> str:
+def _sum(rest: Sum) -> str:
     return f"{html.escape(figure(rest.lost))} vCPUs lost, {count(rest.rate)} exits/s"
 
 
@@ -152,7 +158,7 @@ def _vm(vm: VmView, most: float, room: int, *, opened: bool) -> str:
 
 def _reasons(vm: VmView, room: int) -> str:
     if not vm.rows:
-        return "<p class=more>no exit meanwhile</p>"
+        return "<p class=more>no exit in this time</p>"
     room -= _AROUND_REASONS
     made = []
     for row in vm.rows[:REASONS]:
@@ -165,14 +171,14 @@ def _reasons(vm: VmView, room: int) -> str:
     rest = vm.rows[len(made) :]
     if not rest:
         return table
-    sums = Rest(len(rest), sum(lost(row) for row in rest if not row.idle), sum(row.rate for row in rest))
-    return f"{table}<p class=more>and {_number(sums.number, 'more reason')}: {_rest(sums)}</p>"
+    others = Sum(len(rest), sum(lost(row) for row in rest if not row.idle), sum(row.rate for row in rest))
+    return f"{table}<p class=more>and {_number(others.number, 'more reason')}: {_sum(others)}</p>"
 
 
 def _reason(row: ReasonDifference) -> str:
     kind = " class=idle" if row.idle else ""
     return (
         f"<tr{kind}><th scope=row>{safe(row.reason, _REASON)} <i>{safe(row.klass, 10)}</i>"
-        f"<td>{html.escape(figure(lost(row)))}<td>{count(row.rate)}<td>{words(row.p50_ns)}<td>{words(row.p99_ns)}"
+        f"<td>{html.escape(figure(lost(row)))}<td>{count(row.rate)}<td>{duration(row.p50_ns)}<td>{duration(row.p99_ns)}"
         f"<td>{histogram(row)}"
     )

@@ -6,7 +6,7 @@
   const every = 2000, patience = 10000;
   let since = null, timer = 0, asking = false;
 
-  // What is there is changed, not replaced: open details, focus, selection and scrolling stay.
+  // Existing nodes are changed, not replaced. So open details, focus, selection and scroll position stay.
   function patch(old, fresh) {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.data !== fresh.data) old.data = fresh.data;
@@ -34,9 +34,9 @@
       patch(found, next);
     }
     while (at) {
-      const gone = at;
+      const removed = at;
       at = at.nextSibling;
-      gone.remove();
+      removed.remove();
     }
   }
 

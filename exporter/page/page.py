@@ -1,4 +1,7 @@
-"""The page as bytes: what stays (head, links, style, script) around what changes, made once a second at most."""
+"""The page as bytes: a constant part (head, links, style, script), and a fragment that changes.
+
+The fragment is made at most once a second.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from urllib.parse import quote
 from exporter import __version__
 from exporter.common.text import printable
 from exporter.page.markup import fragment
-from exporter.page.totals import Looks
+from exporter.page.totals import History
 from exporter.page.view import Health, view
-from exporter.readings import reading as document
+from exporter.readings import reading
 from exporter.readings.reading import Reading
 
 PATH = "/-/overview"
-"""Where the script asks for what changes."""
+"""Path of the fragment; the script requests it."""
 
 _FRESH_SECONDS = 1.0
 _ICON = (
@@ -48,33 +51,33 @@ HEADERS = [
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ]
-"""Of both answers. No style and no script but the page's own, no other host."""
+"""Headers of the page and of the fragment. They allow the page's own style and script only, and no other host."""
 
 
-class Look(NamedTuple):
-    """What the exporter knows at one time."""
+class PageData(NamedTuple):
+    """The data of the page at one time."""
 
     reading: Reading
     health: Health
 
 
-class Overview:
-    """Makes the page, and keeps what rates are compared with while somebody looks."""
+class HtmlPage:
+    """Makes the page, and keeps the totals that rates are computed from while the page is requested."""
 
     def __init__(
         self,
-        look: Callable[[], Look],
+        collect: Callable[[], PageData],
         clock: Callable[[], float],
         *,
         kernel: str,
         telemetry_path: str,
         notice: str = "",
     ) -> None:
-        """`look` collects; `clock` is monotonic, in seconds. `notice` is shown above all, escaped."""
-        self._look, self._clock = look, clock
-        self._looks = Looks()
+        """`clock` is monotonic, in seconds. `notice` is shown at the top of the page, escaped."""
+        self._collect, self._clock = collect, clock
+        self._history = History()
         self._lock = threading.Lock()
-        self._made: bytes | None = None
+        self._fragment: bytes | None = None
         self._made_at = 0.0
         before, after = _around(kernel, telemetry_path, notice)
         self._before, self._after = before.encode(errors="replace"), after.encode()
@@ -84,31 +87,33 @@ class Overview:
         return self._before + self.fragment() + self._after
 
     def fragment(self) -> bytes:
-        """What changes of it; the same for a second, whoever asks."""
+        """The part that changes. It stays the same for a second, for all clients."""
         with self._lock:
-            if self._made is None or not 0 <= self._clock() - self._made_at < _FRESH_SECONDS:
-                reading, health = self._look()
+            if self._fragment is None or not 0 <= self._clock() - self._made_at < _FRESH_SECONDS:
+                data = self._collect()
                 now = self._clock()
-                # Names are decoded from anything: a lone surrogate would not encode.
-                self._made = fragment(view(reading, self._looks.add(reading, now), health)).encode(errors="replace")
+                shown = view(data.reading, self._history.add(data.reading, now), data.health)
+                # errors: a name may contain a lone surrogate, which cannot be encoded.
+                self._fragment = fragment(shown).encode(errors="replace")
                 self._made_at = now
-            return self._made
+            return self._fragment
 
     def forget(self) -> None:
-        """Drop what is kept, if nobody has looked for a minute. To be called now and then."""
+        """Free the totals and the fragment if the page was not requested for a minute. Call this from time to time."""
         with self._lock:
-            self._looks.forget(self._clock())
-            if not self._looks:
-                self._made = None
+            self._history.forget(self._clock())
+            if not self._history:
+                self._fragment = None
 
 
 def _around(kernel: str, telemetry_path: str, notice: str) -> tuple[str, str]:
-    # Relative, so that the page works below a path of a reverse proxy.
+    """The HTML before the fragment, and the HTML after it."""
+    # The links are relative, so that the page works below a path of a reverse proxy.
     links = "".join(
         f'<li><a href=".{html.escape(quote(path, errors="replace"))}">{html.escape(name)}</a></li>'
         for path, name in (
             (telemetry_path, telemetry_path),
-            (document.PATH, document.PATH),
+            (reading.PATH, reading.PATH),
             ("/-/healthy", "/-/healthy"),
         )
     )
@@ -133,8 +138,8 @@ def _around(kernel: str, telemetry_path: str, notice: str) -> tuple[str, str]:
 <p class="box bad" id="stale" role="status" hidden></p>
 <main id="overview">"""
     after = f"""</main>
-<footer><p>Lost: time from an exit until the guest ran again, in vCPUs. Idle reasons (dimmed) are not in it; exits that
-a vCPU is still in are. Histograms: exits by that time, an octave a bar, 1 µs to 16 s.</p></footer>
+<footer><p>Lost: time from an exit until the guest runs again, in vCPUs. Exits in progress are included. Idle reasons
+(dimmed) are not included. Histograms: exits by this time, one bar per octave, 1 µs to 16 s.</p></footer>
 <script>{_SCRIPT}</script>
 </body>
 </html>

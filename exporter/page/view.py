@@ -1,4 +1,4 @@
-"""What the page says, as plain values: VMs in their order, the longest exits that vCPUs are in, and what is wrong."""
+"""The content of the page as plain values: ranked VMs, vCPUs that stay in an exit, and problems."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from exporter.readings.grouping import ordered
 from exporter.readings.reading import Reading, VcpuReading
 
 STUCK_NS = 10**9
-"""A vCPU that is out of the guest for longer than this, and not idle, is listed."""
+"""A vCPU that has been in one exit for longer than this, and is not idle, is listed."""
 
 
 class Health(NamedTuple):
-    """The exporter about itself."""
+    """The state of the exporter itself."""
 
     up: bool
     collect_errors: int
@@ -25,7 +25,7 @@ class Health(NamedTuple):
 
 
 class Stuck(NamedTuple):
-    """A vCPU that has been in one exit for long."""
+    """A vCPU that has been in one exit for a long time."""
 
     vm: str
     vcpu: str
@@ -34,17 +34,19 @@ class Stuck(NamedTuple):
     age_ns: int
 
 
-class Rest(NamedTuple):
-    """Rows or VMs that are not shown one by one."""
+class Sum(NamedTuple):
+    """Several rows or VMs together."""
 
     number: int
     lost: float
+    """vCPUs lost to exits."""
     rate: float
+    """Exits per second."""
 
 
 @dataclass(frozen=True)
 class VmView:
-    """One VM: `rows` by time lost, idle reasons last."""
+    """One VM."""
 
     pid: int
     name: str
@@ -53,10 +55,11 @@ class VmView:
     alive: bool
     elapsed_ns: int
     rows: Sequence[ReasonDifference]
+    """By time lost, idle reasons last."""
 
     @property
     def lost(self) -> float:
-        """Time out of the guest that was not idle, in vCPUs: 0.37 is what one vCPU lost in 37 % of the time."""
+        """Time out of the guest that was not idle, in vCPUs: 0.37 is one vCPU that lost 37 % of the time."""
         return min(float(self.vcpus), sum(lost(row) for row in self.rows if not row.idle))
 
     @property
@@ -67,34 +70,36 @@ class VmView:
 
 @dataclass(frozen=True)
 class PageView:
-    """All that is on the page."""
+    """Everything that the page can show."""
 
     health: Health
     whole: bool
+    """True if the rates are averages since counting began."""
     elapsed_ns: int
+    """The time that the rates are averaged over."""
     vms: Sequence[VmView]
     stuck: Sequence[Stuck]
-    losses: Sequence[str]
+    not_counted: Sequence[str]
+    """Sentences about events that were not counted."""
 
     @property
-    def total(self) -> Rest:
+    def total(self) -> Sum:
         """All VMs together."""
-        return together(self.vms)
+        return sum_of(self.vms)
 
 
 def lost(row: ReasonDifference) -> float:
-    """Time out of the guest by time that passed: vCPUs."""
+    """vCPUs lost: time out of the guest, divided by the time that passed."""
     return row.time_ns / row.elapsed_ns if row.elapsed_ns else 0.0
 
 
-def together(parts: Iterable[VmView]) -> Rest:
+def sum_of(vms: Sequence[VmView]) -> Sum:
     """The sum of VMs."""
-    parts = list(parts)
-    return Rest(len(parts), sum(vm.lost for vm in parts), sum(vm.rate for vm in parts))
+    return Sum(len(vms), sum(vm.lost for vm in vms), sum(vm.rate for vm in vms))
 
 
 def view(reading: Reading, change: Change, health: Health) -> PageView:
-    """Everything of a collection that the page shows, before it is cut to what a person reads."""
+    """The content of the page, made of a reading and its change. It is not yet cut to the size of the page."""
     return PageView(
         health,
         change.whole,
@@ -113,15 +118,15 @@ def _ranked(change: Change) -> list[VmView]:
     for row in change.rows:
         rows.setdefault(row.pid, []).append(row)
     vms = []
-    for pid, of in threads.items():
-        last = of[-1]
-        living = sum(thread.alive for thread in of)
+    for pid, vcpus in threads.items():
+        last = vcpus[-1]
+        living = sum(thread.alive for thread in vcpus)
         vms.append(
             VmView(
                 pid,
                 last.vm_label,
                 last.vmm,
-                living or len(of),
+                living or len(vcpus),
                 bool(living),
                 change.elapsed_ns,
                 ordered(rows.get(pid, [])),

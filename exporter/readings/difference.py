@@ -1,4 +1,4 @@
-"""What happened between two readings, as rows: one for each vCPU and reason, or summed."""
+"""The difference of two readings: for each vCPU and reason, what happened between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IDLE = "idle"
 
 @dataclass(frozen=True)
 class ReasonDifference:
-    """What one vCPU, or several, exited for: differences between two readings."""
+    """One reason of one vCPU, or of several vCPUs together, between two readings."""
 
     pid: int
     tid: int
@@ -25,23 +25,23 @@ class ReasonDifference:
     klass: str
     exits: int
     sum_ns: int
-    """Of the intervals completed meanwhile, from their beginning."""
+    """Duration of the intervals that were completed between the readings, each from its beginning."""
     buckets: Mapping[int, int]
     time_ns: int
-    """Time out of the guest meanwhile: completed or not, and without what lay before."""
+    """Time out of the guest between the readings, in completed intervals and in the one in progress."""
     span_ns: int
-    """Time that there was: the run's, times the vCPUs that the row is of."""
+    """Time between the readings, times the number of vCPUs."""
     elapsed_ns: int
-    """Length of the run."""
+    """Time between the readings."""
 
     @property
     def completed(self) -> int:
-        """Intervals that ended meanwhile."""
+        """Intervals that were completed between the readings."""
         return sum(self.buckets.values())
 
     @property
     def avg_ns(self) -> int | None:
-        """Mean of the completed intervals, rounded down; None where there is none."""
+        """Mean duration of the completed intervals, rounded down; None without a completed interval."""
         completed = self.completed
         return self.sum_ns // completed if completed else None
 
@@ -52,16 +52,16 @@ class ReasonDifference:
 
     @property
     def share(self) -> float:
-        """Part of the vCPUs' time that went there, 0 to 1."""
+        """The part of the vCPUs' time that this reason took, 0 to 1."""
         return min(1.0, self.time_ns / self.span_ns) if self.span_ns else 0.0
 
     @property
     def idle(self) -> bool:
-        """True for time that the guest had no use for."""
+        """True if the guest was idle in these intervals."""
         return self.klass == IDLE
 
     def percentile_ns(self, percent: int) -> int | None:
-        """Upper bound of the bucket that holds the percentile, 1 to 100; None without completed intervals.
+        """Upper bound, in ns, of the bucket with the percentile (1 to 100); None without a completed interval.
 
         A bucket is 19 % wide. One above 2^12 s has no bound: no interval is longer than all together.
         """
@@ -76,23 +76,23 @@ class ReasonDifference:
 
     @property
     def p50_ns(self) -> int | None:
-        """Half of the completed intervals took at most this."""
+        """Half of the completed intervals took at most this time."""
         return self.percentile_ns(50)
 
     @property
     def p99_ns(self) -> int | None:
-        """99 of 100 completed intervals took at most this."""
+        """99 of 100 completed intervals took at most this time."""
         return self.percentile_ns(99)
 
     @property
     def max_ns(self) -> int | None:
-        """Upper bound of the longest."""
+        """Upper bound of the longest completed interval."""
         return self.percentile_ns(100)
 
 
 @dataclass(frozen=True)
 class VcpuDifference:
-    """One vCPU's rows, and its time in the guest meanwhile."""
+    """All reasons of one vCPU, and its time in the guest, between two readings."""
 
     thread: VcpuReading
     guest_ns: int
@@ -108,18 +108,18 @@ class Difference:
     vcpus: Sequence[VcpuDifference]
 
     def rows(self, kind: str = EXIT) -> list[ReasonDifference]:
-        """The rows of one kind, in no order."""
+        """The reasons of all vCPUs, of one kind, in no order."""
         return [row for vcpu in self.vcpus for row in vcpu.rows if row.kind == kind]
 
 
 class ReadingSpan:
-    """Readings since the start of a run. A vCPU that a later reading lacks keeps its last values."""
+    """The first and the last reading of a run. A vCPU that is missing in a later reading keeps its last values."""
 
     def __init__(self, first: Reading) -> None:
         self.first = self.last = first
 
     def add(self, reading: Reading) -> Reading:
-        """Take in a later reading; returns it with the vCPUs that are gone."""
+        """Take a later reading; returns it with the vCPUs that are missing in it."""
         present = {thread.key for thread in reading.vcpus}
         gone = [
             thread._replace(alive=False, in_progress=None) for thread in self.last.vcpus if thread.key not in present
@@ -129,20 +129,26 @@ class ReadingSpan:
 
 
 def between(then: Reading, now: Reading) -> Difference:
-    """What happened from one reading to a later one."""
+    """The difference of a reading and a later one."""
     elapsed = max(0, now.taken_ns - then.taken_ns)
     before = {thread.key: thread for thread in then.vcpus}
     vcpus = []
     for thread in now.vcpus:
         earlier = before.get(thread.key)
         if thread is earlier or (earlier and not earlier.alive and not thread.alive):
-            continue  # it had ended before
+            continue  # it ended before the first of the two
         vcpus.append(_of_thread(earlier, thread, elapsed))
     restarted = now.since_ns != then.since_ns
     counters = {
         name: max(0, value - (0 if restarted else then.counters.get(name, 0))) for name, value in now.counters.items()
     }
     return Difference(elapsed, counters, vcpus)
+
+
+def added(now: Mapping[int, int], then: Mapping[int, int]) -> dict[int, int]:
+    """What was added to each bucket. Buckets to which nothing was added are left out."""
+    differences = {number: count - then.get(number, 0) for number, count in now.items()}
+    return {number: count for number, count in differences.items() if count > 0}
 
 
 def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> VcpuDifference:
@@ -157,7 +163,7 @@ def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> V
 
 
 def _age(thread: VcpuReading, counted: ReasonReading) -> int:
-    """How long the vCPU has been in an exit for this reason, in ns; 0 where it is in another, or in none."""
+    """Age in ns of the exit that the vCPU is in, if its reason is this one; else 0."""
     current = thread.in_progress
     return current.age_ns if current and counted.kind == EXIT and counted.reason == current.reason else 0
 
@@ -168,9 +174,7 @@ def _of_reason(
     exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
     if then:
         exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
-        less = then.buckets
-        buckets = {number: count - less.get(number, 0) for number, count in buckets.items()}
-        buckets = {number: count for number, count in buckets.items() if count > 0}
+        buckets = added(buckets, then.buckets)
     return ReasonDifference(
         pid=thread.key.pid,
         tid=thread.key.tid,

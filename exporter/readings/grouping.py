@@ -1,4 +1,4 @@
-"""Rows as somebody asks for them: filtered, summed by VM or reason, in an order."""
+"""Differences as the user asks for them: filtered, summed by VM or reason, sorted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.readings.reading import EXIT, VcpuReading
 
 @dataclass(frozen=True)
 class Filters:
-    """Which vCPUs and reasons are shown; an empty set is all. Values are compared whole."""
+    """Which vCPUs and reasons are shown. An empty set stands for all. Names must match completely."""
 
     pids: frozenset[int] = frozenset()
     tids: frozenset[int] = frozenset()
@@ -22,7 +22,7 @@ class Filters:
     no_idle: bool = False
 
     def apply(self, span: Difference) -> Difference:
-        """The span of those alone. A vCPU without a row left stays: its time is what shares are parts of."""
+        """The difference without the others. A vCPU without a reason left stays: shares are parts of its time."""
         kept = []
         for vcpu in span.vcpus:
             thread = vcpu.thread
@@ -46,7 +46,7 @@ GROUPS = ("vcpu", "vm", "reason")
 
 
 def grouped(span: Difference, kind: str = EXIT, by: str = "vcpu") -> list[ReasonDifference]:
-    """Rows summed by vCPU, VM or reason; always by reason within. A tid that was used again is one vCPU."""
+    """Reasons summed over each vCPU, each VM, or the host. A tid that was reused counts as one vCPU."""
     found: dict[tuple[object, ...], _Sum] = {}
     threads: dict[tuple[object, ...], set[ThreadKey]] = {}
     for vcpu in span.vcpus:
@@ -109,7 +109,7 @@ SORT_KEYS = (*_MEASURES, "vm", "reason")
 
 
 def ordered(rows: Iterable[ReasonDifference], key: str = "time", *, reverse: bool = False) -> list[ReasonDifference]:
-    """Largest first, names from A; idle reasons always last. Equal ones stay in the order of their ids."""
+    """Sorted: the largest first, names from A. Idle reasons come last. Equal ones stay in the order of their ids."""
     kept = sorted(rows, key=lambda row: (row.vm, row.pid, _number(row.vcpu), row.tid, row.reason))
     measure = _MEASURES.get(key)
     if measure:

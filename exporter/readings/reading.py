@@ -1,6 +1,6 @@
-"""One collection as plain values with names, and as the JSON document of /-/vcpus (docs/metrics.md describes it).
+"""A reading: one collection as plain values with names, and as the JSON document of /-/vcpus (docs/metrics.md).
 
-It has every vCPU with every reason, whatever `level` and `reasons` leave out of /metrics.
+It has every vCPU with every reason, also those that the options `level` and `reasons` leave out of /metrics.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from exporter.model.vm import Vcpu
 PATH = "/-/vcpus"
 VERSION = 1
 _NUMBERS = 1 << 64
-"""The kernel's counters are below it. One of hundreds of digits would only fail later: it is too large for a float."""
+"""All counters of the kernel are below this. A number of hundreds of digits would fail later, as a float."""
 
 KINDS = EXIT, USERSPACE = "exit", "userspace"
-"""Exits from guest mode; returns of KVM_RUN to the VMM, which are no subset of them."""
+"""Exits from guest mode, and returns of KVM_RUN to the VMM. A return can come without an exit."""
 
 _USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 
 
 class ReasonReading(NamedTuple):
-    """One reason of one vCPU: exits seen, and the completed intervals by number of their bucket."""
+    """One reason of one vCPU: the exits, and the completed intervals by the number of their bucket."""
 
     kind: str
     reason: str
@@ -38,7 +38,7 @@ class ReasonReading(NamedTuple):
 
 
 class InProgress(NamedTuple):
-    """The exit a vCPU is in now."""
+    """The exit that a vCPU is in now."""
 
     reason: str
     klass: str
@@ -46,7 +46,7 @@ class InProgress(NamedTuple):
 
 
 class VcpuReading(NamedTuple):
-    """One vCPU thread: totals since its first event. `vm` is None while the VM is being looked up."""
+    """One vCPU thread: its totals since its first event. `vm` is None while the VM is being looked up."""
 
     key: ThreadKey
     comm: str
@@ -61,30 +61,30 @@ class VcpuReading(NamedTuple):
 
     @property
     def vm_label(self) -> str:
-        """The VM's name, else its pid: as on /metrics."""
+        """The name of the VM, or its pid if the name is unknown, as on /metrics."""
         return str(self.key.pid) if self.vm is None else self.vm
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All vCPUs at one time. Times are those of CLOCK_MONOTONIC or, of a replay, the recording's."""
+    """All vCPUs at one time. Times are those of CLOCK_MONOTONIC; in a replay, those of the recording."""
 
     taken_ns: int
     since_ns: int
-    """When counting began; another value than before is a restart."""
+    """When counting began. A value that changed means that counting began anew."""
     replay: bool
     counters: Mapping[str, int]
-    """What was not counted and why: dropped_*, unmatched_*, missed_*, expired_early."""
+    """Events that were not counted, by cause: dropped_*, unmatched_*, missed_*, expired_early."""
     vcpus: Sequence[VcpuReading]
 
 
 def nothing(since_ns: int, *, replay: bool = False) -> Reading:
-    """What was there when counting began."""
+    """The reading of the moment when counting began: it has no vCPU."""
     return Reading(since_ns, since_ns, replay, {}, ())
 
 
 class DocumentError(Exception):
-    """The bytes are no such document."""
+    """The bytes are not a document of /-/vcpus of this version."""
 
 
 def reading(
@@ -95,7 +95,7 @@ def reading(
     since_ns: int,
     replay: bool,
 ) -> Reading:
-    """Give a snapshot's vCPUs and reasons their names."""
+    """Make a reading: give the vCPUs and reasons of a snapshot their names."""
     counters = {
         **snapshot.counters,
         **{f"missed_{program}": stats.misses for program, stats in snapshot.runs.items()},
@@ -131,7 +131,7 @@ def _counted(cell: Cell, reason: Reason) -> ReasonReading:
 
 
 def encode(now: Reading) -> bytes:
-    """The document: ASCII, one line. All numbers are integers."""
+    """The JSON document: one line of ASCII. All numbers are integers."""
     made = {
         "version": VERSION,
         "taken_ns": now.taken_ns,
@@ -147,13 +147,13 @@ def encode(now: Reading) -> bytes:
 
 
 def dumps(made: Mapping[str, Any]) -> bytes:
-    """JSON on one line that is safe to print: what is not printable ASCII is escaped."""
-    # json escapes all above 0x7f, and below 0x20. DEL can only stand in a string.
+    """JSON on one line that is safe to print: everything except printable ASCII is escaped."""
+    # json escapes everything above 0x7f and below 0x20. DEL occurs only inside strings.
     return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
 
 
 def identity(thread: VcpuReading) -> dict[str, object]:
-    """The members of a vCPU that say which it is and what it does now."""
+    """The members of a vCPU that identify it, and the exit that it is in."""
     return {
         "pid": thread.key.pid,
         "tid": thread.key.tid,
@@ -186,7 +186,7 @@ def counted_fields(counted: ReasonReading) -> dict[str, object]:
 
 
 def decode(data: bytes) -> Reading:
-    """Read a document back. Raises DocumentError: whoever sent it may be anything."""
+    """Read a document. Raises DocumentError: any program may have sent it."""
     try:
         read = _Fields(json.loads(data))
     except (ValueError, RecursionError) as error:
@@ -245,7 +245,7 @@ def _is_number(value: object) -> bool:
 
 
 class _Fields:
-    """Members of a JSON object, each of the type that is asked for. Raises DocumentError."""
+    """Members of a JSON object, each of the expected type. All methods raise DocumentError."""
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""Recordings: the file format, the recorder, the replay and the stand-ins for VMs."""
+"""Recordings: the file format, the recorder, and two replays. The room prints nothing."""

@@ -1,6 +1,6 @@
-"""The file of a recording as a row of checked blocks; docs/recording-format.md is its description.
+"""The file of a recording as a sequence of blocks with checksums, described in docs/recording-format.md.
 
-Every length is bounded before it is believed: a file comes from somebody else, and may be anything.
+A recording may come from an untrusted source. So every length is checked against a limit before it is used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from exporter.recording.events import WHAT_SIZE
 MAGIC = b"\x89KVMREC\n"
 VERSION = 1
 MAX_EVENTS = 1 << 16
-"""In one block; an event's number in the block's table has 16 bits."""
+"""Largest number of events in one block. The index of an event in the block's table has 16 bits."""
+
+MAX_THREADS = 1 << 16
+"""Largest number of threads in one recording."""
 
 EVENT_BYTES = WHAT_SIZE + 2 + 8
-"""At most, uncompressed: its entry in the table, the number of it, its time."""
+"""Largest size of an event in a block, uncompressed: its entry in the table, its index in the table, its time."""
 
 _START = struct.Struct("<8sI")
 _HEAD = struct.Struct("<4sIIII")
@@ -31,11 +34,11 @@ _LEVEL = 6
 
 
 class RecordingError(Exception):
-    """The file is not a whole recording; one line says which, where and why."""
+    """The file is not a complete recording; one line with the file, the place and the reason."""
 
 
 class Type(Enum):
-    """Types of blocks, in the order in which they come (events and losses mixed)."""
+    """Types of blocks, in the order of the file. EVENTS and LOST blocks are mixed."""
 
     HEADER = b"HEAD"
     EVENTS = b"EVTS"
@@ -51,26 +54,28 @@ _MAX_BYTES = {
     Type.VMS: 1 << 24,
     Type.END: 1 << 16,
 }
-"""Of a block's content, uncompressed. The compressed one may be a little longer: zlib's own worst case is 0.03 %."""
+"""Largest content of a block, uncompressed. Compressed, it may be a little longer: zlib's own worst case is 0.03 %."""
 
 
 class Block(NamedTuple):
-    """A block whose checksums are right. `entries`: of an EVENTS block its events, else 0."""
+    """A block whose checksums are right."""
 
     type: Type
     entries: int
+    """Number of events of an EVENTS block, else 0."""
     content: bytes
+    """Uncompressed."""
     place: str
-    """For an error: which block of which file."""
+    """The file, the number of the block and its offset, for error messages."""
 
 
 def start() -> bytes:
-    """Return the first bytes of a file."""
+    """The first bytes of a file."""
     return _START.pack(MAGIC, VERSION)
 
 
 def pack(kind: Type, content: bytes, entries: int = 0) -> bytes:
-    """Return a block's bytes."""
+    """The bytes of a block."""
     assert len(content) <= _MAX_BYTES[kind]
     stored = zlib.compress(content, _LEVEL)
     head = _HEAD.pack(kind.value, entries, len(content), len(stored), zlib.crc32(stored))
@@ -78,9 +83,9 @@ def pack(kind: Type, content: bytes, entries: int = 0) -> bytes:
 
 
 def read(path: Path) -> Iterator[Block]:
-    """Yield the blocks of a file, END the last of them. Raises RecordingError."""
+    """Yield the blocks of a file up to END. Raises RecordingError."""
     try:
-        # Not to wait for the other end of a FIFO; and a device has no end.
+        # O_NONBLOCK: open() must not wait for the other end of a FIFO. A device is refused, because it may have no end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -120,7 +125,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[Block]:
         at += len(head) + stored_length
         if block_type == Type.END:
             if file.read(1):
-                raise RecordingError(f"{path} goes on after its closing block, at byte {at}")
+                raise RecordingError(f"{path} has more bytes after its closing block, at byte {at}")
             return
 
 
@@ -132,7 +137,7 @@ def _check_start(head: bytes, path: Path) -> None:
         raise RecordingError(f"{path} is cut off after {len(head)} bytes")
     if magic != MAGIC:
         packed = " (a gzip file)" if head.startswith(b"\x1f\x8b") else ""
-        raise RecordingError(f"{path} is not a recording{packed}: it does not begin as one of `record` does")
+        raise RecordingError(f"{path} is not a recording{packed}: it does not begin like a recording")
     if version != VERSION:
         raise RecordingError(f"{path} has format version {version}, this kvm-exit-exporter reads version {VERSION}")
 
@@ -145,7 +150,7 @@ def _type(kind: bytes, place: str) -> Type:
 
 
 def _inflate(stored: bytes, length: int, place: str) -> bytes:
-    """Decompress to exactly `length` bytes, and never to more than one above it."""
+    """Decompress to exactly `length` bytes. At most one byte more is ever decompressed. Raises RecordingError."""
     inflating = zlib.decompressobj()
     try:
         content = inflating.decompress(stored, length + 1)

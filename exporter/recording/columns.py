@@ -1,7 +1,7 @@
-"""The content of an EVENTS block: a table of what happened, and two columns, which of it and when.
+"""The content of an EVENTS block: a table of the different events, a column of table indices, a column of times.
 
-A column is stored by byte planes (first the lowest byte of every number): what changes little, such as the high bytes
-of the times' differences, then lies together, and compresses to a quarter less.
+A column is stored in byte planes: first the lowest byte of every number, then the second lowest, and so on. Bytes that
+seldom change, such as the high bytes of time differences, are then neighbours. That compresses to a quarter less.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MAX_NS = 1 << 63
 
 
 def pack(table: Sequence[bytes], numbers: Sequence[int], times: Sequence[int]) -> bytes:
-    """Return a content: event i is table[numbers[i]] at times[i] ns."""
+    """The content of a block: event i is table[numbers[i]] at times[i] ns."""
     differences = array("q", map(sub, times, (0, *times[:-1])))
     return b"".join([*table, _planes(array("H", numbers)), _planes(differences)])
 
 
 def unpack(content: bytes, entries: int) -> tuple[list[bytes], array[int], list[int]]:
-    """Return table, numbers and times of `entries` events. Raises ValueError."""
+    """The table, the numbers and the times of `entries` events. Raises ValueError if the content is not valid."""
     rest = len(content) - entries * 10
     if rest <= 0 or rest % WHAT_SIZE or not 0 < rest // WHAT_SIZE <= entries:
         raise ValueError(f"{len(content)} bytes cannot hold {entries} events")
@@ -32,7 +32,7 @@ def unpack(content: bytes, entries: int) -> tuple[list[bytes], array[int], list[
     numbers = _column("H", content[rest : rest + 2 * entries])
     times = list(accumulate(_column("q", content[rest + 2 * entries :])))
     if max(numbers) >= len(table):
-        raise ValueError(f"event {max(numbers)} of a table of {len(table)}")
+        raise ValueError(f"event number {max(numbers)}, but the table has {len(table)} events")
     if min(times) < 0 or max(times) >= _MAX_NS:
         raise ValueError("a time outside of 0 to 2^63 ns")
     return table, numbers, times

@@ -1,4 +1,4 @@
-"""Start the stand-ins for a recording's VMs and give them the loaded programs."""
+"""Start a stand-in process for each VM of a recording, and pass it the loaded programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.recording.vm import command_line
 
 
 class Player:
-    """A running replay. `clock_ns` is its time: the monotonic clock, `speed` times as fast."""
+    """A running replay: one stand-in process for each VM."""
 
     def __init__(
         self,
@@ -26,19 +26,19 @@ class Player:
         endless: bool = True,
         account: Account | None = None,
     ) -> None:
-        """Start it, as processes of `account` (None: of this user); it counts when this returns.
+        """Start the processes as `account`, or as this user if it is None. When this returns, the replay has begun.
 
-        Raises RecordingError.
+        `programs` are descriptors of the loaded programs by name. Raises RecordingError.
         """
         self._speed = speed
         how = {"speed": speed, "endless": endless, "account": account}
         self._processes = [self._start(recording, number, programs, how) for number in range(len(recording.vms))]
         for process in self._processes:
             assert process.stdout
-            wrong = process.stdout.readline().rstrip("\n")
-            if wrong or process.poll() is not None:
+            error = process.stdout.readline().rstrip("\n")
+            if error or process.poll() is not None:
                 self.close()
-                raise RecordingError(wrong or f"a stand-in for a VM ended with status {process.returncode}")
+                raise RecordingError(error or f"a stand-in for a VM ended with status {process.returncode}")
         self._base_ns = time.monotonic_ns()
         for process in self._processes:
             assert process.stdin
@@ -55,7 +55,7 @@ class Player:
             "programs": dict(programs),
             **how,
         }
-        # Room for the command line that the stand-in puts there.
+        # The last argument is room for the command line that the stand-in writes over its own.
         argv = command_line(recording.vms[number], recording.machine)
         room = "." * sum(len(argument.encode()) + 1 for argument in argv)
         process = subprocess.Popen(
@@ -63,32 +63,32 @@ class Player:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=tuple(programs.values()),
-            start_new_session=True,  # Ctrl-C is for the daemon, which then ends them
+            start_new_session=True,  # Ctrl-C goes to the daemon alone; the daemon then ends the stand-ins
             text=True,
         )
         assert process.stdin
-        with contextlib.suppress(BrokenPipeError):  # its standard output then says why, or nothing
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; its standard output may say why
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
         return process
 
     def clock_ns(self) -> int:
-        """Return the replay's time now, in the same scale as the events' stamps."""
+        """The time of the replay in ns, on the clock of the replayed events: it passes `speed` times as fast."""
         elapsed = time.monotonic_ns() - self._base_ns
         return self._base_ns + round(elapsed * self._speed)
 
     def join(self) -> None:
-        """Wait until every VM has replayed all its events; only for a replay that ends."""
+        """Wait until every VM has replayed all its events. With an endless replay it waits forever."""
         for process in self._processes:
             assert process.stdout
             process.stdout.readline()
 
     def ended(self) -> bool:
-        """True if a stand-in has ended, which none does by itself."""
+        """True if a stand-in has ended. Until close() none should end."""
         return any(process.poll() is not None for process in self._processes)
 
     def pids(self) -> list[int]:
-        """Process IDs of the stand-ins, in the recording's order."""
+        """Process IDs of the stand-ins, in the order of the recording's VMs."""
         return [process.pid for process in self._processes]
 
     def close(self) -> None:

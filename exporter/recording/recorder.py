@@ -1,4 +1,4 @@
-"""From the ring buffer to the file: which events are wanted, which VM they are of, and when it is enough."""
+"""From the ring buffer to the file: selects events, looks up the VMs of their threads, and ends the recording."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ from exporter.recording.events import COUNTED, Event, Kind, unpack
 from exporter.recording.ring import Ring
 from exporter.recording.writer import ThreadEntry, Writer
 
-MAX_THREADS = 1 << 16
-"""Of one recording, as recording.py reads them."""
-
 _POLL_SECONDS = 0.1
 _IDENTITY_SECONDS = 2.0
-"""How long the reading waits for the name of a VM it sees for the first time; the ring fills meanwhile."""
+"""How long the recorder waits for the name of a new thread's VM. The ring fills during that time."""
 
 _UNWANTED = -1
+"""The number of every event of a VM that is not to be recorded."""
 
 
 class Recorder:
-    """One recording under way. `clock_ns` is CLOCK_MONOTONIC, as the program stamps with."""
+    """One recording in progress."""
 
     def __init__(
         self,
@@ -46,45 +44,53 @@ class Recorder:
         events: int = 0,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`vm_name`: of this VM alone; `events`: so many at most, 0 for no such limit."""
+        """`vm_name`: record only this VM; "": every VM. `events`: stop after this number of events; 0: no limit.
+
+        `clock_ns` is CLOCK_MONOTONIC, the clock of the events' times.
+        """
         self._loaded = loaded
         self._ring = ring
         self._lost_map = _LostMap(loaded)
         self._writer = writer
         self._lookup = Lookup(proc, patience=_IDENTITY_SECONDS)
         self._vm_name = vm_name
-        self._left = events or None
+        self._remaining = events or None
         self._clock_ns = clock_ns
-        self._looked_ns = clock_ns()
+        self._lost_read_ns = clock_ns()
         self._lost: Counter[Kind] = Counter()
-        # Of the block that is being filled:
+        # The block that is being filled:
         self._table: dict[bytes, int] = {}
+        """Numbers of the different events, or _UNWANTED."""
         self._entries: list[bytes] = []
+        """The different events, by number."""
         self._numbers: list[int] = []
         self._times: list[int] = []
         self._room = self._new_room()
-        # Of the whole recording:
+        """Number of events with which the block is full."""
+        # The whole recording:
         self._vms: dict[Vm, int] = {}
         self._threads: list[ThreadEntry] = []
         self._announced = 0
-        """How many of them are in the file."""
+        """How many of `_threads` are in the file."""
         self._last_of_tid: dict[int, int] = {}
+        """By tid: the index in `_threads` of the last thread that had it."""
         self._vm_of: dict[int, Vm] = {}
-        """By tgid."""
+        """By tgid: the VM of the last announced thread of the process."""
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
         self.others: set[str] = set()
-        """Names of VMs that were seen and not asked for."""
+        """Names of VMs that had events, but are not to be recorded."""
 
     @property
     def vms(self) -> int:
-        """VMs seen so far."""
+        """Number of recorded VMs."""
         return len(self._vms)
 
     def run(self, deadline_ns: int | None, stopped: Callable[[], bool]) -> str:
-        """Record until the deadline, the number of events or stopped(); returns which of them it was.
+        """Record until the deadline, the limit of events or threads, or until stopped() is true.
 
-        Raises OSError when the file cannot be written.
+        Returns the reason for the end: "duration", "events", "threads" or "interrupted". Raises OSError if the file
+        cannot be written, and RingError.
         """
         while True:
             if stopped():
@@ -95,32 +101,35 @@ class Recorder:
                 left = _POLL_SECONDS if deadline_ns is None else (deadline_ns - self._clock_ns()) / 1e9
                 if not self._ring.pending():
                     self._ring.wait(min(_POLL_SECONDS, left))
-                enough = self.take()
-                if enough:
-                    return enough
+                end = self.take()
+                if end:
+                    return end
                 continue
             self._loaded.detach()
-            # What another CPU was writing at that moment comes to its end.
+            # A program that was running on another CPU may still be writing its event: read that, too.
             while self._ring.pending():
-                enough = self.take()
-                if enough:
-                    return enough
+                end = self.take()
+                if end:
+                    return end
             self.take()
             return why
 
     def take(self) -> str:
-        """Take what the ring holds; returns why it is enough, or ""."""
-        enough = self._take(self._ring.read())
+        """Read the events that are in the ring; returns why the recording must end, or "".
+
+        Raises OSError if the file cannot be written, and RingError.
+        """
+        end = self._take(self._ring.read())
         self._note_losses()
-        return enough
+        return end
 
     def _take(self, events: list[tuple[int, bytes]]) -> str:
         known, numbers, times = self._table, self._numbers, self._times
         for ns, what in events:
             number = known.get(what)
             if number is None:
-                number = self._meet(ns, what)
-                if len(self._threads) > MAX_THREADS:
+                number = self._add(ns, what)
+                if len(self._threads) > blocks.MAX_THREADS:
                     self._threads.pop()
                     self._entries.pop()
                     return "threads"
@@ -130,30 +139,30 @@ class Recorder:
             numbers.append(number)
             if len(times) >= self._room:
                 counted = self._flush()
-                if self._left is not None:
-                    self._left -= counted
-                    if not self._left:
+                if self._remaining is not None:
+                    self._remaining -= counted
+                    if not self._remaining:
                         return "events"
                 self._room = self._new_room()
         return ""
 
     def finish(self, ended: str) -> None:
-        """Write what is held back, and close the recording. Raises OSError; then at least it was tried."""
+        """Write the last block of events, and close the recording even if that fails. Raises OSError."""
         try:
             self._flush()
         finally:
             self._writer.close(self._vms, self._threads, ended)
 
     def close(self) -> None:
-        """Free what belongs to the recorder."""
+        """Free the recorder's own resources; the ring and the writer are the caller's."""
         self._lost_map.close()
         self._lookup.close()
 
     def _new_room(self) -> int:
-        return min(blocks.MAX_EVENTS, self._left or blocks.MAX_EVENTS)
+        return min(blocks.MAX_EVENTS, self._remaining or blocks.MAX_EVENTS)
 
-    def _meet(self, ns: int, what: bytes) -> int:
-        """Take in an event that the block has not had yet; returns its number, or _UNWANTED."""
+    def _add(self, ns: int, what: bytes) -> int:
+        """Add an event that is not in the block's table yet; returns its number, or _UNWANTED."""
         event = unpack(what)
         tid = event.tid
         if event.kind == Kind.THREAD:
@@ -161,28 +170,31 @@ class Recorder:
         if tid in self._unwanted:
             number = _UNWANTED
             if event.kind == Kind.THREAD_END:
-                self._want_again(tid)
+                self._forget_unwanted(tid)
                 return number
         else:
             number = len(self._entries)
             self._entries.append(what)
             if event.vcpu_id != NO_VCPU_ID:
-                self._index(self._last_of_tid[tid], event.vcpu_id)
+                self._set_index(self._last_of_tid[tid], event.vcpu_id)
         self._table[what] = number
         return number
 
     def _announce(self, ns: int, event: Event, what: bytes) -> int:
-        """Find out whose thread it is. Never through the table, for the tid may be another thread's by now."""
+        """Look up the VM of an announced thread; returns the number of its event in the table, or _UNWANTED.
+
+        An announcement has no entry in `_table`: later the same bytes may announce a new thread with an old tid.
+        """
         key = ThreadKey(event.tgid, event.tid, ns)
         self._lookup.submit(key, event.comm, None)
         self._lookup.wait_known(_IDENTITY_SECONDS)
         found = self._lookup.get(key) or Vcpu(unknown(event.tgid), "")
         self._lookup.forget([key])
-        # A process that has ended meanwhile tells nothing any more; another of its threads may have been in time.
+        # If the process has already ended, use the VM that was found for another of its threads.
         if found.vm == unknown(event.tgid):
             found = replace(found, vm=self._vm_of.get(event.tgid, found.vm))
         self._vm_of[event.tgid] = found.vm
-        self._want_again(event.tid)
+        self._forget_unwanted(event.tid)
         if self._vm_name and found.vm.name != self._vm_name:
             self._unwanted.add(event.tid)
             self.others.add(found.vm.name)
@@ -191,24 +203,24 @@ class Recorder:
         vm = self._vms.setdefault(found.vm, len(self._vms))
         self._threads.append(ThreadEntry(event.tid, vm, event.comm.decode(errors="replace"), found.index))
         self._entries.append(what)
-        self._room = min(blocks.MAX_EVENTS, self._room + 1)  # it is none of the events that --events counts
+        self._room = min(blocks.MAX_EVENTS, self._room + 1)  # --events does not count an announcement
         return len(self._entries) - 1
 
-    def _want_again(self, tid: int) -> None:
-        """Forget that this tid was a thread of another VM."""
+    def _forget_unwanted(self, tid: int) -> None:
+        """Forget that the tid belonged to a thread of another VM: that thread has ended."""
         if tid in self._unwanted:
             self._unwanted.remove(tid)
             for what in [what for what, number in self._table.items() if number == _UNWANTED]:
                 del self._table[what]
 
-    def _index(self, thread: int, vcpu_id: int) -> None:
+    def _set_index(self, thread: int, vcpu_id: int) -> None:
         known = self._threads[thread]
         index = index_from_comm(known.comm.encode(), vcpu_id)
         self._threads[thread] = ThreadEntry(known.tid, known.vm, known.comm, index)
 
     def _flush(self) -> int:
-        """Write the block; returns how many events it has but for announcements."""
-        before = sum(self._writer.counts[kind] for kind in COUNTED)
+        """Write the block; returns the number of its events without announcements. Raises OSError."""
+        before = self._writer.totals.counted()
         try:
             self._writer.events(self._entries, self._numbers, self._times)
         except OSError:
@@ -219,18 +231,18 @@ class Recorder:
             for column in (self._entries, self._numbers, self._times):
                 column.clear()
         self._announced = len(self._threads)
-        return sum(self._writer.counts[kind] for kind in COUNTED) - before
+        return self._writer.totals.counted() - before
 
     def _note_losses(self) -> None:
         now, lost = self._clock_ns(), self._lost_map.read()
-        more = lost - self._lost
-        if more:
-            self._writer.losses(self._looked_ns, now, more)
-        self._lost, self._looked_ns = lost, now
+        newly = lost - self._lost
+        if newly:
+            self._writer.losses(self._lost_read_ns, now, newly)
+        self._lost, self._lost_read_ns = lost, now
 
 
 class _LostMap:
-    """The program's count of what did not fit into the ring."""
+    """The map in which the program counts the events that did not fit into the ring."""
 
     def __init__(self, loaded: Loaded) -> None:
         layout = loaded.layouts["lost"]

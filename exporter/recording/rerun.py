@@ -1,7 +1,7 @@
-"""A whole recording through the counting program, as fast as it goes: the records that come of it.
+"""Run all events of a recording through the counting program, as fast as possible, and collect its counts.
 
-Each recorded thread has a thread of its own here, for the program counts by the thread that it runs in. What is
-returned bears the recorded numbers and names.
+The program counts by the thread that it runs in. So each recorded thread gets a thread of its own here. The collected
+records have the recorded pids, tids and names.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from exporter.collect.collector import Collector
+from exporter.config.options import Config
+from exporter.kernel import host, launcher
 from exporter.kernel.program import Loaded
 from exporter.kernel.syscall import TestRun
 from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu
+from exporter.naming.reasons import ReasonNames
+from exporter.readings import reading
+from exporter.readings.reading import Reading
 from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
 from exporter.recording.recording import EventRun, RecordedThread, Recording, RecordingError
 from exporter.recording.vm import name_thread
 
 _STACK_BYTES = 1 << 18
 _COLLECT_EVERY = 64
-"""Threads that ended: their slots are needed again, and what a collection keeps of the dead is limited."""
+"""Number of ended threads after which the maps are collected. That frees their slots.
+
+The collector can keep only a limited number of ended threads.
+"""
 
 
 def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[ThreadKey, Vcpu]]:
-    """Count all events of the recording; returns all its vCPUs, at its last moment, and who they are.
+    """Count all events of the recording; returns its vCPUs at the time of the last event, and their identities.
 
-    The program must be a fresh one, loaded with clock_in_context. Raises RecordingError.
+    The program must have been loaded with clock_in_context, and must not have counted before. Raises RecordingError.
     """
     counting = _CountedReplay(recorded, loaded)
     try:
@@ -41,19 +49,35 @@ def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[Thread
         counting.close()
 
 
+def readings(config: Config, recorded: Recording) -> tuple[Reading, Reading]:
+    """The reading before the first event of the recording, and the reading after the last one.
+
+    Raises LoadError and RecordingError.
+    """
+    loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
+    try:
+        snapshot, vcpus = rerun(recorded, loaded)
+    finally:
+        loaded.close()
+    names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
+    since_ns = recorded.first_ns
+    first = reading.nothing(since_ns, replay=True)
+    return first, reading.reading(snapshot, vcpus.get, names.lookup, since_ns=since_ns, replay=True)
+
+
 class _CountedReplay:
     def __init__(self, recorded: Recording, loaded: Loaded) -> None:
         self._recorded = recorded
         self._loaded = loaded
         self._context = encoder(recorded.kvm_exit)
         self._now = 0
-        # The dead are in the one collection that finds them, and in none after it.
+        # With this linger an ended thread is in the collection that finds it, and in no later one.
         self._collector = Collector(loaded, lambda: self._now, linger_ns=1)
         self._slots = loaded.layouts["slots"].entries - 1
         self._workers: dict[RecordedThread, _ReplayThread] = {}
         self._ended: list[_ReplayThread] = []
         self._threads: dict[int, RecordedThread] = {}
-        self._dead: list[VcpuRecord] = []
+        self._ended_records: list[VcpuRecord] = []
 
     def count(self, run: EventRun) -> None:
         worker = self._workers.get(run.thread)
@@ -78,7 +102,7 @@ class _CountedReplay:
     def _collect(self) -> Snapshot:
         self._now += 1
         snapshot = self._collector.collect()
-        self._dead += [record for record in snapshot.vcpus if not record.alive]
+        self._ended_records += [record for record in snapshot.vcpus if not record.alive]
         for worker in self._ended:
             worker.end()
         self._ended.clear()
@@ -88,7 +112,7 @@ class _CountedReplay:
         self._now = max(self._now, self._recorded.last_ns - 1)
         snapshot = self._collect()
         records = {}
-        for record in (*self._dead, *(record for record in snapshot.vcpus if record.alive)):
+        for record in (*self._ended_records, *(record for record in snapshot.vcpus if record.alive)):
             thread = self._threads[int(record.comm)]
             key = ThreadKey(thread.tgid, thread.tid, record.key.born_ns)
             records[thread.number] = replace(record, key=key, comm=thread.comm)
@@ -102,9 +126,10 @@ class _CountedReplay:
 
 
 class _ReplayThread:
-    """A thread that plays one recorded thread's events. Its comm is the number of that one, to be found again by.
+    """A thread that plays the events of one recorded thread. Its comm is the number of the recorded thread.
 
-    Not by tid: in a PID namespace the program sees another one than we do.
+    result() finds the recorded thread by that comm. It cannot use the tid: in a PID namespace the kernel program sees
+    another tid than this process.
     """
 
     def __init__(self, thread: RecordedThread, programs: Mapping[str, int], context: Callable[[Event], bytes]) -> None:
@@ -132,11 +157,11 @@ class _ReplayThread:
                         context = known[event] = self._context(event)
                     programs[event.kind](context + ns.to_bytes(8, sys.byteorder))
                 self._done.put(None)
-            except BaseException as error:  # it is the caller's to see
+            except BaseException as error:  # play() raises it in the caller's thread
                 self._done.put(error)
 
     def play(self, run: EventRun) -> None:
-        """Run the programs for these events, and wait for it."""
+        """Run the programs for these events, and wait until they have run. Raises every exception of the thread."""
         self._runs.put(run)
         error = self._done.get()
         if error:

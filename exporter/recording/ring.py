@@ -1,7 +1,8 @@
-"""The BPF ring buffer of record.bpf.c, read where it lies: two counters and the data, mapped into this process.
+"""The BPF ring buffer of record.bpf.c, mapped into this process: two positions and the data.
 
-Linux 5.8, kernel/bpf/ringbuf.c. The map's first page is the consumer's position, ours to write; the second the
-producer's, the data follow and are mapped twice in a row, so that what wraps around reads in one piece.
+Linux 5.8, kernel/bpf/ringbuf.c. The first page of the map holds the consumer's position, which this process writes. The
+second page holds the producer's position. The data follow, mapped twice in a row, so that events that wrap around the
+end can be read in one piece.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 from exporter.recording.events import WHAT_SIZE
 
 _EVENT = struct.Struct(f"<8xQ{WHAT_SIZE}s")
-"""One record: the kernel's header of 8 bytes, the time, the rest of struct event."""
+"""A record in the ring: the kernel's header of 8 bytes, the time, the rest of struct event."""
 
 # include/uapi/linux/bpf.h: the two highest bits of the length in the header.
 _BUSY_BIT = 1 << 31
@@ -22,18 +23,18 @@ _DISCARD_BIT = 1 << 30
 _LENGTH = _EVENT.size - 8
 
 _AT_ONCE = 16384
-"""Events: so that room comes back to the program while much of the ring is left to be read."""
+"""Largest number of events of one read(). After each read() the program can use the room of these events again."""
 
 
 class RingError(Exception):
-    """The ring cannot be read, or holds what the program cannot have written; one line for the operator."""
+    """The ring cannot be mapped, or holds a record that the program cannot have written. One line for the operator."""
 
 
 class Ring:
-    """The consumer; there must be but one."""
+    """The consumer of the ring. There must be only one."""
 
     def __init__(self, fd: int, size: int) -> None:
-        """`size` bytes of data, as the map was made with. Raises RingError."""
+        """`fd` is the map, `size` the bytes of its data. Raises RingError."""
         page = mmap.PAGESIZE
         self._size = size
         try:
@@ -43,27 +44,30 @@ class Ring:
             raise RingError(
                 f"cannot map the ring buffer of {size >> 10}K: {error.strerror}; try a smaller --ring-size"
             ) from error
-        # A position is written as one 64-bit store: the kernel must never see half of it.
+        # Cast to 64-bit numbers, a position is written with one store: the kernel must never see half of it.
         self._consumed, self._produced = memoryview(self._ours).cast("Q"), memoryview(self._theirs).cast("Q")
         self._words = memoryview(self._theirs).cast("I")
         self._order = threading.Lock()
-        # Edge-triggered: else it returns for each event as it comes, and not when the program says that it is time.
+        # Edge-triggered: otherwise poll() would return for every single event, not only when the program wakes it.
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until the program wants its events taken, `seconds` at most."""
+        """Sleep until the program wakes the reader, `seconds` at most."""
         self._poll.poll(max(0.0, seconds))
 
     def read(self) -> list[tuple[int, bytes]]:
-        """Take events that are complete, in order: time and what it was. All there are, up to some ten thousand."""
+        """Take complete events in order: the time in ns, and the 32 bytes of the event. At most 16,384 are taken.
+
+        Raises RingError.
+        """
         start, end = self._consumed[0], self._produced[0]
         self._barrier()
         at = mmap.PAGESIZE + start % self._size
         words = self._words[at // 4 : (at + min(end - start, _AT_ONCE * _EVENT.size)) // 4]
         lengths = words[:: _EVENT.size // 4].tolist()
         taken = self._complete(lengths)
-        # On a weakly ordered CPU the data must not be read before the lengths that say they are there.
+        # A weakly ordered CPU must not read the data before the lengths that say which data are complete.
         self._barrier()
         data = self._theirs[at : at + taken * _EVENT.size]
         self._barrier()
@@ -74,11 +78,11 @@ class Ring:
         return events
 
     def pending(self) -> bool:
-        """True if there is an event that was not read, whole or just being written."""
+        """True if the ring holds an event that was not read, complete or not."""
         return self._consumed[0] != self._produced[0]
 
     def close(self) -> None:
-        """Unmap. The kernel frees the ring with its last descriptor."""
+        """Unmap the ring. The kernel frees it when its last descriptor is closed."""
         self._poll.close()
         for view in (self._consumed, self._produced, self._words):
             view.release()
@@ -87,7 +91,7 @@ class Ring:
 
     @staticmethod
     def _complete(lengths: list[int]) -> int:
-        """How many records may be read: those before the first that is being written still."""
+        """Number of records before the first one that is still being written. Raises RingError."""
         if lengths.count(_LENGTH) == len(lengths):
             return len(lengths)
         for number, length in enumerate(lengths):
@@ -98,7 +102,7 @@ class Ring:
         return len(lengths)
 
     def _barrier(self) -> None:
-        """Keep loads and stores before it before those after it: a release, then an acquire of one lock."""
+        """Order the loads and stores before the barrier before those after it: two acquires and releases of a lock."""
         for _ in range(2):
             with self._order:
                 pass

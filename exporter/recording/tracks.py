@@ -1,4 +1,4 @@
-"""What each thread of a VM did, kept in memory so that it can be played again and again."""
+"""The events of each thread of a VM, kept in memory so that they can be played again and again."""
 
 from __future__ import annotations
 
@@ -11,56 +11,59 @@ from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
 from exporter.recording.recording import RecordedThread, Recording, RecordingError
 
 MAX_EVENTS = 10_000_000
-"""Of a recording that is kept in memory: some 120 MB."""
+"""Largest number of events of a recording that is kept in memory. They take some 120 MB."""
 
 _MAX_TABLE = 1 << 17
-"""Different events of one VM: hosts have some ten per vCPU."""
+"""Largest number of different events of one VM. On real hosts there are some ten per vCPU."""
 
 _ENTRY = "kvm_entry"
 
 
 class Call(NamedTuple):
-    """A program to run, its time since the recording's first event, and its context but for the time."""
+    """One run of a BPF program."""
 
     ns: int
+    """Time since the first event of the recording."""
     program: str
     context: bytes
+    """Without the time stamp at its end."""
 
 
 @dataclass
 class Track:
-    """The events of one thread, in order. `ended`: the last of them is the thread's end."""
+    """The events of one thread, in order."""
 
     thread: RecordedThread
     table: list[tuple[str, bytes]]
-    """All that any thread of the VM did: program and context."""
+    """Program and context of every different event of the VM; all tracks of the VM share the table."""
     times: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[int] = field(default_factory=lambda: array("I"))
-    """Which of the table."""
+    """Index in the table, for each event."""
     ended: bool = False
+    """True if the last event is the end of the thread."""
 
     def __len__(self) -> int:
         return len(self.times)
 
     def calls(self, start: int = 0) -> Iterator[Call]:
-        """Yield them from number `start` on."""
+        """Yield the runs from event number `start` on."""
         for number in range(start, len(self)):
             yield Call(self.times[number], *self.table[self.numbers[number]])
 
     def number_of_first_exit(self) -> int | None:
-        """None where there is no exit."""
+        """Number of the first event that is an exit; None if there is none."""
         return next((number for number, call in enumerate(self.calls()) if call.program == "kvm_exit"), None)
 
 
 def read(recorded: Recording, vm: int) -> list[Track]:
-    """Read the tracks of one of the recording's VMs, by its place in the list. Raises RecordingError."""
+    """Read the tracks of the VM with index `vm` in the recording's list. Raises RecordingError."""
     total = sum(recorded.events.values())
     if not total:
         raise RecordingError(f"{recorded.path} has no events")
     if total > MAX_EVENTS:
         raise RecordingError(
-            f"{recorded.path} has {total} events, the demo takes {MAX_EVENTS} at most; "
-            "`kvm-exit-exporter replay` takes any number"
+            f"{recorded.path} has {total} events, the demo can replay {MAX_EVENTS} at most; "
+            "`kvm-exit-exporter replay` has no limit"
         )
     wanted = recorded.vms[vm]
     context = encoder(recorded.kvm_exit)
@@ -86,12 +89,12 @@ def read(recorded: Recording, vm: int) -> list[Track]:
 
 
 def passes(track: Track, duration_ns: int, endless: bool) -> Iterator[Call]:
-    """Yield a thread's events, again and again if `endless`, each pass `duration_ns` later.
+    """Yield the runs of a thread, once or, if `endless`, again and again. Each pass is `duration_ns` later.
 
-    A recording is a cut-out: at its end a vCPU may be out of the guest, at its start it is in an unknown state. So that
-    no pass invents an interval, or an event that does not match, a pass ends with an entry where one is
-    missing, and every pass but the first starts with the first exit. A thread that ended has one pass: after it
-    another thread begins.
+    A recording begins and ends at an arbitrary moment: at its end a vCPU may be out of the guest, and at its start the
+    state of the vCPU is unknown. Passes must not create intervals or unmatched events that were not recorded. So a
+    pass that does not end with an entry gets one, and every pass after the first starts with the first exit. If the
+    thread ended in the recording, there is one pass: the next pass is played by a new thread.
     """
     start, offset = 0, 0
     again = track.number_of_first_exit() if endless and not track.ended else None

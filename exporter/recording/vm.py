@@ -1,7 +1,11 @@
-"""A stand-in for a VM: a process with such a command line whose threads, named like its vCPUs, replay their events.
+"""A stand-in for a recorded VM: a process with the VM's command line, and a thread for each of its vCPUs.
 
-Run with -m by the player. Standard input: a JSON line that says what to replay, then the time to start at; the
-process ends when it closes. Standard output: an empty line when ready, or what is wrong; "done" at an end.
+The threads have the names of the recorded ones and replay their events. player.py starts the process.
+
+Standard input: a line of JSON that says what to replay, then a line with the start time on the monotonic clock. The
+process ends when standard input is closed.
+Standard output: a line that is empty when the process is ready, or else holds the error. A replay that is not endless
+prints the line "done" at its end.
 """
 
 from __future__ import annotations
@@ -19,37 +23,43 @@ from typing import NamedTuple
 from exporter.kernel import privileges
 from exporter.kernel.syscall import TestRun
 from exporter.model.vm import Vm
+from exporter.naming.vmm import registry
 from exporter.recording import recording, tracks
 
 _PR_SET_NAME = 15
-_LEAST_PASS_NS = 1_000_000  # so that a recording of a single moment does not spin
+_LEAST_PASS_NS = 1_000_000
+"""Shortest pass: the endless replay of a recording with only one moment must not take all CPU time."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def name_thread(comm: bytes) -> None:
-    """Set the calling thread's comm (15 bytes at most, the kernel cuts the rest)."""
+    """Set the comm of the calling thread, cut to 15 bytes."""
     _libc.prctl(_PR_SET_NAME, comm[:15] + b"\0", 0, 0, 0)
 
 
 def command_line(vm: Vm, machine: str) -> list[str]:
-    """Arguments from which the exporter reads this identity: a recording holds no others."""
-    if vm.vmm == "qemu":
-        uuid = ["-uuid", vm.uuid] if vm.uuid else []
-        return [f"/usr/bin/qemu-system-{machine}", "-name", "guest=" + vm.name.replace(",", ",,"), *uuid]
-    if vm.vmm == "cloud-hypervisor":
-        return [vm.vmm, "--api-socket", f"/run/{vm.name}.sock", "--platform", f"uuid={vm.uuid}"]
-    if vm.vmm == "kvmtool":
-        return ["lkvm", "run", "--name", vm.name]
-    if vm.vmm == "crosvm":
-        return [vm.vmm, "run", "--name", vm.name]
-    # A program that is no known VMM keeps its own name, and its pid for the VM's.
-    return [vm.vmm or "unknown", "--id", vm.name]
+    """Arguments from which the exporter reads this identity. A recording does not hold the arguments of the VM itself.
+
+    An unknown program gets options that the exporter reads under its name. If its VM had no name, it gets none: the
+    name is then the pid of the stand-in.
+    """
+    vmm = registry.by_label(vm.vmm)
+    if vmm:
+        return vmm.sample_command_line(vm, machine)
+    program = vm.vmm or "unknown"
+    if vm.name != str(vm.pid):
+        for vmm in registry.VMMS:
+            for more in ((), vmm.typical_options):
+                argv = [program, *vmm.sample_command_line(vm, machine)[1:], *more]
+                if registry.recognise([program], argv) == (None, vmm):
+                    return argv
+    return [program]
 
 
 def take_command_line(argv: Sequence[str]) -> None:
-    """Make /proc/PID/cmdline read as `argv`: overwrite the memory that the kernel shows there.
+    """Change this process's /proc/PID/cmdline to `argv`, by overwriting the memory that the kernel reads it from.
 
-    The player leaves enough room behind our own arguments. What is left over reads as empty arguments.
+    The last argument of the process is the room for this. Unused room reads as empty arguments.
     """
     stat = Path("/proc/self/stat").read_bytes().rsplit(b")", 1)[1].split()
     start, end = int(stat[45]), int(stat[46])  # arg_start, arg_end: fields 48 and 49 of proc(5)
@@ -58,17 +68,20 @@ def take_command_line(argv: Sequence[str]) -> None:
 
 
 class StandInVcpu(threading.Thread):
-    """One vCPU thread. Its events keep the recorded time; `speed` is how fast that time passes."""
+    """A thread that replays one vCPU's events at their recorded times."""
 
     def __init__(self, play: Play, track: tracks.Track, start_ns: int) -> None:
-        """`start_ns`: what is the recording's first moment in this pass."""
+        """`start_ns`: the time of the recording's first event in this pass, on the clock of the replay."""
         super().__init__(daemon=True)
         self._play = play
         self._track = track
         self._start_ns = start_ns
 
     def run(self) -> None:
-        """Replay to the end, which an endless replay of a thread that did not end never reaches."""
+        """Replay all events: once or, if `endless`, again and again until the process ends.
+
+        A thread that ended in the recording ends here, too, and a new one plays the next pass.
+        """
         play = self._play
         name_thread(self._track.thread.comm)
         run = {name: TestRun(fd) for name, fd in play.programs.items()}
@@ -83,18 +96,21 @@ class StandInVcpu(threading.Thread):
 
 
 class Play(NamedTuple):
-    """What all threads of a stand-in have in common."""
+    """The replay as all threads of a stand-in see it."""
 
     programs: Mapping[str, int]
+    """Descriptors by name."""
     base_ns: int
-    """When the replay began."""
+    """When the replay began, on the monotonic clock."""
     speed: float
+    """How many times as fast as recorded."""
     duration_ns: int
+    """Length of a pass, in recorded time."""
     endless: bool
 
 
 def main() -> None:
-    """Replay one VM of a recording: read it, say so, start when told, and end with standard input."""
+    """Read the recording, print that this process is ready, and replay from the start time on until stdin closes."""
     order = json.loads(sys.stdin.readline())
     try:
         recorded = recording.read(Path(order["recording"]))
@@ -105,7 +121,7 @@ def main() -> None:
     argv = command_line(recorded.vms[order["vm"]], recorded.machine)
     take_command_line(argv)
     name_thread(Path(argv[0]).name.encode())
-    # Running a program that is loaded needs no privilege; where an old kernel differs, drop() keeps what it asks for.
+    # Running a loaded program needs no privilege. If an old kernel asks for one, drop() keeps it.
     privileges.drop(privileges.Account(*order["account"]) if order["account"] else None)
     print("", flush=True)
     base_ns = int(sys.stdin.readline() or os._exit(0))

@@ -1,4 +1,4 @@
-"""Write a recording: events as they come, what was lost, at the end the VMs and the totals."""
+"""Write a recording: blocks of events and of losses, at the end the VMs and the totals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,47 +16,49 @@ from exporter.model.vm import Vm
 from exporter.recording import blocks, columns
 from exporter.recording.blocks import Type
 from exporter.recording.events import COUNTED, Kind, unpack
+from exporter.recording.totals import RecordingTotals
 
 LOST = struct.Struct(f"<QQ{len(COUNTED)}Q")
-"""From and to, CLOCK_MONOTONIC in ns, and how many of each kind."""
+"""Start and end on CLOCK_MONOTONIC in ns, and the number of lost events of each kind."""
 
 
 @dataclass(frozen=True)
 class RecordingHeader:
-    """Where a recording comes from; the formats are tracefs's text."""
+    """The HEADER block: where and when the recording was made, and the format texts that tracefs has."""
 
     kernel: str
     machine: str
     exporter: str
     started: float | None
-    """Unix time in seconds; None where it is not known."""
+    """Unix time in seconds; None if it is not known."""
     clock_ns: int
-    """CLOCK_MONOTONIC at that moment; the events' times are of that clock."""
+    """CLOCK_MONOTONIC at `started`. The times of the events are of the same clock."""
     kvm_exit: str
     kvm_userspace_exit: str
 
 
 @dataclass(frozen=True)
 class ThreadEntry:
-    """A vCPU thread: index in its VM, "" if unknown."""
+    """A vCPU thread in the VMS block."""
 
     tid: int
     vm: int
-    """Its VM's place in the list of VMs."""
+    """Index in the block's list of VMs."""
     comm: str
     vcpu: str
+    """Index of the vCPU in its VM; "" if unknown."""
 
 
 class ExistsError(Exception):
-    """The file to write exists, or cannot be replaced; one line for the operator."""
+    """The file exists and must not be overwritten, or it is no regular file; one line for the operator."""
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raise ExistsError where create() would, before anything is loaded."""
+    """Check a path before the BPF program is loaded. Raises ExistsError if create() would raise it."""
     try:
         mode = path.lstat().st_mode
     except OSError:
-        return  # create() says what is wrong with the folder
+        return  # if the directory is wrong, create() raises OSError
     if not stat.S_ISREG(mode):
         raise ExistsError(f"{path} exists and is not a file: choose another name")
     if not force:
@@ -65,7 +66,10 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 def create(path: Path, *, force: bool) -> BinaryIO:
-    """Create the file, readable by its owner only; follows no symbolic link. Raises ExistsError, OSError."""
+    """Create the file without a buffer, readable by its owner only. A symbolic link is not followed.
+
+    Raises ExistsError and OSError.
+    """
     check_target(path, force=force)
     if force:
         with contextlib.suppress(FileNotFoundError):
@@ -78,56 +82,49 @@ def create(path: Path, *, force: bool) -> BinaryIO:
 
 
 def discard(file: BinaryIO, path: Path) -> None:
-    """Remove what create() made and nothing whole came of, unless the name is another file's by now."""
+    """Remove the incomplete file that create() made, unless its name belongs to another file now."""
     with contextlib.suppress(OSError):
         if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
             path.unlink()
 
 
 class Writer:
-    """One recording. Every method raises OSError when the file cannot be written."""
+    """Writes one recording. Every method raises OSError if the file cannot be written."""
 
     def __init__(self, out: BinaryIO, header: RecordingHeader) -> None:
         self._out = out
         self._good = 0
-        """Bytes up to the end of the last whole block."""
-        self.counts: Counter[Kind] = Counter()
-        self.lost: Counter[Kind] = Counter()
-        self.first_ns = self.last_ns = 0
-        self._threads = 0
+        """Bytes up to the end of the last complete block."""
+        self.totals = RecordingTotals()
         self._write(blocks.start() + blocks.pack(Type.HEADER, _json(asdict(header))))
 
     @property
     def size(self) -> int:
-        """Bytes written."""
+        """Bytes of the blocks that were written."""
         return self._good
 
     def events(self, table: Sequence[bytes], numbers: Sequence[int], times: Sequence[int]) -> None:
-        """Write a block: event i is table[numbers[i]] at times[i] ns. At most blocks.MAX_EVENTS of them."""
+        """Write a block of at most blocks.MAX_EVENTS events: event i is table[numbers[i]] at times[i] ns."""
         if not times:
             return
         self._write(blocks.pack(Type.EVENTS, columns.pack(table, numbers, times), len(times)))
-        kinds = [unpack(what).kind for what in table]
-        for number, count in Counter(numbers).items():
-            self.counts[kinds[number]] += count
-        first = min(times)
-        self.first_ns = min(self.first_ns, first) if self.first_ns else first
-        self.last_ns = max(self.last_ns, *times)
+        self.totals.add([unpack(what).kind for what in table], numbers, times)
 
     def losses(self, from_ns: int, to_ns: int, lost: Mapping[Kind, int]) -> None:
-        """Write that events of this time were lost."""
+        """Write how many events of each kind were lost between two times on CLOCK_MONOTONIC."""
         self._write(blocks.pack(Type.LOST, LOST.pack(from_ns, to_ns, *(lost.get(kind, 0) for kind in COUNTED))))
-        self.lost.update(lost)
+        self.totals.lost.update(lost)
 
     def close(self, vms: Iterable[Vm], threads: Sequence[ThreadEntry], ended: str) -> None:
-        """Write the VMs, all threads in the order in which they were announced, the totals, and why it ended."""
+        """Write the VMs, the threads in the order of their announcements, the totals, and why the recording ended."""
         listed = {"vms": [asdict(vm) for vm in vms], "threads": [asdict(thread) for thread in threads]}
+        events, lost = self.totals.by_name()
         totals = {
-            "events": {kind.name.lower(): self.counts[kind] for kind in COUNTED},
-            "lost": {kind.name.lower(): self.lost[kind] for kind in COUNTED},
+            "events": events,
+            "lost": lost,
             "threads": len(threads),
-            "first_ns": self.first_ns,
-            "last_ns": self.last_ns,
+            "first_ns": self.totals.first_ns,
+            "last_ns": self.totals.last_ns,
             "ended": ended,
         }
         self._write(blocks.pack(Type.VMS, _json(listed)) + blocks.pack(Type.END, _json(totals)))
@@ -138,7 +135,8 @@ class Writer:
             while left:
                 left = left[self._out.write(left) :]
         except OSError:
-            # Back to whole blocks, so that it can still be closed. A pipe cannot; its reader finds it cut off.
+            # Remove the incomplete block, so that close() can still complete the file. This is not possible for a
+            # pipe: its reader sees a recording that is cut off.
             with contextlib.suppress(OSError):
                 self._out.truncate(self._good)
                 self._out.seek(self._good)

@@ -1,20 +1,26 @@
-"""How the daemon comes by an attached program: from the process before it, by systemd's store, or from the loader."""
+"""Where the daemon gets its program from: an earlier process through systemd's store, or the loader."""
 
 from __future__ import annotations
 
+import abc
 import logging
 import os
 import stat
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host
+from exporter.kernel.host import Formats
 from exporter.kernel.launcher import Launcher
 from exporter.kernel.program import Loaded
+from exporter.model.records import CountingSince
 from exporter.service import handover
+from exporter.service.handover import EarlierProgram, StoredDescriptors
 from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerError, LedgerState
 from exporter.service.systemd import Systemd
 
@@ -22,90 +28,170 @@ log = logging.getLogger(__name__)
 
 
 class Attached(NamedTuple):
-    """A program that counts, and what an earlier process knew of it."""
+    """A program that counts, and everything that is needed to read it."""
 
     loaded: Loaded
-    since: handover.Since
-    ledger: Ledger | None
-    """To be kept; None where nobody would pass it on."""
-    before: LedgerState
-    kept: bool
-    """It was attached already: its counters go on."""
+    formats: Formats
+    since: CountingSince
+    clock_ns: Callable[[], int] = time.monotonic_ns
+    """The clock of the program's timestamps."""
+    vcpu_ids: bool = False
+    """True if kvm_exit carries the kernel's vcpu_id."""
+    ledger: Ledger | None = None
+    """None without systemd's descriptor store."""
+    before: LedgerState = EMPTY_STATE
+    """What an earlier process wrote down."""
+    takeover: bool = False
+    """True if an earlier process attached the program: its counters go on."""
+    recording: Mapping[str, object] = MappingProxyType({})
+    """Fields for the log about the recording that is replayed; none for a host."""
 
 
-class ProgramSource:
-    """On the way to it. Only prepare() needs privileges."""
+class ProgramSource(abc.ABC):
+    """A way to get a program. Made while the process is privileged; its methods need no privilege."""
 
-    def __init__(self, systemd: Systemd) -> None:
+    replay = False
+    """True if the program counts the events of a recording."""
+
+    @property
+    def waiting(self) -> bool:
+        """True while KVM's tracepoints do not exist."""
+        return False
+
+    @abc.abstractmethod
+    def receive(self, timeout: float) -> Attached | None:
+        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError, OSError."""
+
+    def broken(self) -> str:
+        """A few words if the received program gets no more events, else ""."""
+        return ""
+
+    @abc.abstractmethod
+    def discard(self) -> None:
+        """Make the next process begin anew."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Free everything that receive() did not return."""
+
+
+class TakeoverSource(ProgramSource):
+    """The program of an earlier process. It counted on while the service restarted."""
+
+    def __init__(self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd) -> None:
+        self._earlier = earlier
+        self._received = False
+        self._stored = stored
         self._systemd = systemd
-        self._left = handover.StoredDescriptors.of(systemd.passed)
-        self._found: tuple[Loaded, handover.Since, Ledger] | None = None
-        self._loader: Launcher | None = None
-        self.sockets: list[int] = []
-        """What systemd passed besides: sockets that listen."""
-        for name, fd in systemd.passed:
-            if name in self._left.names:
-                continue
-            if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                self.sockets.append(fd)
-            else:  # of another version of this service, say
-                event(log, "warn", "a descriptor that was passed is not understood, and is let go", name=name)
-                os.close(fd)
-                systemd.forget(name)
 
-    def prepare(self, config: Config, sysfs: Path) -> None:
-        """Take over what was left attached; where there is nothing, or it does not fit, start the loader."""
-        self._config = config
-        if self._left.names:
-            try:
-                self._found = self._left.take(config)
-            except handover.HandoverError as error:
-                event(
-                    log,
-                    "warn",
-                    "counting anew: the program of before the restart is not taken over",
-                    reason=str(error),
-                )
-                self._left.discard(self._systemd)
-        if not self._found:
-            self._loader = Launcher(host.attach_request(config, sysfs))
+    def receive(self, timeout: float) -> Attached:
+        """Return the program. Raises LoadError where its tracepoint formats cannot be read."""
+        del timeout
+        loaded, since, ledger = self._earlier
+        attached = _attached(loaded, since, ledger, _state_of(ledger), takeover=True)
+        self._received = True
+        self._stored.close()
+        return attached
+
+    def discard(self) -> None:
+        """Make the next process begin anew."""
+        self._stored.discard(self._systemd)
+
+    def close(self) -> None:
+        """Free the program if nobody received it."""
+        if not self._received:
+            self._earlier.loaded.close()
+            self._earlier.ledger.close()
+        self._stored.close()
+
+
+class LoaderSource(ProgramSource):
+    """The loader: a child process with privileges, which compiles, loads and attaches the program."""
+
+    def __init__(self, config: Config, sysfs: Path, systemd: Systemd) -> None:
+        """Start the loader. Raises LoadError where it cannot be started."""
+        self._systemd = systemd
+        self._version: Mapping[str, Any] = handover.version(config)
+        self._stored = StoredDescriptors(frozenset(), {})
+        self._launcher = Launcher(host.attach_request(config, sysfs))
 
     @property
     def waiting(self) -> bool:
         """True while the loader waits for KVM."""
-        return bool(self._loader and self._loader.waiting)
+        return self._launcher.waiting
 
     def receive(self, timeout: float) -> Attached | None:
-        """Return the program, or None if it is not there after so many seconds. Raises LoadError."""
-        if self._found:
-            (loaded, since, ledger), self._found = self._found, None
-            self._left.close()
-            return Attached(loaded, since, ledger, _written(ledger), kept=True)
-        assert self._loader, "prepare() comes first"
-        built = self._loader.receive(timeout)
-        if not built:
+        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError, OSError."""
+        loaded = self._launcher.receive(timeout)
+        if not loaded:
             return None
-        since = handover.Since(time.time(), time.monotonic_ns())
-        # At once: from here on nothing is lost by a kill.
-        kept = handover.keep(self._systemd, built, self._config, since) if self._systemd else None
-        self._left = handover.StoredDescriptors(handover.names(built), {})  # what discard() would be about now
-        return Attached(built, since, kept, EMPTY_STATE, kept=False)
+        since = CountingSince(time.time(), time.monotonic_ns())
+        ledger = None
+        if self._systemd:  # stored at once: from here on a kill of this process loses nothing
+            ledger = handover.store(self._systemd, loaded, self._version, since)
+        self._stored = StoredDescriptors(handover.stored_names(loaded), {})
+        return _attached(loaded, since, ledger, EMPTY_STATE, takeover=False)
 
     def discard(self) -> None:
-        """Have the next start begin anew."""
-        self._left.discard(self._systemd)
+        """Make the next process begin anew."""
+        self._stored.discard(self._systemd)
 
     def close(self) -> None:
-        """End the loader, and free what nobody took."""
-        if self._loader:
-            self._loader.close()
-        if self._found:
-            self._found[0].close()
-            self._found[2].close()
-        self._left.close()
+        """End the loader."""
+        self._launcher.close()
 
 
-def _written(ledger: Ledger) -> LedgerState:
+def sort_passed(systemd: Systemd) -> tuple[StoredDescriptors, list[int]]:
+    """Sort the descriptors that systemd passed: those of an earlier process, and listening sockets.
+
+    All others are closed, here and in systemd's store.
+    """
+    stored = StoredDescriptors.of(systemd.passed)
+    sockets = []
+    for name, fd in systemd.passed:
+        if name in stored.names:
+            continue
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            sockets.append(fd)
+        else:  # from another version of this service, for example
+            event(log, "warn", "closing a descriptor from systemd: its name is unknown", name=name)
+            os.close(fd)
+            systemd.forget(name)
+    return stored, sockets
+
+
+def program_source(config: Config, sysfs: Path, systemd: Systemd, stored: StoredDescriptors) -> ProgramSource:
+    """Take over the stored program; where there is none, or it does not fit, start the loader. Raises LoadError."""
+    if stored.names:
+        try:
+            return TakeoverSource(stored.take_over(handover.version(config)), stored, systemd)
+        except handover.HandoverError as error:
+            event(
+                log,
+                "warn",
+                "counting anew: the program from before the restart is not taken over",
+                reason=str(error),
+            )
+            stored.discard(systemd)
+    return LoaderSource(config, sysfs, systemd)
+
+
+def _attached(
+    loaded: Loaded, since: CountingSince, ledger: Ledger | None, before: LedgerState, *, takeover: bool
+) -> Attached:
+    formats = host.parsed(loaded.formats)
+    return Attached(
+        loaded,
+        formats,
+        since,
+        vcpu_ids="vcpu_id" in formats.kvm_exit.fields,
+        ledger=ledger,
+        before=before,
+        takeover=takeover,
+    )
+
+
+def _state_of(ledger: Ledger) -> LedgerState:
     try:
         return ledger.read()
     except LedgerError as error:

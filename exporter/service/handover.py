@@ -1,7 +1,7 @@
-"""From one start of the service to the next: the loaded program, and the ledger of what is in no map.
+"""The handover from one process of the service to the next: the loaded program and the ledger.
 
-systemd keeps the descriptors (FileDescriptorStoreMax=) while the service restarts, so the program stays attached and
-counts on in the same maps. What is in memory alone is in the ledger.
+systemd keeps their descriptors (FileDescriptorStoreMax=) while the service restarts. So the program stays attached and
+goes on counting in the same maps. State that no map holds is in the ledger.
 """
 
 from __future__ import annotations
@@ -9,54 +9,55 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
 from exporter.kernel.program import DEFINES, MAPS, TRACEPOINTS, Loaded, layouts, read_sources
+from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
 _VERSION = 2
-"""Of what is written here and in the ledger."""
+"""Version of the format written here and in the ledger."""
 _STATE = "state"
 _KINDS = ("map", "program", "attachment")
 _LEDGER = tuple(f"ledger.{number}" for number in range(FILES))
 
 
-class Since(NamedTuple):
-    """When counting began: Unix time, and nanoseconds by the program's clock."""
-
-    unix: float
-    ns: int
-
-
 class HandoverError(Exception):
-    """What was kept cannot be taken over; a few words say why."""
+    """The stored program cannot be taken over; a few words say why."""
+
+
+class EarlierProgram(NamedTuple):
+    """A program that an earlier process attached, and that still counts."""
+
+    loaded: Loaded
+    since: CountingSince
+    ledger: Ledger
 
 
 @dataclass
 class StoredDescriptors:
-    """What an earlier process left: descriptors by their names in the store, owned by this process now."""
+    """Descriptors that systemd kept for this service, by their names in its store. This process owns them."""
 
     names: frozenset[str]
     descriptors: dict[str, int]
 
     @classmethod
     def of(cls, passed: Iterable[tuple[str, int]]) -> StoredDescriptors:
-        """Pick them out of what systemd passed, where there may be sockets too."""
+        """Select them from everything that systemd passed, where listening sockets may be too."""
         mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
         return cls(frozenset(name for name, _ in mine), dict(mine))
 
-    def take(self, config: Config) -> tuple[Loaded, Since, Ledger]:
-        """The loaded program, since when it counts, and the ledger of it. Raises HandoverError."""
+    def take_over(self, wanted: Mapping[str, Any]) -> EarlierProgram:
+        """Take over the stored program, which must have the version `wanted`. Raises HandoverError."""
         if _STATE not in self.descriptors:
             raise HandoverError("the descriptor store is not complete")
         try:
             state = json.loads(_read(self.descriptors[_STATE]))
-            wanted = version(config)
-            changed = [what for what, value in wanted.items() if state["version"].get(what) != value]
+            changed = [part for part, value in wanted.items() if state["version"].get(part) != value]
             if changed:
                 raise HandoverError(f"another {', '.join(changed)}")
             loaded = Loaded(
@@ -64,22 +65,22 @@ class StoredDescriptors:
                 *(self._named("program", state["programs"]), self._named("attachment", state["attachments"])),
                 formats=state["formats"],
             )
-            since = Since(*state["since"])
+            since = CountingSince(*state["since"])
             ledger = Ledger([self.descriptors[name] for name in _LEDGER])
             taken = {f"{kind}.{name}" for kind in _KINDS for name in state[f"{kind}s"]}.union(_LEDGER)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise HandoverError(f"the descriptor store cannot be read ({error!r})") from error
         self.descriptors = {name: fd for name, fd in self.descriptors.items() if name not in taken}
-        return loaded, since, ledger
+        return EarlierProgram(loaded, since, ledger)
 
     def discard(self, systemd: Systemd) -> None:
-        """Have nothing of it kept any longer: with its last descriptor a program is detached."""
+        """Close them here and in systemd's store. A program is detached with its last descriptor."""
         self.close()
         for name in sorted(self.names):
             systemd.forget(name)
 
     def close(self) -> None:
-        """Close what was not taken over; the store keeps what it has."""
+        """Close those that were not taken over. systemd keeps its copies."""
         for fd in self.descriptors.values():
             os.close(fd)
         self.descriptors.clear()
@@ -89,7 +90,10 @@ class StoredDescriptors:
 
 
 def version(config: Config) -> dict[str, Any]:
-    """What must be the same for counters to go on: words for it, and its value."""
+    """Everything that must stay the same for counters to go on: words for it, and its value.
+
+    It reads the program's source files. Call it before root is dropped: the next user may not be able to read them.
+    """
     source = hashlib.sha256("".join(read_sources("counting")).encode())
     source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
     return {
@@ -100,8 +104,8 @@ def version(config: Config) -> dict[str, Any]:
     }
 
 
-def names(loaded: Loaded) -> frozenset[str]:
-    """Under which a program is in the store."""
+def stored_names(loaded: Loaded) -> frozenset[str]:
+    """The names of a program's descriptors in systemd's store."""
     return frozenset((*_LEDGER, _STATE, *(name for name, _ in _descriptors(loaded))))
 
 
@@ -110,8 +114,8 @@ def _descriptors(loaded: Loaded) -> list[tuple[str, int]]:
     return [(f"{kind}.{name}", fd) for kind, group in groups for name, fd in group.items()]
 
 
-def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledger:
-    """Have an attached program survive this process, even if it is killed; returns the ledger to be kept of it.
+def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], since: CountingSince) -> Ledger:
+    """Give systemd an attached program's descriptors, so that it outlives this process; returns its new ledger.
 
     Raises OSError.
     """
@@ -121,7 +125,7 @@ def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledg
     for name, fd in _descriptors(loaded):
         systemd.store(name, fd)
     state = {
-        "version": version(config),
+        "version": its_version,
         "since": since,
         "maps": list(loaded.maps),
         "programs": list(loaded.programs),
@@ -135,10 +139,10 @@ def keep(systemd: Systemd, loaded: Loaded, config: Config, since: Since) -> Ledg
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
         file.write(json.dumps(state).encode())
         file.flush()
-        systemd.store(_STATE, fd)  # the last: with it, all others are there
+        systemd.store(_STATE, fd)  # the last one: whoever finds it finds all others too
     return ledger
 
 
 def _read(fd: int) -> bytes:
-    """The whole of a memfd, whose offset the writer left at its end."""
+    """The whole content of a memfd. Its offset is at the end, where the writer left it."""
     return os.pread(fd, os.fstat(fd).st_size, 0)

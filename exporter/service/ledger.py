@@ -1,8 +1,9 @@
-"""What is in this process' memory alone, written down so that the next one goes on from it even if this one is killed.
+"""The ledger: the state of this process that no BPF map holds, written down for the process that follows.
 
-That is: vCPUs that ended and are still served, slots and cells that are cleared and not handed back yet, and what
-series hold of threads that are gone. It lies in two memfds that systemd keeps, as it keeps the BPF maps. They are
-written in turn, and each becomes valid with its header, in one write that no signal divides: one is always whole.
+It holds the vCPUs that ended and are still served, the slots and cells that are free and not yet returned to the
+kernel, and the counts that series carry over from ended threads. It lies in two memfds, which systemd keeps as it keeps
+the BPF maps. The two are written in turn. Each becomes valid with its header, in one write that no signal divides. So
+one of them is whole at every moment, also when this process is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from exporter.metrics.series import NOTHING_CARRIED, CarriedOver
+from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.model.records import NO_HANDOVER, Cell, EndedVcpu, FreeEntry, Handover, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
 
@@ -24,32 +25,34 @@ FILES = 2
 
 _MAGIC = b"KVMEXIT\1"
 _HEADER = struct.Struct("=8s5Q")
-"""Magic, and the members of _Header."""
+"""The magic number, then the members of _LedgerHeader."""
 _CHUNK = 1 << 20
 
 
 class LedgerError(Exception):
-    """It cannot be read; a few words say why."""
+    """The ledger cannot be read; a few words say why."""
 
 
 class LedgerEntry(NamedTuple):
-    """A vCPU that ended: until when it is served, whose it was if that is known, and what pages had of it."""
+    """A vCPU that ended."""
 
     record: VcpuRecord
     expires_ns: int
+    """It is served until then."""
     vcpu: Vcpu | None
+    """Which vCPU it was; None if its lookup did not end."""
     served: tuple[int, int]
-    """Exits, and those to the VMM."""
+    """The exits, and the exits to the VMM, that pages had of it."""
 
 
 class LedgerState(NamedTuple):
-    """What an earlier process wrote down."""
+    """Everything that an earlier process wrote down."""
 
-    left: Handover = NO_HANDOVER
+    handover: Handover = NO_HANDOVER
     names: Sequence[tuple[ThreadKey, Vcpu]] = ()
     served: Mapping[ThreadKey, tuple[int, int]] = MappingProxyType({})
-    """Exits, and those to the VMM, that pages had of a vCPU that ended."""
-    bases: CarriedOver = NOTHING_CARRIED
+    """The exits, and the exits to the VMM, that pages had of an ended vCPU."""
+    carried: CarriedOver = NOTHING_CARRIED
 
 
 EMPTY_STATE = LedgerState()
@@ -57,31 +60,31 @@ EMPTY_STATE = LedgerState()
 
 class _LedgerHeader(NamedTuple):
     generation: int
-    """The higher one counts."""
+    """The file with the higher generation counts."""
     text: int
-    """Bytes of JSON, which come first."""
+    """Bytes of JSON, at the beginning."""
     size: int
     """Bytes in all."""
     begun: int
-    """Numbers that were about to be handed back, of those that are named."""
+    """Free entries whose return to the kernel began."""
     done: int
-    """Numbers that were."""
+    """Free entries whose return is complete."""
 
 
 class Ledger:
-    """Two files, owned. Not thread-safe."""
+    """Two files, which it owns. Not thread-safe."""
 
     def __init__(self, files: Sequence[int]) -> None:
         self._files = list(files)
         self._newest, self._header = 0, _LedgerHeader(0, 0, 0, 0, 0)
-        self._freed = 0
-        """Numbers named in what is written, that may still be handed back."""
+        self._free_entries = 0
+        """Free entries listed in the newest file that may still be returned to the kernel."""
         self._fragments: dict[ThreadKey, tuple[LedgerEntry, str]] = {}
         self._written: tuple[list[ThreadKey], CarriedOver | None] = ([], None)
 
     @classmethod
     def create(cls) -> Ledger:
-        """An empty one. Raises OSError."""
+        """Create an empty ledger. Raises OSError."""
         files: list[int] = []
         try:
             for number in range(FILES):
@@ -94,7 +97,7 @@ class Ledger:
 
     @property
     def files(self) -> Sequence[int]:
-        """The descriptors, to be kept elsewhere too."""
+        """The descriptors, which systemd keeps too."""
         return self._files
 
     def close(self) -> None:
@@ -104,7 +107,7 @@ class Ledger:
         self._files.clear()
 
     def read(self) -> LedgerState:
-        """What was written last, by whomever. Raises LedgerError; then the next write() begins anew."""
+        """Read the newest state, whichever process wrote it. Raises LedgerError; the next write() then starts empty."""
         headers = []
         try:
             for number, fd in enumerate(self._files):
@@ -115,22 +118,22 @@ class Ledger:
                 return EMPTY_STATE
             header, newest = max(headers)
             if not header.text <= header.size <= os.fstat(self._files[newest]).st_size - _HEADER.size:
-                raise ValueError(f"{header} is not what is there")
-            written = _read(os.pread(self._files[newest], header.size, _HEADER.size), header)
+                raise ValueError(f"{header} does not fit the file")
+            state = _parse(os.pread(self._files[newest], header.size, _HEADER.size), header)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise LedgerError(repr(error)) from error
         self._newest, self._header = newest, header
-        return written
+        return state
 
     def write(
-        self, ended: Sequence[LedgerEntry], freed: Sequence[FreeEntry], bases: CarriedOver, *, always: bool
+        self, ended: Sequence[LedgerEntry], free_entries: Sequence[FreeEntry], carried: CarriedOver, *, always: bool
     ) -> None:
-        """Write all of it down, at least where it is not what was written last. Raises OSError: then that still stands.
+        """Write the state down, always or only if it changed. Raises OSError; the state written before is then valid.
 
-        `freed` are the numbers that will be handed back from now on, the last one first; step() says how far that is.
+        `free_entries`: entries still to return to the kernel, in reverse order; step() records the progress.
         """
         known, self._fragments = self._fragments, {}
-        changed = always or self._written[1] != bases
+        changed = always or self._written[1] != carried
         for each in ended:
             key = each.record.key
             fragment = known.get(key)
@@ -143,41 +146,44 @@ class Ledger:
         self._written = ([], None)
         try:
             described = ",".join(fragment for _, fragment in self._fragments.values())
-            # Names are a guest's owner's, and may hold what is no text: surrogates go through JSON as escapes.
-            text = f'{{"ended":[{described}],"freed":{json.dumps(freed)},"bases":{json.dumps(bases)}}}'.encode()
+            # The VM's owner chooses names, which need not be valid text: JSON escapes lone surrogates.
+            text = (
+                f'{{"ended":[{described}],"freed":{json.dumps(free_entries)},"bases":{json.dumps(carried)}}}'
+            ).encode()
             self._replace(text, (cell.buckets for each in ended for cell in each.record.cells))
-        except BaseException:  # out of memory, too
-            self._give_up_freed()
+        except BaseException:  # MemoryError too
+            self._give_up_free_entries()
             raise
-        self._freed = len(freed)
-        self._written = (keys, bases)
+        self._free_entries = len(free_entries)
+        self._written = (keys, carried)
 
     def step(self, done: bool) -> None:
-        """Say that the next number is about to be handed back, or that it has been. Raises OSError.
+        """Record that the return of the next free entry begins, or that it is complete. Raises OSError.
 
-        What failed is said again: a number is not handed back before it was announced, and is announced once.
+        After an error the same step is recorded again: no entry is returned before its step was recorded, and each
+        step is recorded once.
         """
         header = self._header
         if done and header.done < header.begun:
             self._header = header._replace(done=header.begun)
             self._put(self._newest, self._header)
-        elif not done and header.begun == header.done < self._freed:
+        elif not done and header.begun == header.done < self._free_entries:
             header = header._replace(begun=header.begun + 1)
             self._put(self._newest, header)
             self._header = header
 
-    def _give_up_freed(self) -> None:
-        """What was written before must have no number handed back twice: one that is lost is the lesser evil."""
-        freed, self._freed = self._freed, 0
-        if freed:
+    def _give_up_free_entries(self) -> None:
+        """Mark all listed entries as returned. Losing one is better than returning one twice."""
+        listed, self._free_entries = self._free_entries, 0
+        if listed:
             with contextlib.suppress(OSError):
-                self._header = self._header._replace(begun=freed, done=freed)
+                self._header = self._header._replace(begun=listed, done=listed)
                 self._put(self._newest, self._header)
 
     def _replace(self, text: bytes, buckets: Iterable[bytes]) -> None:
         file = 1 - self._newest
         fd = self._files[file]
-        os.ftruncate(fd, 0)  # its header too
+        os.ftruncate(fd, 0)  # removes its header too
         at, chunk = _HEADER.size, bytearray(text)
         for each in buckets:
             if len(chunk) >= _CHUNK:
@@ -188,7 +194,7 @@ class Ledger:
         header = _LedgerHeader(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
         self._put(file, header)
         old, self._newest, self._header = self._newest, file, header
-        with contextlib.suppress(OSError):  # its memory is all that it is for
+        with contextlib.suppress(OSError):  # only frees memory
             os.ftruncate(self._files[old], 0)
 
     def _put(self, file: int, header: _LedgerHeader) -> None:
@@ -218,12 +224,12 @@ def _described(each: LedgerEntry) -> dict[str, Any]:
     }
 
 
-def _read(data: bytes, header: _LedgerHeader) -> LedgerState:
-    said, at = json.loads(data[: header.text]), header.text
-    retired: list[EndedVcpu] = []
+def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
+    read, at = json.loads(data[: header.text]), header.text
+    ended: list[EndedVcpu] = []
     names: list[tuple[ThreadKey, Vcpu]] = []
     served: dict[ThreadKey, tuple[int, int]] = {}
-    for one in said["ended"]:
+    for one in read["ended"]:
         cells = []
         for space, code, exits, sum_ns, size in one["cells"]:
             cells.append(Cell(space, code, exits, sum_ns, data[at : at + size]))
@@ -238,14 +244,14 @@ def _read(data: bytes, header: _LedgerHeader) -> LedgerState:
             in_progress=None,
             alive=False,
         )
-        retired.append(EndedVcpu(record, one["expires_ns"]))
+        ended.append(EndedVcpu(record, one["expires_ns"]))
         if one["vm"]:
             names.append((key, Vcpu(Vm(**one["vm"]), one["index"])))
         exits, userspace = one["served"]
         served[key] = (exits, userspace)
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, expected {at}")
-    freed = [(stack, number) for stack, number in said["freed"]]
-    untouched = freed[: len(freed) - header.begun]
-    unsure = freed[len(freed) - header.begun] if header.begun > header.done else None
-    return LedgerState(Handover(retired, untouched, unsure), names, served, CarriedOver.of(said["bases"]))
+    listed = [(stack, number) for stack, number in read["freed"]]
+    untouched = listed[: len(listed) - header.begun]
+    unsure = listed[len(listed) - header.begun] if header.begun > header.done else None
+    return LedgerState(Handover(ended, untouched, unsure), names, served, CarriedOver.of(read["bases"]))

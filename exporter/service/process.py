@@ -1,4 +1,4 @@
-"""The process around the daemon: privileges, signals, heap, exit status."""
+"""The process around the daemon: its privileges, signals, heap and exit status."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from exporter.kernel import privileges, program
 from exporter.kernel.privileges import Account
 from exporter.recording import recording
 from exporter.service.daemon import Daemon, StartError
+from exporter.service.replay import ReplaySource
 from exporter.service.systemd import Systemd
 from exporter.web.listen import ListenError
 
@@ -25,9 +26,9 @@ _FALLBACK = "nobody"
 
 
 def _keep_heap_small() -> None:
-    """Have glibc use one heap, and give large blocks back to the kernel.
+    """Make glibc use one heap, and return large blocks to the kernel.
 
-    By default each thread that answers a scrape gets a heap of its own, which keeps what it once held.
+    By default each thread that answers a scrape gets a heap of its own, and that heap never shrinks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -36,9 +37,9 @@ def _keep_heap_small() -> None:
 
 
 def _account(run_as: str) -> Account | None:
-    """Whom to become; None: stay who we are. Raises ConfigError."""
+    """The account to run as; None keeps the present one. Raises ConfigError."""
     if os.geteuid() != 0:
-        return None  # as systemd's User= has it, or whoever started us
+        return None  # systemd's User=, or the user who started the exporter
     if not run_as:
         event(log, "warn", "running as root, without capabilities", remedy="name a user in run_as")
         return None
@@ -61,7 +62,7 @@ def _account(run_as: str) -> Account | None:
 
 
 def _drop(account: Account | None) -> None:
-    """Give up all privileges. Raises StartError."""
+    """Drop all privileges, and run as `account`. Raises StartError."""
     try:
         kept = privileges.drop(account)
     except OSError as error:
@@ -70,7 +71,7 @@ def _drop(account: Account | None) -> None:
 
 
 def _refused(error: ConfigError) -> int:
-    """Say what is wrong; returns the exit status."""
+    """Log each problem; returns the exit status."""
     for problem in error.problems:
         event(log, "error", problem)
     return 1 if isinstance(error, UnreadableError) else 2
@@ -91,9 +92,9 @@ def run(
     speed: float = 1.0,
     reread: Callable[[], Config] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status. With `recorded`, serve a replay of it.
+    """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status.
 
-    `reread` reads the configuration again, and raises ConfigError.
+    With `recorded`, serve a replay of that recording. `reread` reads the configuration again, and raises ConfigError.
     """
     _keep_heap_small()
     systemd = Systemd(os.environ, os.getpid())
@@ -108,15 +109,15 @@ def run(
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
     # Python runs the handlers in the main thread, but the kernel may interrupt another one: this wakes the main one.
-    signal.set_wakeup_fd(daemon.wakes, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)
         if recorded:
-            daemon.prepare_replay(recorded, speed, account)
+            daemon.prepare(ReplaySource(config, recorded, speed, account))
         else:
             daemon.prepare()
         if account:
-            daemon.give_to(account)
+            daemon.give_sockets_to(account)
         _drop(account)
         daemon.start()
         daemon.attach()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Callable
 
 from exporter.metrics.exposition.page import MetricsPage
-from exporter.page import page
-from exporter.page.page import Overview
+from exporter.page.page import HEADERS, PATH, HtmlPage
 from exporter.readings import reading
-from exporter.web.answer import CHANGE, Answer, Request, Route, Routes, constant, text
+from exporter.web.response import WRITE_METHODS, Request, Response, Route, Routes, constant, text_response
 
 Render = Callable[[str, str], MetricsPage]
 """Makes the metrics page from the headers Accept and Accept-Encoding."""
@@ -22,34 +21,34 @@ def routes(
     telemetry_path: str,
     vcpus: Callable[[], bytes] | None = None,
     *,
-    overview: Overview | None = None,
+    page: HtmlPage | None = None,
     reload: Reload | None = None,
 ) -> Routes:
-    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `overview` the page at /.
+    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `page` the page at /.
 
     Without `reload` reloading is forbidden.
     """
 
-    def metrics(request: Request) -> Answer:
+    def metrics(request: Request) -> Response:
         made = render(request.accept, request.accept_encoding)
-        return Answer(200, made.headers, made.pieces)
+        return Response(200, made.headers, made.pieces)
 
     found = {
-        telemetry_path: Route(metrics, work=True),
-        "/-/healthy": constant(text(200, "Healthy")),
-        "/-/reload": Route(lambda _: _reload(reload), CHANGE, work=reload is not None),
+        telemetry_path: Route(metrics, in_thread=True),
+        "/-/healthy": constant(text_response(200, "Healthy")),
+        "/-/reload": Route(lambda _: _reload(reload), WRITE_METHODS, in_thread=reload is not None),
     }
     if vcpus:
         json = [("Content-Type", "application/json")]
-        found[reading.PATH] = Route(lambda _: Answer(200, json, [vcpus()]), work=True)
-    if overview:
-        found["/"] = Route(lambda _: Answer(200, page.HEADERS, [overview.page()]), work=True)
-        found[page.PATH] = Route(lambda _: Answer(200, page.HEADERS, [overview.fragment()]), work=True)
+        found[reading.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
+    if page:
+        found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
+        found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)
     return found
 
 
-def _reload(reload: Reload | None) -> Answer:
+def _reload(reload: Reload | None) -> Response:
     if reload is None:  # the words of Prometheus
-        return text(403, "Lifecycle API is not enabled.")
+        return text_response(403, "Lifecycle API is not enabled.")
     wrong = reload()
-    return text(500, f"failed to reload config: {wrong}") if wrong else text(200)
+    return text_response(500, f"failed to reload config: {wrong}") if wrong else text_response(200)

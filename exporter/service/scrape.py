@@ -1,183 +1,164 @@
-"""From what is counted to the page that a scraper asked for."""
+"""The scraper: makes the page that a scrape asks for out of the latest collection."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from exporter.config.options import Config
-from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.exposition.page import Exposition, MetricsPage, Shape
-from exporter.metrics.kvm import Detail, Metrics
-from exporter.metrics.own import State
-from exporter.metrics.series import NOTHING_CARRIED, CarriedOver, sums
-from exporter.metrics.series import ReasonFilter as ShownReasons
-from exporter.model.records import Cell, ThreadKey, VcpuRecord
+from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
+from exporter.metrics.exposition.page import Exposition, MetricsPage
+from exporter.metrics.kvm import Metrics
+from exporter.metrics.own import ScrapeStatus
+from exporter.metrics.series import ReasonFilter
+from exporter.model.records import Cell, ThreadKey, VcpuRecord, exit_sums
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.page.page import Look
-from exporter.page.view import Health
-from exporter.readings import reading as document
-from exporter.readings.reading import Reading
-from exporter.service.collection import Collection
-from exporter.service.ledger import LedgerState
+from exporter.service.collection import Collected, NothingCollected
+from exporter.service.ledger import EMPTY_STATE, LedgerState
 
-_SETTLE_SECONDS = 0.25
-"""How long a scrape waits for the names of VMs it sees for the first time. Later ones wait for nobody."""
+_WAIT_SECONDS = 0.25
+"""How long a scrape waits for the names of VMs that it sees for the first time. Later scrapes do not wait."""
 
-_TAKEOVER_SECONDS = 6.0
-"""The same right after a takeover, when a VM's sum must not lack a vCPU that it had. Lookup gives up before."""
+_TAKEOVER_WAIT_SECONDS = 6.0
+"""The same right after a takeover: a VM's sum must not lack a vCPU that it had. The lookup gives up earlier."""
 
 
 class Scraper:
-    """Makes one page at a time: the caches are shared, and two scrapes at once would format the same twice."""
+    """Makes one page at a time: two scrapes share the caches, and would render the same series twice."""
 
-    def __init__(
-        self, config: Config, counting: Collection, lookup: Lookup, state: State, registry: CollectorRegistry
-    ) -> None:
-        self._counting = counting
+    def __init__(self, config: Config, lookup: Lookup, registry: CollectorRegistry) -> None:
+        """Serve the `registry`; no vCPU is served before use()."""
+        self.status = ScrapeStatus()
         self._lookup = lookup
-        self._state = state
         self._registry = registry
         self._lock = threading.Lock()
+        self._collection: Collected = NothingCollected()
         self._reasons = ReasonNames()
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
-        """Of threads that ended: their cells as the metrics last had them, and the sums of those."""
-        self._before: dict[ThreadKey, tuple[int, int]] = {}
-        """Of threads that ended in an earlier process' time and are on no page of ours: the sums its pages had."""
-        self._going_on = False
-        """True until the metrics have all that an earlier process served."""
+        """Of ended threads: the cells that the metrics had last, and their sums."""
+        self._served_before: dict[ThreadKey, tuple[int, int]] = {}
+        """Of threads that ended before this process, and that no page of it had: the sums on an earlier one's pages."""
+        self._taking_over = False
         self._metrics = self._new_metrics(config)
-        self._bases = NOTHING_CARRIED
-        self._exposition = Exposition(_shape(config), registry)
+        self._carried = NOTHING_CARRIED
+        self._exposition = Exposition(config.histogram, registry, gzip=config.web.gzip)
 
-    def set_reasons(self, reasons: ReasonNames, config: Config, before: LedgerState | None = None) -> None:
-        """Take the names of reasons from here; before anything is counted.
+    @property
+    def taking_over(self) -> bool:
+        """True until the metrics have every thread that an earlier process served."""
+        return self._taking_over
 
-        `before` is what an earlier process wrote down, if there was one that counted in the same maps.
-        """
+    @property
+    def reasons(self) -> ReasonNames:
+        """The names of exit reasons in use."""
+        return self._reasons
+
+    def set_reasons(
+        self, reasons: ReasonNames, config: Config, before: LedgerState = EMPTY_STATE, *, takeover: bool = False
+    ) -> None:
+        """Take the names of reasons, and what an earlier process served if this is a takeover. Call it before use()."""
         with self._lock:
             self._reasons = reasons
-            self._bases = before.bases if before else NOTHING_CARRIED
-            self._metrics = self._new_metrics(config, self._bases)
-            self._before = dict(before.served) if before else {}
-            self._going_on = before is not None
+            self._carried = before.carried
+            self._metrics = self._new_metrics(config, self._carried)
+            self._served_before = dict(before.served)
+            self._taking_over = takeover
+
+    def use(self, collection: Collected) -> None:
+        """Serve this collection."""
+        with self._lock:
+            self._collection = collection
 
     def reconfigure(self, config: Config) -> None:
-        """Serve what this configuration asks for. A series that stays goes on from its value."""
+        """Serve the series that this configuration asks for. A series that both have continues from its value."""
         with self._lock:
-            self._counting.collect()
-            vcpus, gone, _ = self._counting.observed()
+            self._collection.set_linger(round(config.linger * 1e9))
+            self._collection.collect()
+            vcpus, vanished, _ = self._collection.observed()
             self._metrics.update(vcpus, ())
-            self._forget(gone)
-            fresh = self._new_metrics(config, self._bases)
+            self._forget(vanished)
+            fresh = self._new_metrics(config, self._carried)
             fresh.update(vcpus, ())
             fresh.continue_from(self._metrics)
-            self._metrics, self._bases = fresh, fresh.bases()
-            self._exposition = Exposition(_shape(config), self._registry)
-            self._counting.write_down()
+            self._metrics, self._carried = fresh, fresh.carried_over()
+            self._exposition = Exposition(config.histogram, self._registry, gzip=config.web.gzip)
+            self._collection.write_down()
 
-    def render(self, accept: str, accept_encoding: str) -> MetricsPage:
-        """Collect, and render the page for a scraper that sent these headers."""
-        self._counting.collect()
-        self._lookup.wait_known(_TAKEOVER_SECONDS if self._going_on else _SETTLE_SECONDS)
+    def page(self, accept: str, accept_encoding: str) -> MetricsPage:
+        """Collect, and render the page for a scrape with these headers."""
+        self._collection.collect()
+        self._lookup.wait_known(_TAKEOVER_WAIT_SECONDS if self._taking_over else _WAIT_SECONDS)
         with self._lock:
-            self._state.lookups_pending = self._lookup.pending
-            vcpus, gone, complete = self._counting.observed()  # perhaps newer than our own collection: the better
+            self.status = replace(self.status, lookups_pending=self._lookup.pending)
+            vcpus, vanished, complete = self._collection.observed()  # may be newer than our own collection
             self._metrics.update(vcpus, ())
-            self._let_go(gone, complete)
-            for record, _ in vcpus if self._before else ():
-                self._before.pop(record.key, None)
+            self._forget_vanished(vanished, complete)
+            for record, _ in vcpus if self._served_before else ():
+                self._served_before.pop(record.key, None)
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
-    def document(self) -> bytes:
-        """Collect, and make the JSON document of all vCPUs."""
-        return document.encode(self._reading())
-
-    def look(self) -> Look:
-        """Collect, and say what the page for a browser is made of."""
-        reading, state = self._reading(), self._state
-        health = Health(state.snapshot is not None, state.collect_errors, self._lookup.pending)
-        return Look(reading, health)
-
-    def _reading(self) -> Reading:
-        """All vCPUs with their names. Without a collection there are none, counted since 0."""
-        self._counting.collect()
-        self._lookup.wait_known(_SETTLE_SECONDS)
-        snapshot, replay = self._state.snapshot, self._state.replay
-        if snapshot is None:
-            return document.nothing(0, replay=replay)
-        since_ns, name = self._state.counting_since_ns, self._reasons.lookup
-        return document.reading(snapshot, self._lookup.get, name, since_ns=since_ns, replay=replay)
-
     def tidy(self) -> None:
-        """Let go of what no later page has: where nobody scrapes, it would pile up."""
+        """Forget the vanished vCPUs. Without scrapes they would pile up."""
         with self._lock:
-            vcpus, gone, complete = self._counting.observed()
-            if self._going_on and self._sums:
+            vcpus, vanished, complete = self._collection.observed()
+            if self._taking_over and self._sums:
                 self._metrics.update(vcpus, ())
-            self._let_go(gone, complete)
+            self._forget_vanished(vanished, complete)
 
     def served(self, key: ThreadKey) -> tuple[int, int]:
-        """Exits, and those to the VMM, that pages had of a thread that ended. Needs no lock."""
-        before = self._before.get(key)
+        """The exits, and the exits to the VMM, that pages had of an ended thread. Needs no lock."""
+        before = self._served_before.get(key)
         if before is not None:
             return before
         cells = self._metrics.seen(key)
         known = self._served.get(key)
         if not known or known[0] is not cells:
-            known = self._served[key] = (cells, sums(cells))
+            known = self._served[key] = (cells, exit_sums(cells))
         return known[1]
 
-    def bases(self) -> CarriedOver:
-        """What series hold besides the threads that there are. Needs no lock."""
-        return self._bases
+    def carried_over(self) -> CarriedOver:
+        """Counts that series hold besides the cells of present threads. Needs no lock."""
+        return self._carried
 
-    def _drop(self, keys: Sequence[ThreadKey]) -> None:
+    def _forget_in_metrics(self, keys: Sequence[ThreadKey]) -> None:
         self._metrics.update((), keys)
-        self._bases = self._metrics.bases()
+        self._carried = self._metrics.carried_over()
 
-    def _forget(self, gone: Sequence[VcpuRecord]) -> None:
-        """Let threads go that no later snapshot has; what no page had of them is counted as that."""
-        if not gone:
+    def _forget(self, vanished: Sequence[VcpuRecord]) -> None:
+        """Forget threads that no later snapshot has. Exits that no page had are counted as unserved."""
+        if not vanished:
             return
-        if self._going_on and self._sums:
-            named = [(record, self._lookup.get(record.key)) for record in gone]
+        if self._taking_over and self._sums:
+            named = [(record, self._lookup.get(record.key)) for record in vanished]
             self._metrics.update([(record, vcpu) for record, vcpu in named if vcpu], ())
-        for record in gone:
-            (exits, userspace), (served, served_userspace) = sums(record.cells), self.served(record.key)
-            self._state.unserved_exits += exits - served
-            self._state.unserved_userspace_exits += userspace - served_userspace
-        self._counting.leave(gone, partial(self._drop, [record.key for record in gone]))
-        for record in gone:
-            self._served.pop(record.key, None)
-            self._before.pop(record.key, None)
+        unserved, unserved_userspace = self.status.unserved_exits, self.status.unserved_userspace_exits
+        for record in vanished:
+            (exits, userspace), (served, served_userspace) = exit_sums(record.cells), self.served(record.key)
+            unserved += exits - served
+            unserved_userspace += userspace - served_userspace
+        self.status = ScrapeStatus(self.status.lookups_pending, unserved, unserved_userspace)
+        keys = [record.key for record in vanished]
+        self._collection.forget(vanished, partial(self._forget_in_metrics, keys))
+        for key in keys:
+            self._served.pop(key, None)
+            self._served_before.pop(key, None)
 
-    def _let_go(self, gone: Sequence[VcpuRecord], complete: bool) -> None:
-        """Forget what is gone: after a takeover when every vCPU has its name, for only then is a VM's series whole."""
-        if self._going_on and not complete:
+    def _forget_vanished(self, vanished: Sequence[VcpuRecord], complete: bool) -> None:
+        """Forget the vanished vCPUs. After a takeover only once all vCPUs have names: a VM's series is whole then."""
+        if self._taking_over and not complete:
             return
-        self._forget(gone)
-        if self._going_on:
-            self._going_on = False
+        self._forget(vanished)
+        if self._taking_over:
+            self._taking_over = False
             self._metrics.drop_unmatched()
-            self._bases = self._metrics.bases()
+            self._carried = self._metrics.carried_over()
 
-    def _new_metrics(self, config: Config, bases: CarriedOver = NOTHING_CARRIED) -> Metrics:
-        # Series that are sums over threads: one that is gone must have been in them, page or not.
+    def _new_metrics(self, config: Config, carried: CarriedOver = NOTHING_CARRIED) -> Metrics:
+        # Series that are sums over threads: an ended thread must have been in them, scraped or not.
         self._sums = "vm" in (config.level.counters, config.level.histograms)
-        shown = ShownReasons(self._reasons.lookup, config.reasons.allow, config.reasons.deny)
-        return Metrics(shown, Detail(config.level.counters, config.level.histograms), bases)
-
-
-def _shape(config: Config) -> Shape:
-    classic = config.histogram.classic
-    return Shape(
-        ClassicBounds.of(classic.factor, classic.min, classic.max),
-        config.histogram.native,
-        classic.in_protobuf,
-        config.web.gzip,
-    )
+        return Metrics(ReasonFilter(self._reasons.lookup, config.reasons), config.level, carried)

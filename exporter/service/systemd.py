@@ -1,4 +1,4 @@
-"""What passes between systemd and this process: sd_notify(3), sd_listen_fds(3), the descriptor store and the watchdog.
+"""Messages and descriptors between systemd and this process: sd_notify(3), sd_listen_fds(3), the store, the watchdog.
 
 Everything works without systemd as well: then nothing is sent, and nothing was passed.
 """
@@ -22,12 +22,12 @@ _SEND_SECONDS = 5.0
 
 
 def _number(text: str) -> int:
-    """What a variable says, which systemd set or somebody else; 0 for what is no number of at most 64 bits."""
+    """The number in a variable that anybody may have set; 0 if it is not a number of at most 64 bits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
 class Systemd:
-    """The service manager, as far as the environment says that there is one.
+    """The service manager, if the environment names one.
 
     Takes its variables out of `environ`, so that no child of this process speaks for it.
     """
@@ -39,28 +39,28 @@ class Systemd:
         self._is_ready = False
         usec, for_pid = _number(environ.pop("WATCHDOG_USEC", "")), environ.pop("WATCHDOG_PID", str(pid))
         self.watchdog_seconds = usec / 1e6 if usec and for_pid == str(pid) else None
-        """The process is killed when it has sent no watchdog() for so long; None: it is not watched."""
+        """systemd kills the process if watchdog() was not called for this time; None without a watchdog."""
         count, for_pid = _number(environ.pop("LISTEN_FDS", "")), environ.pop("LISTEN_PID", "")
         names = environ.pop("LISTEN_FDNAMES", "").split(":")
         self.passed: list[tuple[str, int]] = []
-        """Name and descriptor of what was passed: listening sockets, and what an earlier process had stored."""
+        """Name and number of each passed descriptor: listening sockets, and those that an earlier process stored."""
         for number in range(min(count, _MAX_FDS) if for_pid == str(pid) else 0):
-            with contextlib.suppress(OSError):  # announced, and not there
+            with contextlib.suppress(OSError):  # announced, and not open
                 os.set_inheritable(_FIRST_FD + number, False)
                 self.passed.append((names[number] if number < len(names) else "", _FIRST_FD + number))
 
     def __bool__(self) -> bool:
-        """True if there is somebody to notify."""
+        """True if there is a manager to notify."""
         return bool(self._address)
 
     def ready(self) -> None:
-        """Say that the service is up."""
+        """Report that the service is up."""
         self._is_ready = True
         self._send("READY=1")
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Say that the configuration is read again, and at the end that it was."""
+        """Report the beginning of a reload, and its end."""
         if self._is_ready:
             self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
@@ -70,7 +70,7 @@ class Systemd:
                 self._send("READY=1")
 
     def stopping(self) -> None:
-        """Say that the service is on its way out."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
@@ -80,19 +80,19 @@ class Systemd:
             self._send(f"STATUS={' '.join(text.split())}")
 
     def watchdog(self) -> None:
-        """Say that the service is alive."""
+        """Report that the service is alive."""
         if self.watchdog_seconds:
             self._send("WATCHDOG=1")
 
     def store(self, name: str, descriptor: int) -> None:
-        """Have a descriptor kept for the next start, whatever becomes of this process.
+        """Store a descriptor for the next process, also if this process is killed.
 
         FDPOLL=0 (systemd 246), since poll() reports an error for most BPF descriptors, and systemd then drops them.
         """
         self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=[descriptor])
 
     def forget(self, name: str) -> None:
-        """Have the stored descriptors of this name closed."""
+        """Make systemd close the stored descriptors of this name."""
         self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def _send(self, *lines: str, descriptors: list[int] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The view of top: screen, tables, keys."""
+"""`top` on the terminal: where its readings come from, the live view, tables, CSV and JSON."""

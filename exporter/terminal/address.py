@@ -1,16 +1,17 @@
-"""The URL of an exporter, in its parts."""
+"""The URL of an exporter: parsed, and written again."""
 
 from __future__ import annotations
 
-import http.client
 import urllib.parse
 from typing import NamedTuple
 
-from exporter.readings import reading as document
+from exporter.readings.reading import PATH
+
+_HTTP_PORT = 80
 
 
 class Address(NamedTuple):
-    """Where an exporter is: `path` stands before those that it serves, mostly empty."""
+    """Where an exporter is. `path` is the prefix of its pages behind a reverse proxy, usually empty."""
 
     host: str
     port: int
@@ -22,19 +23,19 @@ class Address(NamedTuple):
 
 
 def parse(url: str) -> Address:
-    """An URL of http. Raises ValueError with what is wrong."""
+    """The address in a URL. Raises ValueError, with an explanation, for every other URL than http://HOST:PORT/PATH."""
     parts = urllib.parse.urlsplit(url)
     host, port, path = parts.hostname, parts.port, parts.path.rstrip("/")
     if parts.scheme != "http":
-        raise ValueError("only http:// is read (no TLS, no unix socket); or use --source own")
-    # urlsplit() drops line feeds and tabs; what goes into a request line is ASCII without blanks.
+        raise ValueError("only http:// is supported (no TLS, no unix socket); or use --source own")
+    # urlsplit() drops line feeds and tabs. A path in a request line is ASCII without blanks.
     sendable = url.isprintable() and " " not in url and path.isascii()
     if not host or not sendable or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"allowed is http://HOST:PORT, and a path of ASCII before {document.PATH}")
+        raise ValueError(f"allowed is http://HOST:PORT, and a path of ASCII before {PATH}")
     if port == 0:
-        raise ValueError("nobody listens on port 0")
+        raise ValueError("port 0 is no port to connect to")
     try:
         host.encode("idna")
     except UnicodeError:
-        raise ValueError("its host is no name: between two dots are 1 to 63 characters") from None
-    return Address(host, http.client.HTTP_PORT if port is None else port, path)
+        raise ValueError("the host is no valid name: each part between dots has 1 to 63 characters") from None
+    return Address(host, _HTTP_PORT if port is None else port, path)

@@ -1,4 +1,7 @@
-"""The live view: curses around screen.py. Only this module touches the terminal, and it puts it back."""
+"""The live view: draws the lines of screen.py with curses, and reads keys.
+
+Only this module changes the state of the terminal. It restores the state at the end.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,20 @@ if TYPE_CHECKING:
     import curses
 
 _FIRST_SECONDS = 1.0
-"""The first numbers come after so long at the latest."""
-
+"""Longest time until the first numbers are shown."""
 
 _TICK_SECONDS = 1.0
-"""So often the header says how long there has been no answer."""
+"""How often the header is updated while the source does not answer."""
 
 
 class UnavailableError(Exception):
-    """This terminal can show no live view; the text says why."""
+    """The live view is not possible on this terminal; the text is the reason."""
 
 
 def check(term: str, descriptor: int) -> None:
-    """Raise UnavailableError where no live view is possible."""
+    """Check the terminal of type `term` (the variable TERM). Raises UnavailableError if a live view is not possible."""
     try:
-        import curses  # noqa: PLC0415 - some distributions package it apart
+        import curses  # noqa: PLC0415 - some distributions have it in a package of its own
     except ImportError as error:
         raise UnavailableError(f"this Python has no module curses ({error})") from error
     try:
@@ -50,7 +52,7 @@ def check(term: str, descriptor: int) -> None:
 
 
 def run(session: Session, stop: Stop, view: TopView, *, filters: Filters, interval: float, limit: int | None) -> None:
-    """Show the session until its end, a signal, or q; refreshed every `interval` seconds."""
+    """Show the session until its end, a signal, or the key q. The numbers are refreshed every `interval` seconds."""
     with _window() as window:
         _Live(window, session, stop, view, filters=filters, interval=interval, limit=limit).loop()
 
@@ -68,7 +70,7 @@ def _window() -> Iterator[curses.window]:
         curses.cbreak()
         window.keypad(True)
         window.nodelay(True)
-        with contextlib.suppress(curses.error):  # a terminal that cannot hide it
+        with contextlib.suppress(curses.error):  # raised if the terminal cannot hide the cursor
             curses.curs_set(0)
         yield window
     finally:
@@ -79,9 +81,9 @@ def _window() -> Iterator[curses.window]:
 
 
 def _hung_up() -> bool:
-    """True once there is no terminal: it can always be read from then on, and there is nothing to read."""
+    """True if the terminal is closed. Standard input is then always readable, but no key can be read from it."""
     poller = select.poll()
-    poller.register(0, 0)  # errors and hangups are told unasked
+    poller.register(0, 0)  # poll() reports errors and hangups even if no event is requested
     return bool(poller.poll(0))
 
 
@@ -117,12 +119,13 @@ class _Live:
             curses.KEY_END: "end",
         }
         self._shown: Reading = session.first
-        self._refresh = time.monotonic() + min(interval, _FIRST_SECONDS)
-        self._wanted = False
-        """The next reading is shown: the time has come."""
-        self._frame = self._take(None)
+        """The reading that the frame ends with: the next interval begins there."""
+        self._next_refresh = time.monotonic() + min(interval, _FIRST_SECONDS)
+        self._due = False
+        """True if the next reading must be shown, because the interval is over."""
+        self._frame = self._new_frame(None)
 
-    def _take(self, reading: Reading | None) -> Frame:
+    def _new_frame(self, reading: Reading | None) -> Frame:
         interval = self._filters.apply(between(self._shown, reading)) if reading else None
         total = self._filters.apply(between(self._session.first, self._session.last))
         return Frame(time.strftime("%H:%M:%S"), self._session.name, interval, total)
@@ -130,45 +133,45 @@ class _Live:
     def loop(self) -> None:
         session = self._session
         while not self._stop.asked:
-            if not self._view.paused:  # the old numbers stay, and why there are no new ones
+            if not self._view.paused:  # while paused, the old error stays with the old numbers
                 self._frame = replace(self._frame, trouble=session.trouble)
             self._draw()
             now = time.monotonic()
             if now >= session.end:
                 return
-            due = session.next_poll if self._view.paused else min(self._refresh, session.next_poll)
-            if session.asked:
+            due = session.next_poll if self._view.paused else min(self._next_refresh, session.next_poll)
+            if session.requested_at:
                 due = min(due, now + _TICK_SECONDS)
             pressed = self._stop.wait(min(due, session.end) - now, 0)
             if self._stop.resized:
                 self._resize()
-            if pressed and (_hung_up() or not self._take_keys()):
+            if pressed and (_hung_up() or not self._handle_keys()):
                 self._stop.asked = True
                 return
             self._read()
 
     def _read(self) -> None:
-        """Ask for a reading if it is time, and show the one that was asked for if it is there."""
+        """Request a reading if it is time, and show the requested one if it has arrived."""
         now = time.monotonic()
-        if now >= self._refresh and not self._view.paused:
-            self._wanted = True
-            self._session.ask()
-            self._refresh += self._interval
-            if self._refresh <= now:
-                self._refresh = now + self._interval
+        if now >= self._next_refresh and not self._view.paused:
+            self._due = True
+            self._session.request()
+            self._next_refresh += self._interval
+            if self._next_refresh <= now:
+                self._next_refresh = now + self._interval
         elif now >= self._session.next_poll:
-            self._session.ask()
+            self._session.request()
         reading = self._session.take()
-        if reading and self._wanted and not self._view.paused:
-            self._wanted = False
-            self._frame = self._take(reading)
+        if reading and self._due and not self._view.paused:
+            self._due = False
+            self._frame = self._new_frame(reading)
             self._shown = reading
 
     def _rows(self) -> list[ReasonDifference]:
         return screen.chosen(self._frame, self._view, self._limit)
 
-    def _take_keys(self) -> bool:
-        """Work off what was typed; False to quit."""
+    def _handle_keys(self) -> bool:
+        """Handle all keys that were pressed; False to quit."""
         while True:
             code = self._window.getch()
             if code < 0:
@@ -196,7 +199,7 @@ class _Live:
         self._window.erase()
         made = screen.lines(self._frame, self._view, self._rows(), height, columns, unicode=self._unicode)
         for at, (text, style) in enumerate(made):
-            # The last cell of the screen: the cursor has no place to go to, curses says so after it has drawn.
+            # After drawing the last cell of the screen, curses raises: there is no next cell for the cursor.
             with contextlib.suppress(curses.error):
                 self._window.addstr(at, 0, text, self._styles[style])
         self._window.refresh()

@@ -1,4 +1,4 @@
-"""The live view as lines of text: what stands where on a screen of a given size."""
+"""The live view as lines of text, laid out for a screen of a given size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exporter.terminal.view import COLUMNS, KEYS, TopView
 
 
 class Style(Enum):
-    """How a line is drawn."""
+    """How a line is displayed."""
 
     PLAIN = 0
     TITLE = 1
@@ -27,53 +27,59 @@ class Style(Enum):
 Line = tuple[str, Style]
 
 _ABOVE, _BELOW = 4, 1
-"""Lines of the screen that are not for rows."""
+"""Lines of the screen above and below the rows."""
 
 _GROUP_WORDS = {"vcpu": "vCPU", "vm": "VM", "reason": "reason"}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What was read last, for as long as it is shown."""
+    """The data of the screen between two refreshes."""
 
     clock: str
+    """Local time of the reading."""
     source: str
+    """Name of the source."""
     interval: Difference | None
-    """Since the frame before; None before the first interval is over."""
+    """Since the frame before this one; None before the first interval is over."""
     total: Difference
+    """Since the start of the run."""
     trouble: str = ""
+    """Why there is no newer reading; "" if there is no problem."""
 
 
 class _Column(NamedTuple):
     title: str
     least: int
+    """Smallest width."""
     most: int
-    """It grows with the screen up to this, if its cells are so wide."""
+    """Greatest width. A column is wider than `least` only if its cells need it and the screen has room."""
     cell: Callable[[ReasonDifference], str]
     rank: int
-    """Columns of a higher one go first where the screen is too narrow."""
+    """On a narrow screen the columns of the highest ranks are left out."""
     groups: str = "vcpu vm reason"
+    """Groupings that have the column."""
     number: bool = True
 
 
 def page_rows(height: int) -> int:
-    """How many rows are seen at once."""
+    """Number of rows that fit on a screen of `height` lines."""
     return max(1, height - _ABOVE - _BELOW)
 
 
 def chosen(frame: Frame, view: TopView, limit: int | None) -> list[ReasonDifference]:
-    """The rows that are to be shown, in their order."""
-    span = frame.total if view.total else frame.interval
-    if span is None:
+    """The rows that the view selects, in their order."""
+    difference = frame.total if view.total else frame.interval
+    if difference is None:
         return []
-    rows = ordered(grouped(span, _kind(view), view.group), view.sort, reverse=view.reverse)
+    rows = ordered(grouped(difference, _kind(view), view.group), view.sort, reverse=view.reverse)
     return [row for row in rows if view.idle or not row.idle][:limit]
 
 
 def lines(
     frame: Frame, view: TopView, rows: Sequence[ReasonDifference], height: int, columns: int, *, unicode: bool = True
 ) -> list[Line]:
-    """The whole screen, top to bottom; each line exactly `columns` wide, `height` of them at most."""
+    """All lines of the screen from top to bottom: `height` lines of exactly `columns`."""
     made = _help() if view.help else _body(frame, view, rows, (height, columns), unicode)
     keys = "q quit  h help  s sort  g group  p pause  i idle  u userspace  t total"
     made = [*made[: max(0, height - 1)], *[("", Style.PLAIN)] * (height - 1 - len(made)), (keys, Style.PLAIN)]
@@ -96,12 +102,12 @@ def _body(
     frame: Frame, view: TopView, rows: Sequence[ReasonDifference], size: tuple[int, int], unicode: bool
 ) -> list[Line]:
     height, columns = size
-    span = frame.total if view.total else frame.interval
+    difference = frame.total if view.total else frame.interval
     said = f"top  {frame.clock}{'  PAUSED' if view.paused else ''}  {_clean(frame.source, unicode)}"
     head: list[Line] = [
         (said, Style.TITLE),
-        (_summary(span) if span else "", Style.PLAIN),
-        (_state(view, span, len(rows), _clean(frame.trouble, unicode)), Style.PLAIN),
+        (_summary(difference) if difference else "", Style.PLAIN),
+        (_state(view, difference, len(rows), _clean(frame.trouble, unicode)), Style.PLAIN),
     ]
     page = page_rows(height)
     start = max(0, min(view.scroll, len(rows) - page))
@@ -109,26 +115,28 @@ def _body(
     shown = _fitted(seen, view.group, columns, unicode)
     head.append((" ".join(_title(column, at) for column, at in shown), Style.HEADER))
     if not seen:
-        return [*head, ("no exits" if span else "waiting for the first interval", Style.PLAIN)]
+        return [*head, ("no exits" if difference else "waiting for the first interval", Style.PLAIN)]
     return [*head, *((_line(row, shown, unicode), Style.DIM if row.idle else Style.PLAIN) for row in seen)]
 
 
-def _summary(span: Difference) -> str:
-    rows = span.rows()
-    time = span.elapsed_ns * len(span.vcpus) or 1
+def _summary(difference: Difference) -> str:
+    rows = difference.rows()
+    time = difference.elapsed_ns * len(difference.vcpus) or 1
     lost = sum(row.time_ns for row in rows if not row.idle)
     idle = sum(row.time_ns for row in rows if row.idle)
-    guest = sum(vcpu.guest_ns for vcpu in span.vcpus)
-    rate = sum(row.exits for row in rows) * 1e9 / (span.elapsed_ns or 1)
+    guest = sum(vcpu.guest_ns for vcpu in difference.vcpus)
+    rate = sum(row.exits for row in rows) * 1e9 / (difference.elapsed_ns or 1)
     parts = "  ".join(
         f"{name} {min(100.0, 100 * ns / time):.1f} %" for name, ns in (("guest", guest), ("lost", lost), ("idle", idle))
     )
-    return f"{len(span.vcpus)} vCPUs  {count(rate)} exits/s  {parts}"
+    return f"{len(difference.vcpus)} vCPUs  {count(rate)} exits/s  {parts}"
 
 
-def _state(view: TopView, span: Difference | None, rows: int, trouble: str) -> str:
+def _state(view: TopView, difference: Difference | None, rows: int, trouble: str) -> str:
     what = "returns to the VMM" if view.userspace else "exits"
-    period = "" if span is None else f" of {'all' if view.total else 'the last'} {span.elapsed_ns / 1e9:.1f} s"
+    period = (
+        "" if difference is None else f" of {'all' if view.total else 'the last'} {difference.elapsed_ns / 1e9:.1f} s"
+    )
     order = f"{view.sort}{' (reversed)' if view.reverse else ''}"
     idle = "" if view.idle else ", idle hidden"
     said = f"{what}{period} by {_GROUP_WORDS[view.group]}, sorted by {order}{idle}, {rows} rows"
@@ -166,7 +174,7 @@ _SPARK = _Column("", 8, 24, lambda _: "", 9, number=False)
 
 
 def _fitted(rows: Sequence[ReasonDifference], group: str, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
-    """The columns that fit, each with its width."""
+    """The columns that fit on the screen, each with its width."""
     kept = [column for column in (*_COLUMNS, _SPARK) if group in column.groups.split()]
     while len(kept) > 1 and sum(column.least + 1 for column in kept) - 1 > columns:
         kept.remove(max(kept, key=lambda column: column.rank))

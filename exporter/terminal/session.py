@@ -1,4 +1,4 @@
-"""One run: a source that is read often enough, and what has happened so far."""
+"""One run of `top`: its source, read often enough, and its first and its last reading."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from exporter.readings.reading import Reading
 from exporter.terminal.source import Source, SourceError
 
 _SLOW_SECONDS = 1.0
-"""An answer that takes longer is missed aloud."""
+"""If an answer takes longer, `trouble` says so."""
 
 _PATIENCE_SECONDS = 0.5
-"""So long, or so many times what the slowest answer took, a source is waited for once an end is asked for."""
 _PATIENCE_TIMES = 4
+"""Longest wait for an answer after a signal: half a second, or four times the slowest answer if that is longer."""
 
 
 class Session:
     """Readings of a source from the start of a run to its end, `duration` seconds later.
 
-    A remote source is read in a thread: neither it nor a name server that hangs keeps `stop`, or keys, from acting.
+    A remote source is read in a thread. So signals and keys work while the source, or a name server, does not answer.
     """
 
     def __init__(self, source: Source, duration: float | None, stop: Stop) -> None:
@@ -32,43 +32,49 @@ class Session:
         self.started = time.monotonic()
         self.end = math.inf if duration is None else self.started + duration
         self.next_poll = self.started + source.poll_seconds
-        self.asked = 0.0
-        """When the source was asked for the reading that is on its way; 0.0 if none is."""
+        self.requested_at = 0.0
+        """When the reading that has not arrived yet was requested; 0.0 if there is none."""
         self._answered = threading.Event()
         self._answer: Reading | BaseException = source.first
         self._slowest = 0.0
         self._trouble = ""
 
-    def ask(self) -> None:
-        """Have a reading made, unless one is on its way; it ends a wait of `stop`, and take() has it then."""
+    def request(self) -> None:
+        """Request a reading, unless one is requested already.
+
+        Its arrival ends a wait of `stop`. Then take() returns it.
+        """
         now = time.monotonic()
         self.next_poll = now + self._source.poll_seconds
-        if self.asked:
+        if self.requested_at:
             return
-        self.asked = now
+        self.requested_at = now
         if self._source.remote:
             try:
                 threading.Thread(target=self._read, daemon=True).start()
                 return
-            except RuntimeError:  # no thread is to be had
+            except RuntimeError:  # no thread can be started: read in this one
                 pass
         self._read()
 
     def _read(self) -> None:
         try:
             self._answer = self._source.read()
-        except BaseException as error:  # take() has it: this may be another thread
+        except BaseException as error:  # take() raises it, because this may be another thread
             self._answer = error
         self._answered.set()
         self._stop.wake()
 
     def take(self) -> Reading | None:
-        """The reading that was asked for, with the vCPUs that are gone; None where there is none yet, or it failed."""
+        """The requested reading with all ended vCPUs; None if it has not arrived, or failed with SourceError.
+
+        Raises every other exception that the source raised.
+        """
         if not self._answered.is_set():
             return None
-        answer, took = self._answer, time.monotonic() - self.asked
+        answer, took = self._answer, time.monotonic() - self.requested_at
         self._answered.clear()
-        self.asked = 0.0
+        self.requested_at = 0.0
         if isinstance(answer, SourceError):
             self._trouble = str(answer)
             return None
@@ -78,16 +84,16 @@ class Session:
         return self._run.add(answer)
 
     def read(self) -> Reading:
-        """A reading of now, or the last one where that fails or `stop` cuts it short; with the vCPUs that are gone."""
-        self._finish()  # what is on its way began before now
-        if not self.asked:
-            self.ask()
+        """A new reading with all ended vCPUs; the last one if that fails or `stop` interrupts it."""
+        self._finish()  # a reading that was requested earlier would be too old
+        if not self.requested_at:
+            self.request()
             self._finish()
         return self.last
 
     def _finish(self) -> None:
-        while self.asked and not self._answered.is_set():
-            waited = time.monotonic() - self.asked
+        while self.requested_at and not self._answered.is_set():
+            waited = time.monotonic() - self.requested_at
             patience = max(_PATIENCE_SECONDS, _PATIENCE_TIMES * self._slowest)
             if not self._stop.asked:
                 self._stop.wait(math.inf)
@@ -100,13 +106,13 @@ class Session:
 
     @property
     def trouble(self) -> str:
-        """Why there is no newer reading; empty if there is nothing wrong."""
-        waited = time.monotonic() - self.asked if self.asked else 0.0
+        """Why there is no newer reading; "" if there is no problem."""
+        waited = time.monotonic() - self.requested_at if self.requested_at else 0.0
         return self._trouble or (f"no answer for {waited:.0f} s" if waited >= _SLOW_SECONDS else "")
 
     @property
     def first(self) -> Reading:
-        """What the run is counted from."""
+        """The reading at the start of the run."""
         return self._run.first
 
     @property

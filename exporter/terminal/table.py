@@ -1,4 +1,4 @@
-"""Rows as text: the table of six columns, CSV, JSON."""
+"""Rows as text: a table of six columns, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 from collections.abc import Iterable, Mapping
 
 from exporter.common.text import printable
-from exporter.readings import reading as document
 from exporter.readings.difference import Difference, ReasonDifference
-from exporter.readings.reading import ReasonReading
+from exporter.readings.reading import VERSION, ReasonReading, counted_fields, dumps, identity
 from exporter.terminal.text import left, right, width
 
 _TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")
@@ -18,9 +17,9 @@ _NUMBERS = (4, 5)
 
 
 def table(rows: Iterable[ReasonDifference]) -> str:
-    """TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the rows' order.
+    """The table TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME (ns), in the order of the rows.
 
-    AVG_TIME is over completed intervals, "-" where none is completed yet.
+    AVG_TIME is the mean of the completed intervals; "-" if none is completed.
     """
     lines: list[tuple[str, ...]] = [_TITLES]
     for row in rows:
@@ -41,9 +40,9 @@ CSV_COLUMNS = (
 
 
 def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -> str:
-    """One line for each row; `taken` (Unix time) says when. What there is none of is empty."""
-    said = io.StringIO()
-    writer = csv.writer(said, lineterminator="\n")
+    """A line for each row. `taken` is the Unix time in the first column. A value that does not exist is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(CSV_COLUMNS)
     for row in rows:
@@ -61,40 +60,41 @@ def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -
                 *("" if ns is None else ns for ns in (row.avg_ns, row.p50_ns, row.p99_ns, row.max_ns)),
             ]
         )
-    return said.getvalue()
+    return text.getvalue()
 
 
-def json_line(span: Difference, rows: Iterable[ReasonDifference], about: Mapping[str, object]) -> str:
-    """One document: as that of /-/vcpus, but of the span; `rows` are those that were chosen, in their order.
+def json_line(difference: Difference, rows: Iterable[ReasonDifference], about: Mapping[str, object]) -> str:
+    """One JSON document on a line: like that of /-/vcpus, but with differences.
 
-    `about` goes before all else. vCPUs stand in the order of their first row; those without a row after them.
+    `rows` are the selected rows in their order, `about` the first members of the document. The vCPUs are in the order
+    of their first rows; vCPUs without a row come last.
     """
     chosen: dict[int, int] = {id(row): place for place, row in enumerate(rows)}
     vcpus = []
-    for vcpu in span.vcpus:
+    for vcpu in difference.vcpus:
         mine = sorted((chosen[id(row)], row) for row in vcpu.rows if id(row) in chosen)
         first = mine[0][0] if mine else len(chosen)
         made = {
-            **document.identity(vcpu.thread),
+            **identity(vcpu.thread),
             "guest_ns": vcpu.guest_ns,
             "reasons": [_derived(row) for _, row in mine],
         }
         vcpus.append((first, made))
     vcpus.sort(key=lambda pair: pair[0])
     members = {
-        "version": document.VERSION,
+        "version": VERSION,
         **about,
-        "elapsed_ns": span.elapsed_ns,
-        "counters": dict(span.counters),
+        "elapsed_ns": difference.elapsed_ns,
+        "counters": dict(difference.counters),
         "vcpus": [made for _, made in vcpus],
     }
-    return document.dumps(members).decode()
+    return dumps(members).decode()
 
 
 def _derived(row: ReasonDifference) -> dict[str, object]:
     counted = ReasonReading(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets)
     return {
-        **document.counted_fields(counted),
+        **counted_fields(counted),
         "time_ns": row.time_ns,
         "share": round(row.share, 6),
         "rate": round(row.rate, 6),

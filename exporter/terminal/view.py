@@ -1,4 +1,4 @@
-"""What the live view shows, and how each key changes that."""
+"""The state of the live view, the keys that change it, and the texts of its help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exporter.readings.grouping import GROUPS, SORT_KEYS
 
 @dataclass(frozen=True)
 class TopView:
-    """The state that keys change."""
+    """Which rows the live view shows, and in which order."""
 
     sort: str = "time"
     reverse: bool = False
@@ -23,35 +23,38 @@ class TopView:
     scroll: int = 0
 
 
-# Each with its name in a line of 80 columns.
+# A key or a column with its text must fit into a line of 80 columns.
 KEYS = (
-    ("s S", "sort by the next key, the one before: " + " ".join(SORT_KEYS[:4])),
+    ("s S", "sort by the next or the previous key: " + " ".join(SORT_KEYS[:4])),
     ("", " ".join(SORT_KEYS[4:])),
     ("r", "reverse the order; idle reasons stay last"),
-    ("g 1 2 3", "group by the next, by vCPU, by VM, by reason"),
-    ("i", "hide idle reasons (WFx, HLT: the guest has nothing to do), or not"),
-    ("u", "returns to the VMM (KVM_EXIT_*) instead of exits from the guest"),
-    ("t", "totals since the start instead of the last interval"),
+    ("g 1 2 3", "group by the next of these, by vCPU, by VM, by reason"),
+    ("i", "hide or show idle reasons (WFx, HLT: the guest has nothing to do)"),
+    ("u", "show returns to the VMM (KVM_EXIT_*), or exits from the guest"),
+    ("t", "show totals since the start instead of the last interval, or not"),
     ("p space", "pause: the screen stands still, counting goes on"),
     ("up down", "scroll; also j k, page up, page down, home, end"),
     ("h ?", "this help"),
-    ("q", "quit, as Ctrl-C does; the table of the whole run follows"),
+    ("q", "quit, like Ctrl-C; then the table of the whole run is printed"),
 )
 
 COLUMNS = (
     ("RATE/s", "exits per second"),
-    ("TIME%", "part of the vCPUs' time that was lost, exits in flight included"),
+    ("TIME%", "share of the vCPUs' time that was lost, with exits in progress"),
     ("AVG", "mean of the completed intervals from an exit to the next entry"),
     ("P50 P99", "upper bound of the bucket of the percentile; a bucket is 19 % wide"),
     ("MAX", "upper bound of the highest bucket that is not empty"),
-    ("1us..16s", "completed intervals by their length, from 1 us to 16 s"),
+    ("1us..16s", "histogram of the completed intervals, from 1 us to 16 s"),
 )
 
 _SCROLLS = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
 def press(view: TopView, key: str, *, page: int, rows: int) -> TopView | None:
-    """The view after a key; None to quit. `page` is how many rows are seen, of `rows`. Other keys change nothing."""
+    """The view after a key; None to quit. An unknown key changes nothing.
+
+    `page` is the number of rows on the screen, `rows` the number of all rows.
+    """
     if key in ("q", "Q"):
         return None
     if key in ("h", "?"):

@@ -1,1 +1,1 @@
-"""The HTTP server: sockets, TLS, users, limits. It is given bodies to send, and knows no metric and no page."""
+"""The HTTP server: sockets, TLS, users, limits. It sends what other rooms give it, and knows no metric and no page."""

@@ -1,4 +1,4 @@
-"""Basic authentication against bcrypt hashes, so that guessing costs the guesser and not the scrapes."""
+"""Basic authentication against bcrypt hashes. A client that guesses passwords delays itself, and no other client."""
 
 from __future__ import annotations
 
@@ -11,71 +11,72 @@ import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-_REMEMBERED = 128
-_LINE, _LINES = 8, 256
-"""Checks in line for one address, and for all: whoever waits keeps a connection."""
-_MAX_BYTES = 72
-"""What bcrypt looks at of a password; its newer versions refuse a longer one, Go's takes it."""
+_MAX_VERIFIED = 128
+"""How many right pairs of name and password are remembered."""
+_MAX_QUEUED_PER_ADDRESS, _MAX_QUEUED = 8, 256
+"""Limits of checks that wait or run: each of them keeps a connection open."""
+_MAX_PASSWORD_BYTES = 72
+"""bcrypt ignores further bytes of a password. Newer versions of Python's bcrypt refuse a longer one; Go accepts it."""
 
 
-class CrowdedError(Exception):
-    """So many checks are in line that this one is not made."""
+class QueueFullError(Exception):
+    """A password is not checked, because too many checks wait already."""
 
 
 class Passwords:
     """Checks names and passwords.
 
-    One thread does the work of bcrypt, some 70 ms for each check of cost 10, and every address has one check in line
-    for it at a time: whoever guesses waits for himself. A pair that was right is remembered (as an HMAC under a key
-    of this process, never as it came), so that a scraper is checked once and does not wait again.
+    One thread runs bcrypt, which takes some 70 ms for a hash of cost 10. At most one check of each client address waits
+    for this thread, so a client that guesses delays only itself. A right pair of name and password is remembered, as an
+    HMAC under a key of this process and never in plain text. A scraper is therefore checked once.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "bcrypt")
+        self._executor = ThreadPoolExecutor(1, "bcrypt")
         self._key = secrets.token_bytes(32)
-        self._right: dict[bytes, None] = {}  # the oldest first
-        self._lines: dict[str, _Line] = {}
+        self._verified: dict[bytes, None] = {}  # digests, the least recently used first
+        self._queues: dict[str, _Queue] = {}  # by client address
 
     def close(self) -> None:
-        """Let no check begin any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Start no further check."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def allowed(self, users: Mapping[str, str], authorization: str, peer: str) -> bool:
-        """Whether an Authorization header names one of the users (name to hash) and gives the password.
+    async def check(self, users: Mapping[str, str], authorization: str, peer: str) -> bool:
+        """Return whether an Authorization header has the name of a user (name to hash) and the right password.
 
-        Raises CrowdedError.
+        `peer` is the address of the client. Raises QueueFullError.
         """
-        given = _credentials(authorization)
-        if given is None:
+        credentials = _credentials(authorization)
+        if credentials is None:
             return False
-        name, password = given
+        name, password = credentials
         known = name in users
-        # Somebody unknown is checked against a hash all the same: the time it takes tells nothing about names.
+        # An unknown name is checked against another user's hash: the time of a check must not reveal which names exist.
         hashed = users[name] if known else next(iter(users.values()))
-        remembered = self._digest(name, hashed, password)
-        if remembered in self._right:
-            self._right[remembered] = self._right.pop(remembered)
+        digest = self._digest(name, hashed, password)
+        if digest in self._verified:
+            self._verified[digest] = self._verified.pop(digest)
             return known
-        line = self._lines.get(peer) or _Line()
-        if line.length >= _LINE or sum(each.length for each in self._lines.values()) >= _LINES:
-            raise CrowdedError
-        self._lines[peer] = line
-        line.length += 1
+        queue = self._queues.get(peer) or _Queue()
+        if queue.length >= _MAX_QUEUED_PER_ADDRESS or sum(each.length for each in self._queues.values()) >= _MAX_QUEUED:
+            raise QueueFullError
+        self._queues[peer] = queue
+        queue.length += 1
         try:
-            async with line.lock:
-                if remembered in self._right:  # what the one before in this line has just shown
+            async with queue.lock:
+                if digest in self._verified:  # an earlier check of this queue was for the same password
                     return known
                 loop = asyncio.get_running_loop()
-                matches = await loop.run_in_executor(self._pool, _matches, password, hashed)
+                matches = await loop.run_in_executor(self._executor, _matches, password, hashed)
         finally:
-            line.length -= 1
-            if not line.length:
-                self._lines.pop(peer, None)
+            queue.length -= 1
+            if not queue.length:
+                self._queues.pop(peer, None)
         if not (known and matches):
             return False
-        self._right[remembered] = None
-        if len(self._right) > _REMEMBERED:
-            del self._right[next(iter(self._right))]
+        self._verified[digest] = None
+        if len(self._verified) > _MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]
         return True
 
     def _digest(self, name: str, hashed: str, password: bytes) -> bytes:
@@ -84,8 +85,8 @@ class Passwords:
         return hmac.new(self._key, message, hashlib.sha256).digest()
 
 
-class _Line:
-    """The checks of one address: one at work, the others behind it."""
+class _Queue:
+    """The checks of one client address. The one that holds the lock runs; the others wait."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -93,7 +94,7 @@ class _Line:
 
 
 def _credentials(authorization: str) -> tuple[str, bytes] | None:
-    """Name and password of a header `Basic BASE64(name:password)` (RFC 7617), else None."""
+    """Return name and password of a header `Basic BASE64(name:password)` (RFC 7617), or None for another header."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -106,8 +107,8 @@ def _credentials(authorization: str) -> tuple[str, bytes] | None:
 
 
 def _matches(password: bytes, hashed: str) -> bool:
-    import bcrypt  # noqa: PLC0415 - only where there are users; toolkit.py has seen that it is there
+    import bcrypt  # noqa: PLC0415 - needed only if there are users; toolkit.py has checked that it is installed
 
-    if b"\0" in password:  # no such password can have been hashed
+    if b"\0" in password:  # a hash of such a password cannot exist
         return False
-    return bcrypt.checkpw(password[:_MAX_BYTES], hashed.encode())
+    return bcrypt.checkpw(password[:_MAX_PASSWORD_BYTES], hashed.encode())

@@ -1,4 +1,4 @@
-"""The connections there are: how many, which of them give way to new ones, and which have waited too long."""
+"""The open connections: their time limits, their number, and which one to close where a limit is reached."""
 
 from __future__ import annotations
 
@@ -9,136 +9,142 @@ from collections.abc import Callable, Iterable, Iterator
 from exporter.web.stream import TimedStream
 
 HEADER_SECONDS = 10.0
-"""From the first byte of a request, and on a new connection from its start (TLS included), to the end of its header."""
+"""Limit from the first byte of a request to the end of its header. On a new connection, it begins with accept(), and
+includes the TLS handshake."""
 IDLE_SECONDS = 120.0
+"""Limit between two requests."""
 WRITE_SECONDS = 30.0
-"""For how long a client may take nothing of an answer."""
-ANSWER_SECONDS = 300.0
-"""For an answer as a whole, however steadily its bytes are taken one by one."""
-GIVES_WAY_SECONDS = 1.0
-"""A client that has taken nothing for so long gives way where a limit is reached."""
+"""Limit for a client that reads nothing of its response."""
+RESPONSE_SECONDS = 300.0
+"""Limit for a whole response, however steadily the client reads it."""
+STALLED_SECONDS = 1.0
+"""A client that has read nothing of its response for this long is stalled: it may be closed if a limit is reached."""
 
-_MOST = 1000
-_OTHER_DESCRIPTORS = 128
-"""What the rest of the exporter may need: maps, programs, files of /proc that are being read."""
+_MAX_CONNECTIONS = 1000
+_RESERVED_DESCRIPTORS = 128
+"""Descriptors for the rest of the exporter: maps, programs, files of /proc that it reads."""
 
 
-def most_connections() -> int:
-    """As many as the limit of descriptors (RLIMIT_NOFILE) leaves room for, and no more than a thousand."""
+def max_connections() -> int:
+    """Return how many connections the limit of descriptors (RLIMIT_NOFILE) allows: from 16 to 1000."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _MOST
-    return max(16, min(_MOST, soft - _OTHER_DESCRIPTORS))
+        return _MAX_CONNECTIONS
+    return max(16, min(_MAX_CONNECTIONS, soft - _RESERVED_DESCRIPTORS))
 
 
 class Connections:
-    """All connections, in three states, the oldest of each first."""
+    """All connections by state: new, idle, busy. In each state the oldest is first."""
 
-    def __init__(self, most: int, most_scrapes: int, clock: Callable[[], float]) -> None:
-        self.most = most
+    def __init__(self, limit: int, max_scrapes: int, clock: Callable[[], float]) -> None:
+        self.limit = limit
         self.clock = clock
-        self._most_scrapes = most_scrapes
-        # Dictionaries for their order.
-        self._new: dict[TimedStream, None] = {}  # that have not asked for anything yet
+        self._max_scrapes = max_scrapes
+        # Dictionaries, because they keep the order of insertion.
+        self._new: dict[TimedStream, None] = {}  # without a request yet
         self._idle: dict[TimedStream, None] = {}  # between two requests
         self._busy: dict[TimedStream, None] = {}
-        self._scrapes: dict[TimedStream, str] = {}  # to the client's address
+        self._scrapes: dict[TimedStream, str] = {}  # with the client's address
 
     def __len__(self) -> int:
         return len(self._new) + len(self._idle) + len(self._busy)
 
     def __iter__(self) -> Iterator[TimedStream]:
-        """Yield every connection, of a copy: closing one removes it."""
+        """Iterate over a copy of the connections, because closing a connection removes it."""
         return iter([*self._new, *self._idle, *self._busy])
 
     def add(self, stream: TimedStream) -> None:
-        """Keep a new connection."""
+        """Add a new connection."""
         self._new[stream] = None
 
-    def began(self, stream: TimedStream) -> None:
-        """A request has come."""
+    def request_began(self, stream: TimedStream) -> None:
+        """Make a connection busy: the header of a request has arrived."""
         self._new.pop(stream, None)
         self._idle.pop(stream, None)
         self._busy[stream] = None
 
-    def ended(self, stream: TimedStream) -> None:
-        """Its answer has gone."""
+    def request_ended(self, stream: TimedStream) -> None:
+        """Make a connection idle: the response has been sent."""
         self._busy.pop(stream, None)
         self._idle[stream] = None
 
     def closed(self, stream: TimedStream) -> None:
-        """The connection is no more."""
+        """Remove a connection that is closed."""
         for streams in (self._new, self._idle, self._busy):
             streams.pop(stream, None)
 
     @property
     def busy(self) -> int:
-        """How many requests are being answered."""
+        """How many requests have no complete response yet."""
         return len(self._busy)
 
     @property
     def any_new(self) -> bool:
-        """Whether there is a connection that has not asked for anything yet."""
+        """Whether there is a connection without a request yet."""
         return bool(self._new)
 
     def make_room(self) -> bool:
-        """Close what matters least, so that a new connection can be taken; False if all that is left is at work.
+        """Close the least important connection. Returns False if each connection has a request and its client reads.
 
-        The oldest that never asked comes first, then the one that has been idle for longest, then a reader that
-        stands still. A scraper has asked long before a flood makes its connection the oldest.
+        The order is: the oldest one without a request, the one that is idle for longest, the one that is stalled for
+        longest. A scraper sends its request long before a flood makes its connection the oldest without a request.
         """
         for streams in (self._new, self._idle):
             if streams:
                 next(iter(streams)).close()
                 return True
-        standing = self._longest_standing(self._busy)
-        if standing:
-            standing.close()
-        return standing is not None
+        stalled = self._longest_stalled(self._busy)
+        if stalled:
+            stalled.close()
+        return stalled is not None
 
-    def admit(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape in flight, of the client at the address `peer`; False if there are too many.
+    def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
+        """Count a scrape of the client at the address `peer` as in flight. Returns False if there are too many.
 
-        At the limit it takes the place of one whose reader stands still, else of one of an address that has more of
-        them in flight than `peer` would have: nobody holds the scrapes of others up by asking often.
+        At the limit, the scrape replaces a stalled one. If none is stalled, it replaces one of the address that has
+        most scrapes, but only if that address has more than `peer` would then have. A client that scrapes too often can
+        therefore not block the scrapes of another one.
         """
-        if len(self._scrapes) >= self._most_scrapes:
-            given_up = self._longest_standing(self._scrapes) or self._greediest(peer)
-            if given_up is None:
+        if len(self._scrapes) >= self._max_scrapes:
+            replaced = self._longest_stalled(self._scrapes) or self._scrape_of_busiest_address(peer)
+            if replaced is None:
                 return False
-            given_up.close()
-            self._scrapes.pop(given_up)
+            replaced.close()
+            self._scrapes.pop(replaced)
         self._scrapes[stream] = peer
         return True
 
-    def _longest_standing(self, streams: Iterable[TimedStream]) -> TimedStream | None:
-        now = self.clock()
-        longest = max(streams, key=lambda stream: stream.stands(now), default=None)
-        return longest if longest and longest.stands(now) >= GIVES_WAY_SECONDS else None
+    def release_scrape(self, stream: TimedStream) -> None:
+        """Count an admitted scrape as ended."""
+        self._scrapes.pop(stream, None)
 
-    def _greediest(self, peer: str) -> TimedStream | None:
+    def _longest_stalled(self, streams: Iterable[TimedStream]) -> TimedStream | None:
+        now = self.clock()
+        longest = max(streams, key=lambda stream: stream.stalled_seconds(now), default=None)
+        return longest if longest and longest.stalled_seconds(now) >= STALLED_SECONDS else None
+
+    def _scrape_of_busiest_address(self, peer: str) -> TimedStream | None:
         counts = Counter(self._scrapes.values())
-        ((most, count),) = counts.most_common(1)
+        ((busiest, count),) = counts.most_common(1)
         if count <= counts[peer] + 1:
             return None
         now = self.clock()
-        return max((one for one, of in self._scrapes.items() if of == most), key=lambda one: one.stands(now))
-
-    def leave(self, stream: TimedStream) -> None:
-        """A scrape admitted before is over."""
-        self._scrapes.pop(stream, None)
+        streams = (stream for stream, address in self._scrapes.items() if address == busiest)
+        return max(streams, key=lambda stream: stream.stalled_seconds(now))
 
     def close_overdue(self) -> None:
-        """Close what has waited for too long."""
+        """Close each connection that has exceeded its time limit."""
         now = self.clock()
         for stream in self:
-            if stream in self._busy:
-                assert stream.busy_since is not None
-                overdue = stream.stands(now) > WRITE_SECONDS or now - stream.busy_since > ANSWER_SECONDS
-            elif stream in self._idle:
-                heard = stream.heard
-                overdue = now - stream.idle_since > IDLE_SECONDS or (heard is not None and now - heard > HEADER_SECONDS)
-            else:
-                overdue = now - stream.accepted > HEADER_SECONDS
-            if overdue:
+            if self._overdue(stream, now):
                 stream.close()
+
+    def _overdue(self, stream: TimedStream, now: float) -> bool:
+        if stream in self._busy:
+            assert stream.busy_since is not None
+            return stream.stalled_seconds(now) > WRITE_SECONDS or now - stream.busy_since > RESPONSE_SECONDS
+        if stream in self._idle:
+            header_since = stream.header_since
+            header_overdue = header_since is not None and now - header_since > HEADER_SECONDS
+            return header_overdue or now - stream.idle_since > IDLE_SECONDS
+        return now - stream.accepted_at > HEADER_SECONDS

@@ -1,4 +1,4 @@
-"""One request and its answer on a connection: what is refused at once, who may ask, and sending with back-pressure."""
+"""One request and its response on a connection: early checks, authorization, and sending at the client's pace."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from exporter.common.logs import event
-from exporter.web.answer import REASONS, Answer, Request, Route, Routes, answer, route, text
+from exporter.web.response import Request, Response, Route, Routes, find_route, respond, text_response
 from exporter.web.stream import TimedStream
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 16
-_WITH_BODY = {"POST", "PUT"}
+"""Limit of the body of a request, in bytes."""
+_METHODS_WITH_BODY = {"POST", "PUT"}
 
 
-class Host(Protocol):
-    """What an exchange asks of the server."""
+class ServerInterface(Protocol):
+    """The parts of the server that an exchange uses."""
 
     routes: Routes
 
     @property
-    def pool(self) -> Executor:
-        """The threads that make pages."""
+    def executor(self) -> Executor:
+        """The worker threads that make pages."""
 
     @property
     def headers(self) -> Iterable[tuple[str, str]]:
-        """What the operator adds to every answer."""
+        """Headers that the operator adds to every response."""
 
-    async def refused(self, authorization: str, peer: str) -> Answer | None:
-        """The answer to somebody who may not ask, else None."""
+    async def authorize(self, authorization: str, peer: str) -> Response | None:
+        """Return the response that refuses a client; None if the client may send requests."""
 
-    def admit(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape in flight; False where there are too many."""
+    def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
+        """Count a scrape as in flight. Returns False if there are too many."""
 
-    def leave(self, stream: TimedStream) -> None:
-        """A scrape admitted before is over."""
+    def release_scrape(self, stream: TimedStream) -> None:
+        """Count an admitted scrape as ended."""
 
 
 class Exchange(httputil.HTTPMessageDelegate):
-    """Takes what tornado has parsed, and answers."""
+    """Takes a request from tornado's parser, and responds to it. `peer` is the address of the client."""
 
-    def __init__(self, host: Host, connection: HTTP1Connection, stream: TimedStream, peer: str) -> None:
-        self._host = host
+    def __init__(self, server: ServerInterface, connection: HTTP1Connection, stream: TimedStream, peer: str) -> None:
+        self._server = server
         self._connection = connection
         self._stream = stream
         self._peer = peer
@@ -64,9 +65,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
         headers: httputil.HTTPHeaders,
     ) -> None:
-        """Take a request's header; one that is wrong, or has a body that will not be read, is refused here."""
+        """Take the header of a request. Refuses a header that is not valid, and a body that is too large."""
         assert isinstance(start_line, httputil.RequestStartLine)
-        self._stream.begin()
+        self._stream.begin_request()
         self._request = Request(
             start_line.method,
             _path(start_line.path),
@@ -74,82 +75,86 @@ class Exchange(httputil.HTTPMessageDelegate):
             headers.get("Accept-Encoding", ""),
         )
         self._authorization = headers.get("Authorization", "")
-        refused = _host_refused(start_line.version, headers) or _body_refused(start_line.method, headers)
-        if refused:
-            self._connection.detach()  # so that tornado does not read the body either
-            self._stream.refuse(refused, REASONS[refused])
+        error_status = _host_error(start_line.version, headers) or _body_error(start_line.method, headers)
+        if error_status:
+            self._connection.detach()  # so that tornado does not read the body
+            self._stream.refuse(error_status)
 
     def data_received(self, chunk: bytes) -> None:
-        """Drop the body: no path takes one."""
+        """Discard a part of the body: no path uses it."""
 
     def finish(self) -> None:
-        """Answer; tornado reads no further request of this connection until that is done."""
-        self._task = asyncio.get_running_loop().create_task(self._respond())
+        """Start to respond. tornado reads the next request of this connection when the response has been sent."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def on_connection_close(self) -> None:
-        """Nothing to give back: _respond() has not begun."""
+        """Do nothing: the response has not begun, so it holds nothing that must be released."""
 
-    async def _respond(self) -> None:
+    async def _run(self) -> None:
         try:
-            await self._answer()
+            await self._respond()
             self._connection.finish()
         except StreamClosedError:
-            pass  # the client's connection: there is nobody left to tell
-        except Exception as error:  # a defect of ours: one connection fails, and the log says why
-            event(log, "error", "an answer could not be sent", path=self._request.path, err=error)
+            pass  # the connection is closed: no client waits for the response
+        except Exception as error:  # a defect of the exporter: only this connection fails
+            event(log, "error", "a response could not be sent", path=self._request.path, err=error)
             self._stream.close()
         finally:
-            self._stream.end()
+            self._stream.end_request()
 
-    async def _answer(self) -> None:
-        refusal = await self._host.refused(self._authorization, self._peer)
-        found = route(self._host.routes, self._request)
+    async def _respond(self) -> None:
+        refusal = await self._server.authorize(self._authorization, self._peer)
+        route = find_route(self._server.routes, self._request)
         if refusal:
             await self._send(refusal)
-        elif not found.work:
-            await self._send(answer(found, self._request))
-        elif not self._host.admit(self._stream, self._peer):
-            await self._send(text(503, "Too many scrapes at the same time", ("Retry-After", "1")))
+        elif not route.in_thread:
+            await self._send(respond(route, self._request))
+        elif not self._server.admit_scrape(self._stream, self._peer):
+            await self._send(text_response(503, "Too many scrapes at the same time", ("Retry-After", "1")))
         else:
             try:
-                made = await asyncio.get_running_loop().run_in_executor(self._host.pool, self._make, found)
-                await self._send(made)
+                loop = asyncio.get_running_loop()
+                response = await loop.run_in_executor(self._server.executor, self._respond_in_thread, route)
+                await self._send(response)
             finally:
-                self._host.leave(self._stream)
+                self._server.release_scrape(self._stream)
 
-    def _make(self, found: Route) -> Answer:
-        """In a thread, and only if the client still waits when one is free."""
-        return text(503) if self._stream.closed() else answer(found, self._request)
+    def _respond_in_thread(self, route: Route) -> Response:
+        """Make the response in a worker thread. If the client has left by now, skip the work."""
+        return text_response(503) if self._stream.closed() else respond(route, self._request)
 
-    async def _send(self, made: Answer) -> None:
+    async def _send(self, response: Response) -> None:
         headers = httputil.HTTPHeaders(
             {
                 "Date": formatdate(usegmt=True),
                 "X-Content-Type-Options": "nosniff",
-                "Content-Length": str(made.size),
+                "Content-Length": str(response.size),
             }
         )
-        for name, value in (*made.headers, *self._host.headers):
+        for name, value in (*response.headers, *self._server.headers):
             headers[name] = value
-        start_line = httputil.ResponseStartLine("HTTP/1.1", made.status, made.reason)
+        start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, response.reason_phrase)
         body: Iterator[bytes] = iter(())
         if self._request.method != "HEAD":
-            body = made.batches()
-        # The first part goes with the headers, each other when the one before has gone.
-        await self._gone(self._connection.write_headers(start_line, headers, next(body, None)))
+            body = response.batches()
+        # The first batch is sent with the headers. Each later batch waits until the one before is sent.
+        await self._sent(self._connection.write_headers(start_line, headers, next(body, None)))
         for batch in body:
-            await self._gone(self._connection.write(batch))
+            await self._sent(self._connection.write(batch))
 
-    async def _gone(self, written: asyncio.Future[None]) -> None:
-        """Wait until bytes are written. tornado forgets the future if the connection ends at the wrong moment."""
-        await asyncio.wait({written, self._stream.gone}, return_when=asyncio.FIRST_COMPLETED)
+    async def _sent(self, written: asyncio.Future[None]) -> None:
+        """Wait until bytes are sent. Raises StreamClosedError if the connection is closed.
+
+        `written` alone is not enough: tornado may never complete it if the connection is closed meanwhile.
+        """
+        await asyncio.wait({written, self._stream.closing}, return_when=asyncio.FIRST_COMPLETED)
         if self._stream.closed():
             raise StreamClosedError
 
 
 def _path(target: str) -> str:
-    """The path that a request's target asks for, decoded, without its query; "" of one that has none."""
-    if not target.startswith("/"):  # as a proxy is asked: with scheme and host
+    """Return the decoded path of a request's target, without its query; "" if the target has no path."""
+    if not target.startswith("/"):  # the target has scheme and host, as in a request to a proxy
         try:
             target = urlsplit(target).path or "/"
         except ValueError:
@@ -157,18 +162,19 @@ def _path(target: str) -> str:
     return unquote(target.partition("?")[0])
 
 
-def _host_refused(version: str, headers: httputil.HTTPHeaders) -> int:
-    """The status for a request without a host, or with two (RFC 9112, 3.2); 0 for one that is right."""
+def _host_error(version: str, headers: httputil.HTTPHeaders) -> int:
+    """Return status 400 for a request with no Host header or with two (RFC 9112, 3.2); 0 for a valid request."""
     hosts = len(headers.get_list("Host"))
     return 400 if hosts > 1 or (not hosts and version != "HTTP/1.0") else 0
 
 
-def _body_refused(method: str, headers: httputil.HTTPHeaders) -> int:
-    """The status that refuses a request for its body; 0 for one that is small enough, and will be dropped."""
-    # Whoever counts a body otherwise than we do would see other requests on this connection than we do.
+def _body_error(method: str, headers: httputil.HTTPHeaders) -> int:
+    """Return the status that refuses the body of a request; 0 if the body is small enough to be discarded."""
+    # Only a plain Content-Length is accepted. A proxy that measures the body in another way than this server would see
+    # other requests on this connection.
     if "Transfer-Encoding" in headers:
         return 411
     length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit()):
         return 400
-    return 413 if len(length) > 9 or int(length) > (MAX_BODY if method in _WITH_BODY else 0) else 0
+    return 413 if len(length) > 9 or int(length) > (MAX_BODY if method in _METHODS_WITH_BODY else 0) else 0

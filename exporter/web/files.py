@@ -1,4 +1,4 @@
-"""The files of the web configuration: reading one without waiting for it, and whether it has changed."""
+"""The files of the web configuration: reads one without blocking, and tells whether one has changed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Optional
 
 Stamp = Optional[tuple[int, int, int]]
+"""Modification time in ns, size in bytes and inode of a file."""
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes when a file does, be it renamed over, linked anew or written in place; None if there is none."""
+    """Return the stamp of a file, or None. The stamp changes if the file is written, renamed over or linked anew."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def content(path: Path, most: int) -> bytes:
-    """The first bytes of a regular file. Raises OSError, also for another kind: a FIFO would keep us waiting."""
+def read_start(path: Path, max_bytes: int) -> bytes:
+    """Return at most `max_bytes` from the start of a regular file.
+
+    Raises OSError if the file cannot be read or is not regular: reading a FIFO would block.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(most)
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(max_bytes)

@@ -1,4 +1,4 @@
-"""Addresses to listening sockets: TCP over IPv4 and IPv6, and unix sockets."""
+"""Opens listening sockets for addresses: TCP over IPv4 and IPv6, and unix sockets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.config.values import UNIX, host_port
+from exporter.config.values import UNIX_PREFIX, host_port
 
 _BACKLOG = 4096
-"""The kernel cuts it to net.core.somaxconn. A flood must not push a scrape's SYN out: it comes again a second later."""
+"""The kernel cuts this to net.core.somaxconn.
+
+If a flood fills the backlog, the kernel drops the SYN of a scrape, and the client sends it again only a second later.
+"""
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; one line says which and why."""
+    """The exporter cannot listen on an address. The text is one line with the address and the reason."""
 
 
 class Listener(NamedTuple):
-    """A listening socket; a unix socket's file is `path`, and `inode` tells whether it still is ours."""
+    """A listening socket. A unix socket has the `path` of its file; `inode` (device, inode) identifies that file."""
 
     socket: socket.socket
     path: Path | None = None
@@ -31,105 +34,110 @@ class Listener(NamedTuple):
         """host:port with the real port, or unix:/path."""
         name = self.socket.getsockname()
         if self.socket.family == socket.AF_UNIX:
-            return UNIX + os.fsdecode(name)
+            return UNIX_PREFIX + os.fsdecode(name)
         return f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}"
 
-    def give_to(self, uid: int, gid: int) -> None:
-        """Make this user and group the owners of a unix socket's file, for root did bind it. Raises ListenError.
+    def chown(self, uid: int, gid: int) -> None:
+        """Change the owner of a unix socket's file, which root created. Raises ListenError.
 
-        A group that the folder gave it (setgid) stays: somebody has chosen it.
+        The group stays if the file has it from a setgid folder: the operator has chosen it.
         """
         if not self.path:
             return
         try:
-            # By descriptor: nobody can put another file in its place meanwhile.
-            handle = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
+            # Use a descriptor: its file stays the same even if another one is put in its place meanwhile.
+            fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
             try:
-                found = os.fstat(handle)
-                if (found.st_dev, found.st_ino) == self.inode and found.st_nlink == 1:
-                    os.chown(f"/proc/self/fd/{handle}", uid, gid if found.st_gid == os.getegid() else -1)
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) == self.inode and status.st_nlink == 1:
+                    os.chown(f"/proc/self/fd/{fd}", uid, gid if status.st_gid == os.getegid() else -1)
             finally:
-                os.close(handle)
+                os.close(fd)
         except OSError as error:
-            raise ListenError(f"cannot give {self.address} to user {uid}: {error.strerror}") from error
+            problem = f"cannot change the owner of {self.address} to user {uid}: {error.strerror}"
+            raise ListenError(problem) from error
 
     def close(self) -> None:
-        """Stop listening, and remove the file of a unix socket, unless another process has put its own there."""
+        """Stop listening. Removes the file of a unix socket, unless another process has replaced it."""
         self.socket.close()
         if self.path:
             with contextlib.suppress(OSError):
-                found = self.path.lstat()
-                if (found.st_dev, found.st_ino) == self.inode:
+                status = self.path.lstat()
+                if (status.st_dev, status.st_ino) == self.inode:
                     self.path.unlink()
 
 
 def listen(address: str) -> Listener:
-    """Bind an address of config.yaml and listen. Raises ListenError."""
+    """Listen on an address of config.yaml. Raises ListenError."""
     try:
-        if address.startswith(UNIX):
-            return _listen_unix(Path(address[len(UNIX) :]))
+        if address.startswith(UNIX_PREFIX):
+            return _listen_unix(Path(address[len(UNIX_PREFIX) :]))
         return Listener(_listen_tcp(*host_port(address)))
     except OSError as error:
-        # create_server repeats the address in the text of its error
+        # create_server() repeats the address in the text of its error.
         reason = (error.strerror or str(error)).split(" (while", 1)[0]
         raise ListenError(f"cannot listen on {address}: {reason}") from error
 
 
-def inherited(given: socket.socket) -> Listener:
-    """A socket that somebody else opened, such as systemd, and whose file is theirs. Raises ListenError."""
+def inherited_listener(inherited: socket.socket) -> Listener:
+    """Return the listener of a socket that another process opened, for example systemd. Raises ListenError.
+
+    The file of an inherited unix socket belongs to that process, and is never removed here.
+    """
     with contextlib.suppress(OSError):
-        if given.type == socket.SOCK_STREAM and given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            given.setblocking(False)
-            return Listener(given)
-    raise ListenError(f"cannot serve on the inherited descriptor {given.fileno()}: it is no listening stream socket")
+        if inherited.type == socket.SOCK_STREAM and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            inherited.setblocking(False)
+            return Listener(inherited)
+    problem = f"cannot serve on the inherited descriptor {inherited.fileno()}: it is not a listening stream socket"
+    raise ListenError(problem)
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
     if host:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     elif socket.has_dualstack_ipv6():
-        # Every address, IPv4 included, as a Go server's ":9939" does.
-        bound = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+        # Every address, IPv4 included, as ":9939" means to a Go server.
+        listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
     else:
-        bound = socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for
-    bound.setblocking(False)
-    return bound
+        listening = socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - the operator chose it
+    listening.setblocking(False)
+    return listening
 
 
 def _listen_unix(path: Path) -> Listener:
     _remove_stale(path)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The mode by umask, and not by chmod(): whoever owns the folder could have put a link in its place.
+        # The umask sets the mode. chmod() could follow a link that the owner of the folder puts in the file's place.
         umask = os.umask(0o117)
         try:
-            bound.bind(str(path))
+            listening.bind(str(path))
         finally:
             os.umask(umask)
-        found = path.lstat()
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise ListenError(f"cannot listen on {UNIX}{path}: another file was put in its place")
-        bound.listen(_BACKLOG)
-        bound.setblocking(False)
+        status = path.lstat()
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            problem = "another file was put in its place; check who can write to its folder"
+            raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: {problem}")
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
     except (OSError, ListenError):
-        bound.close()
+        listening.close()
         raise
-    return Listener(bound, path, (found.st_dev, found.st_ino))
+    return Listener(listening, path, (status.st_dev, status.st_ino))
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what an instance that was killed left behind, but no socket that is listened on, and no other file."""
+    """Remove the socket of an instance that was killed. Raises ListenError for a socket in use and for another file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ListenError(
-            f"cannot listen on {UNIX}{path}: the file is there, and is no socket; remove it or choose another"
-        )
+        problem = "the file exists and is not a socket; remove it or choose another path"
+        raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: {problem}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog says EAGAIN: somebody listens there too
+        probe.setblocking(False)  # if its backlog is full, connect() fails with EAGAIN: the socket is in use
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
@@ -137,4 +145,4 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass
-    raise ListenError(f"cannot listen on {UNIX}{path}: Address already in use")
+    raise ListenError(f"cannot listen on {UNIX_PREFIX}{path}: Address already in use")

@@ -1,6 +1,7 @@
-"""Connections that know since when they wait, and for what. server.py closes those that wait too long.
+"""Connections that record when they last made progress. connections.py closes those that wait for too long.
 
-tornado's streams, with the hooks that BaseIOStream documents for subclasses: read_from_fd, write_to_fd, close_fd.
+These are tornado's streams, with the hooks that BaseIOStream documents for subclasses: read_from_fd, write_to_fd,
+close_fd.
 """
 
 from __future__ import annotations
@@ -13,137 +14,146 @@ from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
+from exporter.web.response import REASON_PHRASES
+
 READ_CHUNK = 1 << 14
 _MAX_BUFFER = 1 << 18
-_DRAIN = 1 << 18
-_READS_ON_SECONDS = 1.0
-"""Who sends no more so soon after a request wants its answer, as `nc -N` does; later, it has given up and left."""
+_MAX_DRAIN = 1 << 18
+_HALF_CLOSE_SECONDS = 1.0
+"""A client that closes its sending half within this time of its request still waits for the response, as `nc -N` does.
+
+A client that closes it later counts as disconnected.
+"""
 
 
 class StreamEvents(Protocol):
-    """Is told what a connection does."""
+    """Receives the events of each connection."""
 
     @property
     def clock(self) -> Callable[[], float]:
         """The monotonic clock, in seconds."""
 
-    def began(self, stream: TimedStream) -> None:
-        """A request has come."""
+    def request_began(self, stream: TimedStream) -> None:
+        """The header of a request has arrived."""
 
-    def ended(self, stream: TimedStream) -> None:
-        """Its answer has gone."""
+    def request_ended(self, stream: TimedStream) -> None:
+        """The response has been sent."""
 
     def closed(self, stream: TimedStream) -> None:
-        """The connection is no more."""
+        """The connection is closed."""
 
 
 class TimedStream(IOStream):
     """A connection without TLS. All times are of the monotonic clock, in seconds."""
 
-    def __init__(self, connection: socket.socket, table: StreamEvents) -> None:
+    def __init__(self, connection: socket.socket, events: StreamEvents) -> None:
         super().__init__(connection, max_buffer_size=_MAX_BUFFER, read_chunk_size=READ_CHUNK)
-        self._clock = table.clock
-        self.accepted = self._clock()
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._events = events
+        self._clock = events.clock
+        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the connection is closed."""
+        self.accepted_at = self._clock()
         self.busy_since: float | None = None
-        """Since when a request is being answered."""
-        self.idle_since = self.accepted
-        self.heard: float | None = None
-        """When the first byte came of a request whose header is not whole yet; one that came along with the request
-        before it is not seen, and that connection counts as idle."""
-        self.moved = self.accepted
-        """When the client last took a byte of an answer."""
-        self._sent_all: float | None = None
-        """When the client was first seen to send no more."""
-        self._table = table
+        """When the header of the current request arrived; None without a request."""
+        self.idle_since = self.accepted_at
+        self.header_since: float | None = None
+        """When the first byte of an incomplete header arrived.
 
-    def begin(self) -> None:
-        """A request's header has come; maybe with the last bytes before the end of the connection."""
-        self.moved = self.busy_since = self._clock()
-        self.heard = None
+        A byte that arrived together with the previous request is not noticed: the connection then counts as idle.
+        """
+        self.progress_at = self.accepted_at
+        """When the client last read a byte of a response."""
+        self._input_ended_at: float | None = None
+        """When the end of the client's input was first noticed: the client has closed its sending half."""
+
+    def begin_request(self) -> None:
+        """Record that the header of a request has arrived. The connection may be closed by now."""
+        self.progress_at = self.busy_since = self._clock()
+        self.header_since = None
         if not self.closed():
-            self._table.began(self)
+            self._events.request_began(self)
 
-    def end(self) -> None:
-        """Its answer has gone; the next one may come."""
+    def end_request(self) -> None:
+        """Record that the response has been sent. The next request may arrive."""
         self.busy_since = None
         self.idle_since = self._clock()
         if not self.closed():
-            self._table.ended(self)
+            self._events.request_ended(self)
 
-    def stands(self, now: float) -> float:
-        """For how long there have been bytes to send that the client does not take; 0 if there are none."""
-        return now - self.moved if self.busy_since is not None and self.writing() else 0.0
+    def stalled_seconds(self, now: float) -> float:
+        """Return how long the client has read nothing of a response, in seconds; 0 if there is nothing to send."""
+        return now - self.progress_at if self.busy_since is not None and self.writing() else 0.0
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Read, and note when a header begins. What a client sends may end before it has all it asked for."""
+        """Read, and record when a header begins. Complete requests get a response even after the end of input."""
         count = super().read_from_fd(buf)
-        if count == 0 and self._reads_on():
-            return None  # as if there were nothing yet
-        if count and self.heard is None and self.busy_since is None:
-            self.heard = self._clock()
+        if count == 0 and self._open_after_end_of_input():
+            return None  # to tornado: no data yet
+        if count and self.header_since is None and self.busy_since is None:
+            self.header_since = self._clock()
         return count
 
-    def _reads_on(self) -> bool:
-        """At the end of what the client sends: whether the connection goes on all the same."""
-        first = self._sent_all is None
-        if self._sent_all is None:
-            self._sent_all = self._clock()
-        header = self.heard is not None
+    def _open_after_end_of_input(self) -> bool:
+        """Return whether the connection stays open although the client has closed its sending half."""
+        first_time = self._input_ended_at is None
+        if self._input_ended_at is None:
+            self._input_ended_at = self._clock()
+        has_header_bytes = self.header_since is not None
         if self.reading():
-            return first and header  # tornado looks whether it is whole; here again, it is not
+            return first_time and has_header_bytes  # tornado parses them next; a second call means an incomplete header
         if self.busy_since is None:
-            if not header:  # else it is whole, and on its way to begin()
+            if not has_header_bytes:  # with header bytes, the header is complete, and begin_request() is next
                 return False
-        elif self._sent_all - self.busy_since > _READS_ON_SECONDS:
+        elif self._input_ended_at - self.busy_since > _HALF_CLOSE_SECONDS:
             return False
-        # The end can be read over and over again: listen for it no more, or the loop would spin.
+        # The socket stays readable after the end of input: stop listening for that, or the loop would spin.
         self.io_loop.update_handler(self.fileno(), self.io_loop.ERROR | (self.io_loop.WRITE * self.writing()))
         return True
 
     def write_to_fd(self, data: memoryview) -> int:
-        """Write, and note that something moves."""
+        """Write, and record the progress of the client."""
         count = super().write_to_fd(data)
         if count:
-            self.moved = self._clock()
+            self.progress_at = self._clock()
         return count
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        """Write; what is new has not stood yet."""
+        """Write. Time without data to send does not count as stalled."""
         if not self.writing():
-            self.moved = self._clock()
+            self.progress_at = self._clock()
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """Close; a header that is too large is answered first."""
+        """Close. A header that is too large gets status 431 first."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
-            self._say(431, "Request Header Fields Too Large")
+            self._send_error(431)
         super().close(exc_info)
 
-    def refuse(self, status: int, reason: str) -> None:
-        """Answer in the midst of a request, which is not read any further, and close."""
+    def refuse(self, status: int) -> None:
+        """Respond with an error before the request is read to its end, and close."""
         if not self.closed():
-            self._say(status, reason)
+            self._send_error(status)
             self.close()
 
-    def _say(self, status: int, reason: str) -> None:
-        body = f"{reason}\n"
-        head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+    def _send_error(self, status: int) -> None:
+        phrase = REASON_PHRASES[status]
+        body = f"{phrase}\n"
+        head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
         with contextlib.suppress(OSError):
             self.socket.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
             self.socket.shutdown(socket.SHUT_WR)
-            # Take what has come meanwhile: bytes left unread would reset the connection under the answer.
-            taken = 0
-            while taken < _DRAIN and (part := self.socket.recv(1 << 16)):
-                taken += len(part)
+            # Read what has arrived: closing a socket with unread bytes resets it, and the client may lose the response.
+            drained = 0
+            while drained < _MAX_DRAIN and (part := self.socket.recv(1 << 16)):
+                drained += len(part)
 
     def close_fd(self) -> None:
-        """Close the socket, once; everybody who waits for this connection hears of it."""
+        """Close the socket, once. This wakes all tasks that wait for the connection."""
         super().close_fd()
-        if not self.gone.done():
-            self.gone.set_result(None)
-        self._table.closed(self)
+        if not self.closing.done():
+            self.closing.set_result(None)
+        self._events.closed(self)
 
 
 class TimedTlsStream(TimedStream, SSLIOStream):
-    """A connection with TLS; its socket is an SSLSocket whose handshake is still to come."""
+    """A connection with TLS. Its socket is an SSLSocket before the handshake."""

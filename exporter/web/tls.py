@@ -1,4 +1,4 @@
-"""TLS as the web configuration words it: Go's names, put into Python's ssl."""
+"""Translates tls_server_config, with Go's names, into a context of Python's ssl."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ VERSIONS = {
     "TLS12": ssl.TLSVersion.TLSv1_2,
     "TLS13": ssl.TLSVersion.TLSv1_3,
 }
-_TLS12, _TLS13 = 2, 3  # their places in it
+_TLS12, _TLS13 = 2, 3
+"""Positions in VERSIONS."""
 CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-"""Go can ask for a certificate and verify nothing; OpenSSL's callback for that is not in Python's ssl."""
+"""Go can ask for a certificate without verifying it. Python's ssl lacks OpenSSL's callback for that."""
 
-# Go's tls.CipherSuites(): all it holds for secure. Those of TLS 1.3 are not chosen from, in Go as here.
+# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 cannot be switched off, neither in
+# Go nor here.
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 CIPHERS = {
     f"TLS_ECDHE_{key}_WITH_{go}": f"ECDHE-{key}-{openssl}"
@@ -38,27 +40,27 @@ CIPHERS = {
         ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
     )
 }
-# Go's name: what set_ecdh_curve() takes, what set_groups() takes.
 CURVES = {
     "CurveP256": ("prime256v1", "P-256"),
     "CurveP384": ("secp384r1", "P-384"),
     "CurveP521": ("secp521r1", "P-521"),
     "X25519": ("", "X25519"),
 }
+"""Go's name of a curve -> its name for set_ecdh_curve() ("" if unknown there), its name for set_groups()."""
 _PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; ssl has the name from Python 3.10 on
 
 
 class TlsError(Exception):
-    """A key of tls_server_config that cannot be put into effect, and why."""
+    """The value of a key of tls_server_config cannot be used; `problem` says why."""
 
-    def __init__(self, key: str, what: str) -> None:
-        super().__init__(key, what)
-        self.key, self.what = key, what
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key, problem)
+        self.key, self.problem = key, problem
 
 
 @dataclass(frozen=True)
-class Tls:
-    """tls_server_config with its defaults; certificates and keys as the PEM text that was read."""
+class TlsOptions:
+    """tls_server_config with its defaults. Certificates and keys are PEM texts."""
 
     cert: bytes
     key: bytes
@@ -71,91 +73,93 @@ class Tls:
     curve_preferences: tuple[str, ...] = ()
 
 
-def context(tls: Tls) -> ssl.SSLContext:
-    """A server's context. Raises TlsError."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.set_alpn_protocols(["http/1.1"])
-    _load_certificate(made, tls)
-    _set_versions(made, tls)
-    if tls.curve_preferences:
-        _set_curves(made, tls.curve_preferences)
-    if not tls.prefer_server_cipher_suites:
-        made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    if tls.client_auth_type != "NoClientCert":
-        # A certificate in the file is trusted as it stands, intermediate or root, as in Go's pool.
-        made.verify_flags |= _PARTIAL_CHAIN
+def server_context(options: TlsOptions) -> ssl.SSLContext:
+    """Return the context of a server. Raises TlsError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    _load_certificate(context, options)
+    _set_versions_and_ciphers(context, options)
+    if options.curve_preferences:
+        _set_curves(context, options.curve_preferences)
+    if not options.prefer_server_cipher_suites:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if options.client_auth_type != "NoClientCert":
+        # Each certificate in the file is trusted, intermediate or root, as in Go's pool.
+        context.verify_flags |= _PARTIAL_CHAIN
         try:
-            made.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
+            context.load_verify_locations(cadata=options.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
-            raise TlsError("client_ca", f"holds no certificate authority in PEM{_reason(error)}") from None
-        except ValueError:  # nothing but that: a file that is being written
+            raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
+        except ValueError:  # the text is empty; perhaps the file is being written
             raise TlsError("client_ca", "is empty") from None
-    made.verify_mode = CLIENT_AUTH[tls.client_auth_type]
-    return made
+    context.verify_mode = CLIENT_AUTH[options.client_auth_type]
+    return context
 
 
-def names(certificate: Mapping[str, Any]) -> frozenset[str]:
-    """The alternative names of a verified client certificate (getpeercert()): DNS, IP, e-mail and URI."""
-    found = set()
+def alternative_names(certificate: Mapping[str, Any]) -> frozenset[str]:
+    """Return the alternative names of a verified client certificate (getpeercert()): DNS, IP, e-mail and URI."""
+    names = set()
     for kind, value in certificate.get("subjectAltName", ()):
         if kind == "IP Address":
             with contextlib.suppress(ValueError):
-                found.add(str(ipaddress.ip_address(value.strip())))
+                names.add(str(ipaddress.ip_address(value.strip())))
         elif kind in ("DNS", "email", "URI"):
-            found.add(value)
-    return frozenset(found)
+            names.add(value)
+    return frozenset(names)
 
 
-def _load_certificate(made: ssl.SSLContext, tls: Tls) -> None:
-    if b"ENCRYPTED" in tls.key:  # OpenSSL would ask for the passphrase on the terminal
+def _load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
+    if b"ENCRYPTED" in options.key:  # OpenSSL would ask for the passphrase on the terminal
         raise TlsError("key", "is encrypted; allowed is a private key without a passphrase")
-    # What has been read is what is loaded, whatever is renamed over the files meanwhile; ssl takes files only.
-    with _as_file(tls.cert) as cert, _as_file(tls.key) as key:
+    # ssl loads files only. Files in memory keep the texts that were read, even if the real files change meanwhile.
+    with _as_file(options.cert) as cert, _as_file(options.key) as key:
         try:
-            made.load_cert_chain(cert, key, password=lambda: "")
+            context.load_cert_chain(cert, key, password=lambda: "")
         except ssl.SSLError as error:
             mismatch = "MISMATCH" in str(error)
-            what = "does not belong to the private key" if mismatch else "or the private key is not PEM"
-            raise TlsError("cert", f"{what}{_reason(error)}") from None
+            problem = "does not belong to the private key" if mismatch else "is not PEM, or the private key is not"
+            raise TlsError("cert", f"{problem}{_openssl_reason(error)}") from None
 
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    handle = os.memfd_create("pem", os.MFD_CLOEXEC)
+    """Yield the path of a file in memory with this content."""
+    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
-        os.write(handle, content)
-        yield f"/proc/self/fd/{handle}"
+        os.write(fd, content)
+        yield f"/proc/self/fd/{fd}"
     finally:
-        os.close(handle)
+        os.close(fd)
 
 
-def _set_versions(made: ssl.SSLContext, tls: Tls) -> None:
-    low, high = list(VERSIONS).index(tls.min_version), list(VERSIONS).index(tls.max_version)
+def _set_versions_and_ciphers(context: ssl.SSLContext, options: TlsOptions) -> None:
+    low, high = list(VERSIONS).index(options.min_version), list(VERSIONS).index(options.max_version)
     if low > high:
-        raise TlsError("min_version", f"{tls.min_version} is above max_version {tls.max_version}")
-    chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
-    if tls.cipher_suites and not chosen:  # those of TLS 1.3 alone
+        raise TlsError("min_version", f"{options.min_version} is above max_version {options.max_version}")
+    ciphers = [CIPHERS[name] for name in options.cipher_suites if name in CIPHERS]
+    if options.cipher_suites and not ciphers:  # only suites of TLS 1.3
         low = _TLS13
         if high < low:
-            raise TlsError("cipher_suites", f"has none that max_version {tls.max_version} can use")
-    ciphers = ":".join(chosen) or "DEFAULT"
-    # Their handshakes are signed with SHA-1, which OpenSSL 3 only does at level 0.
-    made.set_ciphers(ciphers + (":@SECLEVEL=0" if low < _TLS12 else ""))
-    made.minimum_version, made.maximum_version = list(VERSIONS.values())[low], list(VERSIONS.values())[high]
+            raise TlsError("cipher_suites", f"has no suite that max_version {options.max_version} can use")
+    # Handshakes of TLS 1.0 and 1.1 are signed with SHA-1, which OpenSSL 3 allows at security level 0 only.
+    context.set_ciphers((":".join(ciphers) or "DEFAULT") + (":@SECLEVEL=0" if low < _TLS12 else ""))
+    context.minimum_version, context.maximum_version = list(VERSIONS.values())[low], list(VERSIONS.values())[high]
 
 
-def _set_curves(made: ssl.SSLContext, curves: tuple[str, ...]) -> None:
-    set_groups = getattr(made, "set_groups", None)  # from Python 3.15 on
+def _set_curves(context: ssl.SSLContext, curves: tuple[str, ...]) -> None:
+    set_groups = getattr(context, "set_groups", None)  # from Python 3.15 on
     if set_groups:
         set_groups(":".join(CURVES[name][1] for name in curves))
     elif len(curves) == 1 and CURVES[curves[0]][0]:
-        made.set_ecdh_curve(CURVES[curves[0]][0])
+        context.set_ecdh_curve(CURVES[curves[0]][0])
     else:
-        one = ", ".join(name for name, (single, _) in CURVES.items() if single)
-        what = f"needs Python 3.15 for more than one curve and for X25519; allowed is one of {one}, or to leave it out"
-        raise TlsError("curve_preferences", what)
+        single = ", ".join(name for name, (single_name, _) in CURVES.items() if single_name)
+        problem = (
+            f"needs Python 3.15 for more than one curve and for X25519; allowed is one of {single}, or no such key"
+        )
+        raise TlsError("curve_preferences", problem)
 
 
-def _reason(error: ssl.SSLError) -> str:
-    """OpenSSL's word for it in brackets, where it has one."""
+def _openssl_reason(error: ssl.SSLError) -> str:
+    """Return OpenSSL's reason for an error, in brackets; "" if it has none."""
     return f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""

@@ -1,4 +1,4 @@
-"""The web configuration in force, which follows its files."""
+"""The web configuration in force. A thread reads it again when its files change."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from exporter.web.toolkit import Settings, WebConfigFile
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0
-"""Between two looks at the files."""
+_POLL_SECONDS = 1.0
+"""Time between two checks of the files for changes."""
 
 
-class Watched:
-    """The settings in force, read again when the file or what it names has changed.
+class WatchedSettings:
+    """The settings in force, which are read again when the file or a file that it names changes.
 
-    A new state that is wrong is logged once, and the old one stays in force. So it does where TLS, the users or a check
-    of client certificates are gone: a file that was cut short while it was written must not open the door. That takes
-    a restart.
+    New settings that are wrong are logged once, and the old ones stay in force. The old ones also stay if the new ones
+    lack TLS, the users or a check of client certificates: a file that was cut short while it was written must not let
+    every client in. Such a change takes a restart.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -33,14 +33,15 @@ class Watched:
         self._stamps: dict[Path, Stamp] = {}
         self._stop = threading.Event()
         if self._path:
-            reading = WebConfigFile(self._path)
-            self.current = reading.settings()
-            self._stamps = reading.stamps
+            file = WebConfigFile(self._path)
+            self.current = file.settings()
+            self._stamps = file.stamps
 
-    def follow(self) -> None:
-        """Look at the files every second until close(), in a thread: a file system that hangs holds nobody up.
+    def watch(self) -> None:
+        """Start a thread that checks the files every second, until close().
 
-        Privileges have been dropped by now: what can be read no longer is said here, once.
+        A file system that hangs blocks only this thread. The process has dropped its privileges by now: a file that it
+        can no longer read is logged here, once.
         """
         if self._path:
             for file in self._stamps:
@@ -48,38 +49,38 @@ class Watched:
                     event(
                         log,
                         "warn",
-                        "a file of the web configuration cannot be read again, a renewal of it takes a restart",
+                        "a file of the web configuration cannot be read again, a change to it takes a restart",
                         file=file,
-                        remedy="let the exporter's user read it, and enter its folder",
+                        remedy="let the exporter's user read the file and enter its folder",
                     )
-                    self._stamps[file] = stamp(file)  # which may be seen no longer either: that is no change
-            # A daemon's thread, and never joined: it may hang until the storage is back.
-            threading.Thread(target=self._follow, name="web-files", daemon=True).start()
+                    self._stamps[file] = stamp(file)  # stat() may fail now, too; that must not count as a change
+            # A daemon thread that nobody joins: it may hang until the storage works again.
+            threading.Thread(target=self._poll, name="web-files", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking the files."""
         self._stop.set()
 
-    def look(self) -> None:
-        """Read the files again if one of them has changed since. Raises nothing."""
+    def check_files(self) -> None:
+        """Read the settings again if one of the files has changed. Raises nothing."""
         if self._path and any(stamp(file) != seen for file, seen in self._stamps.items()):
             self._read_again(self._path)
 
-    def _follow(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
-            self.look()
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self.check_files()
 
     def _read_again(self, path: Path) -> None:
-        reading = WebConfigFile(path)
+        file = WebConfigFile(path)
         try:
-            settings = reading.settings()
+            settings = file.settings()
         except ConfigError as error:
             for problem in error.problems:
-                event(log, "error", "the web configuration has changed and is wrong, the old one stays", err=problem)
-        except Exception as error:  # a defect of ours: the old state serves, and the log says why
+                event(log, "error", "the changed web configuration is wrong, the old one stays", err=problem)
+        except Exception as error:  # a defect of the exporter: the old settings stay in force
             event(log, "error", "the web configuration could not be read again", err=error)
         else:
-            weaker = _weaker(self.current, settings)
+            weaker = _weaker_keys(self.current, settings)
             if weaker:
                 event(
                     log,
@@ -91,14 +92,20 @@ class Watched:
             else:
                 self.current = settings
                 event(log, "info", "web configuration read", file=path)
-        self._stamps = reading.stamps
+        self._stamps = file.stamps
 
 
-def _weaker(before: Settings, after: Settings) -> list[str]:
-    """The keys by which somebody comes in who was turned away before."""
-    tls, sans = "tls_server_config", "tls_server_config.client_allowed_sans"
-    checks = ((tls, before.tls, after.tls), (sans, before.client_sans, after.client_sans))
-    gone = [key for key, was, now in (*checks, ("basic_auth_users", before.users, after.users)) if was and not now]
-    if before.tls and after.tls and after.tls.verify_mode < before.tls.verify_mode:
-        gone.append("tls_server_config.client_auth_type")
-    return gone
+def _weaker_keys(old: Settings, new: Settings) -> list[str]:
+    """Return the keys whose change would admit clients that are refused now."""
+    keys = [
+        key
+        for key, before, after in (
+            ("tls_server_config", old.tls, new.tls),
+            ("tls_server_config.client_allowed_sans", old.client_sans, new.client_sans),
+            ("basic_auth_users", old.users, new.users),
+        )
+        if before and not after
+    ]
+    if old.tls and new.tls and new.tls.verify_mode < old.tls.verify_mode:
+        keys.append("tls_server_config.client_auth_type")
+    return keys

@@ -83,8 +83,8 @@ def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
         recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, Path("/proc"))
         recorder.finish(recorder.run(None, stopped))
-    if any(writer.lost.values()):
-        sys.exit(f"bench: events were lost: {dict(writer.lost)}")
+    if any(writer.totals.lost.values()):
+        sys.exit(f"bench: events were lost: {dict(writer.totals.lost)}")
 
 
 def _recording() -> list[float]:

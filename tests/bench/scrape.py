@@ -14,10 +14,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from exporter.config.options import Classic, Histogram, Level
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.exposition.page import Exposition, Shape
+from exporter.metrics.exposition.page import Exposition
 from exporter.metrics.families import CounterFamily, Family, HistogramFamily
-from exporter.metrics.kvm import Detail, Metrics
+from exporter.metrics.kvm import Metrics
 from exporter.model.buckets import BUCKETS
 from exporter.model.reason import Space
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
@@ -25,7 +26,8 @@ from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 5
-CLASSIC = ClassicBounds.of(2, 20e-6, 8.0)
+CLASSIC = Classic(2, 20e-6, 8.0)
+BOUNDS = ClassicBounds.of(CLASSIC)
 """20 bounds, so that the text page has some 230,000 series, as many as a scrape of that size is known to have."""
 
 ACCEPT = {
@@ -90,7 +92,7 @@ class _Same:
                 for series in family.series:
                     total = series.total()
                     counts = list(accumulate(total.counts()))
-                    buckets = [(repr(b), float(counts[i])) for b, i in zip(CLASSIC.bounds, CLASSIC.last)]
+                    buckets = [(repr(b), float(counts[i])) for b, i in zip(BOUNDS.bounds, BOUNDS.last)]
                     histogram.add_metric(series.labels, [*buckets, ("+Inf", counts[-1])], total.sum_ns / 1e9)
                 yield histogram
 
@@ -98,8 +100,8 @@ class _Same:
 def main() -> None:
     """Measure and print the table."""
     host = Host()
-    metrics = Metrics(ReasonNames().lookup, Detail())
-    exposition = Exposition(Shape(CLASSIC), CollectorRegistry())
+    metrics = Metrics(ReasonNames().lookup, Level())
+    exposition = Exposition(Histogram(classic=CLASSIC), CollectorRegistry())
 
     def scrape(accept: str, encoding: str = "") -> int:
         metrics.update(host.vcpus, [])

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from tests.browser.chromium import browser
-from tests.prometheus.exporters import Demo
 from tests.support.paths import ROOT
+from tests.support.prometheus.exporters import Demo
 
 _ALL = tuple((width, scheme) for width in (320, 768, 1280, 1920) for scheme in ("light", "dark"))
 _SECONDS = 8.0

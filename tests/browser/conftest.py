@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser.chromium import Browser, browser
-from tests.prometheus.exporters import Demo
+from tests.support.prometheus.exporters import Demo
 
 
 @pytest.fixture(scope="session")

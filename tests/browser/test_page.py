@@ -15,9 +15,9 @@ import pytest
 
 from exporter.common.text import count
 from exporter.page import view
-from exporter.page.drawing import words
+from exporter.page.drawing import duration
 from exporter.page.markup import figure
-from exporter.page.page import HEADERS, Look, Overview
+from exporter.page.page import HEADERS, HtmlPage, PageData
 from exporter.page.view import Health
 from exporter.readings import reading as document
 from exporter.readings.difference import between
@@ -26,9 +26,9 @@ from exporter.readings.reading import Reading, nothing
 from exporter.service.routes import routes
 from exporter.web.server import WebServer
 from tests.browser.chromium import Browser
-from tests.prometheus.exporters import Demo
+from tests.support.crowd import NAME, crowd
+from tests.support.prometheus.exporters import Demo
 from tests.support.readings import counted, reading, thread
-from tests.unit.page.test_page import NAME, crowd
 
 ROWS = """[...document.querySelectorAll("details")].map(vm => [
   vm.querySelector("bdi").textContent,
@@ -82,8 +82,8 @@ def test_a_first_view_is_what_vcpus_says(tmp_path: Path, chromium: Browser) -> N
         assert [row[0] for row in rows] == [row.reason for row in last[vm]]
         for reason, lost, rate, p50, p99, title in rows:
             row = exact[reason]
-            assert (p50, p99) == (words(row.p50_ns), words(row.p99_ns))
-            assert title == f"{words(row.percentile_ns(1))} to {words(row.max_ns)}"
+            assert (p50, p99) == (duration(row.p50_ns), duration(row.p99_ns))
+            assert title == f"{duration(row.percentile_ns(1))} to {duration(row.max_ns)}"
             (later,) = [each for each in last[vm] if each.reason == reason]
             assert later.exits == row.exits
             assert lies(rate, count(later.rate), count(row.rate))
@@ -180,14 +180,14 @@ def weak(chromium: Browser) -> list[Any]:
 class Served:
     """A page of readings made by hand, on the real server; `look` may be exchanged."""
 
-    def __init__(self, look: Callable[[], Look]) -> None:
+    def __init__(self, look: Callable[[], PageData]) -> None:
         self.look = look
-        page = Overview(self._look, time.monotonic, kernel="6.1.0", telemetry_path="/metrics", notice=NAME)
-        self._app = routes(lambda *_: pytest.fail("nobody scrapes"), "/metrics", overview=page)
+        page = HtmlPage(self._look, time.monotonic, kernel="6.1.0", telemetry_path="/metrics", notice=NAME)
+        self._app = routes(lambda *_: pytest.fail("nobody scrapes"), "/metrics", page=page)
         self.web = WebServer(["127.0.0.1:0"])
         self.web.serve(self._app)
 
-    def _look(self) -> Look:
+    def _look(self) -> PageData:
         return self.look()
 
     def again(self, address: str) -> None:
@@ -197,14 +197,14 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    made = Served(lambda: Look(reading(1), Health(True, 0, 0)))
+    made = Served(lambda: PageData(reading(1), Health(True, 0, 0)))
     yield made
     made.web.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_hostile_names_are_text(served: Served, chromium: Browser, width: int) -> None:
-    made = Look(crowd(), Health(False, 7, 3))
+    made = PageData(crowd(), Health(False, 7, 3))
     served.look = lambda: made
     chromium.size(width)
     for scheme in ("light", "dark"):
@@ -242,7 +242,7 @@ def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) 
     """Five VMs whose order turns round with each look: the one the reader opened, and is in, stays so."""
     looks = [0]
 
-    def look() -> Look:
+    def look() -> PageData:
         looks[0] += 1
         step = looks[0]
         vms = []
@@ -250,7 +250,7 @@ def test_vms_change_places_under_an_open_one(served: Served, chromium: Browser) 
             # Each look adds to the sums what makes another VM the first.
             total = sum(((pid + at) % 5 + 1) * 10**7 for at in range(step))
             vms.append(thread(pid, pid, counted("IRQ", "interrupt", step, {64: step}, total), vm=f"vm-{pid}"))
-        return Look(reading(10 + step, *vms), Health(True, 0, 0))
+        return PageData(reading(10 + step, *vms), Health(True, 0, 0))
 
     served.look = look
     chromium.open(f"http://{served.web.addresses[0]}/")

@@ -8,8 +8,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.prometheus.server import Prometheus
 from tests.support.paths import ROOT
+from tests.support.prometheus.server import Prometheus
 
 FOLDER = ROOT / "deploy/grafana/dashboards"
 NAMES = ("kvm-exits-fleet", "kvm-exits-vm")

@@ -19,10 +19,10 @@ import pytest
 from prometheus_client.samples import Sample
 
 from tests.deploy import boards
-from tests.prometheus import builds, exporters
-from tests.prometheus.conftest import _programs_can_be_loaded, build  # noqa: F401  (fixtures)
-from tests.prometheus.server import INTERVAL_MS, Prometheus, of_every_kind
-from tests.prometheus.test_moving import EXACT, _paused, values
+from tests.support.prometheus import builds, exporters
+from tests.support.prometheus.fixtures import _programs_can_be_loaded, build  # noqa: F401  (fixtures)
+from tests.support.prometheus.pause import EXACT, paused, values
+from tests.support.prometheus.server import INTERVAL_MS, Prometheus, of_every_kind
 
 SPEED = 20
 RUNNING_SECONDS = 12.0
@@ -115,10 +115,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
             time.sleep(0.5)
         for server in servers.values():
             server.scrapes(0, 1)
-        first_ms, first = _paused(demo, servers)
+        first_ms, first = paused(demo, servers)
         demo.resume()
         time.sleep(RUNNING_SECONDS)
-        last_ms, last = _paused(demo, servers)
+        last_ms, last = paused(demo, servers)
         yield Ran(servers, (first, last), (first_ms, last_ms))
 
 

@@ -19,7 +19,7 @@ REASONS = ("EC_DABT_LOW", "EC_HVC64", "EC_SYS64") if ARM64 else ("io", "cpuid", 
 SAID = "kvm-exit-exporter top: "
 END_SECONDS = 60
 # A guest that was there before is parked in its last exit, and the table has no row for it.
-NOTES = re.compile(rf"({SAID}in no row, for the exit began before: .*\n)?")
+NOTES = re.compile(rf"({SAID}in no row, because the exit began earlier: .*\n)?")
 
 
 class Top:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A wall clock that jumps, for LD_PRELOAD: CLOCK_REALTIME is off by the number
- * of seconds in $CLOCK_JUMP_FILE. All other clocks are the kernel's.
+ * For LD_PRELOAD: a wall clock that jumps. CLOCK_REALTIME is the kernel's clock
+ * plus the number of seconds in $CLOCK_JUMP_FILE. Other clocks do not change.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

@@ -1,4 +1,4 @@
-"""Faults are made on the running kernel, as root; they are skipped where the kernel suite is."""
+"""The fault tests run on the running kernel, as root. They are skipped when the kernel suite is skipped."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.faults import driver, figures
-from tests.kernel.conftest import _missing, _missing_kvm
+from tests.support.requirements import missing, missing_kvm
 
 pytest.register_assert_rewrite("tests.faults.service")
 
-from tests.faults.service import Service  # noqa: E402 - once its asserts are registered
+from tests.faults.service import Service  # noqa: E402 - imported after the registration of its asserts
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start services that are ended with the test: start(**options of Service)."""
+    """Return start(**options of Service): it starts a service that is ended after the test."""
     with ExitStack() as stack:
 
         def begin(**options: object) -> Service:
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port for a service that cannot say which one it got."""
+    """A free port, for a service whose log cannot be read."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         return int(bound.getsockname()[1])
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if "/faults/" in str(item.path)]
     attaching = [item for item in items if item.get_closest_marker("kvm")]
     compiler = "" if driver.have_compiler() else "no gcc"
-    for reason, concerned in ((_missing() or compiler, items), (_missing_kvm(), attaching)):
+    for reason, concerned in ((missing() or compiler, items), (missing_kvm(), attaching)):
         if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
             raise pytest.UsageError(f"the faults are required here, but: {reason}")
         for item in concerned if reason else ():

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Stand-ins for vCPU threads, by the thousand: each runs the loaded programs a
- * known number of times in its own name (BPF_PROG_TEST_RUN) and really ends.
+ * Thousands of threads that stand in for vCPU threads. Each thread runs the
+ * loaded programs a known number of times (BPF_PROG_TEST_RUN) and really ends.
  *
  *	drive EXIT ENTRY USERSPACE [KEY=NUMBER ...]
  *
- * with the three programs' descriptors. Keys:
- *	threads	 how many in all
- *	parallel how many at a time
- *	rounds	 of exit and entry in each; every seventh goes out to the VMM
- *	reasons	 how many different exit reasons those are
- *	vcpus	 0: all are threads of this process. Else each process of so many
- *		 threads is a VM, and every second one is ended by SIGKILL
- *	seconds	 go on for so long instead of until all threads have been
- * Prints what was sent as one line of JSON.
+ * The first three arguments are the programs' descriptors. Keys:
+ *	threads	 number of threads in total
+ *	parallel number of threads (or VMs) at a time
+ *	rounds	 exits and entries of each thread; every seventh returns to the VMM
+ *	reasons	 number of different exit reasons
+ *	vcpus	 0: all threads belong to this process. Otherwise each VM is a
+ *		 process of this number of threads; SIGKILL ends every second VM
+ *	seconds	 if set, run for this time and ignore `threads`
+ * Prints the counts as one line of JSON.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,13 +32,13 @@
 
 #define BPF_PROG_TEST_RUN	10	/* include/uapi/linux/bpf.h */
 #define ARM_EXCEPTION_TRAP	2	/* arch/arm64/include/asm/kvm_asm.h */
-/* include/uapi/linux/kvm.h: one that no guest of this host makes, which may have real ones beside us */
+/* include/uapi/linux/kvm.h: a reason that no real guest on this host causes */
 #define KVM_EXIT_S390_TSCH	22
 #define MAX_TID			(1 << 22)	/* PID_MAX_LIMIT on 64 bit */
 #define MAX_PARALLEL		4096
 #define STACK			(64 << 10)
 
-/* union bpf_attr, the part of BPF_PROG_TEST_RUN up to its last member */
+/* union bpf_attr: the members of BPF_PROG_TEST_RUN up to ctx_out */
 struct test_run {
 	uint32_t prog_fd, retval, data_size_in, data_size_out;
 	uint64_t data_in, data_out;
@@ -49,10 +49,10 @@ struct test_run {
 static uint32_t programs[3];
 static long threads = 1, parallel = 1, rounds = 1, reasons = 1, vcpus, seconds;
 
-/* Shared with the processes that stand in for VMs. */
+/* Shared between this process and the processes that stand in for VMs. */
 static struct shared {
 	long begun, ended, exits, entries, userspace, failed, reused, killed;
-	long vm_ended[MAX_PARALLEL];	/* threads of the present VM that are through */
+	long vm_ended[MAX_PARALLEL];	/* threads of each worker's VM that have sent everything */
 	uint32_t tids[MAX_TID];
 } *shared;
 
@@ -68,7 +68,7 @@ static double now(void)
 
 static double deadline;
 
-/* The number of the first of so many threads that are to be, or -1 when there have been enough. */
+/* Reserve the numbers of the next `many` threads. Return the first, or -1 at the end. */
 static long next_threads(long many)
 {
 	long number;
@@ -159,7 +159,7 @@ static void *keep_a_thread_going(void *unused)
 	return unused;
 }
 
-/* What a VM has sent is whole when the last of its threads is through: only then is it killed. */
+/* Kill a VM only after its last thread has sent everything: its counts must be complete. */
 static void run_vm(long number)
 {
 	int killed = number / vcpus % 2;

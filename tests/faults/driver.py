@@ -1,4 +1,4 @@
-"""drive.c from Python: compiled once, run against loaded programs wherever they are."""
+"""Compile drive.c once, and run it with the descriptors of loaded programs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from exporter.kernel import syscall
 
 DRIVEN = ("kvm_exit", "kvm_entry", "kvm_userspace_exit")
 
-# include/uapi/linux/bpf.h: commands, and offsetof(struct bpf_prog_info, name), which has 15 characters at most
+# include/uapi/linux/bpf.h: commands, and offsetof(struct bpf_prog_info, name). The name has at most 15 characters.
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _RAW_TRACEPOINT_OPEN = 13, 15, 17
 _NAME_OFFSET, _NAME_SIZE = 64, 16
 
 
 class Sent(NamedTuple):
-    """What stand-ins for vCPUs have sent. `reused`: thread IDs that a second thread had; `killed`: VMs."""
+    """The counts of drive.c. `reused`: thread IDs that a second thread used; `killed`: VMs ended by SIGKILL."""
 
     threads: int
     exits: int
@@ -60,14 +60,14 @@ def have_compiler() -> bool:
 
 
 def begin(programs: Mapping[str, int], **keys: int) -> subprocess.Popen[str]:
-    """Start it; finish() waits for it."""
+    """Start drive.c with these keys; finish() waits for it."""
     fds = [programs[name] for name in DRIVEN]
     words = [*map(str, fds), *(f"{key}={value}" for key, value in keys.items())]
     return subprocess.Popen([_binary(), *words], pass_fds=fds, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 600) -> Sent:
-    """Wait until all of its threads have really ended, and return what they sent."""
+    """Wait until drive.c and all of its threads have ended; return its counts."""
     said, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, process.returncode
     sent = Sent(**json.loads(said))
@@ -80,13 +80,13 @@ def drive(programs: Mapping[str, int], **keys: int) -> Sent:
 
 
 def attach(program: int, tracepoint: str) -> int:
-    """Attach a loaded raw tracepoint program; returns the descriptor that keeps it so."""
+    """Attach a loaded raw tracepoint program. Return the descriptor that keeps it attached."""
     text = ctypes.create_string_buffer(tracepoint.encode())
     return syscall._bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(text), program))
 
 
 def programs_of(pid: int) -> dict[str, int]:
-    """Descriptors of our own to the driven programs that another process has loaded."""
+    """Open new descriptors of the driven programs that process `pid` has loaded; return them by name."""
     found: dict[str, int] = {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:

@@ -1,16 +1,17 @@
-"""How much is tried, and the lines that say what came of it."""
+"""The sizes of the fault tests, and the result lines that are printed at the end."""
 
 from __future__ import annotations
 
 import os
 
 FULL = os.environ.get("FAULTS") == "full"
-"""`make faults`: the counts of README.md. Otherwise a tenth or less, for the suite of every change."""
+"""True under `make faults`: the counts of README.md. Otherwise the tests use a tenth or less."""
 
 LINES: list[str] = []
 
 
 def often(full: int, short: int) -> int:
+    """Return the count for this run: `full` under `make faults`, otherwise `short`."""
     return full if FULL else short
 
 

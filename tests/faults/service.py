@@ -1,7 +1,7 @@
-"""The service as a process that is driven: `serve`, attached, its raw tracepoints called by hand.
+"""The service as a process: `serve`, attached, while tests run its raw tracepoint programs by hand.
 
-It sees aarch64's kvm_exit format (bind-mounted in a mount namespace of its own), so that kvm_exit too is a raw
-tracepoint, which BPF_PROG_TEST_RUN takes on every machine.
+In its own mount namespace the service sees aarch64's kvm_exit format. So kvm_exit is a raw tracepoint too, and
+BPF_PROG_TEST_RUN can run its program on every machine.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 FORMATS = (TEXT, OPENMETRICS, TEXT, PROTOBUF)
-"""Text, which is what is summed, every second time."""
+"""The scraped formats in turn. Every second page is text: only text pages are summed."""
 
 AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
 
 
 class Service(Logging):
-    """`python3 -m exporter serve` in a mount namespace of its own, after `before`, a line of sh.
+    """`python3 -m exporter serve` in a mount namespace of its own. The shell commands in `before` run first.
 
-    `redirect` goes to the shell too ("2>/dev/full"); without one the log is read.
+    `redirect` is a redirection of the shell, for example "2>/dev/full". Without it the log is read.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Service(Logging):
         return "127.0.0.1", self.port
 
     def get(self, accept: str = TEXT, path: str = "/metrics", timeout: float = 60) -> bytes:
-        """A page. Raises OSError, http.client.HTTPException, and ValueError where the status is not 200."""
+        """Return a page. Raises OSError and http.client.HTTPException; ValueError if the status is not 200."""
         connection = http.client.HTTPConnection(*self.address(), timeout=timeout)
         try:
             connection.request("GET", path, headers={"Accept": accept})
@@ -79,7 +79,7 @@ class Service(Logging):
         return body
 
     def up(self, seconds: float = 60) -> None:
-        """Wait until it counts."""
+        """Wait until the service counts."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -91,7 +91,7 @@ class Service(Logging):
         raise AssertionError(f"never up: {self.log}")
 
     def descriptors(self) -> int:
-        """Open descriptors, once no connection is being closed."""
+        """Return the smallest number of open descriptors in 0.2 s, to leave out connections that are being closed."""
         least = len(os.listdir(f"/proc/{self.pid}/fd"))
         for _ in range(10):
             time.sleep(0.02)
@@ -102,17 +102,17 @@ class Service(Logging):
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def memory(self) -> tuple[int, int]:
-        """RSS and PSS in KiB."""
+        """Return RSS and PSS in KiB."""
         text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         sizes = dict(re.findall(r"^(\w+): +(\d+) kB$", text, re.M))
         return int(sizes["Rss"]), int(sizes["Pss"])
 
 
 class Totals:
-    """Sums over all series that pages ever had, as a Prometheus server would come to them.
+    """Sums over all series of all pages, computed like a Prometheus server does.
 
-    A series that a page lacks has ended: what comes under its name later is another thread's. Counting from the
-    daemon's start, pages must come more often than `linger`.
+    A series that is missing on a page has ended: a later series of the same name belongs to another thread. From the
+    daemon's start on, pages must be added more often than `linger`.
     """
 
     def __init__(self) -> None:
@@ -122,11 +122,11 @@ class Totals:
         self.pages = 0
         self.backwards = 0
         self.longest = 0.0
-        """Seconds between two pages: above `linger`, what ended in between is on no page of ours."""
+        """Longest time between two pages in seconds. If it exceeds `linger`, threads that ended may be on no page."""
         self._added = 0.0
 
     def add(self, page: bytes) -> None:
-        """Take in a page of text format."""
+        """Add a page in text format to the sums."""
         now = time.monotonic()
         self.longest = max(self.longest, now - self._added if self._added else 0.0)
         self._added = now
@@ -137,7 +137,7 @@ class Totals:
                 series, _, value = line.rpartition(b" ")
                 name = series.partition(b"{")[0].decode()
                 if name == USERSPACE and OURS not in series:
-                    continue  # of a real VM on this host
+                    continue  # from a real VM on this host
                 if name in families:
                     assert series not in families[name], f"twice on one page: {series!r}"
                     families[name][series] = float(value)
@@ -153,7 +153,7 @@ class Totals:
         return round(self._ended[name] + sum(self._last.get(name, {}).values()))
 
     def own(self, series: str) -> int:
-        """The last value of a metric of the exporter about itself; `series` without the prefix."""
+        """Return the last value of one of the exporter's own metrics; `series` has no prefix."""
         return round(self._plain["kvm_exit_exporter_" + series])
 
     def dropped(self, family: str = "dropped_exits_total") -> dict[str, int]:
@@ -167,7 +167,7 @@ SUMMED = (EXITS, DURATIONS, USERSPACE)
 
 
 class Scraper(threading.Thread):
-    """Scrapes the formats in turn, with a pause after each turn; the text pages are summed."""
+    """Scrapes all formats in turn, then pauses, and starts again. Sums the text pages."""
 
     def __init__(self, service: Service, pause: float = 0.1, formats: Sequence[str] = FORMATS) -> None:
         super().__init__(daemon=True)
@@ -199,7 +199,7 @@ class Scraper(threading.Thread):
             self.join()
 
     def finish(self) -> Totals:
-        """Stop, and scrape until every thread is named."""
+        """Stop; scrape until every thread has its names; return the totals."""
         self.stop()
         deadline = time.monotonic() + 30
         self.once()
@@ -211,7 +211,7 @@ class Scraper(threading.Thread):
 
 
 def agree(totals: Totals, sent: driver.Sent) -> dict[str, int]:
-    """What was sent is on the pages once, or in a counter of what is on none; returns those."""
+    """Assert that every exit is on the pages once, or counted as dropped or unserved; return those counts by cause."""
     dropped = {**totals.dropped(), "unserved": totals.own("unserved_exits_total")}
     assert totals.total(EXITS) + sum(dropped.values()) == sent.exits
     userspace = sum(totals.dropped("dropped_userspace_exits_total").values())

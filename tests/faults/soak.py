@@ -1,9 +1,9 @@
-"""The service at full speed for half an hour: does it stay as small as it was, and does it lose nothing?
+"""Run the service at full load for half an hour: check that its memory stays constant and that no exit is lost.
 
     python3 -m tests.faults.soak [--minutes 30]
 
-Threads come and go without a pause, all formats are scraped each second. Every 10 s a line with the daemon's memory
-(KiB), descriptors and threads. Exit status 1 where the verdict is not "steady" or the sums do not agree.
+Threads start and end all the time, and all formats are scraped every second. Every 10 s the program prints a line with
+the daemon's memory (KiB), descriptors and threads. Exit status 1 if a column is not steady or a sum is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.faults import driver
 from tests.faults.service import EXITS, Scraper, Service, agree
 
 _SAMPLE_SECONDS = 10
-_WARM_UP = 0.25  # of the time: pools fill, caches come to their size, Python's heap finds its own
+_WARM_UP = 0.25  # part of the time: pools fill, caches and Python's heap grow to their size
 
 
 class Sample(NamedTuple):
@@ -38,7 +38,7 @@ class Trend(NamedTuple):
 
     mean: float
     growth: float
-    """Over the time of the samples, by the line's slope."""
+    """Growth over the time of the samples, from the line's slope."""
     noise: float
     """Standard deviation of the samples from the line."""
 

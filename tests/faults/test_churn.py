@@ -1,4 +1,4 @@
-"""vCPU threads and VMs that come and go by the thousand: what was sent is counted once, or named as dropped."""
+"""Thousands of vCPU threads and VMs start and end: every exit is counted once, or counted as dropped."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.faults.driver import Sent
 from tests.faults.figures import often, say
 
 LINGER_NS = 10**8
-"""Short, so that what lingers stays below the collector's bound; each record is in one snapshot at least."""
+"""Short, so that the lingering vCPUs stay below the collector's limit. Each record is in at least one snapshot."""
 
 
 class Counted:
-    """Sums over every thread that a collector ever showed, by the last values it showed of it."""
+    """Sums over every thread in the collector's snapshots, from the thread's last values."""
 
     def __init__(self, loaded: program.Loaded) -> None:
         self.collector = Collector(loaded, time.monotonic_ns, LINGER_NS)
@@ -65,7 +65,7 @@ class Counted:
 
 @pytest.fixture
 def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
-    """The programs, the two of the scheduler attached, and a collector of theirs."""
+    """Load the programs, attach the two scheduler programs, and return them with a collector."""
     with ExitStack() as stack:
 
         def begin(slots: int, cells: int) -> tuple[program.Loaded, Counted]:
@@ -82,7 +82,7 @@ def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
 
 
 def check(counted: Counted, sent: Sent, slots: int) -> Counter[str]:
-    """Nothing double, nothing lost but what a counter names, nothing kept; returns those counters."""
+    """Assert that each exit is counted once or dropped, and that all slots and cells are free; return the drops."""
     last = counted.collect()
     exits, completed, userspace = counted.totals()
     dropped = Counter({name: value for name, value in last.counters.items() if name.startswith("dropped_")})
@@ -97,8 +97,10 @@ def check(counted: Counted, sent: Sent, slots: int) -> Counter[str]:
     return +dropped
 
 
-def test_threads(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
-    """50,021 threads of one process: with the 32,768 thread IDs of a small machine, many are reused."""
+def test_every_exit_of_short_lived_threads_is_counted_or_dropped(
+    load: Callable[..., tuple[program.Loaded, Counted]],
+) -> None:
+    """50,021 threads of one process: a small machine has 32,768 thread IDs, so many IDs are reused."""
     loaded, counted = load(slots=16381, cells=65537)
     threads = often(50_021, 5_003)
     sent = counted.until(driver.begin(loaded.programs, threads=threads, parallel=17, rounds=101, reasons=2))
@@ -121,8 +123,10 @@ def test_threads(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
     )
 
 
-def test_vms(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
-    """Processes of four threads, every second one ended by SIGKILL."""
+def test_every_exit_of_short_lived_vms_is_counted_or_dropped(
+    load: Callable[..., tuple[program.Loaded, Counted]],
+) -> None:
+    """Processes of four threads. SIGKILL ends every second process."""
     loaded, counted = load(slots=8191, cells=32749)
     threads = often(20_012, 2_012)
     sent = counted.until(driver.begin(loaded.programs, threads=threads, parallel=7, rounds=29, reasons=3, vcpus=4))
@@ -146,7 +150,7 @@ def test_vms(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
 
 
 def test_pools_run_out_and_recover(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
-    """More threads than slots and more reasons than cells, collected seldom; then as many as there is room for."""
+    """More threads than slots, more reasons than cells, and few collections; then a load that fits into the pools."""
     loaded, counted = load(slots=31, cells=61)
     threads = often(10_007, 1_009)
     driven = driver.begin(loaded.programs, threads=threads, parallel=61, rounds=37, reasons=5)
@@ -162,7 +166,7 @@ def test_pools_run_out_and_recover(load: Callable[..., tuple[program.Loaded, Cou
     first = counted.totals()[0]
 
     again = Counter({"exits": 0})
-    for _ in range(101):  # each of them fills the pool of cells but for one
+    for _ in range(101):  # each round uses all cells but one
         again["exits"] += driver.drive(loaded.programs, threads=10, parallel=10, rounds=5, reasons=6).exits
         counted.collect()
     assert counted.totals()[0] - first == again["exits"] == 101 * 10 * 5

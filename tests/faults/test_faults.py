@@ -1,4 +1,4 @@
-"""What goes wrong around the service: it says so on one line, goes on, and its totals stay true."""
+"""Faults around the service: it logs one line, continues, and its totals stay exact."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ Start = Callable[..., Service]
 
 
 _AS_ROOT = 'run_as: ""\n'
-"""Whose limits are changed from outside has to be of the same user: root of a container may lack CAP_SYS_RESOURCE."""
+"""The service stays root where a test changes its limits: without CAP_SYS_RESOURCE, as in some containers, prlimit(2)
+needs the same user on both sides."""
 
 
 class Driven:
-    """A service, and stand-ins for vCPUs that it counts: 101 threads at a time."""
+    """A service, and threads that stand in for vCPUs: 101 for each call of drive()."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -62,10 +63,10 @@ def summary(driven: Driven, totals: Totals) -> dict[str, int]:
         ("stderr on a full disk", "2>/dev/full"),
         ("stderr closed", "2>&-"),
         ("all three standard streams closed", "<&- >&- 2>&-"),
-        ("nobody reads the pipe on stderr", "2>&$pipe"),
+        ("no reader of the pipe on stderr", "2>&$pipe"),
     ],
 )
-def test_no_log(start: Start, fault: str, redirect: str, free_port: int) -> None:
+def test_counts_and_serves_without_a_usable_log(start: Start, fault: str, redirect: str, free_port: int) -> None:
     before = AS_ARM64
     if "pipe" in redirect:  # a pipe whose reading end is closed
         before += "\nmkfifo $PIPE; exec 8<>$PIPE 9>$PIPE 8<&-"
@@ -89,8 +90,8 @@ def test_no_log(start: Start, fault: str, redirect: str, free_port: int) -> None
 
 
 @pytest.mark.kvm
-def test_nowhere_to_write(start: Start, tmp_path: Path) -> None:
-    """/tmp and the lock file's folder are full: the loader needs no room, and a lock file of 0 bytes none either."""
+def test_counts_with_a_full_disk(start: Start, tmp_path: Path) -> None:
+    """/tmp and the lock file's folder are full. The loader needs no disk space, and the lock file has 0 bytes."""
     full = tmp_path / "full"
     full.mkdir()
     before = f"{AS_ARM64}\nmount -t tmpfs -o size=4k none {full}; cat /dev/zero > {full}/full 2>/dev/null || :"
@@ -105,8 +106,8 @@ def test_nowhere_to_write(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_loader_is_killed(start: Start) -> None:
-    """SIGKILL, as the kernel's OOM killer sends it, while bcc compiles: one line, and exit status 1."""
+def test_ends_with_one_error_when_the_loader_is_killed(start: Start) -> None:
+    """SIGKILL while bcc compiles, as the kernel's OOM killer sends it: one line of error, and exit status 1."""
     service = start()
     child = _loader_of(service)
     os.kill(child, signal.SIGKILL)
@@ -127,7 +128,7 @@ def _loader_of(service: Service) -> int:
                     return child
             except OSError:
                 continue
-    raise AssertionError(f"no loader was seen: {service.log}")
+    raise AssertionError(f"no loader found: {service.log}")
 
 
 def _children(pid: int) -> list[int]:
@@ -140,8 +141,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def test_stand_in_is_killed(start: Start) -> None:
-    """SIGKILL of one process of a replay: the demo is no longer what it says, and ends."""
+def test_demo_ends_when_a_stand_in_is_killed(start: Start) -> None:
+    """SIGKILL of one process of a replay: the demo ends, because its numbers would no longer be the recording's."""
     service = start(command="demo", before=":")
     service.logged("msg=.?replaying")
     victim = _children(service.pid)[1]
@@ -157,15 +158,15 @@ def test_stand_in_is_killed(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_descriptors_run_out(start: Start) -> None:
-    """RLIMIT_NOFILE at what is open: no connection can be accepted, counting goes on, all comes with the next page."""
+def test_counts_without_free_descriptors(start: Start) -> None:
+    """RLIMIT_NOFILE equals the open descriptors: scrapes are refused, counting goes on, the next page is complete."""
     service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
     driven.drive()
     limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
     collections = driven.agrees().own("collections_total")
-    # The lowest number that is free, so that none above it can be had.
+    # The lowest free number: with this limit, no descriptor can be opened.
     taken = {int(name) for name in os.listdir(f"/proc/{service.pid}/fd")}
     free = next(number for number in range(len(taken) + 1) if number not in taken)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (free, limit[1]))
@@ -192,8 +193,8 @@ def test_descriptors_run_out(start: Start) -> None:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("limit", [12, 17, 19, 22, 23, 24, 25, 26, 27, 32])
-def test_too_few_descriptors_to_start(start: Start, limit: int) -> None:
-    """It counts; or it counts, cannot be asked, and says so; or it ends, and says on its last line what it lacks."""
+def test_counts_or_names_the_cause_when_started_with_few_descriptors(start: Start, limit: int) -> None:
+    """The service counts; or it counts, cannot be scraped, and warns; or it ends and its last line names the cause."""
     service = start(before=f"{AS_ARM64}\nulimit -n {limit}")
     result = "counts"
     try:
@@ -220,8 +221,8 @@ def _cpu_seconds(pid: int) -> float:
 
 
 @pytest.mark.kvm
-def test_no_memory_for_threads(start: Start) -> None:
-    """RLIMIT_AS at what is mapped: no thread's stack can be had, for a scrape or a look-up. Afterwards all comes."""
+def test_survives_without_memory_for_threads(start: Start) -> None:
+    """RLIMIT_AS equals the mapped memory: no thread can start for a scrape or look-up. The next page has all counts."""
     service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
@@ -255,8 +256,8 @@ def test_no_memory_for_threads(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_kvm_comes_later(start: Start, tmp_path: Path) -> None:
-    """Without events/kvm it waits and answers; then they are there, and it counts."""
+def test_attaches_when_kvm_is_loaded_later(start: Start, tmp_path: Path) -> None:
+    """Without events/kvm the service waits and answers requests. When events/kvm appears, the service counts."""
     empty = tmp_path / "empty"
     empty.mkdir()
     service = start(before=f"{AS_ARM64}\nmount --bind {empty} {EVENTS}")
@@ -279,8 +280,8 @@ def test_kvm_comes_later(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_the_wall_clock_jumps(start: Start, tmp_path: Path) -> None:
-    """Years forth and back, by a clock_gettime of our own: only the log's time stamps follow."""
+def test_jumps_of_the_wall_clock_change_no_count(start: Start, tmp_path: Path) -> None:
+    """A preloaded clock_gettime jumps years forward and back: only the log's time stamps change."""
     jump = tmp_path / "jump"
     jump.write_text("0\n")
     library = tmp_path / "clock.so"
@@ -307,8 +308,11 @@ def test_the_wall_clock_jumps(start: Start, tmp_path: Path) -> None:
     say("the wall clock jumps", jumps=6, **summary(driven, totals), backwards=totals.backwards)
 
 
-def test_processes_vanish_while_they_are_looked_up() -> None:
-    """Children killed while four threads read their /proc entries: an answer, or none; never an error or another's."""
+def test_look_ups_of_vanishing_processes_never_fail() -> None:
+    """Four threads read the /proc entries of children that are killed.
+
+    Each look-up returns the identity or the fallback. None raises an error or returns another process's identity.
+    """
     proc = Path("/proc")
     errors: list[BaseException] = []
     answers = {"whole": 0, "gone": 0}
@@ -326,7 +330,7 @@ def test_processes_vanish_while_they_are_looked_up() -> None:
                 vcpu_index(b"worker", None, pid, pid, proc)
                 if vm == Vm(pid, f"vm-{pid}", "", "qemu"):
                     answers["whole"] += 1
-                else:  # between fork and exec, or when it has ended: nothing, or our own command line
+                else:  # between fork and exec, or after its end: no command line, or ours
                     assert vm.name == str(pid), vm
                     answers["gone"] += 1
                 assert began is None or began > 0
@@ -358,7 +362,7 @@ _FEW_DESCRIPTORS = """
 import os, resource
 from exporter.kernel import launcher, program
 request = program.LoadRequest(front='arm64', defines={}, slots=4, cells=4, attach=False)
-held = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]  # ours alone: the loader itself has room
+held = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]  # only in this process: the loader has enough
 before = len(os.listdir('/proc/self/fd'))
 for room in range(1, 25):
     resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + room, 4096))
@@ -372,13 +376,13 @@ for room in range(1, 25):
 """
 
 
-def test_the_loaders_answer_without_descriptors() -> None:
-    """As few as the limit leaves room for: an error on one line, and none of them stays open."""
+def test_the_loaders_answer_leaves_no_descriptor_open() -> None:
+    """With 1 to 24 free descriptors: one line of error where there are too few, and no descriptor stays open."""
     said = subprocess.run([sys.executable, "-c", _FEW_DESCRIPTORS], capture_output=True, text=True, check=True)
     answers = [line.partition(" ") for line in said.stdout.splitlines()]
     assert len(answers) == 24
     assert {left_open for left_open, _, _ in answers} == {"0"}
-    refused = [what for _, _, what in answers if what != "loaded"]
+    refused = [answer for _, _, answer in answers if answer != "loaded"]
     assert 0 < len(refused) < 24
-    assert all("Too many open files" in what for what in refused), refused
+    assert all("Too many open files" in answer for answer in refused), refused
     say("descriptors exhausted while loading", tried=24, refused_on_one_line=len(refused), left_open=0)

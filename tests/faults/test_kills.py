@@ -1,4 +1,4 @@
-"""The service is killed while vCPUs come and go: systemd keeps what counts, and not one exit is missing."""
+"""The service is killed while vCPUs start and end: systemd keeps the BPF program, and no exit is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def systemd() -> Iterator[FakeSystemd]:
 
 
 class Churn(threading.Thread):
-    """Stand-ins for vCPUs that come and go, fewer at a time than there are slots, until they were so many."""
+    """Runs groups of vCPU stand-ins, each smaller than the number of slots, until `threads` of them have ended."""
 
     def __init__(self, programs: dict[str, int], threads: int) -> None:
         super().__init__(daemon=True)
@@ -41,8 +41,8 @@ class Churn(threading.Thread):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_kills_under_churn(start: Callable[..., Service], systemd: FakeSystemd, seed: int) -> None:
-    """Linger is longer than the test, and there is room for all: everything is on the last page."""
+def test_kills_lose_no_exit(start: Callable[..., Service], systemd: FakeSystemd, seed: int) -> None:
+    """`linger` is longer than the test, and the pools are large enough, so the last page must have every exit."""
     moments = random.Random(seed)
     config = "run_as: nobody\nlinger: 1h\n"
     service = start(config=config, systemd=systemd)
@@ -68,7 +68,7 @@ def test_kills_under_churn(start: Callable[..., Service], systemd: FakeSystemd, 
     assert totals.own("recycling_pending") == 0
     assert [line for line in service.log if "level=info" not in line] == []
     say(
-        "SIGKILL while vCPUs come and go",
+        "SIGKILL while vCPUs start and end",
         kills=kills,
         threads=churn.sent.threads,
         exits_sent=churn.sent.exits,

@@ -1,4 +1,4 @@
-"""The whole service under churn: the sums over its pages are what was sent."""
+"""The whole service while vCPUs start and end: the sums over its pages equal the exits that were sent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.faults.service import EXITS, TEXT, Scraper, Service, agree
 Start = Callable[..., Service]
 
 SLOTS, CELLS = 4096, 16384
-"""The pools, and with them what may linger."""
+"""Sizes of the pools. They also limit the number of lingering vCPUs."""
 
-LINGER = 8  # seconds; with three cells a thread, below what may linger at all
+LINGER = 8  # seconds; short enough that the lingering threads, with three cells each, stay below the limit
 
 pytestmark = pytest.mark.kvm
 
 
-@pytest.mark.parametrize(("vcpus", "what"), [(0, "threads of one process"), (4, "VMs of four threads")])
-def test_churn_is_on_the_page(start: Start, vcpus: int, what: str) -> None:
+@pytest.mark.parametrize(("vcpus", "kind"), [(0, "threads of one process"), (4, "VMs of four threads")])
+def test_every_exit_of_short_lived_vcpus_is_on_a_page(start: Start, vcpus: int, kind: str) -> None:
     service = start(config=f"linger: {LINGER}s\n")
     service.up()
     programs = driver.programs_of(service.pid)
@@ -32,12 +32,12 @@ def test_churn_is_on_the_page(start: Start, vcpus: int, what: str) -> None:
     threads = often(10_012, 1_012)
     sent = driver.drive(programs, threads=threads, parallel=5, rounds=2003, reasons=2, vcpus=vcpus)
     totals = scraper.finish()
-    assert totals.longest < LINGER, "this machine is too slow for what is to be shown here"
+    assert totals.longest < LINGER, "this machine is too slow for this test"
     dropped = agree(totals, sent)
     assert scraper.failed == 0
     assert service.descriptors() == before
     say(
-        f"the whole service, {what}",
+        f"the whole service, {kind}",
         threads=sent.threads,
         thread_ids_reused=sent.reused,
         exits_sent=sent.exits,
@@ -52,8 +52,8 @@ def test_churn_is_on_the_page(start: Start, vcpus: int, what: str) -> None:
     assert service.end() == 0
 
 
-def test_more_than_may_linger(start: Start) -> None:
-    """Threads that end by the thousand between two pages: what went unseen is a counter's, to the last exit."""
+def test_every_exit_beyond_the_linger_limit_is_counted_as_unserved(start: Start) -> None:
+    """Thousands of threads end between two pages. unserved_exits_total has every exit that no page has."""
     service = start(config=f"linger: 1h\nlimits: {{vcpus: {SLOTS}, cells: {CELLS}}}\n")
     service.up()
     programs = driver.programs_of(service.pid)
@@ -62,14 +62,14 @@ def test_more_than_may_linger(start: Start) -> None:
     sent = driver.NOTHING
     for _ in range(often(11, 3)):
         sent = sent.plus(driver.drive(programs, threads=4001, parallel=7, rounds=101, reasons=2))
-        service.get(path="/-/vcpus")  # collects, so that there is room for the next turn; and is no page of /metrics
+        service.get(path="/-/vcpus")  # collects and frees slots for the next round, but is no page of /metrics
     totals = scraper.finish()
-    # Three cells each: two reasons, and one of the exits to the VMM.
+    # Three cells for each thread: two exit reasons, and one reason of returns to the VMM.
     lingering = (SLOTS + 1 + CELLS + 1) // 3
     assert agree(totals, sent) == {"unserved": (sent.threads - lingering) * 101}
     assert totals.own("expired_early_total") == sent.threads - lingering
     say(
-        "more ends than may linger",
+        "more ended vCPUs than may linger",
         threads=sent.threads,
         exits_sent=sent.exits,
         on_the_pages=totals.total(EXITS),

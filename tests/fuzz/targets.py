@@ -23,6 +23,7 @@ from exporter.naming import cgroup, cmdline
 from exporter.naming.identity import identify, start_time
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
+from exporter.naming.vmm import registry
 from exporter.recording import blocks
 from exporter.recording import recording as recordings
 from exporter.recording.blocks import RecordingError
@@ -124,11 +125,11 @@ def _check_names(read: TracepointFormat) -> None:
 def command_line(data: bytes) -> None:
     """/proc/PID/cmdline of a VMM, whoever wrote it."""
     argv = cmdline.split(data[:MAX_BYTES])
-    vmm = cmdline.recognise(argv, [cmdline.base_name(argv[0])] if argv else [])
-    assert vmm in {"", "qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"}
-    for each in ("qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool", ""):
-        said = cmdline.parse(each, argv)
-        for text in said:
+    found = registry.recognise([cmdline.base_name(argv[0])] if argv else [], argv)
+    assert set(found) <= {*registry.VMMS, None}
+    assert found.vmm in (None, found.grammar)
+    for vmm in registry.VMMS:
+        for text in vmm.read_identity(argv):
             text.encode()  # no lone surrogates
             assert "\0" not in text
             assert len(text) <= len(data)
@@ -161,7 +162,7 @@ def identity(data: bytes) -> None:
     domain = cgroup.libvirt_domain(_text(parts[1]).split("\n"))
     if domain:
         assert domain.name
-        assert domain.vmm in {"qemu", "cloud-hypervisor"}
+        assert domain.vmm in {vmm.label for vmm in registry.VMMS if vmm.libvirt_driver}
         domain.name.encode()
 
 
@@ -212,7 +213,7 @@ def recording(data: bytes) -> None:
     except RecordingError as error:
         _check_lines((str(error),), "")
         return
-    assert len(read.vcpus) <= recordings.MAX_THREADS
+    assert len(read.vcpus) <= blocks.MAX_THREADS
     for vm in read.vms:
         assert all(len(text) <= 128 for text in (vm.name, vm.uuid, vm.vmm)), vm
     runs = [run for block in read.runs() for run in block]
@@ -250,8 +251,8 @@ def web_config(data: bytes) -> None:
         assert (name + value).isascii()
         assert (name + value).isprintable()
     assert all(":" not in user for user in settings.users)
-    if settings.bucket:
-        assert settings.bucket.take(1e9)
+    if settings.rate_limit:
+        assert settings.rate_limit.take(1e9)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -1,13 +1,11 @@
-"""The kernel suite runs the real programs on the running kernel; where that is impossible it skips, and says so.
+"""The kernel suite runs the real programs on the running kernel. If that is impossible, it skips and names the cause.
 
-With KERNEL_SUITE=required (as the Makefile sets it in CI) a missing thing is a failure instead.
+With KERNEL_SUITE=required (.ci/run sets it) a missing requirement is a failure instead.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,30 +16,14 @@ import pytest
 
 from exporter.kernel import launcher, program
 from tests.support.machine import Machine
+from tests.support.requirements import missing, missing_kvm
 from tests.support.services import Service
-
-
-def _missing() -> str:
-    if os.geteuid() != 0:
-        return "not root: BPF programs cannot be loaded"
-    importable = subprocess.run([sys.executable, "-c", "import bcc"], capture_output=True, check=False)
-    if importable.returncode:
-        return f"{sys.executable} has no module bcc"
-    return ""
-
-
-def _missing_kvm() -> str:
-    if not os.path.exists("/sys/kernel/tracing/events/kvm/kvm_exit"):
-        return "no kvm tracepoints: KVM is not loaded, or tracefs is not mounted on /sys/kernel/tracing"
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "no /dev/kvm"
-    return ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if "/kernel/" in str(item.path)]
     attaching = [item for item in items if item.get_closest_marker("kvm")]
-    for reason, concerned in ((_missing(), items), (_missing_kvm(), attaching)):
+    for reason, concerned in ((missing(), items), (missing_kvm(), attaching)):
         if reason and concerned and os.environ.get("KERNEL_SUITE") == "required":
             raise pytest.UsageError(f"the kernel suite is required here, but: {reason}")
         for item in concerned if reason else ():
@@ -75,7 +57,7 @@ def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Of the configuration: pytest's own folders are root's, and a reload is done by the user the exporter became."""
+    """A folder for the configuration. The exporter's user must read it; only root can read pytest's own folders."""
     with tempfile.TemporaryDirectory() as made:
         os.chmod(made, 0o755)
         yield Path(made)
@@ -83,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[..., Service]]:
-    """Start services that are ended with the test: start(command, *options)."""
+    """Return start(command, *options): it starts a service that is ended after the test."""
     with ExitStack() as stack:
 
         def begin(command: str, *options: str) -> Service:

@@ -1,11 +1,8 @@
-"""Attached to this kernel's real tracepoints, and what happens where that cannot be."""
+"""Programs attached to this kernel's real tracepoints, and errors where they cannot be attached."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
-import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -18,11 +15,8 @@ from exporter.kernel import program, syscall
 from exporter.kernel.preflight import find_tracefs
 from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.reason import Space
-from exporter.recording.vm import name_thread
+from tests.support.kvm import run_interrupted
 from tests.support.machine import exits
-
-# include/uapi/linux/kvm.h
-KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 
 Load = Callable[[program.LoadRequest], program.Loaded]
 
@@ -34,31 +28,13 @@ def kvm_exit() -> TracepointFormat:
     return parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())
 
 
-def _run_interrupted(times: int) -> None:
-    """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
-    name_thread(b"CPU 3/KVM")
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 3)
-    size = fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    with mmap.mmap(vcpu, size) as run:
-        run[1] = 1  # struct kvm_run, immediate_exit
-        for _ in range(times):
-            # Not fcntl.ioctl, which calls again after EINTR since Python 3.14.
-            assert libc.ioctl(vcpu, ctypes.c_ulong(KVM_RUN), 0) == -1
-            assert ctypes.get_errno() == errno.EINTR
-    for fd in (vcpu, vm, kvm):
-        os.close(fd)
-
-
 @pytest.mark.kvm
-def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    """The kernel's own kvm_userspace_exit, 1009 times, from a thread that then really ends."""
+def test_counts_the_kernels_own_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+    """A thread fires the kernel's own kvm_userspace_exit 1009 times and then ends."""
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
     assert loaded.attachments.keys() == set(program.TRACEPOINTS)
     collector = Collector(loaded, lambda: 0, 10**18)
-    thread = threading.Thread(target=_run_interrupted, args=(1009,))
+    thread = threading.Thread(target=run_interrupted, args=(1009,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():
@@ -74,10 +50,10 @@ def test_real_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
 
 
 @pytest.mark.kvm
-def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+def test_bpf_stats_count_every_run(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
-    thread = threading.Thread(target=_run_interrupted, args=(503,))
+    thread = threading.Thread(target=run_interrupted, args=(503,))
     thread.start()
     thread.join()
     after = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
@@ -87,14 +63,14 @@ def test_statistics(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
 
 
 @pytest.mark.kvm
-def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+def test_closing_the_last_descriptor_detaches(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     held = os.dup(loaded.programs["kvm_userspace_exit"])
     stats = os.dup(loaded.attachments["stats"])
     loaded.close()
     try:
         before = syscall.program_stats(held).runs
-        thread = threading.Thread(target=_run_interrupted, args=(101,))
+        thread = threading.Thread(target=run_interrupted, args=(101,))
         thread.start()
         thread.join()
         assert syscall.program_stats(held).runs == before
@@ -103,14 +79,14 @@ def test_detached_with_the_last_descriptor(loaded_now: Load, kvm_exit: Tracepoin
         os.close(stats)
 
 
-def test_no_bcc_and_no_llvm_in_this_process(loaded_now: Load) -> None:
+def test_the_calling_process_maps_neither_bcc_nor_llvm(loaded_now: Load) -> None:
     loaded_now(program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False))
     maps = Path("/proc/self/maps").read_text()
     assert "LLVM" not in maps
     assert "libbcc" not in maps
 
 
-def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
+def test_a_compiler_error_is_one_line(loaded_now: Load) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
             program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
@@ -119,7 +95,7 @@ def test_a_refusal_of_the_compiler_is_one_line(loaded_now: Load) -> None:
     assert caught.value.what == "cannot compile the BPF program: expected expression"
 
 
-def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
+def test_a_verifier_error_is_one_line(loaded_now: Load) -> None:
     source = "\nint probe(u64 *ctx) { return *(u64 *)ctx[0]; }\n"
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
@@ -137,7 +113,7 @@ def test_a_refusal_of_the_verifier_is_one_line(loaded_now: Load) -> None:
     assert caught.value.what == "the verifier refused the BPF program: R1 invalid mem access 'scalar'"
 
 
-def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
+def test_the_error_for_missing_headers_is_one_line(loaded_now: Load, tmp_path: Path) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
             program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
@@ -147,8 +123,8 @@ def test_missing_headers_are_one_line(loaded_now: Load, tmp_path: Path) -> None:
     assert caught.value.remedy == "set kernel_headers: builtin in the configuration"
 
 
-def test_no_privilege_is_one_line() -> None:
-    """In a child that has given up root, the loader says what was refused."""
+def test_the_error_for_missing_privileges_is_one_line() -> None:
+    """In a child that is no longer root, the loader names the refused operation."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The program's buckets against the definition, at and around every boundary."""
+"""The BPF program's buckets, compared with the definition at and around every boundary."""
 
 from __future__ import annotations
 

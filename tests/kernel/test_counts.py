@@ -1,4 +1,4 @@
-"""Every exit in its cell, every interval in its bucket: known primes, exact equality."""
+"""Every exit is in its cell and every interval in its bucket: known primes, exact equality."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WFX, HVC64, SYS64, IABT, DABT = 0x01, 0x16, 0x18, 0x20, 0x24
 IRQ = (Space.ARM64_RET, 0)
 
 
-def test_primes_on_many_threads(machine: Load) -> None:
-    """23 threads, each with its own primes of five reasons, interleaved at random and run at the same time."""
+def test_counts_every_exit_of_many_threads(machine: Load) -> None:
+    """23 threads run at the same time. Each has its own primes of five reasons, in random order."""
     primes = [101, 211, 307, 401, 503, 601, 701, 809, 907, 1009]
     under_test = machine()
     want: dict[int, dict[tuple[int, int], list[int]]] = {}
@@ -73,8 +73,8 @@ def _play(vcpu: Vcpu, intervals: list[tuple[tuple[int, int], int, int]]) -> Call
     return play
 
 
-def test_many_threads_on_one_cpu(machine: Load) -> None:
-    """The per-CPU cache changes hands at every event, and never leads to another thread's slot."""
+def test_counts_every_exit_of_many_threads_on_one_cpu(machine: Load) -> None:
+    """At each event the per-CPU cache still points to another thread's slot. The event must not reach that slot."""
     under_test = machine()
     cpu = min(os.sched_getaffinity(0))
     vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(13)]
@@ -91,8 +91,8 @@ def test_many_threads_on_one_cpu(machine: Load) -> None:
         assert record.guest_ns == 210 * 500
 
 
-def test_arm64_return_codes(machine: Load) -> None:
-    """ret is decoded before esr_ec, and the pending-SError bit (31) is no part of it."""
+def test_decodes_arm64_return_codes(machine: Load) -> None:
+    """The program decodes ret before esr_ec, and ignores the pending-SError bit (31)."""
     under_test = machine()
     vcpu = under_test.vcpu()
 
@@ -101,13 +101,13 @@ def test_arm64_return_codes(machine: Load) -> None:
             (3, 0, 0),  # IRQ
             (5, 1, 0),  # SERROR
             (7, TRAP, 0),  # a trap with EC 0
-            (11, TRAP, 0x3F),  # an EC nobody has named
+            (11, TRAP, 0x3F),  # an EC without a name
             (13, 3, 0),  # IL
             (17, 0xBADCA11, 0),  # HYP_GONE
             (19, 0x80000002, SYS64),  # a trap, SError pending
             (23, 0x80000000, 0),  # an IRQ, SError pending
             (29, 0xFFFFFFFF80000002, WFX),  # the same int, sign-extended
-            (31, 77, WFX),  # a return code of the future: esr_ec says nothing
+            (31, 77, WFX),  # an unknown return code: esr_ec must be ignored
         ):
             for _ in range(times):
                 vcpu.arm_exit(1000, ret, esr_ec)
@@ -127,8 +127,8 @@ def test_arm64_return_codes(machine: Load) -> None:
     }
 
 
-def test_x86_reasons(machine: Load) -> None:
-    """VMX and SVM codes by `isa`, flag bits and -1 kept, vcpu_id taken over."""
+def test_decodes_x86_reasons(machine: Load) -> None:
+    """`isa` selects VMX or SVM. The program keeps flag bits, -1 and vcpu_id."""
     under_test = machine("x86")
     codes = Counter(
         {
@@ -140,7 +140,7 @@ def test_x86_reasons(machine: Load) -> None:
             (Space.SVM, 0x400): 11,
             (Space.SVM, 0x80000001): 13,
             (Space.SVM, 0xFFFFFFFF): 17,  # -1, invalid_guest_state
-            (3, 5): 19,  # an isa of the future
+            (3, 5): 19,  # an unknown isa
         }
     )
     vcpu = under_test.vcpu("qemu-system-x86")
@@ -155,7 +155,7 @@ def test_x86_reasons(machine: Load) -> None:
     record = under_test.record(vcpu)
     assert exits(record) == codes
     assert record.vcpu_id == 5
-    assert record.guest_ns == 0  # time went backwards between an entry and its exit: nothing is made of that
+    assert record.guest_ns == 0  # each exit has an earlier time than the entry before it: that adds no guest time
     assert {sum_ns // times for (_, sum_ns), times in zip(durations(record).values(), exits(record).values())} == {300}
 
 

@@ -1,4 +1,4 @@
-"""The running service: demo and serve as processes, scraped over HTTP."""
+"""demo and serve as processes, scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from exporter.kernel.tracepoint import parse_format
-from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.kvm import run_interrupted
 from tests.support.services import Service
 
 Start = Callable[..., "Service"]
 
 
-def test_demo(start: Start) -> None:
-    """Three VMs, five vCPUs, the reasons of a real host, and no doubt that it is a replay."""
+def test_demo_serves_the_recorded_vms_and_says_that_it_replays(start: Start) -> None:
+    """Three VMs, five vCPUs and the reasons of a real host; the log, the metrics and the page call it a replay."""
     demo = start("demo", "--speed", "100")
     demo.logged("replaying a recording: no number on /metrics is of this host")
     wanted = {("web-1", "0"), ("web-1", "1"), ("db-1", "0"), ("db-1", "1"), ("idle-1", "0")}
@@ -44,7 +44,7 @@ def test_demo(start: Start) -> None:
     assert not [line for line in demo.log if "level=error" in line]
 
 
-def test_demo_ends_with_its_stand_ins(start: Start) -> None:
+def test_stand_ins_end_when_the_demo_is_killed(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
@@ -57,7 +57,7 @@ def test_demo_ends_with_its_stand_ins(start: Start) -> None:
         time.sleep(0.05)
 
 
-def test_two_scrapes_at_once(start: Start) -> None:
+def test_concurrent_scrapes_are_consistent(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     failures: list[BaseException] = []
@@ -91,13 +91,13 @@ def test_two_scrapes_at_once(start: Start) -> None:
 
 @pytest.mark.kvm
 def test_serve_counts_real_events(start: Start) -> None:
-    """Attached to this kernel: a vCPU that lives and dies between two scrapes is on the page, to the last event."""
+    """Attached to this kernel: the page has every event of a vCPU that starts and ends between two scrapes."""
     serve = start("serve")
     serve.logged("msg=attached")
     assert serve.value("kvm_exit_exporter_up") == 1
     assert serve.value("kvm_exit_exporter_replay") == 0
     for times in (101, 211):
-        thread = threading.Thread(target=_run_interrupted, args=(times,))
+        thread = threading.Thread(target=run_interrupted, args=(times,))
         thread.start()
         thread.join()
         while Path(f"/proc/self/task/{thread.native_id}").exists():
@@ -130,12 +130,12 @@ def test_a_second_instance_is_refused(start: Start) -> None:
     second.end()
     (error,) = [line for line in second.log if "level=error" in line]
     assert "another instance is running: it holds the lock" in error
-    assert start("demo").logged("replaying")  # which attaches nothing, and may run beside it
+    assert start("demo").logged("replaying")  # a demo attaches nothing, so it may run at the same time
     assert first.value("kvm_exit_exporter_up") == 1
 
 
 @pytest.mark.kvm
-def test_interrupt_ends_it_too(start: Start) -> None:
+def test_sigint_ends_the_service(start: Start) -> None:
     serve = start("serve")
     serve.logged("msg=attached")
     assert serve.end(signal.SIGINT) == 0
@@ -143,8 +143,8 @@ def test_interrupt_ends_it_too(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_a_signal_that_another_thread_takes(start: Start) -> None:
-    """The kernel may interrupt any thread (it does where a cgroup is frozen); Python's handlers run in the main one."""
+def test_a_signal_to_another_thread_ends_the_service(start: Start) -> None:
+    """The kernel may interrupt any thread, for example in a frozen cgroup. Python's handlers run in the main thread."""
     service = start("demo", "--collect-interval", "1h")
     service.logged("replaying")
     service.scrape()
@@ -156,7 +156,7 @@ def test_a_signal_that_another_thread_takes(start: Start) -> None:
     assert service.process.wait(timeout=30) == 0
 
 
-def test_json_log(start: Start) -> None:
+def test_log_format_json_makes_every_line_json(start: Start) -> None:
     import json
 
     serve = start("serve", "--log.format=json")
@@ -170,8 +170,8 @@ def test_json_log(start: Start) -> None:
     ]
 
 
-def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
-    """Quotes, backslashes and commas, as long as a name can be: escaped, and counted."""
+def test_serves_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
+    """A name of the largest length, with quotes, backslashes and commas, is escaped and read back unchanged."""
     hostile = ('x"\\y,}' + "\U0001f4a9" + "z" * 65536)[:128]
     traced = parse_format((from_ftrace.DEMO / "kvm_exit.format").read_text())
     identities = [
@@ -190,8 +190,8 @@ def test_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_without_kvm_it_waits_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """With a tracefs that has no kvm events yet; then they come."""
+def test_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture) -> None:
+    """tracefs has no kvm events at first; they appear later."""
     import shutil
     import tempfile
 

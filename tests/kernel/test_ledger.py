@@ -1,4 +1,4 @@
-"""A collector that is killed at any moment: the next one has every vCPU once, and all slots and cells come back."""
+"""A collector is killed at any moment: the next one has every vCPU once, and all slots and cells become free."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 
 from exporter.collect import maps
-from exporter.collect.collector import Collector, Precautions
+from exporter.collect.collector import Collector, Journal
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
-from exporter.metrics.series import NOTHING_CARRIED, CarriedOver
+from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
@@ -31,16 +31,16 @@ def write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntr
 
 
 def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
-    """As the daemon does: go on from what the ledger has, and write down what is about to be cleared."""
-    precautions = Precautions(partial(write, ledger), ledger.step)
-    collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().left, precautions)
+    """Collect like the daemon: continue from the ledger, and write each ended vCPU to it before clearing its slot."""
+    journal = Journal(partial(write, ledger), ledger.step)
+    collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().handover, journal)
     found = collector.collect()
     collector.close()
     return found
 
 
 def die_at(number: int) -> None:
-    """Have this process end in place of its n-th step that another process could see."""
+    """Make this process end instead of its n-th write to the ledger or the maps."""
     left = number
 
     def counted(real: Callable[..., object]) -> Callable[..., object]:
@@ -58,7 +58,7 @@ def die_at(number: int) -> None:
 
 
 def dies(loaded: Loaded, ledger: Ledger, number: int) -> bool:
-    """Collect in a process that ends at its n-th step; False if it came through before."""
+    """Collect in a process that ends at its n-th step. Return False if the collection finished before that step."""
     child = os.fork()
     if child == 0:
         try:
@@ -71,7 +71,7 @@ def dies(loaded: Loaded, ledger: Ledger, number: int) -> bool:
 
 
 def live(machine: Machine) -> dict[int, dict[tuple[int, int], int]]:
-    """As many vCPUs as there are slots, one after the other, with primes of exits; by the time of their birth."""
+    """Run as many vCPUs as there are slots, one after the other. Return their exits by time of birth."""
     wanted = {}
     for prime in (3, 5, 7, 11, 13)[:SLOTS]:
         machine.now += 1000
@@ -96,8 +96,8 @@ def found(records: Sequence[VcpuRecord]) -> dict[int, dict[tuple[int, int], int]
     return {record.key.born_ns: exits(record) for record in records}
 
 
-def test_killed_at_every_step(machine: Callable[..., Machine]) -> None:
-    """And the one that takes over is killed too, before it is through."""
+def test_a_kill_at_any_step_loses_no_exit(machine: Callable[..., Machine]) -> None:
+    """The test kills the collecting process at each step, and also its successor at another step."""
     under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
     number, came_through = 0, False
     while not came_through:
@@ -111,12 +111,14 @@ def test_killed_at_every_step(machine: Callable[..., Machine]) -> None:
         assert set(last.counters.values()) == {0}, number
         ledger.close()
         number += 1
-    # Two truncations and two writes; each number cleared, announced, handed back, and that said.
+    # Two truncations and two writes. Then each number takes four steps: clear, announce, push to the stack, confirm.
     assert number == 1 + 4 + 4 * SLOTS * (1 + REASONS)
 
 
-def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting goes on; and of what was written before, the next process hands nothing back a second time."""
+def test_a_failed_write_of_the_ledger_returns_no_entry_twice(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting goes on. The next process must not return an entry of an older write to the kernel a second time."""
     under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
     ledger = Ledger.create()
     pushes = 0
@@ -130,21 +132,21 @@ def test_a_ledger_that_cannot_be_written(machine: Callable[..., Machine], monkey
 
     push = syscall.stack_push
     live(under_test)
-    survival = Precautions(partial(_write, ledger), ledger.step)
-    collector = Collector(under_test.loaded, lambda: 10**6, 10**12, precautions=survival)
+    journal = Journal(partial(_write, ledger), ledger.step)
+    collector = Collector(under_test.loaded, lambda: 10**6, 10**12, journal=journal)
     with monkeypatch.context() as patched:
         patched.setattr(syscall, "stack_push", refuse_after_four)
         assert collector.collect().recycling_pending == SLOTS * (1 + REASONS) - 4
     under_test.now += 1000
-    live_once(under_test.vcpu(), under_test.now, 17)  # the slot and one of the cells that came back
+    live_once(under_test.vcpu(), under_test.now, 17)  # uses the returned slot and one of the returned cells
     with monkeypatch.context() as patched:
         patched.setattr(os, "ftruncate", _no_room)
         last = collector.collect()
     assert (len(last.vcpus), last.recycling_pending) == (SLOTS + 1, 0)
     collector.close()
 
-    left = Ledger(ledger.files).read().left
-    assert (left.freed, left.unsure) == ([], None)
+    left = Ledger(ledger.files).read().handover
+    assert (left.free_entries, left.unsure) == ([], None)
     wanted = live(under_test)
     last = collect(under_test.loaded, ledger)
     assert {born: counted for born, counted in found(last.vcpus).items() if born in wanted} == wanted
@@ -162,8 +164,8 @@ def _write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEnt
         )
 
 
-def test_a_failure_right_after_a_write() -> None:
-    """Before the first number is handed back the next write fails: nothing is taken for still to be handed back."""
+def test_a_failed_write_leaves_no_entry_to_return() -> None:
+    """The write fails before the first number is returned to the kernel: the ledger then lists no entry to return."""
     ledger = Ledger.create()
     ledger.write([], [("free_cells", 3), ("free_cells", 5)], NOTHING_CARRIED, always=True)
     with pytest.MonkeyPatch.context() as patched:
@@ -172,13 +174,13 @@ def test_a_failure_right_after_a_write() -> None:
             ledger.write([], [("free_cells", 3), ("free_cells", 5), ("free_cells", 7)], NOTHING_CARRIED, always=True)
     for done in (False, True) * 3:
         ledger.step(done)
-        assert Ledger(ledger.files).read().left == Handover([], [], None)
+        assert Ledger(ledger.files).read().handover == Handover([], [], None)
     ledger.write([], [("free_cells", 11)], NOTHING_CARRIED, always=False)
-    assert Ledger(ledger.files).read().left == Handover([], [("free_cells", 11)], None)
+    assert Ledger(ledger.files).read().handover == Handover([], [("free_cells", 11)], None)
     ledger.step(False)
-    assert Ledger(ledger.files).read().left == Handover([], [], ("free_cells", 11))
+    assert Ledger(ledger.files).read().handover == Handover([], [], ("free_cells", 11))
     ledger.step(True)
-    assert Ledger(ledger.files).read().left == Handover([], [], None)
+    assert Ledger(ledger.files).read().handover == Handover([], [], None)
     ledger.close()
 
 
@@ -187,7 +189,7 @@ def _no_room(*_: object) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"KVMEXIT\1" + b"\xff" * 40])
-def test_what_is_no_ledger(damage: bytes) -> None:
+def test_a_damaged_ledger_is_refused_or_empty(damage: bytes) -> None:
     ledger = Ledger.create()
     for fd in ledger.files:
         os.pwrite(fd, damage, 0)
@@ -199,7 +201,7 @@ def test_what_is_no_ledger(damage: bytes) -> None:
     ledger.close()
 
 
-def test_of_two_the_newer_counts_and_a_half_written_one_does_not() -> None:
+def test_reads_the_newer_file_unless_it_is_half_written() -> None:
     ledger = Ledger.create()
     for prime in (101, 103, 107):
         record = VcpuRecord(ThreadKey(1, 2, prime), b"\xff", 3, 5, (Cell(1, 2, prime, 7, bytes(16)),), None, False)

@@ -1,4 +1,4 @@
-"""Threads that end: last values served, slots and cells given back, tids reused, pools used up."""
+"""Threads that end: their last values, free slots and cells, reused tids, full pools."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 
 from exporter.collect import collector as snapshot
 from exporter.collect.collector import Collector
+from exporter.config.options import Level
 from exporter.kernel import program, syscall
 from exporter.metrics.families import CounterFamily
-from exporter.metrics.kvm import Detail, Metrics
+from exporter.metrics.kvm import Metrics
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.naming.reasons import ReasonNames
@@ -38,7 +39,7 @@ def _rounds(vcpu: Vcpu, times: int, esr_ec: int, start: int = 1000) -> Callable[
     return play
 
 
-def test_last_values_linger_then_go(machine: Load) -> None:
+def test_last_values_stay_until_linger_is_over(machine: Load) -> None:
     under_test = machine(linger_ns=1000)
     vcpu = under_test.vcpu("CPU 7/KVM")
     vcpu.call(_rounds(vcpu, 101, HVC64))
@@ -49,7 +50,7 @@ def test_last_values_linger_then_go(machine: Load) -> None:
     assert record.comm == b"CPU 7/KVM"
     assert exits(record) == {trap(HVC64): 101}
     assert durations(record) == {trap(HVC64): (histogram([50] * 101), 101 * 50)}
-    assert record.guest_ns == 100 * 50  # what it was in the guest when it died is nobody's
+    assert record.guest_ns == 100 * 50  # the time from the last entry to the thread's end is not counted
     assert record.in_progress is None
     snapshot = under_test.collect()
     assert (snapshot.slots_in_use, snapshot.cells_in_use) == (0, 0)
@@ -63,10 +64,10 @@ def test_last_values_linger_then_go(machine: Load) -> None:
     assert under_test.collect().vanished == []
 
 
-def test_reused_tid_in_the_same_process(machine: Load) -> None:
-    """Two lives of one (pid, tid): two records, one series, and the sum outlives the linger of the first."""
+def test_a_reused_tid_has_two_records_and_one_series(machine: Load) -> None:
+    """Two threads have the same (pid, tid). The series keeps the sum after the first thread's linger."""
     under_test = machine(linger_ns=1000)
-    metrics = Metrics(ReasonNames().lookup, Detail())
+    metrics = Metrics(ReasonNames().lookup, Level())
     identity = Identity(Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu"), "0")
     vcpu = under_test.vcpu()
     vcpu.call(_rounds(vcpu, 101, HVC64))
@@ -95,7 +96,7 @@ def test_reused_tid_in_the_same_process(machine: Load) -> None:
 
 
 def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
-    """A dead thread's slot is handed to another while a CPU's cache still points at it."""
+    """Another thread gets an ended thread's slot while a CPU's cache still points to that slot."""
     under_test = machine(slots=1)
     cpu = min(os.sched_getaffinity(0))
     first, second = under_test.vcpu(), under_test.vcpu()
@@ -103,7 +104,7 @@ def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
         vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
     first.call(_rounds(first, 7, HVC64))
     first.call(lambda: first.dies(9_000))
-    first.call(_rounds(first, 11, HVC64))  # finds no slot: the old one is not recycled yet
+    first.call(_rounds(first, 11, HVC64))  # gets no slot: the old slot is not recycled yet
     assert exits(under_test.record(first)) == {trap(HVC64): 7}
     second.call(_rounds(second, 13, SYS64))
     first.call(_rounds(first, 5, HVC64))
@@ -112,7 +113,7 @@ def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
     assert under_test.collect().counters["dropped_no_slot"] == 11 + 5
 
 
-def test_slots_run_out_and_come_back(machine: Load) -> None:
+def test_exits_without_a_slot_are_counted_as_dropped(machine: Load) -> None:
     under_test = machine(slots=3)
     vcpus = [under_test.vcpu() for _ in range(5)]
     for vcpu in vcpus:
@@ -135,7 +136,7 @@ def test_slots_run_out_and_come_back(machine: Load) -> None:
     assert under_test.collect().counters["dropped_no_slot"] == 2 * 29
 
 
-def test_cells_run_out_and_come_back(machine: Load) -> None:
+def test_exits_without_a_cell_are_counted_as_dropped(machine: Load) -> None:
     under_test = machine(cells=5)
     vcpu, other = under_test.vcpu(), under_test.vcpu()
     for esr_ec in range(8):
@@ -158,8 +159,8 @@ def test_cells_run_out_and_come_back(machine: Load) -> None:
     assert durations(under_test.record(other)) == {trap(9): (histogram([50] * 37), 37 * 50)}
 
 
-def test_a_recycled_cell_that_comes_to_the_same_numbers(machine: Load) -> None:
-    """One slot and one cell, handed from thread to thread with equal counts: each is read as its own."""
+def test_a_recycled_cell_with_equal_counts_is_read_again(machine: Load) -> None:
+    """Several threads use the same slot and cell one after the other, with equal counts: each gets its own record."""
     under_test = machine(slots=1, cells=1)
     for number in range(5):
         vcpu = under_test.vcpu(f"CPU {number}/KVM")
@@ -171,7 +172,7 @@ def test_a_recycled_cell_that_comes_to_the_same_numbers(machine: Load) -> None:
 
 
 def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
-    """More vCPUs and reasons than are mapped at the start, some born and dead between two collections."""
+    """More vCPUs and reasons than are mapped at the start. Some vCPUs start and end between two collections."""
     under_test = machine(slots=2003, cells=4001)
     vcpu = under_test.vcpu()
     for life in range(1009):
@@ -188,8 +189,8 @@ def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
     assert set(under_test.collect().counters.values()) == {0}
 
 
-def test_full_chain_is_counted(machine: Load) -> None:
-    """Nine codes with one hash: the ninth has no place, and says so."""
+def test_exits_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None:
+    """Nine codes have the same hash: exits of the ninth code count as dropped_chain_full."""
     under_test = machine()
     vcpu = under_test.vcpu()
     codes = [1 + number * 0x10000 for number in range(9)]
@@ -200,8 +201,8 @@ def test_full_chain_is_counted(machine: Load) -> None:
     assert {name: value for name, value in counters.items() if value} == {"dropped_chain_full": 13}
 
 
-def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
-    """Attached to sched:sched_process_exit: 1009 threads through 7 slots, none left behind."""
+def test_the_end_of_a_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:
+    """sched:sched_process_exit is attached: 1009 threads use 7 slots, and no slot stays in use."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
     collector = Collector(loaded, lambda: 0, 10**18)
@@ -235,8 +236,8 @@ def test_real_thread_death(loaded_now: Callable[..., program.Loaded]) -> None:
         os.close(attached)
 
 
-def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> None:
-    """It takes over the leader's tid; its own ends without sched_process_exit, and must not keep its slot."""
+def test_an_exec_in_a_vcpu_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:
+    """After exec the thread has the leader's tid. Its own tid ends without sched_process_exit."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     names = ("sched_process_exit", "sched_process_exec")
     attached = [_open_raw_tracepoint(name.encode(), loaded.programs[name]) for name in names]
@@ -269,8 +270,8 @@ def test_exec_in_a_vcpu_thread(loaded_now: Callable[..., program.Loaded]) -> Non
             os.close(fd)
 
 
-def test_a_stack_that_takes_nothing_back(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel refuses to take back is kept and tried again; no count is read twice or given away."""
+def test_a_failed_push_is_tried_again(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector keeps slots and cells that it cannot push to the free stack. No count is read twice or lost."""
     under_test = machine(slots=2, cells=3)
     first, second = under_test.vcpu(), under_test.vcpu()
     for esr_ec in (1, 2, 3):
@@ -293,9 +294,9 @@ def test_a_stack_that_takes_nothing_back(machine: Load, monkeypatch: pytest.Monk
     assert set(under_test.collect().counters.values()) == {0}
 
 
-def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go before their time, and are counted."""
-    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 10)
+def test_the_oldest_ended_vcpus_expire_early_beyond_the_limit(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """expired_early counts the ended vCPUs that were removed before `linger` was over."""
+    monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 10)
     under_test = machine(slots=1, cells=3)
     vcpu = under_test.vcpu()
     for life in range(7):
@@ -308,9 +309,11 @@ def test_too_many_ended_vcpus(machine: Load, monkeypatch: pytest.MonkeyPatch) ->
     assert last.expired_early == 4
 
 
-def test_all_that_ended_between_two_collections(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much it is: each is in the snapshot of the collection that found it ended."""
-    monkeypatch.setattr(snapshot, "MAX_RETIRED_CELLS", 2)
+def test_a_snapshot_has_every_vcpu_that_ended_since_the_last_one(
+    machine: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This holds even if they exceed the limit on ended vCPUs."""
+    monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 2)
     under_test = machine(slots=11, cells=11)
     vcpu = under_test.vcpu()
     for life in range(11):
@@ -327,6 +330,6 @@ def _open_raw_tracepoint(name: bytes, program: int) -> int:
 
 
 def _wait_until_gone(tid: int | None) -> None:
-    """join() returns while the thread is still on its way through do_exit()."""
+    """join() returns while the thread is still in do_exit(): wait until /proc no longer has it."""
     while os.path.exists(f"/proc/self/task/{tid}"):
         pass

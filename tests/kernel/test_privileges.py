@@ -1,4 +1,4 @@
-"""What the process that talks to the network may do: nothing, once it is up."""
+"""The process that talks to the network has no privileges once it has started."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _has_no_privilege(status: dict[str, str]) -> None:
 def test_root_becomes_another_user_without_any_capability(start: Start) -> None:
     serve = start()
     serve.logged("msg=attached")
-    serve.scrape()  # the threads that answer and look up are there now
+    serve.scrape()  # now the threads for requests and look-ups exist
     status = serve.status()
     _has_no_privilege(status)
     assert status["CapBnd"] == NO_CAPABILITY
@@ -67,8 +67,8 @@ def test_root_becomes_another_user_without_any_capability(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_with_ambient_capabilities_as_systemd_gives_them(start: Start, tmp_path: Path) -> None:
-    """Another user from the start, with what the loader needs: of that nothing is left either."""
+def test_ambient_capabilities_are_dropped(start: Start, tmp_path: Path) -> None:
+    """As under systemd, the service starts as another user with the loader's capabilities. It must drop them too."""
     (tmp_path / "run").mkdir()
     os.chown(tmp_path / "run", NOBODY.pw_uid, NOBODY.pw_gid)
     sets = [f"--{name}=-all,+{NEEDED.replace('cap_', '').replace(',', ',+')}" for name in ("inh-caps", "ambient-caps")]
@@ -80,7 +80,7 @@ def test_with_ambient_capabilities_as_systemd_gives_them(start: Start, tmp_path:
     assert not [line for line in serve.log if "level=info" not in line]
 
 
-def test_the_stand_ins_of_a_demo_have_none_either(start: Start) -> None:
+def test_the_stand_ins_of_a_demo_have_no_privilege(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     _has_no_privilege(demo.status())
@@ -96,8 +96,8 @@ def test_the_stand_ins_of_a_demo_have_none_either(start: Start) -> None:
         assert time.monotonic() < deadline
 
 
-def test_what_it_may_do_from_inside() -> None:
-    """Maps that were handed over can be written to, and no program can be loaded: with privileges.drop() alone."""
+def test_after_the_drop_maps_are_writable_and_loading_is_refused() -> None:
+    """After privileges.drop() the process can write to its open maps, and cannot load programs or create maps."""
     code = """
 import errno, os, struct, ctypes
 from exporter.kernel import launcher, privileges, program
@@ -131,7 +131,7 @@ syscall.program_stats(loaded.programs["kvm_exit"])
 try:
     syscall.stack_push(loaded.maps["free_slots"], 3)
 except OSError as error:
-    print(errno.errorcode[error.errno])  # it is full, and not forbidden
+    print(errno.errorcode[error.errno])  # the stack is full; the push is not forbidden
 os.system("cat /sys/kernel/tracing/events/kvm/kvm_exit/format 2>&1 | tail -c 18")
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ os.system("cat /sys/kernel/tracing/events/kvm/kvm_exit/format 2>&1 | tail -c 18"
     ]
 
 
-def test_it_refuses_to_drop_with_threads() -> None:
+def test_drop_raises_an_error_once_a_second_thread_runs() -> None:
     code = """
 import threading
 from exporter.kernel import privileges
@@ -158,7 +158,7 @@ except RuntimeError as error:
     assert said.stdout == "privileges are dropped before the first thread is started\n"
 
 
-def test_a_user_that_does_not_exist_is_status_2(start: Start) -> None:
+def test_an_unknown_user_ends_the_service_with_status_2(start: Start) -> None:
     serve = start(more="run_as: nobody-there\n")
     assert serve.process.wait(timeout=30) == 2
     serve.end()
@@ -167,7 +167,7 @@ def test_a_user_that_does_not_exist_is_status_2(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_without_the_default_user_it_is_nobody_and_says_so(start: Start) -> None:
+def test_without_the_default_user_the_service_runs_as_nobody_and_warns(start: Start) -> None:
     try:
         pwd.getpwnam("kvm-exit-exporter")
         pytest.skip("the user kvm-exit-exporter exists here")
@@ -183,7 +183,7 @@ def test_without_the_default_user_it_is_nobody_and_says_so(start: Start) -> None
 
 
 @pytest.mark.kvm
-def test_run_as_nobody_else_stays_root_without_capabilities(start: Start) -> None:
+def test_with_an_empty_run_as_the_service_stays_root_without_capabilities(start: Start) -> None:
     serve = start(more='run_as: ""\n')
     serve.logged("msg=attached")
     status = serve.status()
@@ -194,7 +194,7 @@ def test_run_as_nobody_else_stays_root_without_capabilities(start: Start) -> Non
 
 
 @pytest.mark.kvm
-def test_a_container_without_setuid_stays_root_without_capabilities(start: Start) -> None:
+def test_without_cap_setuid_the_service_stays_root_without_capabilities(start: Start) -> None:
     sets = f"-all,+{NEEDED.replace('cap_', '').replace(',', ',+')}"
     serve = start(more="", prefix=["setpriv", f"--inh-caps={sets}", f"--bounding-set={sets}"])
     serve.logged("msg=attached")
@@ -206,7 +206,7 @@ def test_a_container_without_setuid_stays_root_without_capabilities(start: Start
 
 @pytest.mark.kvm
 def test_the_waiting_child_is_small_and_ends_with_the_daemon(tmp_path: Path) -> None:
-    """It keeps its privileges: so it must not outlive the daemon, which may not even signal it."""
+    """The child keeps its privileges, and the daemon may not signal it: so it must end with the daemon."""
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     code = f"""
 import sys, time
@@ -237,7 +237,7 @@ time.sleep(60)
 
 
 @pytest.mark.kvm
-def test_the_lock_is_safe_against_links(start: Start, tmp_path: Path) -> None:
+def test_the_lock_file_never_follows_a_symbolic_link(start: Start, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     precious = tmp_path / "precious"
     precious.write_text("unchanged")
@@ -257,7 +257,7 @@ def test_the_lock_is_safe_against_links(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_a_port_below_1024_is_bound_before(tmp_path: Path) -> None:
+def test_a_port_below_1024_is_bound_before_privileges_are_dropped(tmp_path: Path) -> None:
     port = next(port for port in range(1023, 600, -1) if _free(port))
     config = tmp_path / "c.yaml"
     config.write_text(f"lock_file: ''\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:{port}']}}\n")

@@ -1,4 +1,4 @@
-"""A reader that races the writer, and two readers that race each other."""
+"""Reading the maps while the program writes to them, and the layout of the maps."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ for _ in range(300007):
 """
 
 
-def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., program.Loaded]) -> None:
-    """No interval without its exit, at most one exit without its interval, nothing runs backwards."""
+def test_readings_during_exits_are_consistent(loaded_now: Callable[..., program.Loaded]) -> None:
+    """No interval without its exit, at most one exit without its interval, and no number falls."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=2, cells=4, attach=False))
     collector = Collector(loaded, lambda: 0, 10**18)
     programs = [loaded.programs["kvm_exit"], loaded.programs["kvm_entry"]]
@@ -30,10 +30,10 @@ def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., program.Loaded]) -
     readings = []
     while hammer.poll() is None:
         for record in collector.collect().vcpus:
-            for cell in record.cells:  # none yet if it came after the cells were looked at
+            for cell in record.cells:  # empty if the first exit came after the cells were read
                 readings.append((cell.exits, sum(cell.counts()), cell.sum_ns))
     assert hammer.returncode == 0
-    assert len(readings) > 1000, "the reader hardly ever met the writer"
+    assert len(readings) > 1000, "too few readings while the program ran"
     assert {seen - completed for seen, completed, _ in readings} <= {0, 1}
     assert all(earlier <= later for a, b in zip(readings, readings[1:]) for earlier, later in zip(a, b))
     (record,) = collector.collect().vcpus
@@ -41,8 +41,8 @@ def test_reading_while_a_vcpu_exits(loaded_now: Callable[..., program.Loaded]) -
     collector.close()
 
 
-def test_layout_is_what_bcc_says(loaded_now: Callable[..., program.Loaded]) -> None:
-    """Whole cache lines, so that no two vCPUs share one; and the numbers the code counts on."""
+def test_the_layout_of_the_maps(loaded_now: Callable[..., program.Loaded]) -> None:
+    """Slots and cells fill whole cache lines, so no two vCPUs share one. The code relies on the other numbers."""
     layouts = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
     assert layouts["slots"].size % 64 == 0
     assert layouts["cells"].size % 64 == 0

@@ -22,19 +22,19 @@ from typing import Any
 import pytest
 
 from exporter.commands import record
+from exporter.commands.record import RecordOptions
 from exporter.config.options import Config
 from exporter.kernel import launcher, program
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.recording import blocks, recorder, recording
 from exporter.recording.events import COUNTED, Kind
-from exporter.recording.options import RecordOptions
 from exporter.recording.recorder import Recorder
 from exporter.recording.rerun import rerun
 from exporter.recording.ring import Ring
 from exporter.recording.writer import RecordingHeader, Writer, create
-from tests.kernel.test_attach import _run_interrupted
 from tests.recordings import from_ftrace
+from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, X86_DEFINES, Machine, Vcpu
 from tests.support.paths import FORMATS
 
@@ -348,7 +348,7 @@ class Command:
 
 
 def _in_a_thread(times: int) -> int:
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     assert thread.native_id
@@ -422,7 +422,7 @@ def test_so_many_real_events(tmp_path: Path) -> None:
     ("options", "note"),
     [
         (["--vm=nope"], f"no event matches --vm; seen: {os.getpid()}"),
-        ([], f"no event of process {os.getpid()} was seen: is it a VM's?"),
+        ([], f"no event of process {os.getpid()} was seen: is the process a VM?"),
     ],
 )
 def test_what_matches_nothing_is_said(tmp_path: Path, options: list[str], note: str) -> None:
@@ -454,7 +454,7 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         (there, f"cannot record: {there} exists: choose another name, or overwrite it with --force\n"),
         (
             tmp_path / "no" / "folder",
-            f"cannot write {tmp_path}/no/folder: No such file or directory: there is no whole recording\n",
+            f"cannot write {tmp_path}/no/folder: No such file or directory: no complete recording was written\n",
         ),
         (Path("/dev/full"), "cannot record: /dev/full exists and is not a file: choose another name\n"),
     ):
@@ -462,9 +462,7 @@ def test_refusals_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         assert capfd.readouterr().err == said
     (tmp_path / "sys" / "kernel" / "tracing" / "events" / "sched").mkdir(parents=True)
     assert record.run(config, RecordOptions(tmp_path / "new", seconds=0.1), sysfs=tmp_path / "sys") == 1
-    assert capfd.readouterr().err.startswith(
-        "cannot record: this host has no KVM: the tracepoint kvm:kvm_exit does not exist"
-    )
+    assert capfd.readouterr().err.startswith("cannot record: the tracepoint kvm:kvm_exit does not exist")
     assert not (tmp_path / "new").exists()
 
 
@@ -489,19 +487,19 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
         said = _record(f"{path} 0.001 --pid={os.getpid()}", preexec_fn=_limited(size))
         assert (said.returncode, said.stderr) == (
             1,
-            f"cannot write {path}: File too large: there is no whole recording\n",
+            f"cannot write {path}: File too large: no complete recording was written\n",
         )
         assert not path.exists()
         said = _record(f"- 0.001 --pid={os.getpid()} > {redirected}", preexec_fn=_limited(size))
         assert (said.returncode, said.stderr) == (
             1,
-            "cannot write -: File too large: there is no whole recording\n",
+            "cannot write -: File too large: no complete recording was written\n",
         )
         assert redirected.exists()
     said = _record("- 0.001 > /dev/full")
     assert (said.returncode, said.stderr) == (
         1,
-        "cannot write -: No space left on device: there is no whole recording\n",
+        "cannot write -: No space left on device: no complete recording was written\n",
     )
     assert Path("/dev/full").is_char_device()
 
@@ -548,5 +546,5 @@ def test_a_second_ctrl_c_leaves_no_file(
 
     monkeypatch.setattr(Recorder, "finish", finish)
     assert record.run(Config(), RecordOptions(tmp_path / "new", seconds=0.001)) == 130
-    assert capfd.readouterr().err == "interrupted twice: there is no whole recording\n"
+    assert capfd.readouterr().err == "interrupted twice: no complete recording was written\n"
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""SIGHUP: what changes at once, what waits for a restart, and that no counter ever falls."""
+"""SIGHUP: options that change at once, options that need a restart, and counters that never fall."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from exporter.config import load as configfile
 from exporter.config.options import Config, Level, Limits, Reasons, Web
 from exporter.service.daemon import Daemon
-from tests.kernel.test_attach import _run_interrupted
+from tests.support.kvm import run_interrupted
 from tests.support.services import Service
 
 Start = Callable[..., Service]
@@ -43,7 +43,7 @@ def reload(service: Service, path: Path, text: str, times: int) -> None:
 
 
 def test_no_counter_falls(start: Start, folder: Path) -> None:
-    """A busy replay through levels, reasons and buckets: of the series that stay, every one goes on."""
+    """Reloads change levels, reasons and buckets during a busy replay. Every series that stays must not fall."""
     demo = start("demo", "--speed", "20")
     demo.logged("replaying")
     path = folder / "demo.yaml"
@@ -73,7 +73,7 @@ def test_no_counter_falls(start: Start, folder: Path) -> None:
     assert [line for line in demo.log if "level=error" in line] == []
 
 
-def test_what_is_served_changes_at_once(start: Start, folder: Path) -> None:
+def test_a_reload_changes_the_served_pages_at_once(start: Start, folder: Path) -> None:
     demo = start("demo")
     demo.logged("replaying")
     path = folder / "demo.yaml"
@@ -119,7 +119,7 @@ def test_a_bad_file_changes_nothing(start: Start, folder: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_what_needs_a_restart_is_said_and_left(start: Start, folder: Path) -> None:
+def test_options_that_need_a_restart_are_logged_and_not_applied(start: Start, folder: Path) -> None:
     serve = start("serve")
     serve.logged("msg=attached")
     path = folder / "serve.yaml"
@@ -130,8 +130,8 @@ def test_what_needs_a_restart_is_said_and_left(start: Start, folder: Path) -> No
     assert said == ["web.listen_address", "limits.vcpus", "bpf_stats", "kernel_headers", "lock_file", "run_as"]
     assert "in_force=nobody" in waiting[-1].replace('"', "").replace("\\", "")
     assert serve.value("kvm_exit_exporter_vcpu_slots") == 4096
-    # linger and collect_interval, on the other hand, are in force: an ended vCPU is soon no longer served
-    thread = threading.Thread(target=_run_interrupted, args=(101,))
+    # linger and collect_interval are in force, so an ended vCPU is soon no longer served
+    thread = threading.Thread(target=run_interrupted, args=(101,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():
@@ -144,8 +144,8 @@ def test_what_needs_a_restart_is_said_and_left(start: Start, folder: Path) -> No
 
 
 @pytest.mark.kvm
-def test_reload_by_call() -> None:
-    """What POST /-/reload answers: "", or the first of what is wrong."""
+def test_reload_returns_the_first_error() -> None:
+    """Daemon.reload() returns the answer to POST /-/reload: "", or the first error."""
     answers: list[Callable[[], Config]] = []
     config = Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file="")
 

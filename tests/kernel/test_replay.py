@@ -1,16 +1,14 @@
-"""The demo's recording through the real program: every recorded event counted, every interval as recorded."""
+"""Replays of the demo's recording through the real program: every event is counted, every interval is exact."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,45 +31,13 @@ from exporter.recording.vm import command_line
 from exporter.recording.writer import Writer
 from tests.recordings import from_ftrace
 from tests.support.machine import histogram
-
-TRACE = from_ftrace.DEMO / "trace.txt.gz"
-
-_LINE = re.compile(r" *(CPU ./KVM)-(\d+) .* (\d+)\.(\d{6}): (kvm_exit|kvm_entry|kvm_userspace_exit): (.*)")
-_NAMES = {"IRQ": "IRQ", "TRAP: HSR_EC: 0x0000 ": "UNKNOWN_EC"}
-
-
-def _truth(path: Path) -> tuple[Counter[tuple[str, int, str]], dict[tuple[str, int, str], list[int]]]:
-    """Counts and durations of the trace, worked out from its text alone."""
-    counts: Counter[tuple[str, int, str]] = Counter()
-    times: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    out: dict[int, list[tuple[str, int, str]]] = {}
-    since: dict[int, int] = {}
-    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-        match = _LINE.match(line)
-        if not match:
-            continue
-        tid, now = int(match[2]), int(match[3] + match[4]) * 1000
-        if match[5] == "kvm_exit":
-            printed = re.match(r"(\w+): HSR_EC: 0x\w+ \((\w+)\)", match[6])
-            assert printed, line
-            key = ("exit", tid, f"EC_{printed[2]}" if printed[1] == "TRAP" else printed[1])
-            counts[key] += 1
-            out[tid], since[tid] = [key], now
-        elif match[5] == "kvm_userspace_exit":
-            key = ("userspace", tid, match[6].split()[1])
-            counts[key] += 1
-            if len(out.get(tid, [])) == 1:
-                out[tid].append(key)
-        else:
-            for key in out.pop(tid, []):
-                times[key].append(now - since[tid])
-    return counts, times
+from tests.support.trace import TRACE, truth
 
 
 def _by_recorded_tid(
     recorded: recording.Recording, pids: list[int], records: Sequence[VcpuRecord]
 ) -> dict[int, VcpuRecord]:
-    """Of the player's stand-ins: by the process, and the name of the thread."""
+    """Return the records of the player's stand-ins by recorded tid, matched by process and thread name."""
     by_name = {(record.key.pid, record.comm): record for record in records}
     stand_ins = {vm.pid: pid for vm, pid in zip(recorded.vms, pids)}
     return {
@@ -85,7 +51,7 @@ def _by_recorded_tid(
 def _seen(
     recorded: recording.Recording, records: dict[int, VcpuRecord]
 ) -> dict[tuple[str, int, str], tuple[int, tuple[int, ...], int]]:
-    """Exits, buckets and sum by kind, recorded tid and reason."""
+    """Return exits, buckets and sum by (kind, recorded tid, reason)."""
     names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
     seen: dict[tuple[str, int, str], tuple[int, tuple[int, ...], int]] = {}
     for tid, record in records.items():
@@ -107,7 +73,7 @@ def replayed(loaded_now: Callable[..., program.Loaded]) -> program.Loaded:
 def _equals_the_trace(
     recorded: recording.Recording, records: dict[int, VcpuRecord], counters: Mapping[str, int]
 ) -> None:
-    counts, times = _truth(TRACE)
+    counts, times = truth(TRACE)
     assert sum(count for (kind, _, _), count in counts.items() if kind == "exit") == 38801
     assert len(records) == 5
     seen = _seen(recorded, records)
@@ -119,20 +85,20 @@ def _equals_the_trace(
     assert sum(counters.values()) == 5
 
 
-def test_the_shipped_recording_is_the_trace(tmp_path: Path) -> None:
-    """Nothing else is in it: neither an event nor a name."""
+def test_the_shipped_recording_equals_the_trace(tmp_path: Path) -> None:
+    """The recording has no event and no name that the trace does not have."""
     from_ftrace.convert(from_ftrace.DEMO, tmp_path / "converted")
     shipped, converted = recording.read(recording.DEFAULT), recording.read(tmp_path / "converted")
     assert shipped == replace(converted, path=shipped.path)
     assert [_plain(runs) for runs in shipped.runs()] == [_plain(runs) for runs in converted.runs()]
-    assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text takes 863,179 bytes, gzipped
+    assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text takes 863,179 bytes after gzip
 
 
 def _plain(runs: list[recording.EventRun]) -> list[object]:
     return [(run.thread.tid, run.thread.comm, run.times, run.events) for run in runs]
 
 
-def test_one_pass_is_exactly_the_recording(replayed: program.Loaded) -> None:
+def test_one_pass_of_the_player_counts_exactly_the_trace(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     player = Player(recorded, replayed.programs, speed=1000.0, endless=False)
     player.join()
@@ -145,7 +111,7 @@ def test_one_pass_is_exactly_the_recording(replayed: program.Loaded) -> None:
     _equals_the_trace(recorded, records, snapshot.counters)
 
 
-def test_a_rerun_is_exactly_the_recording(replayed: program.Loaded) -> None:
+def test_a_rerun_counts_exactly_the_trace(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     snapshot, vcpus = rerun(recorded, replayed)
     _equals_the_trace(recorded, {record.key.tid: record for record in snapshot.vcpus}, snapshot.counters)
@@ -162,7 +128,7 @@ def test_a_rerun_is_exactly_the_recording(replayed: program.Loaded) -> None:
     }
 
 
-def test_the_stand_ins_look_like_the_recorded_vms(replayed: program.Loaded) -> None:
+def test_stand_ins_have_the_names_of_the_recorded_vms(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     player = Player(recorded, replayed.programs)
     traced = {vm.pid: vm for vm in from_ftrace.vms(from_ftrace.DEMO)}
@@ -181,8 +147,8 @@ def _comms(pid: int) -> list[str]:
     return [path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
 
 
-def test_a_later_pass_invents_nothing() -> None:
-    """Each pass after the first starts at an exit, and the one before was ended by an entry."""
+def test_later_passes_cause_no_unmatched_event() -> None:
+    """Each pass after the first starts with an exit, and the pass before it ends with an entry."""
     recorded = recording.read(recording.DEFAULT)
     duration_ns = recorded.last_ns - recorded.first_ns
     for vm in range(len(recorded.vms)):
@@ -206,9 +172,9 @@ def _replay(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_is_the_trace() -> None:
-    """Recorded numbers and names, every reason of every vCPU, the mean of its intervals."""
-    counts, times = _truth(TRACE)
+def test_the_table_equals_the_trace() -> None:
+    """The table has every reason of every vCPU with its recorded ids and names, its count and its mean duration."""
+    counts, times = truth(TRACE)
     said = _replay(str(recording.DEFAULT), "--sort=count")
     assert (said.returncode, said.stderr) == (0, "")
     heading, *lines = said.stdout.splitlines()
@@ -227,10 +193,10 @@ def test_the_table_is_the_trace() -> None:
     assert [int(match[5]) for match in found if match] == [int(row[4]) for row in in_order]
 
 
-def test_the_table_of_one_vm() -> None:
+def test_filters_select_the_rows_of_one_vcpu() -> None:
     said = _replay(str(recording.DEFAULT), "--vm=web-1", "--vcpu=1", "--userspace", "--csv")
     assert (said.returncode, said.stderr) == (0, "")
-    counts, _ = _truth(TRACE)
+    counts, _ = truth(TRACE)
     rows = list(csv.DictReader(said.stdout.splitlines()))
     assert {(row["tid"], row["vm"], row["vcpu"], row["reason"], int(row["count"])) for row in rows} == {
         ("152", "web-1", "1", reason, count)
@@ -240,8 +206,8 @@ def test_the_table_of_one_vm() -> None:
 
 
 @pytest.mark.parametrize("begun", ["", "libbcc"])
-def test_ctrl_c_while_the_program_is_loaded(begun: str) -> None:
-    """To the whole foreground, as a terminal sends it: status 130, no word, and the loader ends, too."""
+def test_ctrl_c_ends_replay_and_loader_while_the_program_is_loaded(begun: str) -> None:
+    """SIGINT to the foreground process group, as a terminal sends it: status 130, no output, and the loader ends."""
     command = [sys.executable, "-m", "exporter", "replay", str(recording.DEFAULT)]
     with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -256,8 +222,8 @@ def test_ctrl_c_while_the_program_is_loaded(begun: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["recording.read", "rerun._ReplayThread.play", "report.text"])
-def test_ctrl_c_while_it_works(moment: str) -> None:
-    """Also when a second one comes while it ends its threads."""
+def test_ctrl_c_ends_replay_without_output(moment: str) -> None:
+    """The same holds if a second Ctrl-C comes while replay ends its threads."""
     interrupted = (
         "import os, runpy, signal, sys\n"
         "from exporter.recording import recording, rerun\n"
@@ -277,7 +243,7 @@ def test_ctrl_c_while_it_works(moment: str) -> None:
     assert (said.returncode, said.stdout, said.stderr) == (130, b"", b"")
 
 
-def test_losses_are_said(tmp_path: Path) -> None:
+def test_replay_reports_events_that_the_recording_lost(tmp_path: Path) -> None:
     path = tmp_path / "lost.kvmrec"
     with path.open("wb") as out:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
@@ -286,18 +252,18 @@ def test_losses_are_said(tmp_path: Path) -> None:
     said = _replay(str(path))
     assert said.returncode == 0
     assert said.stderr.splitlines() == [
-        "kvm-exit-exporter replay: 36 events were lost while it was recorded (exit 17, entry 19): "
-        "the counts are too low by them",
+        "kvm-exit-exporter replay: 36 events were lost during the recording (exit 17, entry 19): "
+        "the counts are too low by this number",
         "kvm-exit-exporter replay: no exit was seen: the recording has none",
     ]
 
 
-def test_a_thread_that_ended_is_another_one_in_the_next_pass(
+def test_each_pass_has_a_new_thread_for_a_recorded_thread_that_ends(
     loaded_now: Callable[..., program.Loaded], tmp_path: Path
 ) -> None:
-    """Endless passes of 50 ms: the thread that ends is there once for each, the one that lives all the time.
+    """Endless passes of 50 ms: the thread that ends has one record for each pass, the other thread one in all.
 
-    There is room for a minute of passes, in which nobody may have come to collect.
+    The pools are large enough for a minute of passes without a collection.
     """
     request = program.LoadRequest(
         front="arm64", defines={}, slots=2048, cells=4096, attach=False, clock_in_context=True
@@ -334,7 +300,7 @@ def test_a_thread_that_ended_is_another_one_in_the_next_pass(
 
 
 @pytest.mark.parametrize("vmm", ["qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"])
-def test_a_stand_ins_command_line_says_who_it_is(tmp_path: Path, vmm: str) -> None:
+def test_a_stand_ins_command_line_identifies_the_vm(tmp_path: Path, vmm: str) -> None:
     uuid = "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001" if vmm in ("qemu", "cloud-hypervisor") else ""
     wanted = Vm(41, "web-1,x", uuid, vmm)
     argv = command_line(wanted, "aarch64")

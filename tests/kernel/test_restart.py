@@ -1,4 +1,4 @@
-"""Restarts under systemd, which the test plays: exits go on all the time, and not one is missing afterwards."""
+"""Restarts under a stand-in for systemd: exits happen all the time, and none is missing afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from exporter.kernel import syscall
 from exporter.kernel.program import MAPS, TRACEPOINTS
 from exporter.recording.vm import name_thread
-from tests.kernel.test_attach import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, _run_interrupted
+from tests.support.kvm import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, run_interrupted
 from tests.support.services import FakeSystemd, Service
 
 pytestmark = pytest.mark.kvm
@@ -39,7 +39,7 @@ Start = Callable[..., Service]
 
 
 class Busy(threading.Thread):
-    """A vCPU that returns to user space, some 100,000 times a second, until it may finish."""
+    """A vCPU thread that returns to user space about 100,000 times a second until `finish` is set."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -68,8 +68,8 @@ class Busy(threading.Thread):
 
 
 def short_lived(times: int) -> int:
-    """A vCPU that comes and goes; returns its tid."""
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    """Run a vCPU thread for this number of returns, wait for its end, and return its tid."""
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     while Path(f"/proc/self/task/{thread.native_id}").exists():
@@ -80,7 +80,7 @@ def short_lived(times: int) -> int:
 
 @pytest.fixture
 def systemd() -> Iterator[FakeSystemd]:
-    # In a folder of its own: those of pytest are root's alone, and the exporter is not root.
+    # A folder of its own: only root can read pytest's folders, and the exporter is not root.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         played = FakeSystemd(f"{folder}/notify")
@@ -105,8 +105,8 @@ def start(tmp_path: Path, systemd: FakeSystemd) -> Iterator[Start]:
         yield begin
 
 
-def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
-    """Seven starts, three of them after SIGKILL, under a vCPU that never pauses and others that end meanwhile."""
+def test_restarts_lose_no_exit(start: Start, systemd: FakeSystemd) -> None:
+    """Seven starts, three of them after SIGKILL, while one vCPU never pauses and other vCPUs end."""
     serve = start()
     systemd.wait_for("FDNAME=state")
     assert systemd.names() == STORED
@@ -123,7 +123,7 @@ def test_not_one_exit_is_missing(start: Start, systemd: FakeSystemd) -> None:
             time.sleep(0.01)
         assert seen["restart"] >= last
         last = seen["restart"]
-        ended[short_lived(prime)] = prime  # nobody looks before the end
+        ended[short_lived(prime)] = prime  # not scraped before the service ends
         before = busy.sent
         status = serve.end(number)
         assert status == (0 if number == signal.SIGTERM else -9)
@@ -161,14 +161,14 @@ EXITS, UNSERVED = "kvm_userspace_exits_total", "kvm_exit_exporter_unserved_users
 
 
 def _of_this_process(service: Service) -> dict[str, float]:
-    """What is served of this process' vCPUs, by thread; by "" at level vm."""
+    """Return the served returns of this process's vCPUs by tid. At level vm the key is ""."""
     samples = service.settled().get(EXITS, [])
     return {labels.get("tid", ""): value for labels, value in samples if labels["pid"] == str(os.getpid())}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_sum_goes_on_with_those_that_are_gone(start: Start, number: signal.Signals) -> None:
-    """At level vm a thread that has ended, and lingered, is in its VM's series until the last one goes."""
+def test_a_vms_sum_keeps_its_ended_threads_over_a_restart(start: Start, number: signal.Signals) -> None:
+    """At level vm the VM's series keeps the counts of an ended thread after its linger, until its last thread ends."""
     more = "level: {counters: vm, histograms: vm}\nlinger: 1s\ncollect_interval: 1s\n"
     serve = start(more)
     busy = Busy()
@@ -183,7 +183,7 @@ def test_a_sum_goes_on_with_those_that_are_gone(start: Start, number: signal.Sig
         while serve.value("kvm_exit_exporter_collections_total") < 9:
             assert time.monotonic() < deadline
             time.sleep(0.3)
-        assert _of_this_process(serve) == {"": busy.sent + 1009}, "it has lingered"
+        assert _of_this_process(serve) == {"": busy.sent + 1009}, "after linger"
         serve.end(number)
         serve = start(more)
     assert _of_this_process(serve) == {"": busy.sent + 1009}
@@ -192,13 +192,13 @@ def test_a_sum_goes_on_with_those_that_are_gone(start: Start, number: signal.Sig
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_a_page_had_is_not_called_unserved(start: Start, number: signal.Signals) -> None:
-    """Nobody asks after the restart until it has gone; of what ended since, nobody was ever told."""
+def test_only_exits_that_no_page_had_are_unserved_after_a_restart(start: Start, number: signal.Signals) -> None:
+    """One vCPU was scraped, the next was not. After the restart no scrape comes until linger is over for both."""
     more = "linger: 2s\ncollect_interval: 1s\n"
     serve = start(more)
     served = short_lived(1009)
     assert serve.of_thread(EXITS, served) == {"restart": 1009}
-    time.sleep(1.5)  # a collection by the timer: what was served is written down with it
+    time.sleep(1.5)  # the timer collects, and the ledger records the served counts
     short_lived(503)
     serve.end(number)
     serve = start(more)
@@ -207,9 +207,9 @@ def test_what_a_page_had_is_not_called_unserved(start: Start, number: signal.Sig
     assert serve.value(UNSERVED) == 503
 
 
-def test_no_room_for_another_descriptor(start: Start, systemd: FakeSystemd) -> None:
-    """Where none can be had, vCPUs that end are kept all the same, and the service goes on."""
-    serve = start("collect_interval: 1s\n", run_as="")  # whose limits are changed has to be of the same user
+def test_ended_vcpus_survive_a_kill_without_free_descriptors(start: Start, systemd: FakeSystemd) -> None:
+    """No descriptor can be opened: the service goes on and still keeps the counts of vCPUs that end."""
+    serve = start("collect_interval: 1s\n", run_as="")  # prlimit(2) needs the same user on both sides
     serve.scrape()
     pid = serve.process.pid
     limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -221,8 +221,8 @@ def test_no_room_for_another_descriptor(start: Start, systemd: FakeSystemd) -> N
     assert start().of_thread(EXITS, tid) == {"restart": 1009}
 
 
-def test_a_manager_that_reads_nothing(start: Start, systemd: FakeSystemd) -> None:
-    """Once all is stored, nothing that a scrape waits for goes to systemd."""
+def test_scrapes_send_nothing_to_systemd(start: Start, systemd: FakeSystemd) -> None:
+    """A scrape must not wait for systemd. After the start only watchdog messages are sent."""
     serve = start()
     systemd.wait_for("READY=1")
     serve.scrape()
@@ -234,8 +234,8 @@ def test_a_manager_that_reads_nothing(start: Start, systemd: FakeSystemd) -> Non
     assert {int(tid): value for tid, value in _of_this_process(start()).items()} == tids
 
 
-def test_nothing_leaks_over_restarts(start: Start) -> None:
-    """Room for three vCPUs: they come and go, four and more to a start, and none finds no room."""
+def test_restarts_leak_no_slot_and_no_cell(start: Start) -> None:
+    """The pool has three slots. Four vCPUs start and end in each life of the service, and no exit is dropped."""
     tids = {}
     for number in (signal.SIGTERM,) * 3:
         serve = start("limits: {vcpus: 3, cells: 5}\n")
@@ -251,7 +251,7 @@ def test_nothing_leaks_over_restarts(start: Start) -> None:
     assert [labels for labels, value in dropped if value] == []
 
 
-def test_other_limits_count_anew(start: Start, systemd: FakeSystemd) -> None:
+def test_counters_start_at_0_after_a_change_of_limits(start: Start, systemd: FakeSystemd) -> None:
     serve = start()
     systemd.wait_for("FDNAME=state")
     tid = short_lived(307)
@@ -278,7 +278,7 @@ def test_other_limits_count_anew(start: Start, systemd: FakeSystemd) -> None:
 
 
 @pytest.mark.parametrize("lost", ["attachment.kvm_exit", "state", "map.cells"])
-def test_a_store_that_is_not_complete_counts_anew(start: Start, systemd: FakeSystemd, lost: str) -> None:
+def test_counters_start_at_0_when_the_store_is_incomplete(start: Start, systemd: FakeSystemd, lost: str) -> None:
     start().end(signal.SIGKILL)
     (entry,) = [entry for entry in systemd.store if entry[0] == lost]
     systemd.store.remove(entry)
@@ -291,7 +291,7 @@ def test_a_store_that_is_not_complete_counts_anew(start: Start, systemd: FakeSys
     assert systemd.names() == STORED
 
 
-def test_a_layout_that_cannot_be_read_counts_anew(start: Start, systemd: FakeSystemd) -> None:
+def test_counters_start_at_0_when_the_state_is_damaged(start: Start, systemd: FakeSystemd) -> None:
     start().end(signal.SIGKILL)
     os.ftruncate(dict(systemd.store)["state"], 100)
     serve = start()
@@ -301,7 +301,7 @@ def test_a_layout_that_cannot_be_read_counts_anew(start: Start, systemd: FakeSys
     assert "counting anew" in "".join(start().log)
 
 
-def test_what_systemd_is_told(start: Start, systemd: FakeSystemd) -> None:
+def test_notifies_systemd_of_start_watchdog_reload_and_stop(start: Start, systemd: FakeSystemd) -> None:
     systemd.environ["WATCHDOG_USEC"] = "400000"
     serve = start()
     systemd.wait_for("READY=1")

@@ -1,4 +1,4 @@
-"""Pages across a kill: what they go on from, and what nobody was ever told."""
+"""A takeover after a kill: counters continue, and exits that were never scraped count as unserved."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ import pytest
 
 from exporter.config.options import Config, Level
 from exporter.kernel import syscall
-from exporter.metrics import own as selfmetrics
+from exporter.kernel.host import Formats
+from exporter.kernel.tracepoint import parse_format
+from exporter.metrics import own
+from exporter.model.records import CountingSince
 from exporter.naming import lookup
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
-from exporter.service.collection import Collection, Survival
+from exporter.readings.observer import Observer
+from exporter.service.attach import Attached
+from exporter.service.collection import Collected, Collection, NothingCollected, Served
 from exporter.service.ledger import Ledger, LedgerState
 from exporter.service.scrape import Scraper
 from tests.support.machine import TRAP, Machine, Vcpu
+from tests.support.paths import FORMATS
 
 LINGER = 1000
+FORMATS_OF_6_12 = Formats(
+    *(parse_format((FORMATS / f"aarch64-6.12/{name}.format").read_text()) for name in Formats._fields)
+)
 
 
 _LOOKUPS: list[Lookup] = []
@@ -36,40 +45,52 @@ def _no_worker_stays() -> Iterator[None]:
 
 
 class Process:
-    """One life of the exporter on a machine's maps; the next one gets the ledger of it."""
+    """One life of the exporter on a machine's maps. The next life gets its ledger."""
 
     def __init__(self, machine: Machine, level: str, before: Process | None = None) -> None:
         self._machine = machine
-        self._state = selfmetrics.State(config_loaded=time.time())
         self._lookup = Lookup(Path("/proc"))
-        self.counting = Collection(self._state, self._lookup, LINGER)
-        registry = selfmetrics.registry(self._state, "/proc")
-        self.pages = Scraper(Config(level=Level(level, level)), self.counting, self._lookup, self._state, registry)
+        self._config = Config(level=Level(level, level))
+        self._collection: Collected = NothingCollected()
+        self.scraper = Scraper(self._config, self._lookup, own.registry(self._status, "/proc"))
         self.ledger: Ledger = Ledger(before.ledger.files) if before else Ledger.create()
-        self._written = self.ledger.read() if before else LedgerState()
-        self.pages.set_reasons(ReasonNames(), Config(level=Level(level, level)), self._written if before else None)
-
+        self._before = self.ledger.read() if before else LedgerState()
+        self.scraper.set_reasons(ReasonNames(), self._config, self._before, takeover=before is not None)
         _LOOKUPS.append(self._lookup)
 
+    def _status(self) -> own.OwnStatus:
+        return own.OwnStatus(self._collection.status, self.scraper.status)
+
     def begin(self) -> None:
-        survival = Survival(self.ledger, self.pages.served, self.pages.bases)
-        self.counting.begin(
-            self._machine.loaded, lambda: self._machine.now, vcpu_ids=False, before=self._written, survival=survival
+        attached = Attached(
+            self._machine.loaded,
+            FORMATS_OF_6_12,
+            CountingSince(1.0, 1),
+            lambda: self._machine.now,
+            ledger=self.ledger,
+            before=self._before,
         )
+        observer = Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False)
+        served = Served(self.scraper.served, self.scraper.carried_over)
+        self._collection = Collection(attached, observer, LINGER, served)
+        self.scraper.use(self._collection)
+
+    def collection(self) -> Collected:
+        return self._collection
 
     def page(self) -> tuple[float, float]:
-        """Exits on a page with all names, and those that are on none."""
+        """Return the exits on a page on which every vCPU has its names, and the unserved exits."""
         deadline = time.monotonic() + 30
         while True:
-            text = b"".join(self.pages.render("", "").pieces).decode()
+            text = b"".join(self.scraper.page("", "").pieces).decode()
             if _sum("kvm_exit_exporter_lookups_pending", text) == 0:
                 return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
             assert time.monotonic() < deadline
 
     def turn(self) -> None:
-        """What the daemon does by the timer."""
-        self.counting.collect()
-        self.pages.tidy()
+        """Do the work of the daemon's timer."""
+        self._collection.collect()
+        self.scraper.tidy()
 
 
 def _sum(name: str, text: str) -> float:
@@ -91,7 +112,7 @@ def _ends(machine: Machine, vcpu: Vcpu) -> None:
 
 @pytest.fixture
 def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
-    """Vcpus with 101 and 7 exits."""
+    """A machine with two vCPUs. They have 101 and 7 exits."""
     made = machine(slots=7, cells=11)
     made.now = 10
     first, second = made.vcpu(), made.vcpu("CPU 1/KVM")
@@ -101,8 +122,8 @@ def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
 
 
 @pytest.mark.parametrize("ended", ["before the kill", "after it"])
-def test_a_sum_goes_on_though_nobody_looks(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
-    """A served vCPU lingers out in the next process' time before that has made a page."""
+def test_a_vms_sum_continues_without_a_scrape_before_linger_ends(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
+    """The linger of a served vCPU ends in the next process before that process serves its first page."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()
@@ -121,8 +142,8 @@ def test_a_sum_goes_on_though_nobody_looks(two: tuple[Machine, Vcpu, Vcpu], ende
     assert following.page() == (108, 0)
 
 
-def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machine, Vcpu, Vcpu]) -> None:
-    """The service answers before it counts. And once more: the bases are in the ledger of the second process, too."""
+def test_a_page_before_the_first_collection_loses_no_count(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+    """The service answers before it counts. The carried-over counts must survive several takeovers."""
     machine, first, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -133,15 +154,15 @@ def test_a_page_before_the_first_collection_takes_nothing_away(two: tuple[Machin
     process.turn()
     for number in range(1, 4):
         process = Process(machine, "vm", process)
-        process.pages.render("", "")
+        process.scraper.page("", "")
         process.begin()
         _exits(machine, second, 3)
         assert process.page() == (108 + 3 * number, 0)
         process.turn()
 
 
-def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One vCPU's name takes its time: at level vm the sum would be too low, and then rise again."""
+def test_the_first_page_has_every_vcpu(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-up of one vCPU is slow. Without that vCPU the sum at level vm would fall and then rise again."""
     machine, _, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -156,11 +177,11 @@ def test_the_first_page_lacks_nobody(two: tuple[Machine, Vcpu, Vcpu], monkeypatc
     monkeypatch.setattr(lookup, "vcpu_index", late)
     following = Process(machine, "vm", process)
     following.begin()
-    text = b"".join(following.pages.render("", "").pieces).decode()
+    text = b"".join(following.scraper.page("", "").pieces).decode()
     assert _sum("kvm_exits_total", text) == 108
 
 
-def test_unserved_is_what_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+def test_unserved_counts_exits_that_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
     machine, first, second = two
     process = Process(machine, "vcpu")
     process.begin()
@@ -179,8 +200,8 @@ def test_unserved_is_what_no_page_of_any_process_had(two: tuple[Machine, Vcpu, V
     assert process.page() == (0, 13)
 
 
-def test_numbers_that_are_not_taken_back_for_long(machine: Callable[..., Machine]) -> None:
-    """The kernel refuses in several collections; what is still to be handed back is known to the next process."""
+def test_the_next_process_returns_slots_and_cells_that_failed_to_return(machine: Callable[..., Machine]) -> None:
+    """The kernel refuses them in several collections. The ledger names them for the next process."""
     under_test = machine(slots=3, cells=3)
     under_test.now = 10
     process = Process(under_test, "vcpu")
@@ -207,8 +228,10 @@ def test_numbers_that_are_not_taken_back_for_long(machine: Callable[..., Machine
     assert following.page() == (15 + 41, 0)
 
 
-def test_a_collection_that_fails_late(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing has vanished in it: what does is in the next one."""
+def test_no_vcpu_vanishes_in_a_failed_collection(
+    two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection fails at its last step: a vCPU whose linger is over vanishes in the next collection."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()
@@ -223,4 +246,4 @@ def test_a_collection_that_fails_late(two: tuple[Machine, Vcpu, Vcpu], monkeypat
     following = Process(machine, "vm", process)
     following.begin()
     assert following.page() == (108, 0)
-    assert len(following.counting.observed().vcpus) == 1
+    assert len(following.collection().observed().vcpus) == 1

@@ -1,4 +1,4 @@
-"""`top` over the real programs: known primes to the exact table, from a machine, the demo, and this kernel's events."""
+"""`top` with the real programs: exact tables from known primes, from the demo, and from this kernel's events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
 from exporter.readings.reading import Reading
 from exporter.terminal.table import table
-from tests.kernel.test_attach import _run_interrupted
+from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, Machine
 from tests.support.paths import ROOT
 from tests.support.services import Service
@@ -35,8 +35,8 @@ def _reading(machine: Machine) -> Reading:
     return document.reading(machine.collect(), lambda _: Vcpu(vm, "0"), ReasonNames().lookup, since_ns=1, replay=False)
 
 
-def test_known_primes_to_the_exact_table(machine: Callable[..., Machine]) -> None:
-    """101 hypercalls of 1009 ns, 211 stores of 50021 ns and one in flight, 7 sleeps; and the same once more."""
+def test_known_events_give_the_exact_table(machine: Callable[..., Machine]) -> None:
+    """101 hypercalls of 1009 ns, 211 stores of 50021 ns and one in flight, 7 sleeps. Then the same events again."""
     loaded = machine()
     vcpu = loaded.vcpu("CPU 0/KVM")
 
@@ -64,12 +64,12 @@ TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME 
     assert whole == expected.format(pid=os.getpid(), tid=vcpu.tid, average=50_021)
 
     def again() -> None:
-        vcpu.entry(loaded.now)  # ends the one that was in flight: 500 us
+        vcpu.entry(loaded.now)  # ends the exit in flight after 500 us
         work()
 
     vcpu.call(again)
     second = _reading(loaded)
-    # The entry that work() begins with finds the vCPU in the guest already: it changes nothing.
+    # The first entry in work() changes nothing, because the vCPU is already in the guest.
     average = (211 * 50_021 + 500_000) // 212
     half = table(ordered(grouped(between(first, second))))
     assert half == expected.format(pid=os.getpid(), tid=vcpu.tid, average=average)
@@ -100,11 +100,11 @@ def demo(start: Start) -> Service:
     return demo
 
 
-def test_the_demo_as_a_document(demo: Service) -> None:
-    """What /-/vcpus says is what /metrics says, to the last exit and bucket, as far as it stands still."""
+def test_vcpus_and_metrics_agree(demo: Service) -> None:
+    """Each count on /metrics lies between the counts of /-/vcpus before and after it."""
     wanted = [("db-1", "0"), ("db-1", "1"), ("idle-1", "0"), ("web-1", "0"), ("web-1", "1")]
     deadline = time.monotonic() + 60
-    while True:  # until each has had its first event, and its name
+    while True:  # until each vCPU has its first event and its name
         now = document.decode(demo.get("/-/vcpus").encode())
         if sorted((each.vm or "", each.vcpu) for each in now.vcpus) == wanted:
             break
@@ -127,7 +127,7 @@ def test_the_demo_as_a_document(demo: Service) -> None:
     assert later.since_ns == now.since_ns
 
 
-def test_the_demo_on_a_terminal(demo: Service) -> None:
+def test_the_live_view_shows_the_demo(demo: Service) -> None:
     pytest.importorskip("pyte")
     from tests.support.pty_screen import Terminal
 
@@ -154,7 +154,7 @@ def test_the_demo_on_a_terminal(demo: Service) -> None:
 
 
 def _live_and_die(times: int) -> int:
-    thread = threading.Thread(target=_run_interrupted, args=(times,))
+    thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
     assert thread.native_id
@@ -162,7 +162,7 @@ def _live_and_die(times: int) -> int:
 
 
 class Counting:
-    """A `top` that has begun to count, until it is interrupted."""
+    """A running `top` that counts until table() interrupts it."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "exporter", "top", *arguments, "-p", str(os.getpid()), "--userspace"]
@@ -179,8 +179,8 @@ class Counting:
 
 
 @pytest.mark.kvm
-def test_real_events_by_both_sources(start: Start) -> None:
-    """Threads that live and die within the run, counted by an exporter and by programs of top's own beside it."""
+def test_both_sources_count_the_same_real_events(start: Start) -> None:
+    """An exporter and top's own programs count the same threads, which start and end during the run."""
     serve = start("serve")
     serve.logged("msg=attached")
     before = _live_and_die(53)
@@ -199,7 +199,7 @@ def test_real_events_by_both_sources(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_without_an_exporter_it_counts_by_itself() -> None:
+def test_without_an_exporter_top_counts_with_own_programs() -> None:
     said = _top("0.3", "--json", "--url", "http://127.0.0.1:1")
     assert said.returncode == 0
     assert said.stderr.splitlines()[0] == (
@@ -210,8 +210,8 @@ def test_without_an_exporter_it_counts_by_itself() -> None:
 
 
 @pytest.mark.kvm
-def test_without_privileges(start: Start) -> None:
-    """Own programs are refused in one line; an exporter can be read by anybody."""
+def test_without_privileges_top_can_only_read_an_exporter(start: Start) -> None:
+    """Own programs are refused with one line. Every user can read from an exporter."""
     nobody = {"user": 65534, "group": 65534, "extra_groups": []}
     readable = _top("--help", **nobody)
     if readable.returncode:

@@ -1,4 +1,4 @@
-"""Exits that go out to the VMM: counted by KVM_EXIT_* reason, their interval under the first."""
+"""Returns to the VMM are counted by KVM_EXIT_* reason. The interval of an exit counts for its first return."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MMIO, IO, INTR, SYSTEM_EVENT = 6, 2, 10, 24
 EINTR, EFAULT = 4, 14
 
 
-def test_attribution(machine: Load) -> None:
+def test_counts_every_return_and_gives_the_interval_to_the_first(machine: Load) -> None:
     under_test = machine()
     vcpu = under_test.vcpu()
 
     def play() -> None:
-        # QEMU's first KVM_RUN is interrupted before it enters: no exit was there. Real hosts show this.
+        # As on real hosts, QEMU's first KVM_RUN is interrupted before guest entry: there was no exit before.
         vcpu.userspace_exit(10, INTR, -EINTR)
         now = 1000
         vcpu.entry(now)
@@ -39,7 +39,7 @@ def test_attribution(machine: Load) -> None:
             vcpu.userspace_exit(now + 700, IO, -EINTR)
             now += 10 + 100_000
             vcpu.entry(now)
-        vcpu.arm_exit(now + 10, TRAP, DABT)  # and one that ends the VM
+        vcpu.arm_exit(now + 10, TRAP, DABT)  # an exit that ends the VM
         vcpu.userspace_exit(now + 500, SYSTEM_EVENT)
         vcpu.userspace_exit(now + 500, SYSTEM_EVENT, -EFAULT)
 
@@ -63,19 +63,19 @@ def test_attribution(machine: Load) -> None:
         trap(DABT): (histogram([*out, *[300] * 53, *[100_000] * 7]), sum(out) + 300 * 53 + 100_000 * 7),
         mmio: (histogram(out), sum(out)),
         io: (histogram([100_000] * 7), 700_000),
-        restart: (none, 0),  # the intervals were KVM_EXIT_IO's
+        restart: (none, 0),  # the intervals count for KVM_EXIT_IO
         event: (none, 0),
         fault: (none, 0),
     }
     assert under_test.collect().counters["unmatched_userspace_exit"] - before == 1
 
 
-def test_unmatched_events_are_counted_and_leave_no_interval(machine: Load) -> None:
+def test_unmatched_events_are_counted_and_make_no_interval(machine: Load) -> None:
     under_test = machine()
     vcpu = under_test.vcpu()
 
     def play() -> None:
-        vcpu.arm_exit(100, 0)  # attached in mid-guest: nothing wrong
+        vcpu.arm_exit(100, 0)  # the program was attached while the vCPU was in the guest: this exit is matched
         for _ in range(3):
             vcpu.arm_exit(200, 0)
         vcpu.entry(1_200)
@@ -101,8 +101,8 @@ def test_unmatched_events_are_counted_and_leave_no_interval(machine: Load) -> No
     }
 
 
-def test_exit_and_guest_time_in_progress(machine: Load) -> None:
-    """While a vCPU is out, its exit has an age; while it is in, its guest time grows with the clock."""
+def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:
+    """While a vCPU is out of the guest, its exit has an age. While it is in the guest, its guest time grows."""
     under_test = machine()
     vcpu = under_test.vcpu()
     vcpu.call(lambda: vcpu.entry(1_000))
@@ -119,7 +119,7 @@ def test_exit_and_guest_time_in_progress(machine: Load) -> None:
     assert under_test.record(vcpu).in_progress is None
     assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
 
-    # An exit stamped before the `now` that a reader took: the counter stands still, it does not fall.
+    # The exit has an earlier time than the last reading: the counter must not fall.
     vcpu.call(lambda: vcpu.arm_exit(8_999_000, TRAP, DABT))
     assert under_test.record(vcpu).guest_ns == 4_000 + 1_000_000
     vcpu.call(lambda: vcpu.entry(9_100_000))

@@ -1,36 +1,7 @@
-"""What these tests need is skipped with its reason where it is missing, or fails where KERNEL_SUITE=required."""
+"""Fixtures of this suite, which tests/deploy uses too."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import NoReturn
+from tests.support.prometheus.fixtures import _programs_can_be_loaded, build
 
-import pytest
-
-from tests.kernel.conftest import _missing
-from tests.prometheus import builds
-
-
-def _unavailable(reason: str) -> NoReturn:
-    if os.environ.get("KERNEL_SUITE") == "required":
-        pytest.fail(f"required here, but: {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _programs_can_be_loaded() -> None:
-    reason = _missing()
-    if reason:
-        _unavailable(reason)
-
-
-@pytest.fixture(scope="session")
-def build() -> Callable[[str], builds.Build]:
-    """A suite's Prometheus."""
-
-    def get(suite: str) -> builds.Build:
-        found = builds.find(suite)
-        return _unavailable(str(found)) if isinstance(found, builds.UnavailableError) else found
-
-    return get
+__all__ = ["_programs_can_be_loaded", "build"]

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from tests.prometheus import builds, exporters
 from tests.prometheus.receiver import Receiver
-from tests.prometheus.server import Prometheus
 from tests.support.paths import ROOT
+from tests.support.prometheus import builds, exporters
+from tests.support.prometheus.server import Prometheus
 
 RULES = ROOT / "deploy/prometheus"
 HOSTS = 20

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.prometheus.server import Labels
+from tests.support.prometheus.server import Labels
 
 
 class Receiver:

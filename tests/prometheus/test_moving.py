@@ -10,38 +10,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 from prometheus_client.samples import Sample
 
-from tests.prometheus import builds, exporters
-from tests.prometheus.server import Labels, Prometheus, of_every_kind
+from tests.support.prometheus import builds, exporters
+from tests.support.prometheus.pause import COUNTERS, DURATIONS, EXACT, Identity, identity, paused, values
+from tests.support.prometheus.server import Prometheus, of_every_kind
 
 SPEED = 5
 RUNNING_SECONDS = 6.0
-EXACT = 1e-9
-"""Relative: what is left are roundings of floating point."""
 
-COUNTERS = ("kvm_exits_total", "kvm_userspace_exits_total")
-DURATIONS = ("kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds")
 ENOUGH = 100
 """Durations that make a quantile worth comparing."""
 FEW = 3
 """Series that must have moved, else nothing was tested. What of the recording is replayed depends on the machine."""
-
-Identity = tuple[tuple[str, str], ...]
-
-
-def identity(labels: Labels) -> Identity:
-    """Labels as the exporter gave them."""
-    return tuple(sorted((name, value) for name, value in labels.items() if name not in ("__name__", "job", "instance")))
-
-
-def values(page: Iterable[Sample], name: str) -> dict[Identity, float]:
-    return {identity(sample.labels): sample.value for sample in page if sample.name == name}
 
 
 @dataclass(frozen=True)
@@ -61,24 +47,11 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
         servers = of_every_kind(demo.address, tmp_path_factory, stack)
         for server in servers.values():
             server.scrapes(0, 1)
-        first_ms, first = _paused(demo, servers)
+        first_ms, first = paused(demo, servers)
         demo.resume()
         time.sleep(RUNNING_SECONDS)
-        second_ms, second = _paused(demo, servers)
+        second_ms, second = paused(demo, servers)
         yield Moved((first, second), (first_ms, second_ms), servers)
-
-
-def _paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -> tuple[int, list[Sample]]:
-    """Pause, until every server has scraped; the page then, and since when it stands."""
-    demo.pause()
-    since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
-    page = demo.page()
-    for server in servers.values():
-        server.scrapes(since_ms, 1)
-    still = demo.page()
-    for name in (*COUNTERS, *(f"{name}_{part}" for name in DURATIONS for part in ("bucket", "count", "sum"))):
-        assert values(page, name) == values(still, name) != {}
-    return since_ms, page
 
 
 @dataclass(frozen=True)

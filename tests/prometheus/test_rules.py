@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.samples import Sample
 
-from tests.prometheus import builds, exporters
-from tests.prometheus.server import Labels, Prometheus
 from tests.support.paths import ROOT
+from tests.support.prometheus import builds, exporters
+from tests.support.prometheus.server import Labels, Prometheus
 
 RULES = ROOT / "deploy/prometheus"
 SPEED = 20

@@ -14,9 +14,9 @@ import pytest
 
 from exporter.config.options import Classic, Config, Histogram, Web
 from exporter.model.buckets import FIRST_BOUND, SCHEMA
-from tests.prometheus import builds, exporters
-from tests.prometheus.exporters import Key, Standstill, Truth, key
-from tests.prometheus.server import Prometheus
+from tests.support.prometheus import builds, exporters
+from tests.support.prometheus.exporters import Key, Standstill, Truth, key
+from tests.support.prometheus.server import Prometheus
 
 QUANTILES = (0.5, 0.9, 0.99)
 ENOUGH = 100

@@ -22,8 +22,8 @@ from exporter import __version__
 from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.reason import Space
 from exporter.model.vm import Vm
-from exporter.naming import cmdline
 from exporter.naming.vcpu import index_from_comm
+from exporter.naming.vmm import registry
 from exporter.recording import blocks
 from exporter.recording.events import Event, Kind, pack
 from exporter.recording.writer import RecordingHeader, ThreadEntry, Writer, create
@@ -46,10 +46,11 @@ class TracedVm(NamedTuple):
     comms: dict[int, str]
 
     def identity(self) -> Vm:
-        """What the exporter would say of this command line."""
-        vmm = cmdline.recognise(self.argv, [Path(self.argv[0]).name])
-        said = cmdline.parse(vmm, self.argv)
-        return Vm(self.pid, said.name, said.uuid, vmm)
+        """The identity that the exporter reads from this command line."""
+        vmm, _ = registry.recognise([Path(self.argv[0]).name], self.argv)
+        assert vmm
+        stated = vmm.read_identity(self.argv)
+        return Vm(self.pid, stated.name, stated.uuid, vmm.label)
 
 
 def vms(folder: Path) -> list[TracedVm]:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from exporter.config.options import Level, Reasons
 from exporter.metrics.families import Family
-from exporter.metrics.kvm import Detail, Identified, Metrics
-from exporter.metrics.series import ReasonFilter as ShownReasons
+from exporter.metrics.kvm import Identified, Metrics
+from exporter.metrics.series import ReasonFilter
 from exporter.model.reason import Reason, Space
 from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
@@ -50,14 +51,14 @@ def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
     return [(each, Vcpu(vm, str(each.key.tid - each.key.pid - 1))) for each in records]
 
 
-def metrics(detail: Detail = Detail(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
+def metrics(level: Level = Level(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
     """Metrics as the daemon makes them; `lists` are allow and deny."""
-    return Metrics(ShownReasons(name, **lists), detail)
+    return Metrics(ReasonFilter(name, Reasons(**{key: tuple(names) for key, names in lists.items()})), level)
 
 
-def families(vcpus: Sequence[Identified], detail: Detail = Detail(), name: Name = NAME) -> list[Family]:  # noqa: B008
+def families(vcpus: Sequence[Identified], level: Level = Level(), name: Name = NAME) -> list[Family]:  # noqa: B008
     """The families of a first snapshot."""
-    made = metrics(detail, name)
+    made = metrics(level, name)
     made.update(vcpus, [])
     return made.families(vcpus)
 

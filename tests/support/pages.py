@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.exposition.page import Exposition, MetricsPage, Shape
+from exporter.config.options import Histogram
+from exporter.metrics.exposition.page import Exposition, MetricsPage
 from exporter.metrics.families import Family
 from tests.support import prometheus_messages
 from tests.support.exits import BUCKETS
@@ -21,17 +21,17 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 FORMATS = [TEXT, OPENMETRICS, PROTOBUF]
 
-DEFAULT = Shape(ClassicBounds.of(4, 1e-6, 16.0))
+DEFAULT = Histogram()
 
 
-def exposition(registry: CollectorRegistry | None = None, shape: Shape = DEFAULT) -> Exposition:
+def exposition(registry: CollectorRegistry | None = None, histogram: Histogram = DEFAULT) -> Exposition:
     """An exposition without the exporter's own metrics, if no registry has them."""
-    return Exposition(shape, registry or CollectorRegistry())
+    return Exposition(histogram, registry or CollectorRegistry())
 
 
-def page(made: list[Family], accept: str = TEXT, encoding: str = "", shape: Shape = DEFAULT) -> MetricsPage:
+def page(made: list[Family], accept: str = TEXT, encoding: str = "", histogram: Histogram = DEFAULT) -> MetricsPage:
     """A first page of these families."""
-    return exposition(shape=shape).page(made, accept, encoding)
+    return exposition(histogram=histogram).page(made, accept, encoding)
 
 
 class Sample(NamedTuple):
@@ -107,7 +107,7 @@ def agrees_with_client(body: bytes, accept: str) -> None:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class TextHistogram:
     """A histogram of text: (le as written, cumulated count as written), and count and sum as written."""
 
     buckets: list[tuple[str, str]]
@@ -126,9 +126,9 @@ def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
     return found
 
 
-def histograms(family: TextFamily) -> dict[tuple[str, ...], Histogram]:
+def histograms(family: TextFamily) -> dict[tuple[str, ...], TextHistogram]:
     """Histograms by label values; lines out of place are an error."""
-    found: dict[tuple[str, ...], Histogram] = {}
+    found: dict[tuple[str, ...], TextHistogram] = {}
     buckets: list[tuple[str, str]] = []
     count = ""
     for name, labels, value in family.samples:
@@ -141,7 +141,7 @@ def histograms(family: TextFamily) -> dict[tuple[str, ...], Histogram]:
             count = value
         else:
             assert name == family.name + "_sum"
-            found[key] = Histogram(buckets, count, value)
+            found[key] = TextHistogram(buckets, count, value)
             buckets, count = [], ""
     assert not buckets
     return found

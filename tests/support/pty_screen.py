@@ -32,9 +32,16 @@ class Terminal:
     """`python3 -m exporter` with these arguments on a terminal of this size."""
 
     def __init__(
-        self, *arguments: str, columns: int = 80, height: int = 24, before: str = "", **environment: str
+        self,
+        *arguments: str,
+        columns: int = 80,
+        height: int = 24,
+        before: str = "",
+        changed: str = "",
+        **environment: str,
     ) -> None:
-        """`before` is what the shell does first."""
+        """`before` is what the shell does first, `changed` is Python that changes the program before it starts."""
+        started = ["-c", f"{changed}\nimport sys\nfrom exporter.__main__ import main\nsys.exit(main())"]
         self.screen = _Screen(columns, height)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -51,8 +58,7 @@ class Terminal:
                 before + '\nexec "$@" <"$0" >"$0"',
                 os.ttyname(terminal),
                 sys.executable,
-                "-m",
-                "exporter",
+                *(started if changed else ["-m", "exporter"]),
                 *arguments,
             ],
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Certificates as a site would have them, made by openssl: two authorities, and what they signed."""
+"""Make certificates with openssl: authorities, and certificates that they sign."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 _NEW = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9"]
-# Nothing of the machine's openssl.cnf: the extensions named here are what strict verification (Python 3.13's) wants.
+# Replaces the machine's openssl.cnf. Python 3.13's strict verification needs the extensions that are set below.
 _CONFIG = "[req]\ndistinguished_name = name\n[name]\n"
 
 
@@ -16,7 +16,7 @@ def authority(folder: Path, name: str) -> None:
 
 
 def signed(folder: Path, name: str, by: str, names: str) -> None:
-    """Write NAME.crt and NAME.key; `names` are the alternative names, as openssl writes them."""
+    """Write NAME.crt and NAME.key, signed by `by`; `names` are the alternative names in openssl's syntax."""
     extensions = [
         "basicConstraints=critical,CA:false",
         "authorityKeyIdentifier=keyid:always",

@@ -1,4 +1,4 @@
-"""A scraper, as simple as can be, and an application for it to scrape."""
+"""A simple scraper, and an application that it can scrape."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.metrics.exposition.page import MetricsPage
-from exporter.page.page import Look, Overview
+from exporter.page.page import HtmlPage, PageData
 from exporter.page.view import Health
 from exporter.readings.reading import nothing
 from exporter.service.routes import routes
-from exporter.web.answer import Routes
+from exporter.web.response import Routes
 from exporter.web.server import WebServer
 
 BODY = b"kvm_exits_total 4801\n"
@@ -27,12 +27,12 @@ class Got(NamedTuple):
 
 
 def app(size: int = 1) -> Routes:
-    """/metrics is BODY, so many times; / is the page of a host without VMs."""
+    """Return routes: /metrics is BODY repeated `size` times, / is the page of a host without VMs."""
     page = MetricsPage([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
-    overview = Overview(
-        lambda: Look(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
+    html_page = HtmlPage(
+        lambda: PageData(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
     )
-    return routes(lambda *_: page, "/metrics", overview=overview)
+    return routes(lambda *_: page, "/metrics", page=html_page)
 
 
 def ask(
@@ -43,7 +43,7 @@ def ask(
     tls: ssl.SSLContext | None = None,
     user: tuple[str, str] | None = None,
 ) -> Got:
-    """One request on a connection of its own."""
+    """Send one request on a new connection; return the answer."""
     address = web.addresses[0]
     if tls:
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(address, timeout=20, context=tls)
@@ -61,13 +61,13 @@ def ask(
 
 
 def connect(web: WebServer, source: str = "") -> socket.socket:
-    """A bare connection, from another address if one is given."""
+    """Open a bare connection, from the address `source` if it is given."""
     host, port = web.addresses[0].rsplit(":", 1)
     return socket.create_connection((host.strip("[]"), int(port)), 20, (source, 0) if source else None)
 
 
 def all_of(raw: socket.socket) -> bytes:
-    """What comes until the other end closes, or breaks off."""
+    """Return all bytes until the other end closes or resets the connection."""
     parts = []
     try:
         while part := raw.recv(1 << 16):
@@ -78,7 +78,7 @@ def all_of(raw: socket.socket) -> bytes:
 
 
 def trusting(pki: Path, client: str = "", **versions: ssl.TLSVersion) -> ssl.SSLContext:
-    """A context that trusts the authority `ca`, and shows a client certificate if one is named."""
+    """Return a context that trusts the authority `ca` and sends the certificate of `client` if it is given."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13's default
     if client:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from exporter.web import watched
-from exporter.web.answer import Routes
+from exporter.web.response import Routes
 from exporter.web.server import WebServer
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 from tests.web import certificates
 from tests.web.client import app
 
@@ -29,12 +29,14 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers that are closed at the end of the test, each with a web configuration, or the path of one."""
+    """Return start(config): it starts a server that is closed after the test. `config` may be a path."""
     started: list[WebServer] = []
 
-    def start(config: Path | Watched | None = None, *, routes: Routes | None = None, **options: object) -> WebServer:
+    def start(
+        config: Path | WatchedSettings | None = None, *, routes: Routes | None = None, **options: object
+    ) -> WebServer:
         addresses = options.pop("addresses", ["127.0.0.1:0"])
-        settings = config if isinstance(config, Watched) else Watched(config)
+        settings = config if isinstance(config, WatchedSettings) else WatchedSettings(config)
         web = WebServer(addresses, settings=settings, **options)  # type: ignore[arg-type]
         started.append(web)
         web.serve(routes or app())
@@ -47,5 +49,5 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at when the test does."""
-    monkeypatch.setattr(watched, "_LOOK_SECONDS", 600.0)
+    """Turn the timer for changed files off: only the test's own check_files() checks them."""
+    monkeypatch.setattr(watched, "_POLL_SECONDS", 600.0)

@@ -1,4 +1,4 @@
-"""What a server holds at the moment, so that a test waits for a state and not for a time."""
+"""The present state of a server. With it a test waits for a state instead of a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.web.stream import TimedStream
 
 
 class Clock:
-    """A clock that stands until it is set."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -23,31 +23,31 @@ class Clock:
 
 
 def held(web: WebServer) -> Connections:
-    """Its connections."""
+    """Return the server's connections."""
     assert web._server
     return web._server._connections
 
 
 def passwords(web: WebServer) -> Passwords:
-    """What checks them."""
+    """Return the server's password check."""
     assert web._server
     return web._server._passwords
 
 
 def only(web: WebServer) -> TimedStream:
-    """The server's end of the one connection there is."""
+    """Wait until the server has exactly one connection; return the server's end of it."""
     until(lambda: len(held(web)) == 1)
     (stream,) = held(web)
     return stream
 
 
 def scrapes(web: WebServer) -> int:
-    """How many are in flight."""
+    """Return the number of scrapes in flight."""
     return len(held(web)._scrapes)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for a state, longer than any machine should take. Raises AssertionError."""
+    """Wait until true() holds. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -55,15 +55,15 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def idle(stream: TimedStream) -> bool:
-    """Between two requests."""
-    return stream.idle_since > stream.accepted and stream.busy_since is None
+    """Return whether the connection is between two requests."""
+    return stream.idle_since > stream.accepted_at and stream.busy_since is None
 
 
 def writing(stream: TimedStream) -> bool:
-    """In the midst of an answer."""
+    """Return whether the server is writing an answer."""
     return stream.busy_since is not None and stream.writing()
 
 
 def stuck(stream: TimedStream) -> bool:
-    """The client takes nothing, and the kernel no more, not even once delayed acknowledgements have come."""
+    """Return whether the client reads nothing and the kernel's buffers stay full after delayed acknowledgements."""
     return writing(stream) and not select.select([], [stream.socket], [], 0.1)[1]

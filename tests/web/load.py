@@ -1,10 +1,10 @@
-"""2,000 bad connections against a child process, on loopback: what the next good scrape takes, and what stays behind.
+"""2,000 bad connections to a child process, on loopback: measure good scrapes, and memory and descriptors afterwards.
 
     python3 -m tests.web.load       prints the figures
 
-The child serves a page of 20 MB. A third of the connections is idle, the others send half a request, a header in drops,
-a header of 1 MB, what is no TLS, or take a page and do not read it. Those that the server closes come
-again, a thousand a second.
+The child serves a page of 20 MB. A third of the connections is idle. The others send half a request, a header byte by
+byte, a header of 1 MB or bytes that are not TLS, or they request a page and do not read it. Connections that the server
+closes are opened again, a thousand per second.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 CONNECTIONS, PAGE_BYTES = 2000, 20_000_000
-AGAIN = 100  # of those that the server has closed, every tenth of a second
-BAD_HOST = "127.0.0.2"  # an address of loopback too, and another than that of the good scraper
+AGAIN = 100  # closed connections that are opened again every tenth of a second
+BAD_HOST = "127.0.0.2"  # a loopback address, but not the good scraper's
 
 _LINE = b'kvm_exits_total{pid="142",tid="150",vm="web-1",vcpu="0",reason="EC_WFx",class="idle"} 1597\n'
 _GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-# What each kind sends at once, and how many of a hundred connections are of it.
+# Each kind of bad connection: its name, its share in percent, and the bytes that it sends first.
 _KINDS = (
     ("idle", 34, b""),
     ("half a request", 20, b"GET /metrics HTT"),
@@ -43,9 +43,9 @@ _KINDS = (
 
 @dataclass
 class Figures:
-    """Seconds of good scrapes, and what the child holds: descriptors, and resident MB.
+    """Durations of good scrapes in seconds; the child's descriptors and resident memory in MB.
 
-    What it holds is of five times: before, in the first flood and after it, in the second and after it.
+    Descriptors and memory are taken five times: before, in and after the first flood, in and after the second flood.
     """
 
     quiet: list[float]
@@ -70,7 +70,7 @@ def child() -> None:
 
 
 def measure() -> Figures:
-    """Run the child, load it, and look at it before, meanwhile and afterwards."""
+    """Run the child and flood it twice; return figures from before, during and after the floods."""
     need = CONNECTIONS + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < need:
@@ -111,7 +111,7 @@ def _held(pid: int) -> tuple[int, float]:
 
 
 def _scrape(address: tuple[str, int]) -> float:
-    """Seconds from connecting to the last byte."""
+    """Return the seconds from connecting to the last byte."""
     start = time.monotonic()
     with socket.create_connection(address, timeout=30) as raw:
         raw.sendall(_GET.replace(b"1.1", b"1.0"))
@@ -132,7 +132,7 @@ class _Bad:
         self.open()
 
     def open(self) -> None:
-        """Connect, and wait for nothing."""
+        """Begin to connect, without waiting."""
         self.rest = self.first
         self.raw = socket.socket()
         self.raw.setblocking(False)
@@ -142,7 +142,7 @@ class _Bad:
             self.raw.connect(self.address)
 
     def go_on(self, *, drop: bool) -> bool:
-        """Send what there is to send; `drop`: it is time for another byte of a header. False: the server has closed."""
+        """Send the next bytes; with `drop` also a slow header's next byte. Return False if the server has closed."""
         try:
             if self.rest:
                 self.rest = self.rest[self.raw.send(self.rest) :]
@@ -157,7 +157,7 @@ class _Bad:
 
 @contextlib.contextmanager
 def _bad_connections(address: tuple[str, int]) -> Iterator[None]:
-    """All of them at once, from a process of their own, so that a good scrape is measured and not this one's lock."""
+    """Hold all bad connections open in another process: this one's interpreter lock must not slow the good scrapes."""
     code = f"from tests.web.load import flood; flood({address!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdin
@@ -172,9 +172,9 @@ def _bad_connections(address: tuple[str, int]) -> Iterator[None]:
 
 
 def flood(address: tuple[str, int]) -> None:
-    """Open the connections and keep at it until standard input ends."""
+    """Open the connections, and open closed ones again, until standard input ends."""
     wanted = [(name, first) for name, share, first in _KINDS for _ in range(CONNECTIONS * share // 100)]
-    # Mixed, the same way every time.
+    # The kinds are mixed, in the same order in each run.
     all_bad = [_Bad(address, *wanted[number * 7919 % len(wanted)]) for number in range(len(wanted))]
     stop = threading.Event()
 

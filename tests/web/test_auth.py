@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 
 from exporter.web import auth
-from exporter.web.auth import CrowdedError, Passwords
+from exporter.web.auth import Passwords, QueueFullError
 from tests.web.client import BODY, ask
 from tests.web.conftest import Serve
 from tests.web.inside import passwords, until
@@ -26,7 +26,7 @@ def basic(pair: str) -> str:
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-def test_every_path_wants_a_user(serve: Serve, tmp_path: Path) -> None:
+def test_every_path_needs_a_user(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {GOOD}\n  bob: {GOOD.replace('$2b$', '$2y$')}\n")
     web = serve(path)
@@ -42,7 +42,7 @@ def test_every_path_wants_a_user(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The passwords that bcrypt was asked for."""
+    """The list of passwords that bcrypt has checked."""
     asked: list[bytes] = []
     matches = auth._matches
 
@@ -54,22 +54,22 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return asked
 
 
-def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> None:
+def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD, "long": LONG}
         for _ in range(23):
-            assert await passwords.allowed(users, basic("alice:secret"), "::1")
+            assert await passwords.check(users, basic("alice:secret"), "::1")
         assert checks == [b"secret"]
         for _ in range(3):
-            assert not await passwords.allowed(users, basic("alice:guess"), "::1")
-            assert not await passwords.allowed(users, basic("nobody:secret"), "::1")
-        # Known or not, a pair that is wrong costs one check of bcrypt; so it stays after alice was right.
+            assert not await passwords.check(users, basic("alice:guess"), "::1")
+            assert not await passwords.check(users, basic("nobody:secret"), "::1")
+        # A wrong pair costs one bcrypt check for known and unknown users alike, also after alice was right.
         assert checks[1:] == [b"guess", b"secret"] * 3
-        assert await passwords.allowed(users, basic("long:" + "x" * 99), "::1")
-        # A user whose password was changed, and one who was removed, are out at once.
-        assert not await passwords.allowed({"alice": LONG}, basic("alice:secret"), "::1")
-        assert not await passwords.allowed({"long": LONG}, basic("alice:secret"), "::1")
-        assert not any(b"secret" in digest for digest in passwords._right)
+        assert await passwords.check(users, basic("long:" + "x" * 99), "::1")
+        # After a change of a password or the removal of a user, the old pair is refused at once.
+        assert not await passwords.check({"alice": LONG}, basic("alice:secret"), "::1")
+        assert not await passwords.check({"long": LONG}, basic("alice:secret"), "::1")
+        assert not any(b"secret" in digest for digest in passwords._verified)
         passwords.close()
 
     asyncio.run(main())
@@ -77,16 +77,16 @@ def test_what_was_right_is_remembered_and_nothing_else(checks: list[bytes]) -> N
 
 @pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "=" * 8, basic("no colon"),
                                     "Basic " + base64.b64encode(b"\xff:\xff").decode()])  # fmt: skip
-def test_what_is_no_basic_authentication(header: str, checks: list[bytes]) -> None:
+def test_refuses_malformed_headers_without_a_check(header: str, checks: list[bytes]) -> None:
     passwords = Passwords()
-    assert not asyncio.run(passwords.allowed({"alice": GOOD}, header, "::1"))
+    assert not asyncio.run(passwords.check({"alice": GOOD}, header, "::1"))
     assert checks == []
     passwords.close()
 
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threading.Event]]:
-    """Checks wait for the event; the list has their passwords, in the order in which they were made."""
+    """Checks wait for the event. The list has their passwords in the order of the checks."""
     order: list[bytes] = []
     go_on = threading.Event()
 
@@ -100,13 +100,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threadi
     go_on.set()
 
 
-def test_who_guesses_waits_for_himself(held: tuple[list[bytes], threading.Event]) -> None:
-    """Seven guesses of one address are in line; a scraper of another one comes next, not last."""
+def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], threading.Event]) -> None:
+    """Seven guesses from one address wait. The check of a scraper at another address comes next, not last."""
     order, go_on = held
 
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD}
-        check = partial(passwords.allowed, users)
+        check = partial(passwords.check, users)
         guesses = [asyncio.ensure_future(check(basic(f"alice:{n}"), "192.0.2.1")) for n in range(7)]
         await asyncio.sleep(0.01)
         scraper = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.2"))
@@ -116,19 +116,19 @@ def test_who_guesses_waits_for_himself(held: tuple[list[bytes], threading.Event]
         assert order[:2] == [b"0", b"secret"]
         assert await asyncio.gather(*guesses) == [False] * 7
         assert len(order) == 8
-        assert not passwords._lines
+        assert not passwords._queues
         passwords.close()
 
     asyncio.run(main())
 
 
-def test_the_line_has_an_end(held: tuple[list[bytes], threading.Event]) -> None:
-    """Eight of an address wait, and 256 of all; the others are told at once, and whoever is known does not wait."""
+def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], threading.Event]) -> None:
+    """Eight checks of one address may wait, and 256 in total. More are refused at once; a cached user does not wait."""
     _, go_on = held
 
     async def main() -> None:
         passwords, users = Passwords(), {"alice": GOOD}
-        check = partial(passwords.allowed, users)
+        check = partial(passwords.check, users)
         known = asyncio.ensure_future(check(basic("alice:secret"), "192.0.2.1"))
         await asyncio.sleep(0.01)
         go_on.set()
@@ -143,17 +143,17 @@ def test_the_line_has_an_end(held: tuple[list[bytes], threading.Event]) -> None:
         go_on.set()
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert ended.count(False) == 256
-        assert sum(isinstance(one, CrowdedError) for one in ended) == 440 - 256
-        assert sum(isinstance(one, CrowdedError) for one in ended[:11]) == 11 - 8
+        assert sum(isinstance(one, QueueFullError) for one in ended) == 440 - 256
+        assert sum(isinstance(one, QueueFullError) for one in ended[:11]) == 11 - 8
         passwords.close()
 
     asyncio.run(main())
 
 
-def test_guessing_does_not_hold_a_known_scraper_up(
+def test_guesses_do_not_delay_a_known_scraper(
     serve: Serve, tmp_path: Path, checks: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With hashes of cost 11, some 0.15 s each, of which seven guessers wait for theirs."""
+    """The hashes have cost 11, about 0.15 s for each check. Seven guesses wait for their checks."""
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(11)).decode()}\n")
     web = serve(path)
@@ -168,11 +168,11 @@ def test_guessing_does_not_hold_a_known_scraper_up(
     guessers = [threading.Thread(target=ask, args=(web,), kwargs={"user": ("alice", str(n))}) for n in range(7)]
     for guesser in guessers:
         guesser.start()
-    lines = passwords(web)._lines
+    lines = passwords(web)._queues
     until(lambda: [line.length for line in lines.values()] == [7])
     go_on.set()
     assert ask(web, user=("alice", "secret")).status == 200
-    assert len(checks) < 1 + 7, "the last guess has not begun to be checked"
+    assert len(checks) < 1 + 7, "the check of the last guess must not have started yet"
     for guesser in guessers:
         guesser.join()
     assert len(checks) == 1 + 7

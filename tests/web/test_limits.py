@@ -1,4 +1,4 @@
-"""What a client may take: bytes, time, connections, scrapes."""
+"""Limits on clients: bytes, time, connections, scrapes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.service.routes import routes
-from exporter.web import connections, server
+from exporter.web import connections, loop, server
 from exporter.web.stream import TimedStream
 from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, held, idle, only, scrapes, stuck, until, writing
 
-BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
+BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets hold
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
         (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 37) + b"\r\n\r\n", 200),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (server.MAX_HEADER - 36) + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 37) + b"\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 36) + b"\r\n\r\n", 431),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
         (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
@@ -52,7 +52,9 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets take
         (b"OPTIONS * HTTP/1.0\r\n\r\n", 404),
     ],
 )
-def test_what_is_refused(serve: Serve, caplog: pytest.LogCaptureFixture, sent: bytes, status: int) -> None:
+def test_answers_malformed_and_large_requests_with_their_status(
+    serve: Serve, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
+) -> None:
     web = serve()
     with connect(web) as raw:
         with contextlib.suppress(ConnectionError):
@@ -60,7 +62,7 @@ def test_what_is_refused(serve: Serve, caplog: pytest.LogCaptureFixture, sent: b
         if status in (200, 403):
             assert raw.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status)
         else:
-            # What is sent after the refusal may reset the connection before the answer is read, if it is large.
+            # A large request may reset the connection before the client has read the refusal.
             answer = all_of(raw) if b"HTTP/1.0" not in sent else raw.recv(1 << 16)
             assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert ask(web).body == BODY
@@ -76,7 +78,7 @@ def test_one_connection_carries_many_scrapes(serve: Serve) -> None:
     connection.close()
 
 
-def test_requests_in_a_row_are_answered_in_that_order(serve: Serve) -> None:
+def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     web = serve(routes=app(1009))
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
@@ -88,8 +90,8 @@ def test_requests_in_a_row_are_answered_in_that_order(serve: Serve) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Limits are reached when the test says so, and are looked at often."""
-    monkeypatch.setattr(server, "_SWEEP_SECONDS", 0.02)
+    """A clock for the limits that only the test advances. The server checks the limits often."""
+    monkeypatch.setattr(loop, "_SWEEP_SECONDS", 0.02)
     return Clock()
 
 
@@ -98,7 +100,7 @@ def new(stream: TimedStream) -> bool:
 
 
 def heard(stream: TimedStream) -> bool:
-    return stream.heard is not None
+    return stream.header_since is not None
 
 
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -114,7 +116,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
         (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], stuck),
     ],
 )
-def test_who_keeps_us_waiting_is_dropped(
+def test_a_connection_beyond_a_time_limit_is_closed(
     serve: Serve, clock: Clock, limit: float, sent: list[bytes], state: Callable[[TimedStream], bool]
 ) -> None:
     web = serve(routes=app(BIG), clock=clock)
@@ -128,7 +130,7 @@ def test_who_keeps_us_waiting_is_dropped(
         raw.sendall(sent[-1])
         until(lambda: state(stream))
         clock.now += limit - 2
-        time.sleep(0.1)  # a few looks
+        time.sleep(0.1)  # a few checks
         assert not stream.closed()
         clock.now += 3
         until(stream.closed)
@@ -136,7 +138,7 @@ def test_who_keeps_us_waiting_is_dropped(
     assert len(ask(web).body) == BIG * len(BODY)
 
 
-def test_a_header_in_drops_is_cut_off(serve: Serve, clock: Clock) -> None:
+def test_a_header_that_arrives_byte_by_byte_is_cut_off(serve: Serve, clock: Clock) -> None:
     web = serve(clock=clock)
     with connect(web) as raw:
         stream = only(web)
@@ -149,19 +151,19 @@ def test_a_header_in_drops_is_cut_off(serve: Serve, clock: Clock) -> None:
         until(stream.closed)
 
 
-def test_a_steady_reader_has_the_time_of_an_answer(serve: Serve, clock: Clock) -> None:
+def test_a_steady_reader_is_closed_after_the_limit_on_answers(serve: Serve, clock: Clock) -> None:
     web = serve(routes=app(BIG), clock=clock)
     with connect(web) as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # or the kernel would read on for us
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # otherwise the kernel buffers more for us
         stream = only(web)
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         until(lambda: writing(stream))
         read = 0
-        for _ in range(10):  # each time so much that the server can send some more
+        for _ in range(10):  # each time read enough for the server to send more
             clock.now += connections.WRITE_SECONDS
-            while stream.moved < clock.now:
+            while stream.progress_at < clock.now:
                 read += len(raw.recv(1 << 16))
-        assert clock.now == 1000 + connections.ANSWER_SECONDS
+        assert clock.now == 1000 + connections.RESPONSE_SECONDS
         time.sleep(0.1)
         assert not stream.closed()
         clock.now += 0.1
@@ -170,7 +172,7 @@ def test_a_steady_reader_has_the_time_of_an_answer(serve: Serve, clock: Clock) -
 
 
 class Gate:
-    """A page that is made when the gate opens."""
+    """A page that is rendered when the gate opens."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -189,7 +191,7 @@ def gate() -> Iterator[Gate]:
     made.open.set()
 
 
-def test_scrapes_beyond_the_limit(serve: Serve, gate: Gate) -> None:
+def test_scrapes_beyond_the_limit_are_refused(serve: Serve, gate: Gate) -> None:
     web = serve(routes=routes(gate.render, "/metrics"), max_requests=7)
     waiting = [connect(web) for _ in range(7)]
     for raw in waiting:
@@ -206,7 +208,7 @@ def test_scrapes_beyond_the_limit(serve: Serve, gate: Gate) -> None:
 
 
 def spins() -> bool:
-    """Whether this process uses half a CPU."""
+    """Return whether this process uses more than half a CPU."""
     used = time.process_time()
     time.sleep(0.4)
     return time.process_time() - used > 0.2
@@ -215,14 +217,14 @@ def spins() -> bool:
 @pytest.mark.parametrize(
     "pieces", [[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: x\r\n\r\n"]]
 )
-def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
+def test_a_half_closed_connection_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
     web = serve(routes=routes(gate.render, "/metrics"), clock=Clock())
     with connect(web) as raw:
         for piece in pieces:
             raw.sendall(piece)
         raw.shutdown(socket.SHUT_WR)
         until(lambda: gate.asked == [1])
-        for _ in range(3):  # the loop has seen the end by the second of these at the latest
+        for _ in range(3):  # by the second of these the loop has seen the half close
             assert ask(web, "/-/healthy").status == 200
         assert not spins()
         gate.open.set()
@@ -230,8 +232,8 @@ def test_who_sends_no_more_is_answered(serve: Serve, gate: Gate, pieces: list[by
 
 
 @pytest.mark.parametrize("rest", [b"", b"GET /met"])
-def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: bytes) -> None:
-    """With pages too large for the buffers."""
+def test_all_requests_before_a_half_close_are_answered(serve: Serve, rest: bytes) -> None:
+    """The pages are too large for the buffers."""
     web = serve(routes=app(BIG), clock=Clock())
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + rest)
@@ -244,8 +246,10 @@ def test_all_that_was_asked_for_before_the_end_is_answered(serve: Serve, rest: b
     assert answer.count(BODY) == 2 * BIG
 
 
-def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its header has been read, and nobody has looked at it yet."""
+def test_a_half_close_during_the_read_of_a_request_is_answered(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has read the header but has not parsed it yet."""
     gate.open.set()
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw:
@@ -263,7 +267,7 @@ def test_the_end_may_come_while_the_request_is_taken(serve: Serve, gate: Gate, m
         assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
 
 
-def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
+def test_a_body_that_ends_too_early_ends_the_connection(serve: Serve) -> None:
     web = serve()
     with connect(web) as raw:
         raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd")
@@ -271,15 +275,15 @@ def test_a_body_that_ends_too_early_is_not_waited_for(serve: Serve) -> None:
         assert all_of(raw) == b""
 
 
-def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
-    """Four pages at a time; of 23 that wait for a thread nobody wants one any more."""
+def test_no_page_is_rendered_for_closed_connections(serve: Serve, gate: Gate) -> None:
+    """Four pages are rendered at a time. 23 scrapes wait for a thread, and their clients have closed."""
     clock = Clock()
     web = serve(routes=routes(gate.render, "/metrics"), clock=clock)
     asked = [connect(web) for _ in range(27)]
     for raw in asked:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
     until(lambda: scrapes(web) == 27 and len(gate.asked) == 4)
-    clock.now += 2  # who leaves at once may be one who sends no more
+    clock.now += 2  # soon after a request, a close looks the same as a half close
     for raw in asked:
         raw.close()
     until(lambda: len(held(web)) == 0)
@@ -288,7 +292,7 @@ def test_nothing_is_made_for_those_who_left(serve: Serve, gate: Gate) -> None:
     assert len(gate.asked) == 4 + 1
 
 
-def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
+def test_the_longest_stuck_reader_is_closed_for_a_new_scrape(serve: Serve) -> None:
     clock = Clock()
     web = serve(routes=app(BIG), max_requests=3, clock=clock)
     standing = []
@@ -300,14 +304,14 @@ def test_a_reader_that_stands_still_gives_way(serve: Serve) -> None:
     assert ask(web).status == 503
     clock.now += 1
     assert len(ask(web).body) == BIG * len(BODY)
-    # The one that stood for longest went; the others are as they were.
+    # The server has closed the reader that was stuck for longest; the others get their pages.
     assert [len(all_of(raw)) > BIG * len(BODY) for raw in standing] == [False, True, True]
     for raw in standing:
         raw.close()
 
 
-def test_the_greediest_address_gives_way(serve: Serve) -> None:
-    """Who asks often holds up his own scrapes, and not those of another address."""
+def test_the_address_with_most_scrapes_loses_one_to_another_address(serve: Serve) -> None:
+    """An address with many scrapes delays only its own scrapes, not those of another address."""
     web = serve(routes=app(BIG), max_requests=3, clock=Clock())
     greedy = [connect(web, "127.0.0.2") for _ in range(3)]
     for raw in greedy:
@@ -322,8 +326,8 @@ def test_the_greediest_address_gives_way(serve: Serve) -> None:
         raw.close()
 
 
-def test_the_oldest_idle_connection_gives_way_to_a_new_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "most_connections", lambda: 23)
+def test_the_oldest_idle_connection_is_closed_for_a_new_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "max_connections", lambda: 23)
     web = serve()
     scraper = http.client.HTTPConnection(web.addresses[0], timeout=20)
     scraper.request("GET", "/metrics")
@@ -336,7 +340,7 @@ def test_the_oldest_idle_connection_gives_way_to_a_new_one(serve: Serve, monkeyp
         with contextlib.suppress(TimeoutError):
             closed += raw.recv(1) == b""
     assert closed == 101 + 1 + 1 - 23
-    # Whoever has asked for something stays as long as there are others.
+    # A connection that has sent a request stays while there are others without one.
     scraper.request("GET", "/metrics")
     assert scraper.getresponse().read() == BODY
     scraper.close()
@@ -344,13 +348,13 @@ def test_the_oldest_idle_connection_gives_way_to_a_new_one(serve: Serve, monkeyp
         raw.close()
 
 
-def test_the_limit_leaves_descriptors_for_the_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_limit_leaves_descriptors_for_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((1024, 896), (256, 128), (64, 16), (1 << 20, 1000), (-1, 1000)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert connections.most_connections() == most
+        assert connections.max_connections() == most
 
 
-def test_reload(serve: Serve) -> None:
+def test_reload_answers_with_the_result_or_is_disabled(serve: Serve) -> None:
     calls: list[int] = []
     wrong = ["", "config.yaml:3: linger: has no unit"]
 
@@ -368,7 +372,7 @@ def test_reload(serve: Serve) -> None:
     assert (got.status, got.body) == (403, b"Lifecycle API is not enabled.\n")
 
 
-def test_answers_under_way_are_finished(serve: Serve, gate: Gate) -> None:
+def test_close_finishes_running_answers(serve: Serve, gate: Gate) -> None:
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

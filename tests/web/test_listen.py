@@ -1,4 +1,4 @@
-"""Addresses, unix sockets, and sockets that come from outside."""
+"""Addresses, unix sockets, and inherited sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def over_unix(path: Path) -> bytes:
         return all_of(raw)
 
 
-def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+def test_serves_on_a_unix_socket_and_removes_it(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = serve(addresses=[f"unix:{path}"])
     assert web.addresses == [f"unix:{path}"]
@@ -43,7 +43,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:
     assert over_unix(path).endswith(BODY)
 
 
-def test_a_socket_in_use_and_other_files_are_left_alone(tmp_path: Path) -> None:
+def test_refuses_a_socket_in_use_and_a_path_that_is_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     first = listen(f"unix:{path}")
     with pytest.raises(ListenError) as caught:
@@ -53,7 +53,7 @@ def test_a_socket_in_use_and_other_files_are_left_alone(tmp_path: Path) -> None:
     path.write_text("a file")
     with pytest.raises(ListenError) as caught:
         listen(f"unix:{path}")
-    assert "the file is there, and is no socket" in str(caught.value)
+    assert "the file exists and is not a socket" in str(caught.value)
     assert path.read_text() == "a file"
     with pytest.raises(ListenError, match="No such file or directory"):
         listen(f"unix:{tmp_path}/no/such/folder.sock")
@@ -75,50 +75,50 @@ def owner(path: Path) -> tuple[int, int, int]:
     return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
-def test_a_socket_bound_by_root_is_given_to_another_user(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for chown")
+def test_a_socket_bound_by_root_gets_the_new_owner(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = WebServer([f"unix:{path}", "127.0.0.1:0"])
-    web.give_to(3989, 4001)
+    web.chown(3989, 4001)
     assert owner(path) == (0o660, 3989, 4001)
     web.close()
     assert not path.exists()
     os.chown(tmp_path, -1, 4003)
     tmp_path.chmod(0o2750)
     web = WebServer([f"unix:{path}"])
-    web.give_to(3989, 4001)
-    assert owner(path) == (0o660, 3989, 4003), "the group of a setgid folder stays"
+    web.chown(3989, 4001)
+    assert owner(path) == (0o660, 3989, 4003), "in a setgid folder the group must stay"
     web.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give something away")
-def test_nothing_but_the_socket_is_given_away(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for chown")
+def test_only_the_socket_itself_changes_its_owner(tmp_path: Path) -> None:
     path, other = tmp_path / "web.sock", tmp_path / "roots"
     other.touch(0o600)
     listener = listen(f"unix:{path}")
     path.unlink()
     for put_in_place in (os.symlink, os.link):
         put_in_place(other, path)
-        listener.give_to(3989, 4001)
+        listener.chown(3989, 4001)
         assert owner(other) == (0o600, 0, 0)
         path.unlink()
     with pytest.raises(ListenError) as caught:
-        listener.give_to(3989, 4001)
-    assert str(caught.value) == f"cannot give unix:{path} to user 3989: No such file or directory"
+        listener.chown(3989, 4001)
+    assert str(caught.value) == f"cannot change the owner of unix:{path} to user 3989: No such file or directory"
     listener.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for what another user has left")
-def test_root_replaces_what_another_user_left_behind(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a socket of another user")
+def test_root_replaces_a_stale_socket_of_another_user(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     left = listen(f"unix:{path}")
-    left.give_to(3989, 4001)
+    left.chown(3989, 4001)
     left.socket.close()
     serve(addresses=[f"unix:{path}"])
     assert over_unix(path).endswith(BODY)
 
 
-def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
+def test_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "systemd.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as given:
         given.bind(str(path))
@@ -126,13 +126,13 @@ def test_inherited_sockets(serve: Serve, tmp_path: Path) -> None:
         web = serve(addresses=[], inherited_sockets=[socket.socket(fileno=os.dup(given.fileno()))])
         assert over_unix(path).endswith(BODY)
         web.close()
-    assert path.exists(), "the file is systemd's"
+    assert path.exists(), "the file belongs to systemd"
 
 
 def test_an_inherited_socket_must_listen() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent, pytest.raises(ListenError) as caught:
         WebServer([], [silent])
-    assert "is no listening stream socket" in str(caught.value)
+    assert "is not a listening stream socket" in str(caught.value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(ListenError):
         WebServer([], [datagrams])
 

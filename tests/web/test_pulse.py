@@ -1,4 +1,4 @@
-"""A web server that hangs is noticed from outside its loop, and one that does not never is."""
+"""The pulse detects a web server that hangs, from outside the server's loop, and raises no false alarm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from exporter.config import options as config
 from exporter.service.daemon import Daemon
 from exporter.service.systemd import Systemd
-from exporter.web import pulse
-from exporter.web.answer import Answer, Request, Route, text
-from exporter.web.pulse import Pulse
+from exporter.web import heartbeat
+from exporter.web.heartbeat import Heartbeat
+from exporter.web.response import Request, Response, Route, text_response
 from exporter.web.server import WebServer
 from tests.web.client import ask, connect
 from tests.web.conftest import Serve
@@ -27,15 +27,15 @@ def turn(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
 
 
-def test_a_loop_without_turns(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_does_not_run_for_ten_seconds_hangs(caplog: pytest.LogCaptureFixture) -> None:
     loop, clock = asyncio.new_event_loop(), Clock()
-    beating = Pulse(loop, clock)
-    for _ in range(3):  # asked seldom, with a turn at any time in between
+    beating = Heartbeat(loop, clock)
+    for _ in range(3):  # checked rarely; the loop runs once between two checks
         clock.now += 500
         turn(loop)
         clock.now += 500
         assert beating.beats()
-    clock.now += 1000  # the whole process was stopped, perhaps
+    clock.now += 1000  # perhaps the whole process was stopped
     assert beating.beats()
     turn(loop)
     assert beating.beats()
@@ -53,20 +53,20 @@ def test_a_loop_without_turns(caplog: pytest.LogCaptureFixture) -> None:
     assert beating.beats()
     assert beating.beats()
     clock.now += 10
-    assert not beating.beats(), "a loop that has ended answers nobody"
+    assert not beating.beats(), "a closed loop must count as hanging"
 
 
-def test_a_server_that_hangs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_a_blocked_loop_does_not_respond(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def hang(_: Request) -> Answer:
+    def hang(_: Request) -> Response:
         assert go_on.wait(60)
-        return text(200)
+        return text_response(200)
 
-    web = serve(routes={"/hangs": Route(hang), "/": Route(lambda _: text(200))})
+    web = serve(routes={"/hangs": Route(hang), "/": Route(lambda _: text_response(200))})
     assert web.responds()
     assert ask(web, "/").status == 200
-    monkeypatch.setattr(pulse, "_HANGS_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "_HANG_SECONDS", 0.1)
     with connect(web) as raw:
         raw.sendall(b"GET /hangs HTTP/1.0\r\n\r\n")
         until(lambda: not web.responds())
@@ -75,7 +75,7 @@ def test_a_server_that_hangs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> N
     until(web.responds)
 
 
-def test_the_watchdog_hears_nothing_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_sends_no_watchdog_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(path)

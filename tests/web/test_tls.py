@@ -1,4 +1,4 @@
-"""TLS as a Prometheus server meets it: certificates, versions, client certificates, renewal."""
+"""TLS for a Prometheus server: certificates, versions, client certificates, renewal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pytest
 
 from exporter.web import connections
 from exporter.web.server import WebServer
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 from tests.web.client import BODY, ask, connect, trusting
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, only, until
 
 
 def config(folder: Path, pki: Path, more: str = "", cert: str = "server") -> Path:
-    """A web configuration beside its certificate, which it names by a relative path."""
+    """Write a web configuration and its certificate into `folder`; the configuration names it by a relative path."""
     for kind in ("crt", "key"):
         shutil.copy(pki / f"{cert}.{kind}", folder / f"server.{kind}")
     shutil.copy(pki / "ca.crt", folder / "ca.crt")
@@ -41,7 +41,7 @@ def common_name(web: WebServer, context: ssl.SSLContext) -> str:
     return str(certificate["subject"][0][0][1])
 
 
-def test_a_scrape(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_serves_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     web = serve(config(tmp_path, pki))
     assert web.scheme == "https"
     got = ask(web, tls=trusting(pki))
@@ -50,14 +50,14 @@ def test_a_scrape(serve: Serve, pki: Path, tmp_path: Path) -> None:
         assert raw.version() == "TLSv1.3"
 
 
-def test_a_large_page(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_serves_a_large_page_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     from tests.web.client import app
 
     web = serve(config(tmp_path, pki), routes=app(200_003))
     assert ask(web, tls=trusting(pki)).body == BODY * 200_003
 
 
-def test_a_client_that_does_not_know_the_authority(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_serves_on_after_a_client_rejects_the_certificate(serve: Serve, pki: Path, tmp_path: Path) -> None:
     web = serve(config(tmp_path, pki))
     with pytest.raises(ssl.SSLCertVerificationError):
         ask(web, tls=ssl.create_default_context())
@@ -67,7 +67,7 @@ def test_a_client_that_does_not_know_the_authority(serve: Serve, pki: Path, tmp_
 @pytest.mark.parametrize(
     "garbage", [b"GET /metrics HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + b"\xff" * 600, b""]
 )
-def test_what_is_no_tls(serve: Serve, pki: Path, tmp_path: Path, garbage: bytes) -> None:
+def test_serves_on_after_bytes_that_are_not_tls(serve: Serve, pki: Path, tmp_path: Path, garbage: bytes) -> None:
     web = serve(config(tmp_path, pki))
     with connect(web) as raw:
         raw.sendall(garbage)
@@ -75,7 +75,7 @@ def test_what_is_no_tls(serve: Serve, pki: Path, tmp_path: Path, garbage: bytes)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_versions(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_min_and_max_version_are_enforced(serve: Serve, pki: Path, tmp_path: Path) -> None:
     only_13 = serve(config(tmp_path, pki, "  min_version: TLS13\n"))
     assert ask(only_13, tls=trusting(pki)).status == 200
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
@@ -90,7 +90,7 @@ def test_versions(serve: Serve, pki: Path, tmp_path: Path) -> None:
     assert ask(old, tls=context).status == 200
 
 
-def test_ciphers_and_curves(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_cipher_suites_and_curves_are_enforced(serve: Serve, pki: Path, tmp_path: Path) -> None:
     suite = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
     more = f"  cipher_suites: [TLS_AES_128_GCM_SHA256, {suite}]\n  curve_preferences: [CurveP384]\n"
     web = serve(config(tmp_path, pki, more))
@@ -111,7 +111,7 @@ def test_ciphers_and_curves(serve: Serve, pki: Path, tmp_path: Path) -> None:
 REFUSED = (ssl.SSLError, ConnectionResetError, BrokenPipeError)
 
 
-def test_client_certificates(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_client_certificates_are_verified(serve: Serve, pki: Path, tmp_path: Path) -> None:
     required = serve(
         config(tmp_path, pki, "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n")
     )
@@ -136,7 +136,7 @@ def test_client_certificates(serve: Serve, pki: Path, tmp_path: Path) -> None:
         ("127.0.0.1", False),
     ],
 )
-def test_names_of_clients(serve: Serve, pki: Path, tmp_path: Path, san: str, allowed: bool) -> None:
+def test_client_allowed_sans_are_enforced(serve: Serve, pki: Path, tmp_path: Path, san: str, allowed: bool) -> None:
     more = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n"
     web = serve(config(tmp_path, pki, f"{more}  client_allowed_sans: ['{san}', grafana.example]\n"))
     if allowed:
@@ -147,25 +147,27 @@ def test_names_of_clients(serve: Serve, pki: Path, tmp_path: Path, san: str, all
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_renewal(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A certificate is replaced, then its key; in between, and while a file is broken, the old pair serves."""
-    settings = Watched(config(tmp_path, pki))
+def test_a_renewed_certificate_is_served_once_its_key_fits(
+    serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate is replaced, then its key. Until both fit, and while a file is missing, the old pair is used."""
+    settings = WatchedSettings(config(tmp_path, pki))
     web, context = serve(settings), trusting(pki)
     assert common_name(web, context) == "server"
     with context.wrap_socket(connect(web), server_hostname="localhost") as kept:
         shutil.copy(pki / "renewed.crt", tmp_path / "server.crt")
         for _ in range(3):
-            settings.look()
+            settings.check_files()
             assert common_name(web, context) == "server"
         (problem,) = [record.__dict__["fields"]["err"] for record in caplog.records]
         assert problem.startswith(f"{tmp_path}/web.yml:2: tls_server_config.cert_file: does not belong to the private")
         shutil.copy(pki / "renewed.key", tmp_path / "server.key")
-        settings.look()
+        settings.check_files()
         assert common_name(web, context) == "renewed"
         kept.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
     (tmp_path / "server.key").unlink()
-    settings.look()
+    settings.check_files()
     assert common_name(web, context) == "renewed"
     assert ask(web, tls=context).status == 200
 
@@ -175,23 +177,23 @@ import logging, os, sys, threading
 from pathlib import Path
 from exporter.common import logs
 from exporter.web import watched
-from exporter.web.watched import Watched
+from exporter.web.watched import WatchedSettings
 
 logs.setup("info", "logfmt", sys.stdout)
-watched._LOOK_SECONDS = 600.0
-settings = Watched(Path(sys.argv[1]))
+watched._POLL_SECONDS = 600.0
+settings = WatchedSettings(Path(sys.argv[1]))
 os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
-settings.follow()
+settings.watch()
 for line in sys.stdin:
-    settings.look()
+    settings.check_files()
     print("looked", flush=True)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to drop it")
-def test_a_key_that_root_alone_can_read(pki: Path) -> None:
-    """Is told once when privileges are gone, and is no error until something changes."""
-    with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's alone
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop privileges")
+def test_warns_once_of_a_key_that_only_root_can_read(pki: Path) -> None:
+    """The warning comes after privileges are dropped. It is an error only when a file changes."""
+    with tempfile.TemporaryDirectory() as name:  # only root can read pytest's folders
         folder = Path(name)
         path = config(folder, pki)
         private = folder / "private"
@@ -222,19 +224,21 @@ def test_a_key_that_root_alone_can_read(pki: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_tls_can_come_but_not_go(serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that was cut short while it was written does not open the door."""
+def test_a_reload_can_add_tls_but_not_remove_it(
+    serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A truncated file must not weaken access."""
     path = tmp_path / "web.yml"
     path.write_text("")
-    settings = Watched(path)
+    settings = WatchedSettings(path)
     web = serve(settings)
     assert ask(web).status == 200
     whole = config(tmp_path, pki).read_text()
-    settings.look()
+    settings.check_files()
     assert ask(web, tls=trusting(pki)).status == 200
     for text in ("", "http_server_config: {http2: false}\n", whole[:30], whole[:3]):
         path.write_text(text)
-        settings.look()
+        settings.check_files()
         assert ask(web, tls=trusting(pki)).status == 200
     assert weaker(caplog) == ["tls_server_config"] * 2
 
@@ -247,36 +251,36 @@ CHECKED = """\
 
 
 def weaker(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said to be weaker than before, in each new state."""
+    """Return the options that each logged reload would have weakened."""
     fields = [record.__dict__["fields"] for record in caplog.records]
     return [field["weaker"] for field in fields if "weaker" in field]
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_client_checks_can_come_but_not_go(
+def test_a_reload_can_add_client_checks_but_not_remove_them(
     serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor does a file without its last lines, which has a certificate and lets everybody in."""
+    """A file without its last lines still has a certificate, but would admit every client."""
     path = config(tmp_path, pki)
     bare = path.read_text()
-    settings = Watched(path)
+    settings = WatchedSettings(path)
     web = serve(settings)
     any_name = CHECKED[: CHECKED.index("  client_allowed_sans")]
     if_given = any_name.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")
     for checks in ("", if_given, any_name, CHECKED):
         path.write_text(bare + checks)
-        settings.look()
+        settings.check_files()
         assert ask(web, tls=trusting(pki, "prometheus")).body == BODY
     for checks in ("", if_given, any_name):
         path.write_text(bare + checks)
-        settings.look()
+        settings.check_files()
         for client in ("", "stranger", "server"):
             with pytest.raises(REFUSED):
                 ask(web, tls=trusting(pki, client))
     kind, names = "tls_server_config.client_auth_type", "tls_server_config.client_allowed_sans"
     assert weaker(caplog) == [f"{names}, {kind}", f"{names}, {kind}", names]
     path.write_text(bare + CHECKED.replace("prometheus.example", "grafana.example"))
-    settings.look()
+    settings.check_files()
     with pytest.raises(REFUSED):
         ask(web, tls=trusting(pki, "prometheus"))
 
@@ -292,8 +296,8 @@ def test_a_handshake_that_never_ends_is_cut_off(serve: Serve, pki: Path, tmp_pat
         until(stream.closed)
 
 
-def test_a_client_that_says_goodbye_hears_it_too(serve: Serve, pki: Path, tmp_path: Path) -> None:
-    """unwrap() waits for the other end; here that is the end of the connection, for an SSLEOFError."""
+def test_a_tls_shutdown_of_the_client_ends_the_connection(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    """unwrap() waits for the server's answer. The server closes the connection, so unwrap() raises SSLEOFError."""
     web = serve(config(tmp_path, pki))
     with trusting(pki).wrap_socket(connect(web), server_hostname="localhost") as raw:
         raw.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -304,7 +308,7 @@ def test_a_client_that_says_goodbye_hears_it_too(serve: Serve, pki: Path, tmp_pa
         assert time.monotonic() - start < 15
 
 
-def test_both_families_and_a_unix_socket_speak_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_ipv6_and_unix_sockets_use_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = serve(config(tmp_path, pki), addresses=["[::1]:0", f"unix:{path}"])
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

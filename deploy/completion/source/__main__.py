@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 
 
 def files() -> dict[str, str]:
-    """Return the text of every file by its name."""
+    """Return a dict from each file's name to its text."""
     found = commands(command_line())
     return {
         f"{PROGRAM}.bash": shells.bash(found),

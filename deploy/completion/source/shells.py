@@ -1,4 +1,4 @@
-"""The three shells' completion, each as one text."""
+"""Make the completion files of bash, zsh and fish: each function returns one file's text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from deploy.completion.source.words import DIRECTORY, FILE, PROGRAM, Command, Flag, Value
 
-_MADE = f"# Completion of {PROGRAM}, made of its own command line: `make completion` writes this file anew."
+_MADE = f"# Completion of {PROGRAM}. `make completion` writes this file from the program's command line."
 
 _FUNCTION = "_kvm_exit_exporter"
 _DEEP, _CONTINUED = "\t\t\t\t", " \\"
 
 
 def bash(commands: Sequence[Command]) -> str:
-    """For bash 4.4 and newer; needs nothing of the package bash-completion but its folder."""
+    """Return the file for bash 4.4 and newer. It uses no function of the package bash-completion."""
     program, *subcommands = commands
     names = " ".join(command.name for command in subcommands)
     return f"""\
@@ -21,7 +21,7 @@ def bash(commands: Sequence[Command]) -> str:
 # shellcheck shell=bash
 {_FUNCTION}() {{
 	local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} command="" word
-	# readline takes --flag=value for three words.
+	# readline splits --flag=value into three words.
 	if [[ $current == = ]]; then
 		current=""
 	elif [[ $before == = ]]; then
@@ -71,7 +71,7 @@ def _bash_value(value: Value) -> str:
 
 
 def zsh(commands: Sequence[Command]) -> str:
-    """For zsh's own completion system: a file of its fpath."""
+    """Return the file for zsh's completion system, to be put into a folder of zsh's fpath."""
     program, *subcommands = commands
     described = _lines("\t\t\t", (_quoted(f"{command.name}:{command.help}") for command in subcommands))
     flags = _lines("\t", (_zsh_flag(flag, alone=True) for flag in program.flags), _CONTINUED)
@@ -108,13 +108,13 @@ def _lines(indent: str, texts: Iterable[str], end: str = "") -> str:
 
 def _zsh_command(command: Command) -> list[str]:
     flags = [_zsh_flag(flag) for flag in command.flags]
-    # A positional that nothing can be offered for is left out: zsh's message about it gets in the way of the flags.
+    # Leave out a positional without suggestions: zsh would show a message about it in place of the flags.
     return flags + [_quoted(f":{value.name}{_zsh_value(value)}") for value in command.positionals if value.kind]
 
 
 def _zsh_flag(flag: Flag, *, alone: bool = False) -> str:
     group = "(- *)" if alone or "--help" in flag.names else "*" if flag.repeated else f"({' '.join(flag.excluded)})"
-    # Long flags are named with =, short ones with + : the value may follow either way.
+    # With = after a long flag and + after a short one, zsh accepts the value attached or as the next word.
     names = [name + ("" if not flag.value else "=" if name.startswith("--") else "+") for name in flag.names]
     text = flag.help.translate({ord(character): f"\\{character}" for character in "[]:\\"})
     rest = f"[{text}]" + (f":{flag.value.name}{_zsh_value(flag.value)}" if flag.value else "")
@@ -134,7 +134,7 @@ def _quoted(text: str) -> str:
 
 
 def fish(commands: Sequence[Command]) -> str:
-    """For fish 3."""
+    """Return the file for fish 3."""
     program, *subcommands = commands
     lines = [_MADE, _fish("-f"), *(_fish("-n __fish_use_subcommand", _fish_flag(flag)) for flag in program.flags)]
     for command in subcommands:

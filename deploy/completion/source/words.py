@@ -1,4 +1,4 @@
-"""The command line as completion needs it: subcommands, their flags, and what may follow each."""
+"""Read from the argument parser what completion needs: subcommands, their flags, and the values of each flag."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ PROGRAM = "kvm-exit-exporter"
 
 FILE, DIRECTORY = "file", "directory"
 
-# Words that the configuration's own check knows, not argparse.
+# Values that the configuration checks itself: argparse does not know them.
 _WORDS = {"--log.level": tuple(logs.LEVELS), "--log.format": ("logfmt", "json")}
 
 
 @dataclass(frozen=True)
 class Value:
-    """What follows a flag, or stands by itself."""
+    """The value of a flag, or a positional argument."""
 
     name: str
     words: tuple[str, ...] = ()
     kind: str = ""
-    """FILE, DIRECTORY, or "" for what no shell can know."""
+    """FILE or DIRECTORY: the shell suggests paths. "": the shell cannot suggest a value."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One option, by all of its names."""
+    """One option with all of its names."""
 
     names: tuple[str, ...]
     help: str
     value: Value | None
     repeated: bool
     excluded: tuple[str, ...]
-    """Flags that cannot stand beside it, itself included."""
+    """Flags that cannot be used together with this one. Includes its own names."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand; the program itself has the name ""."""
+    """A subcommand. The program itself has the name ""."""
 
     name: str
     help: str
@@ -48,12 +48,12 @@ class Command:
 
     @property
     def names(self) -> list[str]:
-        """Every name of every flag."""
+        """All names of all flags."""
         return [name for flag in self.flags for name in flag.names]
 
 
 def commands(parser: argparse.ArgumentParser) -> list[Command]:
-    """Return the program's own flags first, then every subcommand."""
+    """Return the program itself with its own flags, followed by every subcommand."""
     (subparsers,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     helps = {choice.dest: choice.help or "" for choice in subparsers._choices_actions}
     return [

@@ -14,12 +14,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "dashboards"
 
 
 def text(board: Dashboard) -> str:
-    """Return a dashboard as it is committed: sorted keys, so that a diff shows what has changed and nothing else."""
+    """Return a dashboard's JSON as it is committed. Keys are sorted, so a diff shows only real changes."""
     return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(board) + "\n"
 
 
 def dashboards() -> dict[str, str]:
-    """Return the text of every dashboard by its file's name."""
+    """Return a dict from each dashboard's file name to its JSON."""
     return {f"{board.uid}.json": text(board) for board in (fleet.build(), vm.build())}
 
 

@@ -1,4 +1,4 @@
-"""What both dashboards share: variables, annotations, links, and how panels get their place and number."""
+"""Parts of both dashboards: variables, annotations, links, and the layout and numbers of panels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from exporter.model.reason import CLASSES
 
 TAG = "kvm-exit-exporter"
 FLEET, VM = "kvm-exits-fleet", "kvm-exits-vm"
-"""Uids: links and bookmarks hang on them."""
+"""Uids. Links and bookmarks contain them, so they must not change."""
 
 _CARRIED = "${datasource:queryparam}&${job:queryparam}&${class:queryparam}&${__url_time_range}"
 
 
 def vm_url(fields: str) -> str:
-    """Return the URL of a VM's dashboard; `fields` is where the row or series has its labels.
+    """Return the URL of a VM's dashboard; `fields` is Grafana's expression for the labels of the row or series.
 
-    A VM's name is whatever its owner likes, so it is encoded.
+    A VM's owner chooses its name freely, so the URL contains the name percent-encoded.
     """
     return f"/d/{VM}?var-vm=${{{fields}.vm:percentencode}}&var-instance=${{{fields}.instance:percentencode}}&{_CARRIED}"
 
@@ -31,12 +31,12 @@ All = model.VariableOption(text="All", value="$__all")
 
 
 def datasource() -> dashboard.DatasourceVariable:
-    """Every other variable and every query goes to what is chosen here."""
+    """Return the variable of the data source. Every other variable and every query uses the chosen data source."""
     return dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
 
 
 def query(name: str, label: str, text: str, expr: str, *, all_value: str | None = None) -> dashboard.QueryVariable:
-    """Return a variable of the values of a label. With `all_value` several can be chosen, and All is."""
+    """Return a variable with the values of a label. With `all_value`, users can choose several; the default is All."""
     variable = (
         dashboard.QueryVariable(name).label(label).description(text).datasource(SOURCE)
         .query({"query": expr, "refId": f"variable-{name}"})
@@ -50,20 +50,20 @@ def query(name: str, label: str, text: str, expr: str, *, all_value: str | None 
 
 
 def job() -> dashboard.QueryVariable:
-    """All stands for the jobs that have an exporter, by name: only so can `up` be asked for those that are down."""
-    text = "Prometheus's job of the exporters"
+    """Return the variable of the job. All lists the jobs of exporters by name, so that `up` also finds down targets."""
+    text = "The exporters' job in Prometheus"
     return query("job", "Job", text, "label_values(kvm_exit_exporter_up, job)", all_value="")
 
 
 def classes() -> dashboard.CustomVariable:
-    """Idle is no choice: an idle vCPU is out of its guest by its own wish, and would drown all else."""
+    """Return the variable of the class. It has no idle: idle time is the guest's own wish and would hide the rest."""
     names = [name for name in CLASSES if name != "idle"]
-    return _custom("class", "Class", "Classes of exit reasons that count as time lost; idle never does", names, All)
+    return _custom("class", "Class", "Classes of exit reasons that count as time lost, never idle", names, All)
 
 
 def limit() -> dashboard.CustomVariable:
-    """Bound what is drawn: a graph of 5,000 vCPUs tells nothing, and takes minutes."""
-    text = "How many VMs, vCPUs and reasons tables and graphs show at most"
+    """Return the variable of the limit. Without a limit, a graph of 5,000 vCPUs takes minutes and cannot be read."""
+    text = "Largest number of VMs, vCPUs or reasons in a table or graph"
     return _custom("top", "Top", text, ["10", "20", "50", "100"], model.VariableOption(text="20", value="20"))
 
 
@@ -81,7 +81,7 @@ def _custom(
 
 
 def annotation(name: str, color: str, expr: str) -> dashboard.AnnotationQuery:
-    """Return marks in every graph, where the query has a value; Prometheus is asked once a minute."""
+    """Return an annotation: a mark in every graph at each time when the query has a value. Evaluated once a minute."""
     return dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(color).expr(expr)
 
 
@@ -89,7 +89,7 @@ Row = tuple[str, Iterable[Panel]]
 
 
 def assemble(board: dashboard.Dashboard, rows: Iterable[Row]) -> model.Dashboard:
-    """Lay the panels out, row by row, left to right, and number them in that order."""
+    """Return the dashboard with its panels laid out row by row, left to right, and numbered in that order."""
     link = (
         dashboard.DashboardLink("KVM exits").type(model.DashboardLinkType.DASHBOARDS).tags([TAG])
         .include_vars(True).keep_time(True)

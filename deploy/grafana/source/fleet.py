@@ -1,4 +1,4 @@
-"""The fleet dashboard: who loses most time to exits, and why; and whether the numbers can be trusted."""
+"""The fleet dashboard: which VMs lose most time to exits, why, and whether the numbers are complete."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ IN_FLIGHT = f"kvm_vcpu_exit_in_progress_seconds{CHOSEN}"
 TO_VM = ("vm", "Open this VM", board.vm_url(OF_ROW))
 
 LOST_TEXT = (
-    "Time between an exit and the next guest entry, in vCPUs: 1 is as much as one vCPU that never runs. "
-    "Idle time is left out."
+    "Time between an exit and the next guest entry, in vCPUs: 1 equals the time of one vCPU that never runs. "
+    "Without idle time."
 )
 
 
@@ -40,8 +40,8 @@ def _dropped(window: str, *by: str) -> str:
     return f"{exits} + {userspace}"
 
 
-def _problem(expr: str, what: str) -> str:
-    return f'label_replace(max by (instance) ({expr}), "problem", "{what}", "", "")'
+def _problem(expr: str, text: str) -> str:
+    return f'label_replace(max by (instance) ({expr}), "problem", "{text}", "", "")'
 
 
 PROBLEMS = " or ".join(
@@ -69,37 +69,38 @@ STATES = {
 
 
 def _first_look() -> board.Row:
-    return "First look", (
+    return "Overview", (
         panels.number(
-            "Exporters down", "Exporters that Prometheus could not scrape last time. Their VMs are in no panel.",
+            "Exporters down", "Exporters whose last scrape failed. Their VMs are in no other panel.",
             or_zero(f"count(up{ALL} == 0)"), COUNT, steps=panels.ANY,
         ),
         panels.number(
-            "Exits dropped", "Exits and returns to the VMM that are in no other panel, over the time shown. If not 0, "
-            "raise the limits of the hosts listed below.", or_zero(_dropped(WHOLE)), COUNT, steps=panels.ANY,
+            "Exits dropped", "Dropped exits and returns to the VMM in the time range. They are in no other panel. If "
+            "not 0, raise the limits of the hosts listed below.", or_zero(_dropped(WHOLE)), COUNT, steps=panels.ANY,
         ),
-        panels.number("Time lost", f"{LOST_TEXT} Mean over the time shown.", or_zero(total(LOST)), VCPUS),
+        panels.number("Time lost", f"{LOST_TEXT} Mean over the time range.", or_zero(total(LOST)), VCPUS),
         panels.number(
-            "Overhead", "Time lost, of the time that VMs wanted to run (lost and in guest). Mean over the time shown.",
+            "Overhead", "Time lost, divided by the time that the VMs wanted to run (lost plus in guest). Mean over "
+            "the time range.",
             or_zero(_overhead()), SHARE, steps=panels.OVERHEAD,
         ),
         panels.number(
-            "Exits", "Exits of the chosen classes. Mean over the time shown.", or_zero(total(EXIT_RATE)), panels.EXITS
+            "Exits", "Exits of the chosen classes. Mean over the time range.", or_zero(total(EXIT_RATE)), panels.EXITS
         ),
         panels.number(
-            "Longest exit in flight", "Age of the oldest exit a vCPU is in now, idle left out. Seconds: a stuck "
-            "vCPU, a paused VM, or on arm64 a vCPU that its guest switched off.",
+            "Longest exit in flight", "Age of the oldest exit that a vCPU is in now, without idle. Some seconds mean a "
+            "stuck vCPU, a paused VM, or on arm64 a vCPU that its guest switched off.",
             or_zero(f"max({IN_FLIGHT})"), SECONDS, steps=panels.STUCK,
         ),
         panels.rows(
-            "Exporters that need attention", "Whose numbers are missing or incomplete, and what to do. The value "
-            "is what was found: 0 for down, the number of dropped exits, how full.",
+            "Exporters that need attention", "Exporters with missing or incomplete numbers, and the remedy. Found is "
+            "the measured value: 0 for down, the number of dropped exits, or how full a pool is.",
             ("instance", "problem"), (Column("Found", PROBLEMS, COUNT),), sort="Found", span=12, height=8,
-            nothing="None: every exporter is up, attached and drops nothing.",
+            nothing="None: every exporter is up and attached, and drops no exits.",
         ),
         panels.rows(
-            "vCPUs out of their guest now", "The oldest exits in flight at the last scrape, idle left out. Short "
-            "ones are there by chance; what stays there is stuck, paused or switched off.",
+            "vCPUs out of their guest now", "The oldest exits in flight at the last scrape, without idle. A scrape "
+            "sees short exits by chance. A vCPU that stays in this list is stuck, paused or switched off.",
             ("vm", "instance", "vcpu", "reason"),
             (Column("Age", f"topk($top, max by (vm, instance, vcpu, reason) ({IN_FLIGHT}))", SECONDS, panels.STUCK),),
             sort="Age", link=TO_VM, span=12, height=8, nothing="None at the last scrape.",
@@ -111,10 +112,10 @@ def _who() -> board.Row:
     by = ("instance", "vm")
     on, lost = ", ".join(by), total(LOST, *by)
     main = f"topk by ({on}) (1, {total(LOST, *by, 'reason')})"
-    return "Who loses most, and why", (
+    return "Most time lost, and why", (
         panels.rows(
-            "VMs that lose most time", f"{LOST_TEXT} Mean over the time shown. `reason` is the exit reason that "
-            "costs the VM most. Click a VM for its own dashboard.",
+            "VMs that lose most time", f"{LOST_TEXT} Mean over the time range. `reason` is the exit reason that "
+            "costs the VM most. Click a VM to open its dashboard.",
             ("vm", "instance", "reason"),
             (
                 Column("Lost", top(lost, on, of=lost), VCPUS, decimals=3),
@@ -126,8 +127,8 @@ def _who() -> board.Row:
             sort="Lost", link=TO_VM, height=11,
         ),
         panels.graph(
-            "Time lost by VM", f"{LOST_TEXT} The VMs that lost most over all of the time shown. Click one for its "
-            "dashboard.",
+            "Time lost by VM", f"{LOST_TEXT} The VMs that lost most over the whole time range. Click a line to open "
+            "the VM's dashboard.",
             [(top(total(LOST_NOW, *by), on, of=at_end(lost)), "{{vm}} on {{instance}}")],
             VCPUS, link=("Open this VM", board.vm_url(OF_SERIES)),
         ),
@@ -144,27 +145,27 @@ def _why() -> board.Row:
     out = total(queries.rate("kvm_userspace_exits_total", ALL, OVER_TIME), "instance")
     exits = total(queries.rate("kvm_exits_total", ALL, OVER_TIME), "instance")
     most_out = at_end(total(queries.rate("kvm_userspace_exits_total", ALL, WHOLE), "instance"))
-    return "Which exits", (
+    return "Kinds of exits", (
         panels.graph(
-            "Exits by reason", "Exits a second of the chosen classes; the reasons that were most frequent over the "
-            "time shown.",
+            "Exits by reason", "Exits per second of the chosen classes. The most frequent reasons of the whole time "
+            "range.",
             [(top(reasons, "reason", of=busiest), "{{reason}}")], panels.EXITS,
         ),
         panels.graph(
-            "99th percentile by class", "One exit in a hundred takes longer. Classic buckets are a factor of 4 wide by "
-            "default, and it is interpolated inside.",
+            "99th percentile by class", "One exit in a hundred takes longer. With classic buckets the value is "
+            "interpolated within a bucket, by default a factor of 4 wide.",
             [(queries.quantile(0.99, EXITS, CHOSEN, OVER_TIME, "class"), "{{class}}")], SECONDS, by_class=True,
         ),
         panels.graph(
-            "Time of exits that go out to the VMM", "The part of all exits' time, in vCPUs, that belongs to exits "
-            "which leave the kernel for QEMU or another VMM. The reason is KVM_RUN's. It includes KVM_EXIT_HLT and "
-            "the like, where the VMM does the waiting.",
+            "Time of exits that the VMM handles", "Time of the exits that QEMU or another VMM handles, in vCPUs. It is "
+            "part of the time of all exits. The reason is KVM_RUN's exit reason. KVM_EXIT_HLT and similar reasons are "
+            "included: there the VMM waits.",
             [(total(queries.seconds(USERSPACE, ALL, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True,
         ),
         panels.graph(
-            "Returns to the VMM for each exit", "Returns of KVM_RUN by exits of all classes, hosts with most "
-            "returns. Devices that could be in the kernel (vhost, irqfd) raise it. It can pass 100 %: KVM_RUN also "
-            "returns without an exit.",
+            "Returns to the VMM per exit", "Returns of KVM_RUN, divided by the exits of all classes. The hosts with "
+            "most returns. The value is high if the VMM emulates devices that the kernel could handle (vhost, irqfd). "
+            "It can exceed 100 %, because KVM_RUN also returns without an exit.",
             [(top(f"{out} / ({exits} > 0)", "instance", of=most_out), "{{instance}}")], SHARE,
         ),
     )  # fmt: skip
@@ -172,7 +173,7 @@ def _why() -> board.Row:
 
 def _hosts() -> board.Row:
     by = "instance"
-    tracked = total(f"avg_over_time({SELF}tracked_vcpus{ALL}[{WHOLE}])", by)  # VMs that have left were in it, too
+    tracked = total(f"avg_over_time({SELF}tracked_vcpus{ALL}[{WHOLE}])", by)  # counts VMs that ended, too
     vcpus = (
         f"sum by (instance, version, machine) ({SELF}tracked_vcpus{ALL} "
         f"* on (job, instance) group_left (version, machine) {SELF}build_info{ALL})"
@@ -180,11 +181,11 @@ def _hosts() -> board.Row:
     fullest = f"{SELF}tracked_vcpus{ALL} / {SELF}vcpu_slots{ALL}", f"{SELF}cells_in_use{ALL} / {SELF}cells{ALL}"
     drops = at_end(_dropped(WHOLE, by))
     slowest = at_end(f"max by (instance) (max_over_time({SELF}collect_duration_seconds{ALL}[{WHOLE}]))")
-    return "Hosts and their exporters", (
+    return "Hosts and exporters", (
         panels.rows(
-            "Hosts", "Lost, overhead, in guest and exits are means over the time shown, dropped is their number in "
-            "that time. In guest is of as many vCPUs as were tracked on average. Full: the fuller of the exporter's "
-            "two pools, in which an exit that finds no room is dropped.",
+            "Hosts", "Lost, Overhead, In guest and Exits are means over the time range. Dropped is the number of "
+            "dropped exits in the time range. In guest is the time in guest mode per tracked vCPU. Full is the fill "
+            "level of the fuller of the exporter's two pools: a full pool drops exits.",
             ("instance", "version", "machine"),
             (
                 Column("State", STATE, COUNT, states=STATES),
@@ -200,13 +201,13 @@ def _hosts() -> board.Row:
             sort="Lost", height=11,
         ),
         panels.graph(
-            "Dropped exits by host", "Exits and returns to the VMM that are in no other panel: 0 on a healthy "
-            "host. The hosts with most over the time shown.",
+            "Dropped exits by host", "Dropped exits and returns to the VMM. They are in no other panel. 0 on a "
+            "healthy host. The hosts with most drops in the time range.",
             [(top(_dropped(OVER_TIME, by), by, of=drops), "{{instance}}")], COUNT, steps=panels.ANY,
         ),
         panels.graph(
-            "Reading the kernel's counters", "Duration of a collection, which each scrape waits for; the slowest "
-            "hosts of the time shown.",
+            "Duration of collections", "How long the exporter takes to read the kernel's counters. Each scrape waits "
+            "for that. The slowest hosts of the time range.",
             [(top(f"max by (instance) ({SELF}collect_duration_seconds{ALL})",
             by, of=slowest), "{{instance}}")], SECONDS,
         ),
@@ -218,10 +219,10 @@ def build() -> model.Dashboard:
     hosts = 'label_values(up{job=~"$job"}, instance)'
     return board.assemble(
         dashboard.Dashboard("KVM exits: fleet").uid(board.FLEET).refresh("1m")
-        .description("Which VMs lose most time to exits, why, and on which hosts. From kvm-exit-exporter.")
+        .description("Which VMs lose most time to exits, why, and on which hosts. Data: kvm-exit-exporter.")
         .with_variable(board.datasource())
         .with_variable(board.job())
-        .with_variable(board.query("instance", "Host", "Exporters, as Prometheus names them", hosts, all_value=".*"))
+        .with_variable(board.query("instance", "Host", "The exporter's name in Prometheus", hosts, all_value=".*"))
         .with_variable(board.classes())
         .with_variable(board.limit())
         .annotation(

@@ -1,4 +1,4 @@
-"""The few kinds of panel both dashboards are made of, over Grafana's own builders."""
+"""The kinds of panel in both dashboards, made with Grafana's own builders."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Panel = Union[barchart.Panel, heatmap.Panel, stat.Panel, table.Panel, timeseries
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 VCPUS = "count:vCPUs"
-"""Seconds a second are vCPUs: 2.5 means as much as two and a half vCPUs would do all the time."""
+"""Seconds per second are vCPUs: 2.5 means as much time as two and a half vCPUs have."""
 EXITS = "count:exits/s"
 SHARE = "percentunit"
 SECONDS = "s"
 COUNT = "short"
 
 Steps = tuple[tuple[float, str], ...]
-"""Thresholds: from that value on, that colour. Below the first it is green."""
+"""Thresholds: (value, colour) from that value on. Values below the first threshold are green."""
 
 OVERHEAD: Steps = ((0.1, "yellow"), (0.25, "red"))
-"""Time lost of the time a VM wanted to run. One that does I/O loses a few percent."""
+"""Time lost divided by the time that a VM wanted to run. A VM that does I/O loses a few percent."""
 STUCK: Steps = ((1.0, "yellow"), (10.0, "red"))
-"""Age of one exit: hardly any takes a second, and a guest's watchdog barks after 10 to 20."""
+"""Age of one exit in seconds. Few exits take a second, and a guest's watchdog reports a stall after 10 to 20."""
 ANY: Steps = ((1e-9, "red"),)
 FULL: Steps = ((0.8, "yellow"), (0.95, "red"))
 
@@ -42,7 +42,7 @@ CLASS_COLORS = {
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a table: its query gives one row for each of the table's labels."""
+    """A column of numbers in a table. Its query returns one value for each combination of the table's labels."""
 
     title: str
     expr: str
@@ -50,7 +50,7 @@ class Column:
     steps: Steps = ()
     decimals: int | None = None
     states: Mapping[str, tuple[str, str]] | None = None
-    """Text and colour by value, for a number that stands for a word."""
+    """Text and colour for each value, if the number stands for a word."""
 
 
 def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -73,7 +73,7 @@ def _target(expr: str, ref: str = "A") -> prometheus.Dataquery:
 def number(
     title: str, text: str, expr: str, unit: str, *, steps: Steps = (), nothing: str = "", span: int = 4
 ) -> stat.Panel:
-    """Return one number now, or over the time picker's range if the query says so."""
+    """Return a panel with one number: the present value, or a value over the time range if the query uses WHOLE."""
     panel = (
         stat.Panel().title(title).description(text).datasource(SOURCE).unit(unit).span(span).height(4)
         .with_target(_target(expr).instant())
@@ -99,7 +99,7 @@ def graph(
     span: int = 12,
     height: int = 9,
 ) -> timeseries.Panel:
-    """Return lines over time, one for each series of (query, legend); the legend is a table with mean and maximum."""
+    """Return a graph: one line for each series of each (query, legend). The legend is a table with mean and maximum."""
     panel = (
         timeseries.Panel().title(title).description(text).datasource(SOURCE).unit(unit).span(span).height(height)
         .min(0).line_width(1).fill_opacity(60 if stacked else 5).show_points(kinds.VisibilityMode.NEVER)
@@ -184,7 +184,7 @@ def _column(column: Column) -> list[model.DynamicConfigValue]:
 
 
 def bars(title: str, text: str, expr: str, row: str, unit: str, *, span: int = 24) -> barchart.Panel:
-    """Return one stacked bar for each value of the label `row`, made up of the classes."""
+    """Return one bar for each value of the label `row`, with the classes stacked in it."""
     return _in_class_colors(  # type: ignore[no-any-return]
         barchart.Panel().title(title).description(text).datasource(SOURCE).unit(unit).min(0).span(span).height(9)
         .with_target(_target(expr).instant().format(query.PromQueryFormat.TABLE))
@@ -211,7 +211,7 @@ def bars(title: str, text: str, expr: str, row: str, unit: str, *, span: int = 2
 
 
 def durations(title: str, text: str, expr: str, *, span: int = 24) -> heatmap.Panel:
-    """Return a heatmap of durations; a cell is exits a second."""
+    """Return a heatmap of durations. Each cell shows exits per second."""
     return (
         heatmap.Panel().title(title).description(text).datasource(SOURCE).unit(EXITS).span(span).height(10)
         .with_target(_target(expr).range().format(query.PromQueryFormat.HEATMAP).legend_format("{{le}}"))

@@ -1,4 +1,4 @@
-"""The dashboard of one VM: where its vCPUs' time goes, why, how long, on which vCPU, and what hangs right now."""
+"""The dashboard of one VM: where the time of its vCPUs goes, why, how long exits take, and which vCPU hangs now."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOST_TEXT = "Time between an exit and the next guest entry, without idle time"
 
 
 def _with_guest(guest: str, seconds: str, *by: str) -> str:
-    """Join time in the guest to that of the classes, as a class of its own."""
+    """Return the time of each class, with the time in the guest as one more class."""
     return f'label_replace({total(guest, *by)}, "class", "in guest", "", "") or {total(seconds, *by, "class")}'
 
 
@@ -34,37 +34,37 @@ def _overhead(*by: str) -> str:
 
 
 def _first_look() -> board.Row:
-    mean = "Mean over the time shown."
+    mean = "Mean over the time range."
     per_process = total(LOST, "instance", "pid", "vm"), total(GUEST, "instance", "pid", "vm")
     identity = f"max by (instance, pid, vm, uuid, vmm) (last_over_time(kvm_vm_info{ALL}[{WHOLE}]))"
     joined = [f"{part} * on (instance, pid, vm) group_left (uuid, vmm) {identity}" for part in per_process]
     threads = selector(*HERE, 'tid!=""')
-    return "First look", (
+    return "Overview", (
         panels.number(
-            "vCPUs", "vCPU threads on the page, those that ended in the last minutes too. The exporter does not say at "
+            "vCPUs", "vCPU threads in the metrics, including threads that ended in the last minutes. Not known at "
             "`level: vm`.", f"count(kvm_vcpu_guest_seconds_total{threads})", "none", nothing="level: vm", span=3,
         ),
         panels.number("In guest", f"Time in guest mode, in vCPUs. {mean}", total(GUEST), VCPUS, span=3),
         panels.number("Lost", f"{LOST_TEXT}, in vCPUs. {mean}", or_zero(total(LOST)), VCPUS, span=3),
         panels.number(
-            "Overhead", f"Time lost, of the time the VM wanted to run (lost and in guest). {mean}",
+            "Overhead", f"Time lost, divided by the time that the VM wanted to run (lost plus in guest). {mean}",
             or_zero(_overhead()), SHARE, steps=panels.OVERHEAD, span=3,
         ),
         panels.number(
-            "Idle", f"Time its vCPUs slept until something woke them, in vCPUs. {mean} A sleep counts when it ends.",
+            "Idle", f"Time that its vCPUs slept, in vCPUs. {mean} A sleep is counted when it ends.",
             or_zero(total(queries.seconds(EXITS, IDLE, WHOLE))), VCPUS, span=3,
         ),
         panels.number("Exits", f"Exits of the chosen classes. {mean}", or_zero(total(EXIT_RATE)), panels.EXITS, span=3),
         panels.number(
-            "99th percentile", "One exit in a hundred of the time shown took longer, idle left out.",
+            "99th percentile", "One exit in a hundred took longer in the time range, without idle.",
             queries.quantile(0.99, EXITS, CHOSEN, WHOLE), SECONDS, nothing="no exits", span=3,
         ),
         panels.number(
-            "Longest exit in flight", "Age of the oldest exit a vCPU is in now, idle left out.",
+            "Longest exit in flight", "Age of the oldest exit that a vCPU is in now, without idle.",
             or_zero(f"max({IN_FLIGHT}{CHOSEN})"), SECONDS, steps=panels.STUCK, span=3,
         ),
         panels.rows(
-            "Processes of this VM", f"A restart or a migration is a new process. In vCPUs; {mean.lower()}",
+            "Processes of this VM", f"A restart or a migration makes a new process. Times in vCPUs. {mean}",
             ("instance", "pid", "vm", "uuid", "vmm"),
             (Column("Lost", joined[0], VCPUS, decimals=3), Column("In guest", joined[1], VCPUS, decimals=2)),
             sort="In guest", height=5,
@@ -74,16 +74,16 @@ def _first_look() -> board.Row:
 
 def _where() -> board.Row:
     per_vcpu = _with_guest(GUEST, queries.seconds(EXITS, ALL, WHOLE), "vcpu")
-    return "Where its time goes", (
+    return "Where the time goes", (
         panels.graph(
-            "Time of all vCPUs", "In the guest, out of it by class of exit, and idle, in vCPUs: together as many "
-            "as the VM has. An exit counts when it ends, so a long sleep leaves a gap and then a peak.",
+            "Time of all vCPUs", "Time in the guest, in each class of exits, and idle, in vCPUs. The sum is the number "
+            "of vCPUs. An exit is counted when it ends, so a long sleep shows as a gap and then a peak.",
             [(_with_guest(GUEST_NOW, queries.seconds(EXITS, ALL, OVER_TIME)), "{{class}}")],
             VCPUS, stacked=True, by_class=True, height=10,
         ),
         panels.bars(
-            "Time of each vCPU", "The same for each vCPU, mean over the time shown; the vCPUs that lost most. A "
-            "bar of 100 % is all of the vCPU's time.",
+            "Time of each vCPU", "The same for each of the vCPUs that lost most. Mean over the time range. A bar of "
+            "100 % is the vCPU's whole time.",
             top(per_vcpu, "vcpu", of=total(LOST, "vcpu")), "vcpu", SHARE, span=12,
         ).height(10),
     )  # fmt: skip
@@ -92,10 +92,10 @@ def _where() -> board.Row:
 def _why() -> board.Row:
     by = ("reason", "class")
     share = f"{total(LOST, *by)} / on () group_left () ({total(LOST)} > 0)"
-    return "Why", (
+    return "Exit reasons", (
         panels.rows(
-            "Reasons", "Of each exit reason, over the time shown: time lost in vCPUs and its share of all time "
-            "lost, exits, mean and quantiles of their durations.",
+            "Reasons", "Each exit reason over the time range: time lost in vCPUs, its share of all time lost, exits, "
+            "and the mean and quantiles of durations.",
             by,
             (
                 Column("Lost", total(LOST, *by), VCPUS, decimals=3),
@@ -108,12 +108,12 @@ def _why() -> board.Row:
             sort="Lost",
         ),
         panels.graph(
-            "Time lost by reason", f"{LOST_TEXT}, in vCPUs; the reasons that cost most over the time shown.",
+            "Time lost by reason", f"{LOST_TEXT}, in vCPUs. The reasons that cost most over the time range.",
             [(top(total(LOST_NOW, "reason"), "reason", of=at_end(total(LOST, "reason"))), "{{reason}}")],
             VCPUS, stacked=True,
         ),
         panels.graph(
-            "Exits by reason", "Exits a second; the most frequent reasons of the time shown.",
+            "Exits by reason", "Exits per second. The most frequent reasons of the time range.",
             [
                 (
                     top(
@@ -129,14 +129,14 @@ def _why() -> board.Row:
 
 
 def _how_long() -> board.Row:
-    return "How long", (
+    return "How long exits take", (
         panels.durations(
-            "Durations of exits", "From an exit to the next guest entry, idle left out; the colour is exits a "
-            "second in that bucket. Two bands are two kinds of exit: choose a class to tell them apart.",
+            "Durations of exits", "Time from an exit to the next guest entry, without idle. The colour shows exits per "
+            "second in each bucket. Two bands are two kinds of exits: choose a class to separate them.",
             queries.heatmap(EXITS, CHOSEN, OVER_TIME),
         ),
         panels.graph(
-            "Quantiles", "Of all exits of the chosen classes.",
+            "Quantiles", "Quantiles of the durations of all exits of the chosen classes.",
             [
                 (queries.quantile(phi, EXITS, CHOSEN, OVER_TIME), name)
                 for phi, name in ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"))
@@ -154,19 +154,20 @@ def _which() -> board.Row:
     lost = total(LOST, "vcpu")
     most = at_end(lost)
     userspace = total(queries.rate("kvm_userspace_exits_total", ALL, WHOLE), "vcpu")
-    return "Which vCPU", (
+    return "vCPUs compared", (
         panels.graph(
-            "Time lost by vCPU", f"{LOST_TEXT}, of all time of the vCPU; the vCPUs that lost most over the time shown.",
+            "Time lost by vCPU", f"{LOST_TEXT}, as a share of the vCPU's time. The vCPUs that lost most over the time "
+            "range.",
             [(top(total(LOST_NOW, "vcpu"), "vcpu", of=most), "vCPU {{vcpu}}")], SHARE,
         ),
         panels.graph(
-            "In guest by vCPU", "Time in guest mode of the same vCPUs. One at 100 % is CPU-bound; one at 0 % "
+            "In guest by vCPU", "Time in guest mode of the same vCPUs. A vCPU at 100 % is CPU-bound. A vCPU at 0 % "
             "sleeps, is stuck or is switched off.",
             [(top(total(GUEST_NOW, "vcpu"), "vcpu", of=most), "vCPU {{vcpu}}")], SHARE,
         ),
         panels.rows(
-            "Each vCPU", "Means over the time shown, of the vCPUs that lost most. One that differs from its siblings "
-            "has the interrupt, the device queue or the noisy neighbour.",
+            "Each vCPU", "The vCPUs that lost most. Means over the time range. If one vCPU differs from the others, it "
+            "has the interrupts, the device queue or the busy neighbour on its CPU.",
             ("vcpu",),
             (
                 Column("Lost", top(lost, "vcpu", of=lost), SHARE),
@@ -182,19 +183,18 @@ def _which() -> board.Row:
 
 def _userspace() -> board.Row:
     returns = queries.rate("kvm_userspace_exits_total", ALL, OVER_TIME)
-    return "Out to the VMM", (
+    return "Returns to the VMM", (
         panels.graph(
-            "Returns by reason", "Returns of KVM_RUN to QEMU or another VMM. `restart`: a signal interrupted it.",
+            "Returns by reason", "Returns of KVM_RUN to QEMU or another VMM. `restart`: a signal interrupted KVM_RUN.",
             [(total(returns, "reason"), "{{reason}}")], panels.EXITS, span=8,
         ),
         panels.graph(
-            "Time by reason", "Of exits that went out to the VMM, from exit to entry, in vCPUs: already part of "
-            "the time above.",
+            "Time by reason", "Time of the exits that the VMM handled, from exit to entry, in vCPUs. It is part of the "
+            "times above.",
             [(total(queries.seconds(USERSPACE, ALL, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True, span=8,
         ),
         panels.graph(
-            "99th percentile by reason", "How long the slowest one in a hundred of these takes: the VMM's share of "
-            "latency.",
+            "99th percentile by reason", "One in a hundred of the exits that the VMM handles takes longer.",
             [(queries.quantile(0.99, USERSPACE, ALL, OVER_TIME, "reason"), "{{reason}}")], SECONDS, span=8,
         ),
     )  # fmt: skip
@@ -203,16 +203,16 @@ def _userspace() -> board.Row:
 def _in_flight() -> board.Row:
     by = ("vcpu", "reason", "class")
     oldest = at_end(f"max by (vcpu) (max_over_time({IN_FLIGHT}{CHOSEN}[{WHOLE}]))")
-    return "In flight", (
+    return "Exits in flight", (
         panels.rows(
-            "Out of the guest now", "The exit each vCPU was in at the last scrape, idle too. A vCPU that runs its "
-            "guest is not listed.", by,
+            "Out of the guest now", "The exit that each vCPU was in at the last scrape, with idle. A vCPU that runs "
+            "its guest is not listed.", by,
             (Column("Age", f"topk($top, max by ({', '.join(by)}) ({IN_FLIGHT}{ALL}))", SECONDS),),
-            sort="Age", span=12, nothing="None: at the last scrape all vCPUs ran their guest.",
+            sort="Age", span=12, nothing="None: all vCPUs ran their guest at the last scrape.",
         ),
         panels.graph(
-            "Age of exits in flight", "At each scrape, idle left out: a sample, short exits are mostly not seen. A "
-            "line that climbs is a vCPU that does not come back.",
+            "Age of exits in flight", "Ages at each scrape, without idle. Scrapes miss most short exits. A rising line "
+            "is a vCPU that does not return to its guest.",
             [(top(f"max by (vcpu) ({IN_FLIGHT}{CHOSEN})", "vcpu", of=oldest), "vCPU {{vcpu}}")],
             SECONDS, steps=panels.STUCK,
         ),
@@ -227,12 +227,12 @@ def build() -> model.Dashboard:
     )
     return board.assemble(
         dashboard.Dashboard("KVM exits: VM").uid(board.VM).refresh("30s")
-        .description("One VM: where its vCPUs' time goes, which exits cost it, how long they take. From "
+        .description("One VM: where the time of its vCPUs goes, which exits cost most, how long they take. Data: "
         "kvm-exit-exporter.")
         .with_variable(board.datasource())
         .with_variable(board.job())
         .with_variable(board.query("vm", "VM", "The VM", names))
-        .with_variable(board.query("instance", "Host", "Hosts the VM ran on", hosts, all_value=".*"))
+        .with_variable(board.query("instance", "Host", "Hosts that the VM ran on", hosts, all_value=".*"))
         .with_variable(board.classes())
         .with_variable(board.limit())
         .annotation(

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from itertools import accumulate
 from operator import itemgetter
 
+from exporter.config.options import Classic
 from exporter.model.buckets import BUCKETS, COUNTS, FIRST_BOUND
 
 _MAX_GAP = 2
-"""Empty buckets that cost less inside a span than a new span costs."""
+"""A gap of this many empty buckets is cheaper inside a span than a new span."""
 
 
 class ClassicBounds:
-    """Classic bounds: powers of two seconds, and the native bucket that each ends with."""
+    """Classic bounds: powers of two seconds, and for each the last native bucket below it."""
 
     def __init__(self, octaves: Sequence[int]) -> None:
         self.bounds = tuple(2.0**octave for octave in octaves)
@@ -21,30 +22,30 @@ class ClassicBounds:
         self._pick = itemgetter(*self.last, BUCKETS - 1)  # a loop would take most of a text page's time
 
     @staticmethod
-    def of(factor: int, least: float, most: float) -> ClassicBounds:
-        """Bounds `factor` (2, 4 or 16) apart that take in the range from `least` to `most` seconds.
+    def of(classic: Classic) -> ClassicBounds:
+        """Bounds that are `classic.factor` (2, 4 or 16) apart and cover the range from `classic.min` to `classic.max`.
 
-        They are multiples of each other's grid: bounds of a larger factor are among those of a smaller, but for the
-        outermost, which may reach further.
+        The bounds of a larger factor are among those of a smaller one. Only the outermost bounds may differ: they may
+        lie further out.
         """
-        step = factor.bit_length() - 1
+        step = classic.factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
         return ClassicBounds(
             [
                 octave
                 for octave in range(lowest, highest + 1)
-                if octave % step == 0 and least < 2.0 ** (octave + step) and 2.0 ** (octave - step) < most
+                if octave % step == 0 and classic.min < 2.0 ** (octave + step) and 2.0 ** (octave - step) < classic.max
             ]
         )
 
     def cumulate(self, buckets: bytes) -> tuple[int, ...]:
-        """Counts up to each bound, then all: as many as there are bounds, and one."""
+        """The counts up to each bound, and the count of all: one number more than there are bounds."""
         cumulated: tuple[int, ...] = self._pick(tuple(accumulate(COUNTS.unpack(buckets))))
         return cumulated
 
 
 def nonzero(buckets: bytes) -> tuple[int, list[int]]:
-    """The number of the first bucket that holds something, and the counts from there to the last that does."""
+    """The number of the first bucket that is not empty, and the counts from there to the last one that is not empty."""
     # As one large number (both architectures are little-endian): three operations in C, where stripping zero
     # bytes is a loop over them.
     bits = int.from_bytes(buckets, "little")

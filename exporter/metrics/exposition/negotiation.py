@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _MAX_HEADER = 4096
-"""Characters of a header that are looked at; Prometheus sends some 300."""
+"""Only this many characters of a header are read; Prometheus sends about 300."""
 
 
 class Format(NamedTuple):
-    """A wire format: its name here, and the Content-Type it is sent with."""
+    """A wire format: its name here, and its Content-Type."""
 
     name: str
     content_type: str
@@ -31,7 +31,7 @@ class _Range(NamedTuple):
 
 
 def _ranges(header: str) -> list[_Range]:
-    """The elements of an Accept-like header; one that is not understood is left out."""
+    """The elements of a header such as Accept; an element that cannot be parsed is left out."""
     found = []
     for element in header[:_MAX_HEADER].split(","):
         kind, *rest = (part.strip() for part in element.split(";"))
@@ -41,7 +41,7 @@ def _ranges(header: str) -> list[_Range]:
             name, value = name.strip().lower(), value.strip().strip('"')
             if name == "q":
                 quality = _quality(value)
-                break  # what follows is no parameter of the type
+                break  # the rest are no parameters of the type
             parameters[name] = value
         if kind:
             found.append(_Range(kind.lower(), parameters, quality))
@@ -57,7 +57,7 @@ def _quality(text: str) -> float:
 
 
 def _offered(wanted: _Range) -> Format | None:
-    """The format that an element of Accept asks for, if it is one of ours."""
+    """The format that an element of Accept asks for; None if it is none of ours."""
     parameters = wanted.parameters
     if wanted.kind == "application/vnd.google.protobuf":
         if (
@@ -75,7 +75,7 @@ def _offered(wanted: _Range) -> Format | None:
 
 
 def choose_format(accept: str) -> Format:
-    """The format of the highest quality, the first of equals; text where nothing fits, as Prometheus' own do."""
+    """The format with the highest quality, the first of equal ones; text if none fits, as Prometheus' clients do."""
     best, quality = TEXT, 0.0
     for wanted in _ranges(accept):
         offered = _offered(wanted)
@@ -85,6 +85,6 @@ def choose_format(accept: str) -> Format:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """True if the scraper takes gzip, by name or by `*`."""
+    """True if the scraper accepts gzip, by name or by `*`."""
     qualities = {wanted.kind: wanted.quality for wanted in reversed(_ranges(accept_encoding))}
     return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0

@@ -1,10 +1,9 @@
-"""A page of metrics in the format a scraper asks for."""
+"""A page of metrics in the format that a scraper asks for."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -12,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from exporter.common.batches import batches
+from exporter.config.options import Histogram
 from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.exposition.negotiation import Format, accepts_gzip, choose_format
 from exporter.metrics.exposition.protobuf import ProtobufRenderer, registry_metrics
@@ -23,9 +23,9 @@ _GZIP = 31  # zlib's window bits for a gzip header
 
 
 class MetricsPage(NamedTuple):
-    """An answer: its headers but for the length, and its body in pieces.
+    """A page of metrics: its headers without the length, and its body in pieces.
 
-    The pieces are mostly the renderers' cached bytes, so a page of 20 MB takes no 20 MB of its own.
+    Most pieces are cached bytes of the renderers, so a page of 20 MB needs no 20 MB of its own.
     """
 
     headers: list[tuple[str, str]]
@@ -37,26 +37,16 @@ class MetricsPage(NamedTuple):
         return b"".join(self.pieces)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How histograms are served."""
-
-    classic: ClassicBounds
-    native: bool = True
-    classic_in_protobuf: bool = False
-    """Classic buckets beside the native ones, for Prometheus servers that are to store both."""
-    gzip: bool = True
-
-
 class Exposition:
-    """All formats; the caches of the renderers are on the series themselves."""
+    """All formats. The renderers keep their caches on the series themselves."""
 
-    def __init__(self, shape: Shape, registry: CollectorRegistry) -> None:
-        self._gzip = shape.gzip
+    def __init__(self, histogram: Histogram, registry: CollectorRegistry, *, gzip: bool = True) -> None:
+        classic = ClassicBounds.of(histogram.classic)
+        self._gzip = gzip
         self._registry = registry
-        self._text = TextRenderer(shape.classic)
-        with_classic = shape.classic_in_protobuf or not shape.native
-        self._protobuf = ProtobufRenderer(shape.classic if with_classic else None, native=shape.native)
+        self._text = TextRenderer(classic)
+        with_classic = histogram.classic.in_protobuf or not histogram.native
+        self._protobuf = ProtobufRenderer(classic if with_classic else None, native=histogram.native)
 
     def page(self, families: list[Family], accept: str, accept_encoding: str) -> MetricsPage:
         """Render for a scraper that sent these headers."""

@@ -35,11 +35,11 @@ def _varint(value: int) -> bytes:
 
 
 _TABLE = [_varint(value) for value in range(1 << 14)]
-"""All of one and two bytes, that is all lengths and most counts."""
+"""All varints of one and two bytes: all lengths and most counts."""
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer, seven bits a byte."""
+    """Encode a non-negative integer, seven bits in each byte."""
     return _TABLE[value] if value < 1 << 14 else _varint(value)
 
 
@@ -89,7 +89,7 @@ class ProtobufRenderer:
         self._native = native
 
     def render(self, families: list[Family]) -> Iterator[bytes]:
-        """Yield the page in pieces. A family without series is left out: the format has no place for it."""
+        """Yield the page in pieces. A family without series is left out: the format cannot express it."""
         for family in families:
             if isinstance(family, PlainFamily):
                 kind = _KINDS[family.kind]
@@ -141,17 +141,17 @@ def _labels_of(family: CounterFamily | HistogramFamily, series: Series) -> bytes
 _SAMPLE_COUNT, _SAMPLE_SUM = _tag(1, 0), _tag(2, 1)
 _METRIC, _HISTOGRAM_FIELD = _tag(4, 2), _tag(7, 2)
 _COUNTER_HEAD = _tag(3, 2) + varint(9) + _tag(1, 1)
-"""Of a counter in a Metric: a message of one double."""
+"""Start of a counter in a Metric: a message of one double."""
 _CUMULATIVE = _tag(1, 0)
 _ZERO_COUNT = _tag(7, 0)
 _NATIVE_HEAD = _tag(5, 0) + zigzag(SCHEMA) + _double(6, ZERO_THRESHOLD)
 _NO_SPAN = _bytes_field(12, _tag(1, 0) + zigzag(0) + _tag(2, 0) + varint(0))
-"""What tells a native histogram without any bucket from one that is not native."""
+"""Marks a histogram without any bucket as native."""
 
 
 _FEW = 8192
 _DELTAS = {delta: zigzag(delta) for delta in range(1 - _FEW, _FEW)}
-"""Most deltas are small: encoding them by look-up halves the time of a page."""
+"""Most deltas are small: a look-up table for them halves the time of a page."""
 
 _OFFSET, _LENGTH, _POSITIVE_SPAN, _POSITIVE_DELTAS = _tag(1, 0), _tag(2, 0), _tag(12, 2), _tag(13, 2)
 
@@ -177,7 +177,7 @@ def _add_native(parts: list[bytes], first: int, counts: list[int]) -> None:
 
 
 def registry_metrics(metrics: Iterable[Metric]) -> Iterator[bytes]:
-    """Yield prometheus_client's own counters and gauges as families; it registers no other kinds here."""
+    """Yield the counters and gauges of prometheus_client's registry as families; it has no other kinds here."""
     for metric in metrics:
         kind = _KINDS.get(metric.type, _UNTYPED)
         samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]

@@ -1,4 +1,4 @@
-"""The text formats: 0.0.4, and OpenMetrics 1.0, which differ in headers only.
+"""The text formats 0.0.4 and OpenMetrics 1.0. They differ only in headers.
 
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and the OpenMetrics specification.
 A number prints so that parsing gives the same float back; `le` values are powers of two and print exactly.

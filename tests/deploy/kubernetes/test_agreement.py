@@ -160,4 +160,4 @@ def test_a_file_that_is_no_rules_file_is_refused(tmp_path: Path) -> None:
         [FOLDER / "prometheus-rule.sh", tmp_path / "x.yml"], check=False, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr == f"{tmp_path}/x.yml: expected is groups: at the first column, and nothing else\n"
+    assert done.stderr == f"{tmp_path}/x.yml: expected groups: as the only top-level key\n"

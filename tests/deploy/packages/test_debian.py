@@ -17,41 +17,13 @@ import pytest
 
 from exporter import __version__
 from tests.deploy.packages import tree
+from tests.deploy.packages.deb import NAME, NEXT, build, contents
 from tests.support.paths import ROOT
 
-NAME, NEXT = "kvm-exit-exporter", "999.1.0"
 CONFIG = f"etc/{NAME}/config.yaml"
 ENABLED = {f"etc/systemd/system/multi-user.target.wants/{NAME}.service"}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-def build(checkout: Path, folder: Path) -> Path:
-    said = subprocess.run([checkout / "deploy/debian/build", folder], capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    return Path(said.stdout.strip())
-
-
-def contents(package: Path) -> list[str]:
-    listing = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, text=True, check=True).stdout
-    return [line.split(maxsplit=5)[5][1:] for line in listing.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(ROOT, tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture(scope="module")
-def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a higher version, and another config.yaml, of a checkout without git."""
-    checkout = tmp_path_factory.mktemp("newer")
-    names = subprocess.run([ROOT / "deploy/files"], capture_output=True, check=True).stdout
-    subprocess.run(["xargs", "-0", "cp", "--parents", "-t", checkout], input=names, cwd=ROOT, check=True)
-    (checkout / "exporter/__init__.py").write_text(f'"""Newer."""\n\n__version__ = "{NEXT}"\n')
-    with (checkout / "config.yaml").open("a") as file:
-        file.write("\n# A newer version's.\n")
-    return build(checkout, tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="module")

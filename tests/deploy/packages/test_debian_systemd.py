@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.packages.test_debian import NEXT, newer, package
+from tests.deploy.packages.deb import NEXT
 from tests.support.paths import ROOT
-
-__all__ = ["newer", "package"]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

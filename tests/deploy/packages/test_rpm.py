@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.packages.test_debian import NAME, contents, package
+from tests.deploy.packages.deb import NAME, contents
 from tests.support.paths import ROOT
-
-__all__ = ["package"]
 
 MACROS = Path(__file__).with_name("macros")
 

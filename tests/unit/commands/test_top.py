@@ -1,8 +1,7 @@
-"""`top` as a script meets it: pipes, sources, exit status, one line for each thing that is wrong."""
+"""`top` as a script meets it: pipes, exit status, one line for each thing that is wrong."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -18,11 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.options import Config, Web
 from exporter.readings.reading import USERSPACE, Reading
-from exporter.terminal import address, source
-from exporter.terminal.address import Address
-from exporter.terminal.source import ExporterSource, OwnSource, SourceError
+from tests.support.command import refused, run
 from tests.support.fake_exporter import FakeExporter
 from tests.support.readings import SECOND, counted, reading, thread
 
@@ -53,20 +49,8 @@ def fake() -> Iterator[FakeExporter]:
     fake.close()
 
 
-def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "exporter", "top", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        **more,
-    )
-
-
 def read(fake: FakeExporter, *arguments: str) -> subprocess.CompletedProcess[str]:
-    said = run("--source", "exporter", "--url", fake.url, *arguments)
+    said = run("top", "--source", "exporter", "--url", fake.url, *arguments)
     assert "Traceback" not in said.stderr
     return said
 
@@ -81,7 +65,7 @@ def test_the_table_of_a_run(fake: FakeExporter) -> None:
     assert said.returncode == 0
     assert said.stderr == (
         f"{SAID}reading the exporter at {fake.url}\n"
-        f"{SAID}17 exits were not counted: no room for their reason (raise limits.cells)\n"
+        f"{SAID}17 exits were not counted: no room for their reason (raise limits.cells and restart)\n"
     )
 
 
@@ -104,7 +88,7 @@ def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     assert process.stderr.readline() == f"{SAID}reading the exporter at {fake.url}\n"
-    assert process.stderr.readline() == f"{SAID}Ctrl-C ends it and prints the table\n"
+    assert process.stderr.readline() == f"{SAID}Ctrl-C ends the run and prints the table\n"
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -122,7 +106,7 @@ def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> 
     assert time.monotonic() - pressed < 5  # its deadline is 10 s
     assert process.returncode == 1
     assert out.count("IRQ") == 1
-    assert re.search(r"what is printed ends with the last reading: no answer for \d\.\d s\n", err)
+    assert re.search(r"the printed numbers end with the last reading: no answer for \d\.\d s\n", err)
 
 
 def test_json(fake: FakeExporter) -> None:
@@ -212,7 +196,7 @@ def test_an_exporter_that_goes_away(fake: FakeExporter) -> None:
     assert said.returncode == 1
     assert said.stdout.count("IRQ") == 1
     assert said.stderr.splitlines()[-1] == (
-        f"{SAID}what is printed ends with the last reading: {fake.url} is no kvm-exit-exporter of this version: "
+        f"{SAID}the printed numbers end with the last reading: {fake.url} is not a kvm-exit-exporter of this version: "
         "it answers 500 to /-/vcpus"
     )
 
@@ -221,20 +205,20 @@ def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
     fake.answer = lambda n: at(n) if n < 1 else reading(1, at(0).vcpus[0], since_ns=7)
     said = read(fake, "0.1")
     assert said.returncode == 0
-    assert "the exporter was started anew meanwhile" in said.stderr
+    assert "the exporter was restarted during the run" in said.stderr
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ((404, b""), "is no kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
-        ((302, b""), "is no kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
+        ((404, b""), "is not a kvm-exit-exporter of this version: it answers 404 to /-/vcpus"),
+        ((302, b""), "is not a kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
         ((503, b""), "is busy: it answers 503, too many scrapes at the same time (web.max_requests)\n"),
         ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
-        ((401, b""), "wants a password, which top does not send: use --source own"),
-        ((200, b"<html>"), "is no kvm-exit-exporter of this version: not JSON"),
-        ((200, b"{}"), "is no kvm-exit-exporter of this version: without version"),
-        ((200, b'{"version": 99}'), "is no kvm-exit-exporter of this version: version 99, known is 1"),
+        ((401, b""), "requires a password, which top cannot send: use --source own"),
+        ((200, b"<html>"), "is not a kvm-exit-exporter of this version: not JSON"),
+        ((200, b"{}"), "is not a kvm-exit-exporter of this version: without version"),
+        ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: version 99, known is 1"),
         ((200, b'{"\\u001b[2J": 1}'), "without version"),
         (reading(0), "counts nothing: it waits for KVM, or its log says why"),
     ],
@@ -250,7 +234,7 @@ def test_what_is_no_exporter(fake: FakeExporter, answer: Reading | tuple[int, by
 def test_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    said = run("--source", "exporter", "--url", url, "1")
+    said = run("top", "--source", "exporter", "--url", url, "1")
     assert (said.returncode, said.stderr) == (1, f"{SAID}no answer from {url}: Connection refused\n")
 
 
@@ -265,70 +249,9 @@ def test_it_answers_no_http() -> None:
                 connection.sendall(b"\x1b[2J SSH-2.0\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        said = run("--source", "exporter", "--url", url, "1")
+        said = run("top", "--source", "exporter", "--url", url, "1")
     assert said.returncode == 1
     assert said.stderr == f"{SAID}no answer from {url}: \\x1b[2J SSH-2.0\\r\\n\n"
-
-
-@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
-def test_an_answer_that_does_not_end(head: bytes) -> None:
-    """It has a deadline as a whole, though each byte comes soon enough."""
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def drip() -> None:
-            connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(head)
-                while not over.wait(0.02):
-                    connection.sendall(b"x")
-
-        threading.Thread(target=drip, daemon=True).start()
-        there = Address(*server.getsockname())
-        try:
-            with pytest.raises(SourceError, match=rf"^no whole answer from {re.escape(str(there))} within 0\.3 s$"):
-                ExporterSource(there, 0.3)
-        finally:
-            over.set()
-
-
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        *((url, "only http:// is read") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
-        *((url, "allowed is http://HOST:PORT") for url in ("http://", "http://:80", "http://a/?b", "http://u:p@a")),
-        *(
-            (url, "allowed is http://HOST:PORT")
-            for url in ("http://a/b c", "http://a/\xe9", "http://x\x1b", "http://a\n")
-        ),
-        ("http://a:b", "b"),
-        ("http://a:99999", "Port out of range 0-65535"),
-        ("http://[::1", "Invalid IPv6 URL"),
-        ("http://a..b", "its host is no name"),
-        ("http://a:0", "nobody listens on port 0"),
-    ],
-)
-def test_urls_that_are_not_read(url: str, problem: str) -> None:
-    said = run("--source", "exporter", f"--url={url}", "1")
-    assert (said.returncode, said.stdout) == (2, "")
-    last = said.stderr.splitlines()[-1]
-    assert last.startswith("kvm-exit-exporter top: error: argument --url: ")
-    assert problem in last
-    assert last.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("http://localhost:9939", Address("localhost", 9939)),
-        ("http://a", Address("a", 80)),
-        ("http://[fe80::1]:81/", Address("fe80::1", 81)),
-        ("http://A:1/proxy/kvm//", Address("a", 1, "/proxy/kvm")),
-        ("http://b\xfccher.example:2", Address("b\xfccher.example", 2)),
-    ],
-)
-def test_urls_that_are_read(url: str, found: Address) -> None:
-    assert address.parse(url) == address.parse(str(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -340,14 +263,13 @@ def test_urls_that_are_read(url: str, found: Address) -> None:
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...]) -> None:
-    said = run(*arguments)
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.startswith("usage: kvm-exit-exporter")
-    assert "Traceback" not in said.stderr
+    said = refused("top", *arguments)
+    assert said.startswith("usage: kvm-exit-exporter")
+    assert "Traceback" not in said
 
 
 def test_help_has_examples() -> None:
-    said = run("--help").stdout
+    said = run("top", "--help").stdout
     assert "examples:\n  top   " in said
     assert "a bucket is 19 % wide" in said
 
@@ -382,72 +304,6 @@ def test_without_stderr_stdout_has_the_numbers_alone(fake: FakeExporter) -> None
     assert json.loads(said.stdout)["counters"] == {"dropped_no_cell": 17}
 
 
-# --- which source ---
-
-
-def test_the_default_url() -> None:
-    for listens, url in (
-        (":9939", "http://localhost:9939"),
-        ("0.0.0.0:1234", "http://localhost:1234"),
-        ("[::]:1234", "http://localhost:1234"),
-        ("[fe80::1]:9939", "http://[fe80::1]:9939"),
-        ("10.1.2.3:80", "http://10.1.2.3:80"),
-        ("unix:/run/x", "http://localhost:9939"),
-    ):
-        assert str(source.default_address(Config(web=Web(listen_address=(listens,))))) == url
-
-
-class Fixed:
-    """A source that is there."""
-
-    poll_seconds, remote = 1.0, False
-
-    def __init__(self, name: str, *, replay: bool = False) -> None:
-        self.name = name
-        self.first = reading(1, replay=replay, since_ns=1)
-
-    def read(self) -> Reading:
-        return self.first
-
-    def close(self) -> None:
-        pass
-
-
-HERE = Address("localhost", 9939)
-
-
-def refuse(*_: object) -> source.Source:
-    raise SourceError("no answer")
-
-
-def no_root() -> source.Source:
-    raise SourceError("no root")
-
-
-def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
-    own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
-    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
-    assert (chosen, said) == (real, "reading E, which runs already (--source own: programs of top's own)")
-    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: replay)
-    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) counts nothing of this host")
-    chosen, said = source.choose("auto", HERE, lambda: own, refuse)
-    assert (chosen, said) == (own, "counting with own BPF programs: no answer")
-    assert source.choose("exporter", HERE, lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
-    assert source.choose("own", HERE, lambda: own, lambda _: real) == (own, "counting with own BPF programs")
-    with pytest.raises(SourceError, match=r"^no root \(no answer\)$"):
-        source.choose("auto", HERE, no_root, refuse)
-    with pytest.raises(SourceError, match=r"^no root$"):
-        source.choose("own", HERE, no_root, refuse)
-
-
-def test_a_host_without_kvm(tmp_path: Path) -> None:
-    (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"^this host has no KVM: the tracepoint kvm:kvm_exit does not exist; "):
-        OwnSource(Config(), sysfs=tmp_path)
-    with pytest.raises(SourceError, match=r"^tracefs is not mounted; mount -t tracefs"):
-        OwnSource(Config(), sysfs=tmp_path / "none")
-
-
 def test_the_daemon_imports_nothing_of_it() -> None:
     # curses itself is imported by tornado's log, where there is one.
     code = "import sys, exporter.service.daemon, exporter.service.process; "
@@ -456,7 +312,7 @@ def test_the_daemon_imports_nothing_of_it() -> None:
 
 
 def test_without_curses_it_still_prints(fake: FakeExporter, tmp_path: Path) -> None:
-    """A Python whose curses is packaged apart; on a terminal it says so, see test_terminal_live.py."""
+    """A Python whose curses is packaged apart; on a terminal it says so, see test_live.py."""
     (tmp_path / "curses.py").write_text("raise ImportError('hidden')\n")
-    said = run("--source", "exporter", "--url", fake.url, "0.1", env={"PYTHONPATH": str(tmp_path)})
+    said = run("top", "--source", "exporter", "--url", fake.url, "0.1", env={"PYTHONPATH": str(tmp_path)})
     assert (said.returncode, said.stdout.count("\n")) == (0, 3)

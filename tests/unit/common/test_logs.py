@@ -1,4 +1,4 @@
-"""Log lines read back as what was logged, whatever was logged, and wherever they go."""
+"""Log lines: any text reads back unchanged, and no value and no broken stream raises an exception."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def lines(stream: io.TextIOWrapper) -> list[str]:
     stream.seek(0)
     text = stream.read()
     assert text == "" or text.endswith("\n")
-    split = text.splitlines()  # also at U+0085 and U+2028, which therefore must not come through
+    split = text.splitlines()  # splits at U+0085 and U+2028, too: a log line must not contain them
     assert "\n".join(split) + "\n" == (text or "\n")
     assert all(line.isprintable() for line in split)
     return split
@@ -170,7 +170,7 @@ class Unprintable:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_value_that_cannot_be_shown_does_not_take_the_line_with_it(form: str) -> None:
+def test_a_line_is_logged_even_if_one_value_has_no_text(form: str) -> None:
     stream = logged(form)
     logs.event(LOGGER, "info", "x", a=Unprintable(), b=1)
     read = read_logfmt(line(stream)) if form == "logfmt" else json.loads(line(stream))
@@ -210,7 +210,7 @@ def test_fields_never_hide_one_another() -> None:
     ]  # fmt: skip
 
 
-def test_fields_that_are_none_are_left_out() -> None:
+def test_fields_that_are_no_mapping_are_left_out() -> None:
     stream = logged("logfmt")
     LOGGER.info("x", extra={"fields": "a=b"})
     assert line(stream).endswith(" level=info msg=x")
@@ -259,19 +259,19 @@ def test_exceptions_stay_on_the_line_and_the_stack_is_for_debugging(level: str) 
         assert first["stack"].endswith("raise ValueError(text)\nValueError: a\nb\n")
 
 
-def test_an_err_that_is_text_is_a_field_like_any() -> None:
+def test_an_err_that_is_text_is_an_ordinary_field() -> None:
     stream = logged("logfmt")
     logs.event(LOGGER, "warn", "x", err="Broken pipe")
     assert line(stream).endswith(' level=warn msg=x err="Broken pipe"')
 
 
-def test_no_exception_at_hand() -> None:
+def test_exc_info_without_an_exception() -> None:
     stream = logged("logfmt", "debug")
     LOGGER.error("x", exc_info=True)
     assert line(stream).endswith(" level=error msg=x")
 
 
-def test_a_hostile_exception_does_not_drown_its_stack() -> None:
+def test_a_long_exception_text_leaves_room_for_the_stack() -> None:
     stream = logged("json", "debug")
     logs.event(LOGGER, "error", "x", err=fail("y" * 65536))
     read = json.loads(line(stream))
@@ -349,7 +349,7 @@ def test_stderr_is_the_default_and_a_second_setup_replaces_the_first(
 
 
 @pytest.mark.parametrize(("level", "form"), [("warning", "logfmt"), ("info", "xml"), ("INFO", "json"), ("", "")])
-def test_words_that_are_none(level: str, form: str) -> None:
+def test_unknown_levels_and_formats(level: str, form: str) -> None:
     with pytest.raises(ValueError, match=r"^no such log level or format: "):
         logs.setup(level, form)
 

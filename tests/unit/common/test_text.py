@@ -1,4 +1,4 @@
-"""Numbers in few characters, and strings that print."""
+"""Numbers in few characters, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_counts(value: float, shown: str) -> None:
     assert readable.count(value) == shown
 
 
-def test_printable() -> None:
+def test_characters_that_do_not_print_are_escaped() -> None:
     hostile = "a\x1b\x9b\u202e\u0301\ud800\x7f\u00e9"
     assert readable.printable(hostile) == "a\\x1b\\x9b\\u202e\\u0301\\ud800\\x7f\u00e9"

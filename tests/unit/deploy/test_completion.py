@@ -30,7 +30,7 @@ def test_what_is_committed_is_what_the_command_line_makes(name: str) -> None:
 def test_helps_are_whole() -> None:
     """A parenthesis is not cut, nor the second of three words that a flag takes."""
     helps = {name: flag.help for command in COMMANDS.values() for flag in command.flags for name in flag.names}
-    assert helps["--ring-size"] == "kernel memory for events on their way (16M; an event takes 48 bytes there)"
+    assert helps["--ring-size"] == "kernel memory for unwritten events (16M; an event takes 48 bytes there)"
     assert all(f"{word}: " in helps["--source"] for word in ("own", "exporter", "auto"))
 
 

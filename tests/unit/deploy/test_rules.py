@@ -5,24 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from exporter.metrics import own as selfmetrics
-from exporter.metrics.families import HistogramFamily
 from exporter.model.reason import CLASSES
-from tests.support.exits import families
 from tests.support.paths import ROOT
-from tests.unit.metrics.exposition.test_rules import SNAPSHOT
+from tests.support.rules import ALL, FILES, KNOWN, RULES, Rule, rules
 
-RULES = ROOT / "deploy/prometheus"
-FILES = tuple(sorted(path.name for path in RULES.glob("*.rules.yml")))
 OPERATIONS = ROOT / "docs/operations.md"
-
-TARGET = {"job", "instance"}
-PROMETHEUS_OWN = {"up": TARGET, "scrape_duration_seconds": TARGET}
 
 _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*(\"[^\"]*\")")
@@ -30,51 +21,7 @@ _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left)\s*\(([^)]*)\)")
 _METRIC = re.compile(r"(?<![\w:.])[a-zA-Z_:][\w:]*(?![\w:]|\s*\()")
 _WORDS = {"and", "or", "unless", "bool", "offset"}
 
-
-class Rule(NamedTuple):
-    """One rule, and the file it is in."""
-
-    file: str
-    body: dict[str, Any]
-
-    @property
-    def expr(self) -> str:
-        return str(self.body["expr"])
-
-
-def rules(file: str) -> list[Rule]:
-    groups = yaml.safe_load((RULES / file).read_text())["groups"]
-    return [Rule(file, rule) for group in groups for rule in group["rules"]]
-
-
-ALL = [rule for file in FILES for rule in rules(file)]
 ALERTS = [rule for rule in ALL if "alert" in rule.body]
-
-
-def level(record: str) -> set[str]:
-    """Labels that the name of a recorded series says it has."""
-    labels = set(record.split(":", maxsplit=1)[0].split("_"))
-    return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
-
-
-def known() -> dict[str, set[str]]:
-    """Every series there is, with its labels: the exporter's, Prometheus' own and the recorded ones."""
-    found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
-    for family in families([]):
-        found[family.name] = TARGET | set(family.labels)
-        if isinstance(family, HistogramFamily):
-            for part in ("bucket", "sum", "count"):
-                found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
-    for metric in selfmetrics.registry(selfmetrics.State(snapshot=SNAPSHOT)).collect():
-        for sample in metric.samples:
-            found[sample.name] = TARGET | set(sample.labels)
-    for rule in ALL:
-        if "record" in rule.body:
-            found[rule.body["record"]] = level(rule.body["record"])
-    return found
-
-
-KNOWN = known()
 LABELS = set().union(*KNOWN.values())
 
 

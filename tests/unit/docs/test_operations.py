@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from tests.support.paths import ROOT
-from tests.unit.deploy.test_rules import KNOWN
+from tests.support.rules import KNOWN
 
 TEXT = (ROOT / "docs/operations.md").read_text()
 

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.options import Level
 from exporter.metrics.families import Family, PlainFamily
-from exporter.metrics.kvm import Detail, Identified
+from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
 from exporter.model.records import Cell, ExitInProgress
 from exporter.model.vm import Vcpu, Vm
 from tests.support import exits
 from tests.support.exits import NAME, NAMES, WEB, Labels, Name, Total, cell, families, metrics, of, record, snapshots
 
-BY_VCPU = Detail("vcpu", "vcpu")
-BY_VM = Detail("vm", "vm")
+BY_VCPU = Level("vcpu", "vcpu")
+BY_VM = Level("vm", "vm")
 
 SERIES = ("kvm_exits_total", "kvm_exit_duration_seconds")
 USERSPACE = ("kvm_userspace_exits_total", "kvm_userspace_exit_duration_seconds")
@@ -50,11 +51,11 @@ def test_the_contract() -> None:
     kinds = {family.name: (getattr(family, "kind", type(family).__name__), family.labels) for family in made}
     vcpu = ("pid", "tid", "vm", "vcpu")
     assert kinds == {
-        "kvm_exits_total": ("Counters", (*vcpu, "reason", "class")),
-        "kvm_userspace_exits_total": ("Counters", (*vcpu, "reason")),
+        "kvm_exits_total": ("CounterFamily", (*vcpu, "reason", "class")),
+        "kvm_userspace_exits_total": ("CounterFamily", (*vcpu, "reason")),
         "kvm_vcpu_guest_seconds_total": ("counter", vcpu),
-        "kvm_exit_duration_seconds": ("Histograms", (*vcpu, "reason", "class")),
-        "kvm_userspace_exit_duration_seconds": ("Histograms", (*vcpu, "reason")),
+        "kvm_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason", "class")),
+        "kvm_userspace_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason")),
         "kvm_vcpu_exit_in_progress_seconds": ("gauge", (*vcpu, "reason", "class")),
         "kvm_vm_info": ("gauge", ("pid", "vm", "uuid", "vmm")),
     }
@@ -74,7 +75,7 @@ def test_the_contract() -> None:
 
 @given(snapshots(), NAMES, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
 def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Name, one: str, other: str) -> None:
-    found = held(families(vcpus, Detail(one, other), name))
+    found = held(families(vcpus, Level(one, other), name))
     for counters, histograms, userspace in zip(SERIES[:1] + USERSPACE[:1], SERIES[1:] + USERSPACE[1:], (False, True)):
         assert found[counters] == exits.totals(vcpus, one, name, userspace=userspace)
         assert found[histograms] == exits.totals(vcpus, other, name, userspace=userspace)
@@ -94,15 +95,15 @@ def test_level_vm_has_no_labels_of_a_vcpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "left"),
+    ("level", "left"),
     [
-        (Detail("off", "vcpu"), [SERIES[1], USERSPACE[1]]),
-        (Detail("vm", "off"), [SERIES[0], USERSPACE[0], "kvm_vcpu_guest_seconds_total"]),
-        (Detail("off", "off"), []),
+        (Level("off", "vcpu"), [SERIES[1], USERSPACE[1]]),
+        (Level("vm", "off"), [SERIES[0], USERSPACE[0], "kvm_vcpu_guest_seconds_total"]),
+        (Level("off", "off"), []),
     ],
 )
-def test_off_leaves_the_families_out(detail: Detail, left: list[str]) -> None:
-    made = metrics(detail)
+def test_off_leaves_the_families_out(level: Level, left: list[str]) -> None:
+    made = metrics(level)
     vcpus = of(WEB, record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 1, {}, 0)))
     made.update(vcpus, [])
     assert [family.name for family in made.families(vcpus)] == [
@@ -186,8 +187,8 @@ def test_a_denied_reason_in_progress_is_other_too() -> None:
 
 
 @given(snapshots(), st.sampled_from([BY_VCPU, BY_VM]))
-def test_everything_goes_with_the_threads(vcpus: list[Identified], detail: Detail) -> None:
-    made = metrics(detail)
+def test_everything_goes_with_the_threads(vcpus: list[Identified], level: Level) -> None:
+    made = metrics(level)
     made.update(vcpus, [])
     made.update([], [each.key for each, _ in vcpus])
     assert not any(held(made.families([])).values())

@@ -1,4 +1,4 @@
-"""Sums over cells and threads as they come, change and go; allow and deny lists."""
+"""Sums over cells and threads as they come, change and go; allow and deny lists; reloads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter.metrics.kvm import Detail, Identified, Metrics
-from exporter.metrics.series import OTHER, GuestTime, ReasonFilter, Series, SeriesTable
+from exporter.config.options import Level, Reasons
+from exporter.metrics.kvm import Identified, Metrics
+from exporter.metrics.series import OTHER, ReasonFilter, Series
+from exporter.metrics.tables import GuestTime, SeriesTable
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
@@ -44,7 +46,7 @@ def held(table: SeriesTable) -> dict[Labels, Total]:
     ],
 )
 def test_allow_and_deny(allow: list[str], deny: list[str], shown: list[str]) -> None:
-    reasons = ReasonFilter(NAME, allow, deny)
+    reasons = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown
     assert [reasons(Space.VMX, code).klass for code in codes] == [NAME(Space.VMX, code).klass for code in codes]
@@ -57,7 +59,7 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
 def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
     """Each class has the same sum with and without the lists, and so has the whole."""
-    shown = ReasonFilter(NAME, allow, deny)
+    shown = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     for userspace in (False, True):
         plain, listed = (SeriesTable(level, name, userspace=userspace) for name in (NAME, shown))
         for each, vcpu in vcpus:
@@ -83,7 +85,7 @@ def by_class(table: SeriesTable) -> dict[Labels, Total]:
 
 VMS = [Vm(100, "a", "", "qemu"), Vm(100, "b", "", "qemu"), Vm(200, "a", "", "qemu")]
 LEVELS = ["vcpu", "vm"]
-SHOWN = ReasonFilter(NAME, (), ("HLT", "CPUID"))
+SHOWN = ReasonFilter(NAME, Reasons((), ("HLT", "CPUID")))
 Sums = dict[Labels, Any]
 
 
@@ -185,10 +187,10 @@ def alive() -> list[Series]:
     return [one for one in gc.get_objects() if type(one) is Series]
 
 
-@pytest.mark.parametrize("detail", [Detail("vcpu", "vcpu"), Detail("vm", "vm"), Detail("vm", "vcpu")])
-def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> None:
+@pytest.mark.parametrize("level", [Level("vcpu", "vcpu"), Level("vm", "vm"), Level("vm", "vcpu")])
+def test_series_and_their_caches_are_freed_with_the_threads(level: Level) -> None:
     before = len(alive())
-    made, exposition = metrics(detail), pages.exposition()
+    made, exposition = metrics(level), pages.exposition()
 
     def collected(first: int) -> list[Identified]:
         cells = [cell(Space.VMX, code, 1, {code: 1}, code) for code in range(10)]
@@ -207,7 +209,7 @@ def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> N
         sizes.add(shown(vcpus, [each.key for each, _ in old]))
         old = vcpus
     per_level = {"vcpu": 200, "vm": 10}
-    assert sizes == {sum(per_level[level] for level in {detail.counters, detail.histograms})}
+    assert sizes == {sum(per_level[each] for each in {level.counters, level.histograms})}
     assert shown([], [each.key for each, _ in old]) == 0
     assert not held_keys(made)
 
@@ -215,4 +217,85 @@ def test_series_and_their_caches_are_freed_with_the_threads(detail: Detail) -> N
 def held_keys(made: Metrics) -> list[object]:
     """What Metrics still knows of any thread."""
     tables = [*made._exits.values(), *made._userspace.values()]
-    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._base]
+    return [*(key for table in tables for key in table._seen), *made._guest._threads, *made._guest._carried]
+
+
+# --- after a reload a series goes on from its value ---
+
+
+@given(snapshots(), LISTS, LISTS, st.sampled_from(LEVELS), st.booleans())
+def test_what_stays_has_the_same_value(
+    vcpus: list[Identified], deny: list[str], deny_then: list[str], level: str, userspace: bool
+) -> None:
+    old = SeriesTable(level, ReasonFilter(NAME, Reasons(deny=tuple(deny))), userspace=userspace)
+    new = SeriesTable(level, ReasonFilter(NAME, Reasons(deny=tuple(deny_then))), userspace=userspace)
+    for each, vcpu in vcpus:
+        old.update(each, vcpu)
+        new.update(each, vcpu)
+    before, plain = held(old), held(new)
+    new.continue_from(old)
+    after = held(new)
+    assert after == {labels: before.get(labels, total) for labels, total in plain.items()}
+
+
+def test_it_grows_by_what_comes_and_never_falls() -> None:
+    """HLT 12, CPUID 10, EPT_VIOLATION 48 of one vCPU; "other" holds two of them, then one, then all three."""
+    hlt, cpuid = cell(1, 12, 101, {3: 101}, 1010), cell(1, 10, 211, {4: 211}, 2110)
+    (one,) = of(WEB, record(100, 101, hlt, cpuid))
+    old = SeriesTable(
+        "vm",
+        ReasonFilter(
+            NAME,
+            Reasons(
+                deny=(
+                    "HLT",
+                    "CPUID",
+                )
+            ),
+        ),
+        userspace=False,
+    )
+    old.update(*one)
+    others = [(total.labels, total.total().exits) for total in old.series()]
+    assert {labels[2] for labels, _ in others} == {OTHER}
+    assert sorted(count for _, count in others) == [101, 211]  # by class: idle, and sysreg
+
+    new = SeriesTable("vm", ReasonFilter(NAME, Reasons(allow=("CPUID",))), userspace=False)
+    new.update(*one)
+    new.continue_from(old)
+    assert {labels[2]: total.exits for labels, total in held(new).items()} == {OTHER: 101, "CPUID": 211}
+    more = cell(1, 12, 104, {3: 103, 5: 1}, 1500)
+    (later,) = of(WEB, record(100, 101, more, cpuid))
+    new.update(*later)
+    (other,) = (total for labels, total in held(new).items() if labels[2] == OTHER)
+    assert (other.exits, other.sum_ns, other.counts[3], other.counts[5]) == (104, 1500, 103, 1)
+
+
+def test_what_ended_threads_counted_is_carried_over() -> None:
+    """At level vm a sum outlives its threads: the new table never saw the one that is gone."""
+    first, second = cell(1, 12, 101, {3: 101}, 1010), cell(1, 12, 211, {4: 211}, 2110)
+    gone, stays = of(WEB, record(100, 101, first), record(100, 102, second))
+    old, new = (SeriesTable("vm", NAME, userspace=False) for _ in range(2))
+    for each in (gone, stays):
+        old.update(*each)
+    old.forget([gone[0].key])
+    new.update(*stays)
+    new.continue_from(old)
+    (total,) = held(new).values()
+    assert (total.exits, total.sum_ns, total.counts[3], total.counts[4]) == (312, 3120, 101, 211)
+    new.forget([stays[0].key])
+    assert held(new) == {}
+
+
+def test_guest_time_too() -> None:
+    gone, stays = of(WEB, record(100, 101, guest_ns=1009), record(100, 102, guest_ns=503))
+    old, new = GuestTime("vm"), GuestTime("vm")
+    for each in (gone, stays):
+        old.update(*each)
+    old.forget([ThreadKey(100, 101, 1)])
+    new.update(*stays)
+    new.continue_from(old)
+    assert list(new.totals().values()) == [1512]
+    (later,) = of(WEB, record(100, 102, guest_ns=600))[:1]
+    new.update(*later)
+    assert list(new.totals().values()) == [1609]

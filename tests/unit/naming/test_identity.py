@@ -1,4 +1,4 @@
-"""exporter.vms.identity and what it reads by: trees in the shape of /proc, as each VMM leaves them."""
+"""Identity of the VM that a process runs, from trees in the shape of /proc."""
 
 from __future__ import annotations
 
@@ -11,133 +11,14 @@ from hypothesis import strategies as st
 
 from exporter.model.vm import Vm
 from exporter.naming.cgroup import libvirt_domain, vcpu_of_thread
-from exporter.naming.cmdline import parse, recognise, split
+from exporter.naming.cmdline import split
 from exporter.naming.identity import identify, start_time
 from exporter.naming.procfs import cgroup_paths, read_head
-from exporter.naming.qemu import CommandLineIdentity, looks_like_qemu
 from exporter.naming.vcpu import vcpu_index
-from tests.support.paths import DATA
-
-UUID = "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0002"
+from tests.unit.naming.processes import known, make
 
 
-def make(proc: Path, pid: int, argv: list[str] | bytes, *, cgroup: str = "", comm: str = "", exe: str = "") -> None:
-    folder = proc / str(pid)
-    folder.mkdir()
-    raw = argv if isinstance(argv, bytes) else b"".join(arg.encode() + b"\0" for arg in argv)
-    (folder / "cmdline").write_bytes(raw)
-    (folder / "cgroup").write_text(cgroup)
-    (folder / "comm").write_text(comm)
-    if exe:
-        (folder / "exe").symlink_to(exe)
-
-
-def known(tmp_path: Path, argv: list[str] | bytes, **files: str) -> Vm:
-    make(tmp_path, 42, argv, **files)
-    return identify(42, tmp_path)
-
-
-def test_captured_command_lines(tmp_path: Path) -> None:
-    text = (DATA / "vms.txt").read_text()
-    commands = [line.rstrip(" ").split(" ") for line in text.splitlines() if line.startswith("/")]
-    for pid, argv in enumerate(commands, 141):
-        make(tmp_path, pid, argv)
-    assert [identify(pid, tmp_path) for pid in (141, 142, 143)] == [
-        Vm(141, "db-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0002", "qemu"),
-        Vm(142, "web-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001", "qemu"),
-        Vm(143, "idle-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0003", "qemu"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name", "uuid"),
-    [
-        ("-name guest=web-1,debug-threads=on -uuid U", "web-1", "U"),
-        ("-name debug-threads=on,guest=web-1", "web-1", ""),
-        ("--name guest=web --uuid U", "web", "U"),
-        ("-name web", "web", ""),
-        ("-name web,process=qemu-web", "web", ""),
-        ("-name process=qemu-web", "42", ""),
-        ("-name a,,b,debug-threads=on", "a,b", ""),
-        ("-name guest=a,,,,b,,", "a,,b,", ""),
-        ("-name guest=a=b,process=p", "a=b", ""),
-        ("-name one -name two", "two", ""),
-        ("-name guest=one -name debug-threads=on", "one", ""),
-        ("-name", "42", ""),
-        ("-name -uuid -uuid U", "-uuid", "U"),
-        ("-append -name -uuid U", "42", "U"),
-        ("-append -name disk.img", "42", ""),
-        ("-enable-kvm -name web", "web", ""),
-        ("-S -nodefaults --no-user-config -name web", "web", ""),
-        ("disk.img -name web", "web", ""),
-        ("-id 101 -name web,debug-threads=on -smbios type=1,uuid=U", "web", "U"),
-        ("-id 101 -no-shutdown", "101", ""),
-        ("-smbios uuid=U,type=1 -smbios type=0,vendor=v", "42", "U"),
-        ("-smbios type=1,serial=s -smbios type=11,uuid=no", "42", ""),
-        ("-uuid A -smbios type=1,uuid=B", "42", "A"),
-        ("-name guest=default_vm1,debug-threads=on", "default_vm1", ""),
-        ("- -- -name x", "42", ""),
-        ("", "42", ""),
-    ],
-)
-def test_qemu(tmp_path: Path, arguments: str, name: str, uuid: str) -> None:
-    argv = ["/usr/bin/qemu-system-aarch64", *arguments.split()]
-    assert known(tmp_path, argv) == Vm(42, name, uuid, "qemu")
-
-
-@pytest.mark.parametrize(
-    "program", ["qemu-system-aarch64", "/usr/libexec/qemu-kvm", "/usr/bin/kvm", "kvm", "/opt/our-vm", "[vm]"]
-)
-def test_qemu_under_any_name(tmp_path: Path, program: str) -> None:
-    argv = [program, "-name", "guest=web", "-machine", "virt", "-smp", "2"]
-    assert known(tmp_path, argv) == Vm(42, "web", "", "qemu")
-
-
-def test_qemu_options_decide_only_in_twos() -> None:
-    assert looks_like_qemu(["x", "-machine", "virt", "--smp", "2"])
-    assert not looks_like_qemu(["x", "-machine", "-smp"])
-    assert not looks_like_qemu(["x", "-smp", "2", "-smp", "4"])
-    assert not looks_like_qemu(["x", "--kernel", "k", "--memory", "m", "--disk", "d", "--net", "n"])
-    assert not looks_like_qemu([])
-
-
-@pytest.mark.parametrize(
-    ("argv", "vm"),
-    [
-        (["/usr/bin/firecracker", "--id", "f-1", "--api-sock", "/a.sock"], ("f-1", "", "firecracker")),
-        (["firecracker-v1.7", "--id=f-1", "--start-time-us=1"], ("f-1", "", "firecracker")),
-        (["firecracker", "--id"], ("42", "", "firecracker")),
-        (["firecracker", "--no-api", "--config-file", "c"], ("42", "", "firecracker")),
-        (["/usr/bin/crosvm", "run", "--name", "c-1", "bzImage"], ("c-1", "", "crosvm")),
-        (["crosvm", "run", "--name=c-1", "-p", "--name=no"], ("c-1", "", "crosvm")),
-        (["crosvm", "run", "--params", "--name", "no"], ("42", "", "crosvm")),
-        (["crosvm", "run", "-s", "/run/crosvm/c-2.sock"], ("c-2", "", "crosvm")),
-        (["crosvm", "run", "-s", "/run/crosvm.sock"], ("42", "", "crosvm")),
-        (["lkvm", "run", "-k", "Image", "--name", "k-1"], ("k-1", "", "kvmtool")),
-        (["/usr/bin/lkvm", "run", "-n", "mode=tap"], ("42", "", "kvmtool")),
-        (["kvm", "run", "--name=k-1"], ("k-1", "", "kvmtool")),
-        (["cloud-hypervisor", "--api-socket", "/run/x/h-1.sock"], ("h-1", "", "cloud-hypervisor")),
-        (["cloud-hypervisor", "--api-socket", "path=/run/x/h-1.sock"], ("h-1", "", "cloud-hypervisor")),
-        (
-            ["cloud-hypervisor", "--api-socket", "/run/vc/vm/0a1b/clh-api.sock"],
-            ("0a1b", "", "cloud-hypervisor"),
-        ),
-        (["cloud-hypervisor", "--api-socket=/run/libvirt/ch/h-1-socket"], ("h-1", "", "cloud-hypervisor")),
-        (["cloud-hypervisor", "--api-socket", "/tmp/ch.sock"], ("42", "", "cloud-hypervisor")),
-        (["cloud-hypervisor", "--api-socket", "fd=3"], ("42", "", "cloud-hypervisor")),
-        (["cloud-hypervisor", "--platform", "oem_strings=a,uuid=U"], ("42", "U", "cloud-hypervisor")),
-        (["cloud-hypervisor", "--cmdline", "--api-socket=/x/no.sock"], ("42", "", "cloud-hypervisor")),
-        (["/opt/our vmm!"], ("42", "", "our_vmm_")),
-        (["/opt/" + "v" * 100], ("42", "", "v" * 64)),
-        (["/"], ("42", "", "unknown")),
-        ([], ("42", "", "unknown")),
-    ],
-)
-def test_other_monitors(tmp_path: Path, argv: list[str], vm: tuple[str, str, str]) -> None:
-    assert known(tmp_path, argv) == Vm(42, *vm)
-
-
-def test_program_by_executable_and_by_comm(tmp_path: Path) -> None:
+def test_the_vmm_is_known_by_argv_0_executable_or_comm(tmp_path: Path) -> None:
     make(tmp_path, 1, ["microvm@web", "--id", "f"], exe="/nix/store/x/bin/firecracker")
     make(tmp_path, 2, ["x", "--id", "f"], exe="/usr/bin/firecracker (deleted)")
     make(tmp_path, 3, [], comm="qemu-system-aar\n")
@@ -152,52 +33,28 @@ def test_program_by_executable_and_by_comm(tmp_path: Path) -> None:
     ]
 
 
+def test_a_comm_that_is_cut_off_another_name_does_not_count(tmp_path: Path) -> None:
+    make(tmp_path, 1, ["cloud-hypervisor-fork"], comm="cloud-hyperviso\n")
+    make(tmp_path, 2, ["x"], exe="/opt/cloud-hypervisor-fork", comm="cloud-hyperviso\n")
+    make(tmp_path, 3, ["kvm-web"], comm="kvm\n")
+    make(tmp_path, 4, ["qemu-web"], comm="qemu\n")
+    assert [identify(pid, tmp_path) for pid in range(1, 5)] == [
+        Vm(1, "1", "", "cloud-hypervisor-fork"),
+        Vm(2, "2", "", "x"),
+        Vm(3, "3", "", "qemu"),
+        Vm(4, "4", "", "qemu"),
+    ]
+
+
 @pytest.mark.parametrize(
-    ("path", "name", "vmm"),
-    [
-        (r"/machine.slice/machine-qemu\x2d3\x2dweb\x2d1.scope/libvirt/emulator", "web-1", "qemu"),
-        (r"/machine.slice/machine-qemu\x2d3\x2dweb\x2d1.scope", "web-1", "qemu"),
-        (r"/machine.slice/machine-qemu\x2dweb.scope", "web", "qemu"),
-        (r"/machine.slice/machine-qemu\x2d1\x2dcaf\xc3\xa9\x2ex.scope", "café.x", "qemu"),
-        (r"/machine.slice/machine-qemu\x2d1\x2d\xff.scope (deleted)", "�", "qemu"),
-        (r"/machine.slice/machine-qemu\x2d1\x2da\x2.scope", "a\\x2", "qemu"),
-        (r"/machine.slice/machine-ch\x2d1\x2dweb.scope", "web", "cloud-hypervisor"),
-        ("/machine/web.libvirt-qemu/emulator", "web", "qemu"),
-        ("/machine/qemu-3-web-1.libvirt-qemu", "web-1", "qemu"),
-        ("/machine/ch-3-web.libvirt-ch", "web", "cloud-hypervisor"),
-        (r"/machine.slice/machine-lxc\x2d3\x2dweb.scope", "42", "daemon"),
-        ("/machine.slice/libpod-0a1b.scope", "42", "daemon"),
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-1.scope",
-            "42",
-            "daemon",
-        ),
-        ("/", "42", "daemon"),
-    ],
+    ("argv", "label"),
+    [(["/opt/our vmm!"], "our_vmm_"), (["/opt/" + "v" * 100], "v" * 64), (["/"], "unknown"), ([], "unknown")],
 )
-@pytest.mark.parametrize("line", ["0::{}", "11:devices:/x\n3:cpu,cpuacct:{}\n1:name=systemd:/y"])
-def test_libvirt_cgroups(tmp_path: Path, line: str, path: str, name: str, vmm: str) -> None:
-    vm = known(tmp_path, ["daemon"], cgroup=line.format(path) + "\n")
-    assert vm == Vm(42, name, "", vmm)
+def test_the_label_of_an_unknown_program_is_its_base_name(tmp_path: Path, argv: list[str], label: str) -> None:
+    assert known(tmp_path, argv) == Vm(42, "42", "", label)
 
 
-def test_command_line_goes_before_cgroup(tmp_path: Path) -> None:
-    scope = r"0::/machine.slice/machine-qemu\x2d3\x2dother.scope" + "\n"
-    make(tmp_path, 1, ["qemu-kvm", "-name", "guest=web"], cgroup=scope)
-    make(tmp_path, 2, ["qemu-kvm", "-nodefaults"], cgroup=scope)
-    make(tmp_path, 3, ["crosvm", "run"], cgroup=scope)
-    assert identify(1, tmp_path) == Vm(1, "web", "", "qemu")
-    assert identify(2, tmp_path) == Vm(2, "other", "", "qemu")
-    assert identify(3, tmp_path) == Vm(3, "other", "", "crosvm")
-
-
-def test_kubevirt(tmp_path: Path) -> None:
-    argv = ["/usr/libexec/qemu-kvm", "-name", "guest=shop_web-1,debug-threads=on", "-uuid", UUID]
-    pod = "0::/kubepods.slice/kubepods-pod5f.slice/cri-containerd-0a.scope\n"
-    assert known(tmp_path, argv, cgroup=pod) == Vm(42, "shop_web-1", UUID, "qemu")
-
-
-def test_hostile_strings(tmp_path: Path) -> None:
+def test_strings_of_a_hostile_owner_are_cut_and_decoded(tmp_path: Path) -> None:
     make(tmp_path, 1, b'qemu-kvm\0-name\0guest=a"b\n\xff{}\\\0-uuid\0' + b"u" * 70000 + b"\0")
     make(tmp_path, 2, ["qemu-kvm", "-name", "n" * 65536])
     make(tmp_path, 3, b"\0" * 200000)
@@ -210,7 +67,7 @@ def test_hostile_strings(tmp_path: Path) -> None:
     assert identify(5, tmp_path) == Vm(5, "5", "", "__")
 
 
-def test_reads_are_bounded_and_cut_arguments_dropped(tmp_path: Path) -> None:
+def test_a_read_is_bounded_and_an_argument_that_it_cuts_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "cmdline"
     file.write_bytes(b"qemu\0-name\0web-server\0")
     assert read_head(file, 14) == b"qemu\0-name\0web"
@@ -219,7 +76,7 @@ def test_reads_are_bounded_and_cut_arguments_dropped(tmp_path: Path) -> None:
     assert split(b"\0") == [""]
 
 
-def test_processes_that_are_gone(tmp_path: Path) -> None:
+def test_a_process_that_has_ended_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "8").write_text("not a folder")
     (tmp_path / "9" / "cmdline").mkdir(parents=True)
@@ -241,65 +98,13 @@ def test_processes_that_are_gone(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_start_time(tmp_path: Path, stat: str, expected: int | None) -> None:
+def test_the_start_time_is_field_22_of_stat(tmp_path: Path, stat: str, expected: int | None) -> None:
     (tmp_path / "42").mkdir()
     (tmp_path / "42" / "stat").write_text(stat)
     assert start_time(42, tmp_path) == expected
 
 
-@pytest.mark.parametrize(
-    ("comm", "index"),
-    [
-        (b"CPU 3/KVM", "3"),
-        (b"CPU 3/KVM\0\0\0\0\0\0\0", "3"),
-        (b"CPU 3/KVM\0junk", "3"),
-        (b"CPU 12/KVM", "12"),
-        (b"CPU 1/KVM", "1"),
-        (b"CPU 10/KVM", "10"),
-        (b"CPU 1/TCG", ""),
-        (b"CPU 01/KVM", ""),
-        (b"CPU /KVM", ""),
-        (b"CPU 1/KVM ", ""),
-        (b"CPU 1/KVM\n", ""),
-        (b"xCPU 1/KVM", ""),
-        ("CPU ٣/KVM".encode(), ""),
-        (b"fc_vcpu 0", "0"),
-        (b"vcpu7", "7"),
-        (b"crosvm_vcpu11", "11"),
-        (b"kvm-vcpu-2", "2"),
-        (b"qemu-system-aar", ""),
-        (b"", ""),
-    ],
-)
-def test_vcpu_index_by_comm(tmp_path: Path, comm: bytes, index: str) -> None:
-    assert vcpu_index(comm, None, 1, 2, tmp_path) == index
-    assert vcpu_index(comm, 5, 1, 2, tmp_path) == "5"
-    assert vcpu_index(comm, 0, 1, 2, tmp_path) == "0"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "index"),
-    [
-        (r"0::/machine.slice/machine-qemu\x2d1\x2dweb.scope/libvirt/vcpu3", "3"),
-        ("5:cpuset:/machine/web.libvirt-qemu/vcpu12\n1:name=systemd:/x", "12"),
-        ("2:freezer:/x\n5:cpuset:/machine/web.libvirt-qemu/vcpu0", "0"),
-        ("0::/x/libvirt/emulator", ""),
-        ("0::/x/libvirt/vcpu3/more", ""),
-        ("0::/x/libvirt/vcpu03", ""),
-        ("0::/x/libvirt/avcpu3", ""),
-        ("garbage", ""),
-        ("", ""),
-    ],
-)
-def test_vcpu_index_by_cgroup(tmp_path: Path, cgroup: str, index: str) -> None:
-    thread = tmp_path / "1" / "task" / "2"
-    thread.mkdir(parents=True)
-    (thread / "cgroup").write_text(cgroup)
-    assert vcpu_index(b"qemu-kvm", None, 1, 2, tmp_path) == index
-    assert vcpu_index(b"CPU 9/KVM", None, 1, 2, tmp_path) == "9"
-
-
-def test_this_machines_own_proc() -> None:
+def test_the_identity_of_this_process() -> None:
     pid = os.getpid()
     proc = Path("/proc")
     vm = identify(pid, proc)
@@ -311,50 +116,11 @@ def test_this_machines_own_proc() -> None:
     assert start_time(pid, proc) == started
 
 
-WORDS = st.sampled_from(
-    [
-        *(
-            "-name",
-            "--name",
-            "-uuid",
-            "-id",
-            "-smbios",
-            "type=1,uuid=x",
-            "guest=a,,b",
-            "-",
-            "--",
-            "-p",
-            "--id=",
-        ),
-        *(
-            "--api-socket",
-            "path=/a/b.sock",
-            "--platform",
-            "uuid=",
-            "-M",
-            "-smp",
-            "run",
-            "",
-            "qemu",
-            "crosvm",
-            "kvm",
-        ),
-    ]
-)
-
-
-@settings(deadline=None)
-@given(st.lists(WORDS | st.text(max_size=8), max_size=8), st.binary(max_size=60))
-def test_command_line_parsers_are_total(argv: list[str], raw: bytes) -> None:
-    for arguments in (argv, split(raw)):
-        for vmm in ("qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool", ""):
-            assert isinstance(parse(vmm, arguments), CommandLineIdentity)
-        assert isinstance(recognise(arguments, arguments[:2]), str)
-
-
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=40), st.integers(0, 9))
-def test_identify_is_total(tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: bytes, pid: int) -> None:
+def test_any_content_of_proc_is_read_without_an_error(
+    tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: bytes, pid: int
+) -> None:
     folder = tmp_path / str(pid)
     folder.mkdir(exist_ok=True)
     for name, content in {
@@ -374,15 +140,3 @@ def test_identify_is_total(tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: 
     assert all(path == "" or path.startswith("/") for path in paths)
     libvirt_domain(paths)
     assert vcpu_of_thread(paths) == "" or vcpu_of_thread(paths).isdigit()
-
-
-@settings(deadline=None)
-@given(st.text(min_size=1, max_size=30))
-def test_libvirt_names_survive_systemds_escaping(name: str) -> None:
-    allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_."
-    raw = f"qemu-7-{name}".encode(errors="replace")
-    escaped = "".join(chr(byte) if chr(byte) in allowed else f"\\x{byte:02x}" for byte in raw)
-    domain = libvirt_domain([f"/machine.slice/machine-{escaped}.scope/libvirt/emulator"])
-    expected = name.encode(errors="replace").decode()
-    assert domain is not None
-    assert domain == (expected, "qemu")

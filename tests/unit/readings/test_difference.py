@@ -1,34 +1,13 @@
-"""Differences of readings, filters, order, sums, percentiles."""
+"""Differences of readings, and percentiles."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from fractions import Fraction
-
-import pytest
-
 from exporter.model.buckets import bound_ns
-from exporter.readings import reading as document
-from exporter.readings.difference import ReadingSpan, ReasonDifference, between
-from exporter.readings.grouping import SORT_KEYS, Filters, grouped, ordered
+from exporter.readings.difference import ReadingSpan, between
+from exporter.readings.grouping import grouped
 from exporter.readings.reading import USERSPACE, InProgress
-from tests.support.machine import bucket
 from tests.support.readings import SECOND, counted, reading, thread
-
-NOTHING = document.nothing(0)
-
-
-def shown(rows: list[ReasonDifference]) -> list[tuple[int, str, int]]:
-    return [(row.tid, row.reason, row.exits) for row in rows]
-
-
-@pytest.mark.parametrize("number", range(141))
-def test_a_bound_is_the_longest_time_of_its_bucket(number: int) -> None:
-    """By the definition that the program is tested with, and by fractions: bound^4 <= 2^k s^4 < (bound + 1)^4."""
-    bound = bound_ns(number)
-    assert bound is not None
-    assert (bucket(bound), bucket(bound + 1)) == (number, number + 1)
-    assert bound**4 <= Fraction(2) ** (number - 92) * 10**36 < (bound + 1) ** 4
+from tests.unit.readings.rows import NOTHING, shown
 
 
 def test_percentiles() -> None:
@@ -130,84 +109,3 @@ def test_an_exporter_that_restarted() -> None:
     )
     assert shown(grouped(between(run.first, run.last))) == [(2, "IRQ", 10)]
     assert between(run.first, run.last).counters == {"dropped_no_slot": 2}
-
-
-WEB_DB = reading(
-    10,
-    thread(1, 11, counted("IRQ", "interrupt", 2, {50: 2}, 200), counted("WFx", "idle", 9, {90: 9}, 900), vm="web"),
-    thread(1, 12, counted("IRQ", "interrupt", 3, {60: 3}, 900), vm="web", vcpu="1"),
-    thread(2, 21, counted("MMIO", "mmio", 40, {40: 40}, 400), vm="w", vcpu="10"),
-    thread(3, 31, counted("WFx", "idle", 50, {99: 50}, 99999), vm=None, vcpu=""),
-)
-SPAN = between(NOTHING, WEB_DB)
-
-
-@pytest.mark.parametrize(
-    ("filters", "rows"),
-    [
-        (Filters(), [(11, "IRQ", 2), (11, "WFx", 9), (12, "IRQ", 3), (21, "MMIO", 40), (31, "WFx", 50)]),
-        (Filters(pids=frozenset([1])), [(11, "IRQ", 2), (11, "WFx", 9), (12, "IRQ", 3)]),
-        (Filters(tids=frozenset([12, 21, 1])), [(12, "IRQ", 3), (21, "MMIO", 40)]),
-        (Filters(vms=frozenset(["w"])), [(21, "MMIO", 40)]),
-        (Filters(vms=frozenset(["3"])), [(31, "WFx", 50)]),
-        (Filters(vcpus=frozenset(["1"])), [(12, "IRQ", 3)]),
-        (Filters(vcpus=frozenset(["10", "1"])), [(12, "IRQ", 3), (21, "MMIO", 40)]),
-        (Filters(reasons=frozenset(["WFx", "IR"])), [(11, "WFx", 9), (31, "WFx", 50)]),
-        (Filters(no_idle=True), [(11, "IRQ", 2), (12, "IRQ", 3), (21, "MMIO", 40)]),
-        (Filters(pids=frozenset([1]), vcpus=frozenset(["1"]), no_idle=True), [(12, "IRQ", 3)]),
-        (Filters(pids=frozenset([1]), vms=frozenset(["w"])), []),
-    ],
-)
-def test_filters_compare_whole_values(filters: Filters, rows: list[tuple[int, str, int]]) -> None:
-    assert shown(filters.apply(SPAN).rows()) == rows
-
-
-@pytest.mark.parametrize("filters", [Filters(reasons=frozenset(["IRQ"])), Filters(no_idle=True)])
-def test_a_share_is_of_the_vcpus_whatever_the_reasons(filters: Filters) -> None:
-    """Only which vCPUs are asked for changes what it is a part of: 11 and 12 are of one VM, 21 and 31 of others."""
-    span = filters.apply(SPAN)
-    assert len(span.vcpus) == len(SPAN.vcpus) == 4
-    (by_vm,) = [row for row in grouped(span, by="vm") if row.reason == "IRQ"]
-    (by_reason,) = [row for row in grouped(span, by="reason") if row.reason == "IRQ"]
-    assert (by_vm.span_ns, by_reason.span_ns) == (20 * SECOND, 40 * SECOND)
-    (one,) = grouped(replace(filters, vcpus=frozenset(["1"])).apply(SPAN), by="reason")
-    assert one.span_ns == 10 * SECOND
-
-
-def test_idle_is_last_whatever_the_order() -> None:
-    by = {key: [(row.tid, row.reason) for row in ordered(SPAN.rows(), key)] for key in SORT_KEYS}
-    idle = [(31, "WFx"), (11, "WFx")]
-    assert by == {
-        "time": [(12, "IRQ"), (21, "MMIO"), (11, "IRQ"), *idle],
-        "count": [(21, "MMIO"), (12, "IRQ"), (11, "IRQ"), *idle],
-        "avg": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
-        "p50": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
-        "p99": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
-        "max": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
-        "vm": [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle],
-        "reason": [(11, "IRQ"), (12, "IRQ"), (21, "MMIO"), *idle],
-    }
-    assert [row.tid for row in ordered(SPAN.rows(), "count", reverse=True)] == [11, 12, 21, 11, 31]
-    assert [row.tid for row in ordered(SPAN.rows(), "reason", reverse=True)] == [21, 11, 12, 31, 11]
-    assert [row.tid for row in ordered(SPAN.rows(), "vm", reverse=True)] == [12, 11, 21, 11, 31]
-
-
-def test_sums_by_vm_and_reason() -> None:
-    by_vm = {(row.pid, row.vm, row.reason): row for row in grouped(SPAN, by="vm")}
-    assert {key: row.exits for key, row in by_vm.items()} == {
-        (1, "web", "IRQ"): 5,
-        (1, "web", "WFx"): 9,
-        (2, "w", "MMIO"): 40,
-        (3, "3", "WFx"): 50,
-    }
-    irq = by_vm[1, "web", "IRQ"]
-    assert (irq.sum_ns, irq.buckets, irq.avg_ns, irq.span_ns) == (1100, {50: 2, 60: 3}, 220, 20 * SECOND)
-    by_reason = {row.reason: row for row in grouped(SPAN, by="reason")}
-    assert {reason: row.exits for reason, row in by_reason.items()} == {"IRQ": 5, "WFx": 59, "MMIO": 40}
-    assert by_reason["WFx"].span_ns == 40 * SECOND
-
-
-def test_vcpus_are_in_numerical_order() -> None:
-    vcpus = [thread(1, 100 - n, counted("IRQ", "interrupt", 1), vcpu=str(n)) for n in (10, 9, 1, 2)]
-    rows = ordered(between(NOTHING, reading(1, *vcpus)).rows(), "vm")
-    assert [row.vcpu for row in rows] == ["1", "2", "9", "10"]

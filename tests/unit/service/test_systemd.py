@@ -173,11 +173,11 @@ def _in_a_process_that_is_passed(code: str) -> list[str]:
 def test_what_was_passed_and_is_not_understood() -> None:
     """A descriptor that is announced and not open, and one of another version: neither is taken for a socket."""
     code = (
-        "from exporter.service.attach import Attaching\n"
+        "from exporter.service.attach import sort_passed\n"
         "forgotten = []\n"
         "systemd.forget = forgotten.append\n"
         "print([name for name, _ in systemd.passed])\n"
-        "print(Attaching(systemd).sockets, forgotten)\n"
+        "print(sort_passed(systemd)[1], forgotten)\n"
     )
     assert _in_a_process_that_is_passed(code) == ["['web', 'unheard-of']", "[3] ['unheard-of']"]
 

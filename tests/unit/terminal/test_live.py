@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("pyte")
 
 from exporter.readings.reading import USERSPACE, InProgress, Reading
+from exporter.terminal.source import ExporterSource
 from tests.support.fake_exporter import FakeExporter
 from tests.support.pty_screen import Terminal
 from tests.support.readings import SECOND, counted, reading, thread
@@ -242,7 +243,9 @@ def test_pause_freezes_and_counting_goes_on(start: Start, fake: FakeExporter) ->
     def slower(n: int) -> Reading:
         return replace(at(n), taken_ns=at(2 * n).taken_ns)
 
-    top = start()
+    assert ExporterSource.poll_seconds == 5.0
+    sooner = "from exporter.terminal.source import ExporterSource; ExporterSource.poll_seconds = 0.3"
+    top = start(changed=sooner)
     for key in ("p", " "):
         top.wait(lambda lines: body(lines) == ROWS)
         top.send(key)
@@ -306,7 +309,7 @@ def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExpor
     top.send("q")
     status, said, after = top.end()
     assert status == 1
-    assert "what is printed ends with the last reading" in said
+    assert "the printed numbers end with the last reading" in said
     assert after.startswith("TGID")
 
 
@@ -325,7 +328,7 @@ def test_an_exporter_that_hangs(start: Start, fake: FakeExporter, key: str) -> N
     status, said, after = top.end()
     assert time.monotonic() - pressed < 5  # its deadline is 10 s
     assert status == 1
-    assert re.search(r"what is printed ends with the last reading: no answer for \d+\.\d s\n", said)
+    assert re.search(r"the printed numbers end with the last reading: no answer for \d+\.\d s\n", said)
     assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000000\n", after)
 
 

@@ -10,7 +10,7 @@ from exporter.readings import reading as document
 from exporter.readings.grouping import Filters
 from exporter.readings.reading import USERSPACE, InProgress, Reading
 from exporter.terminal import report
-from exporter.terminal.options import Output
+from exporter.terminal.output import Output
 from tests.support.readings import SECOND, counted, reading, thread
 
 STUCK = InProgress("EC_DABT_LOW", "mmio", 90 * SECOND)
@@ -61,7 +61,7 @@ def test_the_limit_is_of_rows_that_are_printed() -> None:
 
 def test_a_vcpu_that_is_stuck_is_said() -> None:
     """The table has what exited, as the guest counts; what never came back is told."""
-    said = "in no row, for the exit began before: tid 11 (CPU 0/KVM of web-1) EC_DABT_LOW 5.00s"
+    said = "in no row, because the exit began earlier: tid 11 (CPU 0/KVM of web-1) EC_DABT_LOW 5.00s"
     assert report.held(output(), at(1), at(6)) == said
     assert report.held(output(), at(1, busy=False, idle=False), at(6, busy=False, idle=False)) == said
     assert report.held(output(reasons=frozenset(["EC_DABT_LOW"])), at(1), at(6)) == said
@@ -71,7 +71,7 @@ def test_a_vcpu_that_is_stuck_is_said() -> None:
 
 
 def test_one_that_sleeps_is_said_where_there_is_no_row_at_all() -> None:
-    said = "in no row, for the exit began before: tid 13 (CPU 2/KVM of web-1) EC_WFx 5.00s"
+    said = "in no row, because the exit began earlier: tid 13 (CPU 2/KVM of web-1) EC_WFx 5.00s"
     assert report.held(output(), at(1, stuck=False), at(6, stuck=False)) == ""
     alone = at(1, stuck=False, busy=False), at(6, stuck=False, busy=False)
     assert report.held(output(), *alone) == said
@@ -84,7 +84,7 @@ def test_an_exit_that_ended_without_another() -> None:
     began = ended._replace(
         reasons=[counted("IRQ", "interrupt", 1)], in_progress=InProgress("IRQ", "interrupt", 3 * SECOND)
     )
-    said = "in no row, for the exit began before: tid 12 (CPU 1/KVM of web-1) IRQ 1.00s"
+    said = "in no row, because the exit began earlier: tid 12 (CPU 1/KVM of web-1) IRQ 1.00s"
     assert report.held(output(), reading(1, began), reading(3, ended)) == said
     assert printed(output(), reading(1, began), reading(3, ended)) == []
     assert printed(output("json"), reading(1, began), reading(3, ended)) == [("12", "IRQ", 0)]
@@ -94,7 +94,7 @@ def test_of_many_some_are_named() -> None:
     vcpus = [thread(1, 20 + n, counted("EC_DABT_LOW", "mmio", 1), in_progress=STUCK) for n in range(7)]
     later = [vcpu._replace(in_progress=STUCK._replace(age_ns=92 * SECOND)) for vcpu in vcpus]
     said = report.held(output(), reading(1, *vcpus), reading(3, *later))
-    assert said.startswith("in no row, for the exit began before: tid 20 ")
+    assert said.startswith("in no row, because the exit began earlier: tid 20 ")
     assert said.endswith(" EC_DABT_LOW 2.00s, 4 more")
     assert said.count("tid ") == 3
 

@@ -1,4 +1,4 @@
-"""Text on a screen: widths, units, bars, layout at any size; no terminal needed."""
+"""The layout of the live view at any size; no terminal needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exporter.readings.difference import between
 from exporter.readings.grouping import GROUPS, Filters
 from exporter.terminal import screen, text
 from exporter.terminal.screen import Frame, Style
-from exporter.terminal.view import COLUMNS, KEYS, TopView, press
+from exporter.terminal.view import TopView
 from tests.support.readings import SECOND, counted, reading, thread
 
 
@@ -82,35 +82,3 @@ def test_a_vm_that_is_wide() -> None:
     shown = frame("\u4ed9\u4eba\u638c" * 9)
     lines = [line for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")
-
-
-def test_help_fits_into_80_columns() -> None:
-    assert all(len(f"  {name:<9} {words}") <= 80 for name, words in (*KEYS, *COLUMNS))
-    assert len(KEYS) + len(COLUMNS) + 2 <= 23
-
-
-def test_sparklines() -> None:
-    """One octave a bar at 24: bucket 12 ends at 2^-20 s, 13 is above it, and 108 at 2^4 s."""
-    assert text.sparkline({}, 24) == " " * 24
-    assert text.sparkline({12: 1}, 24) == text.sparkline({0: 1}, 24) == "█" + " " * 23
-    assert text.sparkline({13: 1, 16: 1}, 24) == "█" + " " * 23
-    assert text.sparkline({17: 8, 20: 8}, 24) == " █" + " " * 22
-    assert text.sparkline({108: 1}, 24) == text.sparkline({141: 1}, 24) == " " * 23 + "█"
-    assert text.sparkline({13: 1_000_000, 17: 1, 21: 500_000}, 24) == "█▁▄" + " " * 21
-    assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
-
-
-def test_columns() -> None:
-    assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
-    assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"
-
-
-def test_scrolling_stays_within_the_rows() -> None:
-    view = TopView()
-    for key, scroll in (("up", 0), ("down", 1), ("end", 3), ("j", 3), ("page up", 0), ("page down", 3), ("home", 0)):
-        changed = press(view, key, page=4, rows=7)
-        assert changed
-        view = changed
-        assert view.scroll == scroll, key
-    assert press(TopView(scroll=3), "s", page=4, rows=7) == TopView(sort="count")
-    assert press(TopView(), "end", page=40, rows=7) == TopView()

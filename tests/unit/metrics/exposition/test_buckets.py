@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.options import Classic
 from exporter.metrics.exposition.buckets import ClassicBounds, nonzero, spans
 from exporter.model.buckets import ZERO_THRESHOLD
 from tests.support.exits import BUCKETS, observations
@@ -25,7 +26,7 @@ def packed(counts: tuple[int, ...]) -> bytes:
 
 def test_the_default_bounds() -> None:
     """From a microsecond to 16 s; every second octave."""
-    assert ClassicBounds.of(4, 1e-6, 16.0).bounds == tuple(2.0**octave for octave in range(-20, 5, 2))
+    assert ClassicBounds.of(Classic()).bounds == tuple(2.0**octave for octave in range(-20, 5, 2))
 
 
 @pytest.mark.parametrize(
@@ -42,14 +43,14 @@ def test_the_default_bounds() -> None:
     ],
 )
 def test_bounds(factor: int, least: float, most: float, octaves: range) -> None:
-    assert ClassicBounds.of(factor, least, most).bounds == tuple(2.0**octave for octave in octaves)
+    assert ClassicBounds.of(Classic(factor, least, most)).bounds == tuple(2.0**octave for octave in octaves)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 @given(RANGES)
 def test_bounds_are_powers_of_two_that_take_in_the_range(factor: int, ends: tuple[float, float]) -> None:
     least, most = ends
-    bounds = ClassicBounds.of(factor, least, most).bounds
+    bounds = ClassicBounds.of(Classic(factor, least, most)).bounds
     assert all(math.frexp(bound)[0] == 0.5 for bound in bounds)
     assert {after / before for before, after in zip(bounds, bounds[1:])} == {float(factor)}
     assert bounds[0] <= least < bounds[1]
@@ -61,7 +62,7 @@ def test_bounds_are_powers_of_two_that_take_in_the_range(factor: int, ends: tupl
 def test_cumulated_counts_are_sums_of_the_native_buckets(
     factor: int, ends: tuple[float, float], counts: tuple[int, ...]
 ) -> None:
-    classic = ClassicBounds.of(factor, *ends)
+    classic = ClassicBounds.of(Classic(factor, *ends))
     upper = [2.0 ** ((number - 92) / 4) for number in range(BUCKETS - 1)]
     expected = [sum(count for end, count in zip(upper, counts) if end <= bound) for bound in classic.bounds]
     assert list(classic.cumulate(packed(counts))) == [*expected, sum(counts)]
@@ -73,7 +74,7 @@ def test_a_larger_factor_has_bounds_of_a_smaller(ends: tuple[float, float]) -> N
 
     Where an end is not on the coarse grid, the coarse bounds reach further out than the fine ones.
     """
-    two, four, sixteen = (ClassicBounds.of(factor, *ends).bounds for factor in FACTORS)
+    two, four, sixteen = (ClassicBounds.of(Classic(factor, *ends)).bounds for factor in FACTORS)
     for coarse, fine in ((four, two), (sixteen, four)):
         assert set(coarse[1:-1]) <= set(fine)
         inside = {bound for bound in coarse if fine[0] <= bound <= fine[-1]}
@@ -84,7 +85,7 @@ def test_a_larger_factor_has_bounds_of_a_smaller(ends: tuple[float, float]) -> N
 
 def test_the_default_range_is_on_every_grid() -> None:
     """There all bounds of a larger factor are among those of a smaller."""
-    two, four, sixteen = (set(ClassicBounds.of(factor, 1e-6, 16.0).bounds) for factor in FACTORS)
+    two, four, sixteen = (set(ClassicBounds.of(Classic(factor)).bounds) for factor in FACTORS)
     assert sixteen < four < two
     assert (len(sixteen), len(four), len(two)) == (7, 13, 25)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from exporter.metrics.exposition.negotiation import (
     OPENMETRICS,
@@ -18,6 +18,7 @@ from exporter.metrics.exposition.negotiation import (
     accepts_gzip,
     choose_format,
 )
+from exporter.metrics.exposition.page import Exposition
 from exporter.model.reason import Space
 from tests.support import pages
 from tests.support.exits import WEB, cell, families, of, record
@@ -207,5 +208,5 @@ def test_a_page_of_many_batches_is_compressed_whole() -> None:
 
 @pytest.mark.parametrize("accept", pages.FORMATS)
 def test_gzip_can_be_switched_off(accept: str) -> None:
-    page = pages.page(MADE, accept, "gzip", dataclasses.replace(pages.DEFAULT, gzip=False))
+    page = Exposition(pages.DEFAULT, CollectorRegistry(), gzip=False).page(MADE, accept, "gzip")
     assert page == pages.page(MADE, accept, "")

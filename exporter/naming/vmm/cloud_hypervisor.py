@@ -1,0 +1,41 @@
+"""Cloud Hypervisor."""
+
+from __future__ import annotations
+
+from exporter.model.vm import Vm
+from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
+from exporter.naming.vmm.options import option, socket_name
+
+#: --cmdline has the guest kernel's command line.
+_FREE_TEXT = frozenset({"--cmdline"})
+_SHARED_SOCKETS = frozenset({"ch", "ch-api", "clh", "clh-api", "cloud-hypervisor"})
+
+
+def _read_identity(argv: list[str]) -> CommandLineIdentity:
+    socket = option(argv, "--api-socket", free_text=_FREE_TEXT)
+    return CommandLineIdentity(socket_name(socket, shared=_SHARED_SOCKETS), _platform_uuid(argv))
+
+
+def _platform_uuid(argv: list[str]) -> str:
+    """The uuid of --platform num_pci_segments=1,uuid=..."""
+    for item in option(argv, "--platform", free_text=_FREE_TEXT).split(","):
+        if item.startswith("uuid="):
+            return item[len("uuid=") :]
+    return ""
+
+
+def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
+    return ["cloud-hypervisor", "--api-socket", f"/run/{vm.name}.sock", "--platform", f"uuid={vm.uuid}"]
+
+
+CLOUD_HYPERVISOR = Vmm(
+    label="cloud-hypervisor",
+    # With the files of its releases, and the comm of "cloud-hypervisor": 15 bytes of 16 (TASK_COMM_LEN).
+    programs=frozenset(
+        {"cloud-hypervisor", "cloud-hyperviso", "cloud-hypervisor-static", "cloud-hypervisor-static-aarch64"}
+    ),
+    vcpu_comm="vcpu{}",  # vmm/src/cpu.rs
+    libvirt_driver="ch",
+    read_identity=_read_identity,
+    sample_command_line=_sample_command_line,
+)

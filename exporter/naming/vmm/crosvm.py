@@ -1,0 +1,30 @@
+"""crosvm."""
+
+from __future__ import annotations
+
+from exporter.model.vm import Vm
+from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
+from exporter.naming.vmm.options import option, socket_name
+
+#: The guest kernel's command line.
+_FREE_TEXT = frozenset({"-p", "--params"})
+_SHARED_SOCKETS = frozenset({"crosvm"})
+
+
+def _read_identity(argv: list[str]) -> CommandLineIdentity:
+    socket = option(argv, "--socket", "-s", free_text=_FREE_TEXT)
+    name = option(argv, "--name", free_text=_FREE_TEXT) or socket_name(socket, shared=_SHARED_SOCKETS)
+    return CommandLineIdentity(name)
+
+
+def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
+    return ["crosvm", "run", "--name", vm.name]
+
+
+CROSVM = Vmm(
+    label="crosvm",
+    programs=frozenset({"crosvm", "crosvm-direct"}),  # crosvm-direct: ChromeOS' second build of it
+    vcpu_comm="crosvm_vcpu{}",  # vcpu.rs
+    read_identity=_read_identity,
+    sample_command_line=_sample_command_line,
+)

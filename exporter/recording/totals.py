@@ -1,0 +1,38 @@
+"""The totals of a recording: events and lost events by kind, and the times of the first and the last event."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from exporter.recording.events import COUNTED, Kind
+
+
+class RecordingTotals:
+    """Sums over the blocks that were written or read so far."""
+
+    def __init__(self) -> None:
+        self.events: Counter[Kind] = Counter()
+        self.lost: Counter[Kind] = Counter()
+        self.first_ns = self.last_ns = 0
+
+    def add(self, kinds: Sequence[Kind], numbers: Sequence[int], times: Sequence[int]) -> None:
+        """Add the events of a block: event i is of kind kinds[numbers[i]], at times[i] ns. There is at least one."""
+        for number, count in Counter(numbers).items():
+            self.events[kinds[number]] += count
+        first = min(times)
+        self.first_ns = min(self.first_ns, first) if self.first_ns else first
+        self.last_ns = max(self.last_ns, *times)
+
+    def counted(self) -> int:
+        """Number of events without the announcements of threads."""
+        return sum(self.events[kind] for kind in COUNTED)
+
+    def by_name(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Events, and lost events, by the names of their kinds: what an END block holds."""
+        return by_name(self.events), by_name(self.lost)
+
+
+def by_name(counts: Mapping[Kind, int]) -> dict[str, int]:
+    """Counts by the names of their kinds: exit, entry, userspace_exit, thread_end."""
+    return {kind.name.lower(): counts[kind] for kind in COUNTED}

@@ -1,0 +1,89 @@
+"""The front end: the web server with the pages that it serves, as the configuration in force wants them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from exporter.common.logs import event
+from exporter.config.options import Config
+from exporter.kernel.privileges import Account
+from exporter.page.page import HtmlPage
+from exporter.service.routes import Reload, Render, routes
+from exporter.service.viewer import Viewer
+from exporter.web.response import Routes
+from exporter.web.server import WebServer
+from exporter.web.watched import WatchedSettings
+
+log = logging.getLogger(__name__)
+
+
+class Frontend:
+    """Listens from the beginning, and answers after start()."""
+
+    def __init__(
+        self, config: Config, sockets: Sequence[int], render: Render, viewer: Viewer, reload: Callable[[], str]
+    ) -> None:
+        """Listen on the passed `sockets`, or on the addresses of `config`. Raises ListenError, ConfigError."""
+        self._render, self._viewer, self._reload = render, viewer, reload
+        self._notice = ""
+        self._page = self._new_page(config)
+        self._web = WebServer(
+            () if sockets else config.web.listen_address,
+            [socket.socket(fileno=fd) for fd in sockets],
+            settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
+            max_requests=config.web.max_requests,
+        )
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that it listens on, as host:port or unix:/path."""
+        return self._web.addresses
+
+    def chown(self, account: Account) -> None:
+        """Make the account that this process will run as the owner of its unix sockets. Raises ListenError."""
+        self._web.chown(account.uid, account.gid)
+
+    def start(self, config: Config, notice: str) -> None:
+        """Answer requests. `notice` stands above the page. Raises OSError."""
+        self._notice = notice
+        self._page = self._new_page(config)
+        self._web.serve(self._routes(config))
+        for address in self._web.addresses:
+            path, tls = config.web.telemetry_path, self._web.scheme == "https"
+            event(log, "info", "listening", address=address, path=path, tls=tls)
+
+    def reconfigure(self, config: Config) -> None:
+        """Answer as this configuration wants it, from the next request on."""
+        self._page = self._new_page(config)
+        self._web.set_routes(self._routes(config))
+
+    def responds(self) -> bool:
+        """False while the web server hangs. Only one thread may call it, again and again."""
+        return self._web.responds()
+
+    def tidy(self) -> None:
+        """Forget the data of the page that nobody looks at any more."""
+        self._page.forget()
+
+    def close(self) -> None:
+        """Stop answering. Responses under way have a few seconds to be received."""
+        self._web.close()
+
+    def _new_page(self, config: Config) -> HtmlPage:
+        return HtmlPage(
+            self._viewer.page_data,
+            time.monotonic,
+            kernel=f"{os.uname().release} {os.uname().machine}",
+            telemetry_path=config.web.telemetry_path,
+            notice=self._notice,
+        )
+
+    def _routes(self, config: Config) -> Routes:
+        reload: Reload | None = self._reload if config.web.enable_lifecycle else None
+        path = config.web.telemetry_path
+        return routes(self._render, path, self._viewer.document, page=self._page, reload=reload)

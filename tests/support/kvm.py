@@ -1,0 +1,32 @@
+"""A vCPU of this process on /dev/kvm, whose guest is never entered."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+
+from exporter.recording.vm import name_thread
+
+# include/uapi/linux/kvm.h
+KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
+
+
+def run_interrupted(times: int) -> None:
+    """KVM_RUN with immediate_exit set: it returns EINTR before the guest is entered, each time by the tracepoint."""
+    name_thread(b"CPU 3/KVM")
+    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 3)
+    size = fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(vcpu, size) as run:
+        run[1] = 1  # struct kvm_run, immediate_exit
+        for _ in range(times):
+            # Not fcntl.ioctl, which calls again after EINTR since Python 3.14.
+            assert libc.ioctl(vcpu, ctypes.c_ulong(KVM_RUN), 0) == -1
+            assert ctypes.get_errno() == errno.EINTR
+    for fd in (vcpu, vm, kvm):
+        os.close(fd)

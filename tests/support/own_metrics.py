@@ -1,0 +1,21 @@
+"""A collection of which the exporter's own metrics tell: every counter has a value of its own."""
+
+from __future__ import annotations
+
+from exporter.model.records import RunStats, Snapshot
+
+COUNTERS = [
+    *(f"dropped_{cause}" for cause in ("no_slot", "no_cell", "chain_full")),
+    *(f"dropped_userspace_{cause}" for cause in ("no_slot", "no_cell", "chain_full")),
+    *(f"unmatched_{event}" for event in ("exit", "entry", "userspace_exit")),
+]
+PROGRAMS = ["kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit"]
+SNAPSHOT = Snapshot(
+    vcpus=[],
+    counters={name: 2**53 + 2 * number for number, name in enumerate(COUNTERS)},
+    runs={name: RunStats(0.1 + number, 7 + number, number) for number, name in enumerate(PROGRAMS)},
+    slots=4096,
+    slots_in_use=3,
+    cells=16384,
+    cells_in_use=30,
+)

@@ -1,0 +1,64 @@
+"""deploy/prometheus as data: its rules, and every series that they can name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import yaml
+
+from exporter.metrics import own
+from exporter.metrics.families import HistogramFamily
+from tests.support.exits import families
+from tests.support.own_metrics import SNAPSHOT
+from tests.support.paths import ROOT
+
+RULES = ROOT / "deploy/prometheus"
+FILES = tuple(sorted(path.name for path in RULES.glob("*.rules.yml")))
+
+TARGET = {"job", "instance"}
+PROMETHEUS_OWN = {"up": TARGET, "scrape_duration_seconds": TARGET}
+
+
+class Rule(NamedTuple):
+    """One rule, and the file it is in."""
+
+    file: str
+    body: dict[str, Any]
+
+    @property
+    def expr(self) -> str:
+        return str(self.body["expr"])
+
+
+def rules(file: str) -> list[Rule]:
+    groups = yaml.safe_load((RULES / file).read_text())["groups"]
+    return [Rule(file, rule) for group in groups for rule in group["rules"]]
+
+
+ALL = [rule for file in FILES for rule in rules(file)]
+
+
+def level(record: str) -> set[str]:
+    """Labels that the name of a recorded series says it has."""
+    labels = set(record.split(":", maxsplit=1)[0].split("_"))
+    return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
+
+
+def known() -> dict[str, set[str]]:
+    """Every series there is, with its labels: the exporter's, Prometheus' own and the recorded ones."""
+    found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
+    for family in families([]):
+        found[family.name] = TARGET | set(family.labels)
+        if isinstance(family, HistogramFamily):
+            for part in ("bucket", "sum", "count"):
+                found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
+    for metric in own.registry(lambda: own.OwnStatus(own.CollectionStatus(SNAPSHOT))).collect():
+        for sample in metric.samples:
+            found[sample.name] = TARGET | set(sample.labels)
+    for rule in ALL:
+        if "record" in rule.body:
+            found[rule.body["record"]] = level(rule.body["record"])
+    return found
+
+
+KNOWN = known()

@@ -1,0 +1,131 @@
+"""Values of options: durations, addresses and paths, from text and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config import values
+from exporter.config.load import with_flags
+from exporter.config.options import Config, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0.0),
+        ("15s", 15.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("500ms", 0.5),
+        ("1us", 1e-6),
+        ("1w2d3h4m5s6ms7us", 788645.006007),
+        ("90m", 5400.0),
+        ("1d", 86400.0),
+        ("00015s", 15.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert values.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "1.5s", "-1s", "30m1h", "1h 30m", "1H", "1y", "5s5s", "٣s", "1s\n", "+1s"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a duration$"):
+        values.duration(text)
+
+
+@pytest.mark.parametrize("text", ["0", "15", "1.5", "1_000", "9" * 100_000])
+def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^has no unit \(fifteen seconds are 15s\)$"):
+        values.duration(text)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**17))
+def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
+    # Up to some centuries a double still tells single microseconds apart.
+    seconds = min(us, 9 * 10**15) / 1_000_000
+    assert values.duration(values.duration_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (15, "15s"), (5400.5, "1h30m500ms"), (604800.0, "1w"), (3e-6, "3us")]
+)
+def test_duration_text(seconds: float, text: str) -> None:
+    assert values.duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (":9939", ("", 9939)),
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+        (":0", ("", 0)),
+        ("[0:0::1]:9939", ("::1", 9939)),
+        ("[fe80::1%eth0]:9939", ("fe80::1%eth0", 9939)),
+        ("Node-1.example.org:9939", ("node-1.example.org", 9939)),
+        ("localhost:09939", ("localhost", 9939)),
+    ],
+)
+def test_host_port(text: str, parts: tuple[str, int]) -> None:
+    assert values.host_port(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no port"),
+        ("9939", "no port"),
+        (":", "no port"),
+        (":x", "no port"),
+        (":-1", "no port"),
+        ("localhost", "no port"),
+        (":65536", "a port above 65535"),
+        (":" + "9" * 100_000, "a port above 65535"),
+        ("::1:9939", "an IPv6 address without brackets"),
+        ("[::1:9939", "no valid host"),
+        ("[::g]:1", "no valid host"),
+        ("[1::2::3]:1", "no valid IP address"),
+        ("[127.0.0.1]:1", "no valid IP address"),
+        ("1.2.3.256:1", "no valid IP address"),
+        ("1.2.3:1", "no valid IP address"),
+        ("a b:1", "no valid host"),
+        ("http://x:1", "an IPv6 address without brackets"),
+        ("x/y:1", "no valid host"),
+        ("[fe80::1% x]:1", "no valid host"),
+        ("a..b:1", "no valid host"),
+        ("a\n:1", "no valid host"),
+        ("a" * 100_000 + ":1", "no valid host"),
+    ],
+)
+def test_no_host_port(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match=f"^has {what}$"):
+        values.host_port(text)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/a/b/", "/probe;v=1", "/~x", "/-", "/-x/y", "/.well-known/x", "/..."])
+def test_telemetry_paths(path: str) -> None:
+    assert with_flags(Config(), {"web.telemetry_path": path}).web.telemetry_path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "metrics", "/x?y", "/x#y", "/x y", "/x\n", "//x", "/x//y", "/x/../y", "/.", "/%41", "/ü"],
+)
+def test_no_telemetry_paths(path: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        with_flags(Config(), {"web.telemetry_path": path})
+    shown = path.replace("\n", "\\n")
+    assert error.value.problems == (
+        f'--web.telemetry-path: "{shown}" is not a valid path; '
+        "allowed is a path such as /metrics, without query or white space",
+    )
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/reload", "/-/"])
+def test_the_exporters_own_pages_are_not_for_metrics(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--web\.telemetry-path: "):
+        with_flags(Config(), {"web.telemetry_path": path})

@@ -1,0 +1,139 @@
+"""docs/metrics.md: its formula and its table against the lines of rendered pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config.options import Classic, Histogram, Level
+from exporter.metrics.kvm import Identified
+from exporter.model.reason import Reason, Space
+from exporter.model.records import ExitInProgress
+from exporter.model.vm import Vcpu, Vm
+from tests.support import pages
+from tests.support.exits import cell, metrics, record
+from tests.support.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs/metrics.md"
+VCPUS_OF_A_VM = 4
+
+
+def name(space: int, code: int) -> Reason:
+    """Reasons of three classes."""
+    return Reason(f"{'OUT' if space == Space.USERSPACE else 'EXIT'}_{code}", f"class_{code % 3}")
+
+
+def host(vcpus: int, reasons: int, userspace: int, busy: int) -> list[Identified]:
+    """So many vCPUs with so many reasons each; the first `busy` of them are out of their guests."""
+    cells = [cell(Space.VMX, code, 1, {code: 1}, 1) for code in range(reasons)]
+    cells += [cell(Space.USERSPACE, code, 1, {code: 1}, 1) for code in range(userspace)]
+    made: list[Identified] = []
+    for number in range(vcpus):
+        pid = 1000 * (1 + number // VCPUS_OF_A_VM)
+        age = ExitInProgress(Space.VMX, 0, 1) if number < busy else None
+        each = record(pid, pid + 1 + number % VCPUS_OF_A_VM, *cells, in_progress=age)
+        made.append((each, Vcpu(Vm(pid, f"vm-{pid}", "", "qemu"), str(number % VCPUS_OF_A_VM))))
+    return made
+
+
+def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progress: int) -> int:
+    """Series by docs/metrics.md; `reasons` are R + U."""
+    vms = -(-vcpus // VCPUS_OF_A_VM)
+    lines = {"vcpu": vcpus, "vm": vms, "off": 0}
+    counters, histograms = lines[level.counters], lines[level.histograms]
+    return counters * (reasons + 1) + histograms * reasons * of_histogram + in_progress + vms
+
+
+def rendered(
+    vcpus: list[Identified], level: Level, accept: str, histogram: Histogram, allow: Sequence[str] = ()
+) -> int:
+    """Series of a page as Prometheus counts them."""
+    made = metrics(level, name, allow=allow)
+    made.update(vcpus, [])
+    body = pages.page(made.families(vcpus), accept, histogram=histogram).body
+    if accept != PROTOBUF:
+        return sum(not line.startswith(b"#") for line in body.splitlines())
+    metrics_found = [metric for family in pages.read_protobuf(body).values() for metric in family.metric]
+    classic = [metric for metric in metrics_found if metric.histogram.bucket]
+    native = [metric for metric in metrics_found if metric.histogram.HasField("schema")]
+    plain = sum(not metric.HasField("histogram") for metric in metrics_found)
+    # Of classic buckets Prometheus makes one series each, +Inf, count and sum.
+    return plain + len(native) + sum(len(metric.histogram.bucket) + 3 for metric in classic)
+
+
+LEVELS = st.sampled_from(["vcpu", "vm", "off"])
+
+
+@settings(deadline=None)
+@given(
+    vcpus=st.integers(0, 9),
+    reasons=st.integers(1, 9),
+    userspace=st.integers(1, 4),
+    busy=st.integers(0, 9),
+    level=st.builds(Level, LEVELS, LEVELS),
+    factor=st.sampled_from([2, 4, 16]),
+)
+def test_the_formula(*, vcpus: int, reasons: int, userspace: int, busy: int, level: Level, factor: int) -> None:
+    busy = min(busy, vcpus)
+    made, classic = host(vcpus, reasons, userspace, busy), Classic(factor)
+    bounds = {2: 25, 4: 13, 16: 7}[factor]
+    for accept in (TEXT, OPENMETRICS):
+        expected = formula(vcpus, reasons + userspace, level, bounds + 3, busy)
+        assert rendered(made, level, accept, Histogram(classic=classic)) == expected
+    for histogram, of_histogram in (
+        (Histogram(classic=classic), 1),
+        (Histogram(native=False, classic=classic), bounds + 3),
+        (Histogram(classic=Classic(factor, in_protobuf=True)), bounds + 4),
+    ):
+        expected = formula(vcpus, reasons + userspace, level, of_histogram, busy)
+        assert rendered(made, level, PROTOBUF, histogram) == expected
+
+
+BY_VCPU, BY_VM = Level("vcpu", "vcpu"), Level("vm", "vm")
+ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
+BOTH = Histogram(classic=Classic(in_protobuf=True))
+WIDE = Histogram(classic=Classic(16))
+# A line of the table: level, format, allow list, shape; R, U and h for the formula.
+SHAPES: dict[str, tuple[Level, str, list[str], Histogram, tuple[int, int, int]]] = {
+    "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
+    "default, native": (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 1)),
+    "both forms (`in_protobuf`)": (BY_VCPU, PROTOBUF, [], BOTH, (8, 2, 17)),
+    "`factor: 16`, in text": (BY_VCPU, TEXT, [], WIDE, (8, 2, 10)),
+    "histograms per VM, in text": (Level("vcpu", "vm"), TEXT, [], DEFAULT, (8, 2, 16)),
+    "all per VM, in text": (BY_VM, TEXT, [], DEFAULT, (8, 2, 16)),
+    "all per VM, native": (BY_VM, PROTOBUF, [], DEFAULT, (8, 2, 1)),
+    "allow list, in text": (BY_VCPU, TEXT, ALLOW, DEFAULT, (5, 2, 16)),
+    "allow list, native": (BY_VCPU, PROTOBUF, ALLOW, DEFAULT, (5, 2, 1)),
+    "allow list, all per VM, native": (BY_VM, PROTOBUF, ALLOW, DEFAULT, (5, 2, 1)),
+}
+SIZES = [100, 1000, 5000]
+
+
+def table() -> Iterator[tuple[str, list[int]]]:
+    """The lines of the table: shape, and series for 100, 1,000 and 5,000 vCPUs."""
+    lines = PAGE.read_text().split("| shape | 100 vCPUs | 1,000 vCPUs | 5,000 vCPUs |\n")[1].split("\n\n")[0]
+    for line in lines.splitlines()[1:]:
+        shape, *numbers = (part.strip() for part in line.strip("|").split("|"))
+        yield shape, [int(number.replace(",", "")) for number in numbers]
+
+
+def test_the_table_has_the_shapes_of_this_test() -> None:
+    assert [shape for shape, _ in table()] == list(SHAPES)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_table(shape: str) -> None:
+    level, accept, allow, served, (reasons, userspace, of_histogram) = SHAPES[shape]
+    told = dict(table())[shape]
+    assert told == [formula(size, reasons + userspace, level, of_histogram, size) for size in SIZES]
+    assert told[0] == rendered(host(100, 8, 2, 100), level, accept, served, allow)
+
+
+def test_all_metrics_are_described() -> None:
+    described = PAGE.read_text()
+    for family in metrics().families([]):
+        assert f"### `{family.name}`" in described

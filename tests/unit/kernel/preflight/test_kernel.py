@@ -1,0 +1,210 @@
+"""What the kernel must have: version, architecture, tracefs, tracepoints; each as a fake tree that lacks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from exporter.kernel.preflight import Check, find_tracefs, status
+from exporter.kernel.preflight.kernel import kernel_version
+from tests.unit.kernel.preflight.host import Host, shut
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.0-56-cloud-arm64", (6, 1, 0)),
+        ("5.10.0-136.12.0.86.oe2203sp1.aarch64", (5, 10, 0)),
+        ("6.18.44-fc-v657", (6, 18, 44)),
+        ("5.15.167.4-microsoft-standard-WSL2", (5, 15, 167)),
+        ("6.12-rc3", (6, 12, 0)),
+        ("6.12", (6, 12, 0)),
+        ("4.19.90+", (4, 19, 90)),
+        ("", None),
+        ("linux", None),
+        ("6", None),
+        ("6.x", None),
+        ("12345.1", None),
+        ("6.12345", None),
+    ],
+)
+def test_kernel_versions(release: str, version: tuple[int, int, int] | None) -> None:
+    assert kernel_version(release) == version
+
+
+@pytest.mark.parametrize(
+    ("release", "row"),
+    [
+        (
+            "5.4.302",
+            Check("kernel", False, "5.4.302: array maps cannot be mapped before 5.5", "boot Linux 5.5 or newer"),
+        ),
+        ("5.5.0", Check("kernel", True, "5.5.0; replay alone needs 5.10")),
+        ("5.9.16", Check("kernel", True, "5.9.16; replay alone needs 5.10")),
+        (
+            "5.10.0-136.12.0.86.oe2203sp1.aarch64",
+            Check("kernel", True, "5.10.0-136.12.0.86.oe2203sp1.aarch64"),
+        ),
+        ("x\n", Check("kernel", False, r"'x\n' is no kernel release", "boot Linux 5.5 or newer")),
+    ],
+)
+def test_kernel(host: Host, release: str, row: Check) -> None:
+    host.release = release
+    assert host.row("kernel") == row
+
+
+def test_architecture(host: Host) -> None:
+    host.machine = "x86_64"
+    assert host.row("architecture") == Check("architecture", True, "x86_64")
+    host.machine = "riscv64"
+    remedy = "run on an aarch64 or x86_64 host"
+    assert host.row("architecture") == Check("architecture", False, "riscv64", remedy)
+
+
+def test_tracefs_is_not_mounted(host: Host) -> None:
+    host.tracefs.rename(host.root / "elsewhere")
+    host.tracefs.mkdir()
+    mount = "mount -t tracefs nodev /sys/kernel/tracing"
+    unseen = "cannot be seen without tracefs"
+    assert find_tracefs(host.sys) is None
+    assert host.row("tracefs") == Check("tracefs", False, "not mounted", mount)
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, unseen, mount)
+    assert host.row("sched tracepoints") == Check("sched tracepoints", False, unseen, mount)
+    assert host.missing() == ["tracefs", "kvm tracepoints", "sched tracepoints"]
+
+
+def test_tracefs_below_debugfs(host: Host) -> None:
+    debugfs = host.sys / "kernel/debug/tracing"
+    debugfs.parent.mkdir()
+    host.tracefs.rename(debugfs)
+    assert find_tracefs(host.sys) == debugfs
+    assert host.missing() == []
+    host.tracefs.mkdir()
+    assert find_tracefs(host.sys) == debugfs
+    assert host.row("tracefs") == Check("tracefs", True, str(debugfs))
+
+
+def test_tracefs_without_events(host: Host) -> None:
+    (host.tracefs / "events").rename(host.tracefs / "instances")
+    detail = f"{host.tracefs}/events: No such file or directory"
+    assert host.row("tracefs") == Check("tracefs", False, detail, "mount -t tracefs nodev /sys/kernel/tracing")
+
+
+READ = "run as root, or with CAP_DAC_READ_SEARCH (tracefs is mounted for root alone)"
+
+
+def test_tracefs_that_is_roots(nobodys_host: Host) -> None:
+    host = nobodys_host
+    shut(host.tracefs)
+    assert find_tracefs(host.sys) == host.tracefs
+    assert host.row("tracefs") == Check("tracefs", False, f"{host.tracefs}: Permission denied", READ)
+    detail = "kvm/kvm_exit: Permission denied"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, READ)
+
+
+def test_formats_that_are_roots(nobodys_host: Host) -> None:
+    host = nobodys_host
+    shut(host.tracefs / "events/sched/sched_process_exit/format")
+    detail = "sched/sched_process_exit: Permission denied"
+    assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, READ)
+    assert host.missing() == ["sched tracepoints"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "remedy"),
+    [
+        ("x86_64", "modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)"),
+        ("aarch64", "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"),
+        ("riscv64", ""),
+    ],
+)
+def test_no_kvm(host: Host, machine: str, remedy: str) -> None:
+    host.machine = machine
+    (host.tracefs / "events/kvm").rename(host.tracefs / "events/xen")
+    none = "No such file or directory"
+    detail = f"kvm_exit: {none}, kvm_entry: {none}, kvm_userspace_exit: {none}"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
+
+
+def test_one_tracepoint_less(host: Host) -> None:
+    (host.tracefs / "events/kvm/kvm_userspace_exit/format").unlink()
+    (host.tracefs / "events/sched/sched_process_exit/format").unlink()
+    detail = "kvm_userspace_exit: No such file or directory"
+    remedy = "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
+    detail, remedy = "sched_process_exit: No such file or directory", "a kernel with CONFIG_TRACEPOINTS=y"
+    assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
+
+
+def test_no_dev_kvm_is_no_fault(host: Host) -> None:
+    (host.root / "dev/kvm").unlink()
+    row = host.row("/dev/kvm")
+    detail = "absent: this host runs no VM, or its devices are hidden from here"
+    assert (row, row.state) == (Check("/dev/kvm", True, detail, needed=False), "not needed")
+    assert status(host.run()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("none [integrity] confidentiality\n", Check("lockdown", True, "integrity")),
+        (
+            "none integrity [confidentiality]\n",
+            Check(
+                "lockdown",
+                False,
+                "confidentiality: forbids BPF to read kernel memory, and tracefs",
+                "boot with lockdown=integrity, or without lockdown=",
+            ),
+        ),
+        ("", Check("lockdown", True, "unknown")),
+        (None, Check("lockdown", True, "none: the kernel or this container has no lockdown file")),
+    ],
+)
+def test_lockdown(host: Host, text: str | None, row: Check) -> None:
+    path = host.sys / "kernel/security/lockdown"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    assert host.row("lockdown") == row
+
+
+def test_lockdown_that_cannot_be_read(host: Host) -> None:
+    path = host.sys / "kernel/security/lockdown"
+    path.unlink()
+    path.mkdir()
+    assert host.row("lockdown") == Check("lockdown", True, "unknown: Is a directory")
+
+
+def test_no_btf_is_no_fault(host: Host) -> None:
+    (host.sys / "kernel/btf/vmlinux").unlink()
+    row = host.row("BTF")
+    assert (row, row.state) == (Check("BTF", True, "not used", needed=False), "not needed")
+    assert status(host.run()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        (
+            "0\n",
+            Check(
+                "BPF JIT",
+                True,
+                "off: the program is interpreted, and slow",
+                "sysctl -w net.core.bpf_jit_enable=1",
+            ),
+        ),
+        (
+            "2\n",
+            Check("BPF JIT", True, "mode 2: traces what it compiles", "sysctl -w net.core.bpf_jit_enable=1"),
+        ),
+        (None, Check("BPF JIT", True, "unknown: No such file or directory")),
+    ],
+)
+def test_jit(host: Host, text: str | None, row: Check) -> None:
+    path = host.proc / "sys/net/core/bpf_jit_enable"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    assert host.row("BPF JIT") == row
+    assert host.missing() == []

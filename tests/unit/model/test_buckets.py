@@ -1,0 +1,19 @@
+"""Bounds of the kernel's buckets, by their definition."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from exporter.model.buckets import bound_ns
+from tests.support.machine import bucket
+
+
+@pytest.mark.parametrize("number", range(141))
+def test_a_bound_is_the_longest_time_of_its_bucket(number: int) -> None:
+    """By the definition that the program is tested with, and by fractions: bound^4 <= 2^k s^4 < (bound + 1)^4."""
+    bound = bound_ns(number)
+    assert bound is not None
+    assert (bucket(bound), bucket(bound + 1)) == (number, number + 1)
+    assert bound**4 <= Fraction(2) ** (number - 92) * 10**36 < (bound + 1) ** 4

@@ -1,0 +1,118 @@
+"""Lookups in a tree in the shape of /proc whose processes can hang."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from exporter.model.vm import Vm
+from exporter.naming import lookup
+from exporter.naming.identity import identify
+from exporter.naming.lookup import Lookup
+
+LONG = 20.0
+CPU0, CPU1 = b"CPU 0/KVM", b"CPU 1/KVM"
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Proc:
+    """A tree in the shape of /proc whose processes can be made to hang."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._fifos: list[Path] = []
+        self._lookups: list[Lookup] = []
+
+    def add(self, pid: int, name: str, *, start: int = 5, hang: str = "") -> None:
+        folder = self.root / str(pid)
+        folder.mkdir(exist_ok=True)
+        (folder / "stat").write_text(f"{pid} (qemu) S " + "0 " * 18 + f"{start} 0\n")
+        (folder / "cmdline").write_bytes(f"qemu-kvm\0-name\0guest={name}\0-uuid\0u-{name}\0".encode())
+        if hang:
+            (folder / hang).unlink()
+            os.mkfifo(folder / hang)
+            self._fifos.append(folder / hang)
+
+    def lookup(self, clock: Callable[[], float] = time.monotonic, patience: float = LONG) -> Lookup:
+        names = Lookup(self.root, clock=clock, patience=patience)
+        self._lookups.append(names)
+        return names
+
+    def close(self) -> None:
+        """Stop the lookups of the test, and check that their threads end."""
+        for names in self._lookups:
+            names.close()
+        end = time.monotonic() + LONG
+        while running_workers():
+            assert time.monotonic() < end, "the workers end"
+            self.release()
+            time.sleep(0.005)
+
+    def release(self, content: bytes = b"", *, every: int = 1) -> None:
+        """Let the reads of all FIFOs return; `every` readers each."""
+        for fifo in self._fifos:
+            for _ in range(every):
+                try:
+                    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError:
+                    break  # nobody reads
+                with suppress(OSError):  # the reader may have read another's and left
+                    os.write(writer, content)
+                os.close(writer)
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Iterator[Proc]:
+    tree = Proc(tmp_path)
+    yield tree
+    tree.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often the command line of each pid was read."""
+    counted: Counter[int] = Counter()
+    real = identify
+
+    def counting(pid: int, root: Path) -> Vm:
+        counted[pid] += 1
+        return real(pid, root)
+
+    monkeypatch.setattr(lookup, "identify", counting)
+    return counted
+
+
+def qemu(pid: int, name: str) -> Vm:
+    return Vm(pid, name, f"u-{name}", "qemu")
+
+
+def running_workers() -> int:
+    return sum(thread.name == "vm-lookup" for thread in threading.enumerate())
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.005)

@@ -1,0 +1,61 @@
+"""Index of a vCPU, from its thread's comm or its cgroup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exporter.naming.vcpu import vcpu_index
+
+
+@pytest.mark.parametrize(
+    ("comm", "index"),
+    [
+        (b"CPU 3/KVM", "3"),
+        (b"CPU 3/KVM\0\0\0\0\0\0\0", "3"),
+        (b"CPU 3/KVM\0junk", "3"),
+        (b"CPU 12/KVM", "12"),
+        (b"CPU 1/KVM", "1"),
+        (b"CPU 10/KVM", "10"),
+        (b"CPU 1/TCG", ""),
+        (b"CPU 01/KVM", ""),
+        (b"CPU /KVM", ""),
+        (b"CPU 1/KVM ", ""),
+        (b"CPU 1/KVM\n", ""),
+        (b"xCPU 1/KVM", ""),
+        ("CPU ٣/KVM".encode(), ""),
+        (b"fc_vcpu 0", "0"),
+        (b"vcpu7", "7"),
+        (b"crosvm_vcpu11", "11"),
+        (b"kvm-vcpu-2", "2"),
+        (b"qemu-system-aar", ""),
+        (b"", ""),
+    ],
+)
+def test_the_tracepoint_states_the_index_else_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
+    assert vcpu_index(comm, None, 1, 2, tmp_path) == index
+    assert vcpu_index(comm, 5, 1, 2, tmp_path) == "5"
+    assert vcpu_index(comm, 0, 1, 2, tmp_path) == "0"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "index"),
+    [
+        (r"0::/machine.slice/machine-qemu\x2d1\x2dweb.scope/libvirt/vcpu3", "3"),
+        ("5:cpuset:/machine/web.libvirt-qemu/vcpu12\n1:name=systemd:/x", "12"),
+        ("2:freezer:/x\n5:cpuset:/machine/web.libvirt-qemu/vcpu0", "0"),
+        ("0::/x/libvirt/emulator", ""),
+        ("0::/x/libvirt/vcpu3/more", ""),
+        ("0::/x/libvirt/vcpu03", ""),
+        ("0::/x/libvirt/avcpu3", ""),
+        ("garbage", ""),
+        ("", ""),
+    ],
+)
+def test_the_cgroup_states_the_index_if_the_comm_does_not(tmp_path: Path, cgroup: str, index: str) -> None:
+    thread = tmp_path / "1" / "task" / "2"
+    thread.mkdir(parents=True)
+    (thread / "cgroup").write_text(cgroup)
+    assert vcpu_index(b"qemu-kvm", None, 1, 2, tmp_path) == index
+    assert vcpu_index(b"CPU 9/KVM", None, 1, 2, tmp_path) == "9"

@@ -1,0 +1,46 @@
+"""Cloud Hypervisor's program names and options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exporter.model.vm import Vm
+from exporter.naming.vmm.cloud_hypervisor import CLOUD_HYPERVISOR
+from tests.unit.naming.processes import UUID, known
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "uuid"),
+    [
+        (["cloud-hypervisor", "--api-socket", "/run/x/h-1.sock"], "h-1", ""),
+        (["cloud-hypervisor", "--api-socket", "path=/run/x/h-1.sock"], "h-1", ""),
+        (["cloud-hypervisor", "--api-socket", "/run/vc/vm/0a1b/clh-api.sock"], "0a1b", ""),
+        (["cloud-hypervisor", "--api-socket=/run/libvirt/ch/h-1-socket"], "h-1", ""),
+        (["cloud-hypervisor", "--api-socket", "/tmp/ch.sock"], "42", ""),
+        (["cloud-hypervisor", "--api-socket", "fd=3"], "42", ""),
+        (["cloud-hypervisor", "--platform", "oem_strings=a,uuid=U"], "42", "U"),
+        (["cloud-hypervisor", "--cmdline", "--api-socket=/x/no.sock"], "42", ""),
+        (["cloud-hypervisor-static-aarch64", "--api-socket", "h-1.sock"], "h-1", ""),
+        (["cloud-hypervisor-v38.0", "--api-socket", "h-1.sock"], "h-1", ""),
+    ],
+)
+def test_options_state_name_and_uuid(tmp_path: Path, argv: list[str], name: str, uuid: str) -> None:
+    assert known(tmp_path, argv) == Vm(42, name, uuid, "cloud-hypervisor")
+
+
+def test_its_comm_lacks_the_last_letter(tmp_path: Path) -> None:
+    argv = ["microvm@web", "--api-socket", "web.sock"]
+    assert known(tmp_path, argv, comm="cloud-hyperviso\n") == Vm(42, "web", "", "cloud-hypervisor")
+
+
+def test_the_sample_command_line() -> None:
+    vm = Vm(42, "web,1", UUID, "cloud-hypervisor")
+    assert CLOUD_HYPERVISOR.sample_command_line(vm, "aarch64") == [
+        "cloud-hypervisor",
+        "--api-socket",
+        "/run/web,1.sock",
+        "--platform",
+        f"uuid={UUID}",
+    ]

@@ -1,0 +1,64 @@
+"""Sums that an earlier look left: what is compared with what, and for how long they are kept."""
+
+from __future__ import annotations
+
+from exporter.page.totals import History
+from tests.support.readings import SECOND
+from tests.unit.page.views import figures, seen, vcpu
+
+
+def test_the_first_look_is_since_counting_began_and_the_next_since_that_one() -> None:
+    history = History()
+    first = seen(history, 10, vcpu(2, 101, 3), vcpu(3, 7))
+    assert (first.whole, first.elapsed_ns) == (True, 10 * SECOND)
+    assert figures(first) == [("web", 0.0864, [("IRQ", 108, 10.8), ("WFx", 3, 0.3)])]
+    second = seen(history, 12, vcpu(2, 114, 3), vcpu(3, 24), vcpu(4, 5, pid=9, vm="db"))
+    assert (second.whole, second.elapsed_ns) == (False, 2 * SECOND)
+    assert figures(second) == [("web", 0.12, [("IRQ", 30, 15.0)]), ("db", 0.02, [("IRQ", 5, 2.5)])]
+
+
+def test_rates_are_over_about_four_seconds_whoever_asks() -> None:
+    history = History()
+    spans = [seen(history, at, vcpu(2, at * 10)).elapsed_ns // SECOND for at in (1, 3, 5, 7, 9, 14, 15, 16, 17, 18, 19)]
+    assert spans == [1, 2, 4, 4, 4, 5, 6, 7, 8, 4, 5]
+    assert len(history) <= 4
+
+
+def test_what_is_kept_is_dropped_a_minute_after_the_last_look() -> None:
+    history = History()
+    seen(history, 1, vcpu(2, 1))
+    history.forget(60.9)
+    assert len(history) == 1
+    history.forget(61)
+    assert len(history) == 0
+    assert seen(history, 62, vcpu(2, 1)).whole
+    assert seen(history, 122, vcpu(2, 1)).whole
+    assert not seen(history, 181, vcpu(2, 1)).whole
+
+
+def test_no_difference_is_made_of_what_cannot_be_compared() -> None:
+    """Counting began anew; or a vCPU that was in the sums is gone with what it counted."""
+    history = History()
+    seen(history, 10, vcpu(2, 100), vcpu(3, 50))
+    gone = seen(history, 12, vcpu(2, 103))
+    assert gone.whole
+    assert figures(gone)[0][2] == [("IRQ", 103, 103 / 12)]
+    assert figures(seen(history, 14, vcpu(2, 114)))[0][2] == [("IRQ", 11, 5.5)]
+    assert seen(history, 16, vcpu(2, 3), since_ns=1).whole
+
+
+def test_a_vcpu_that_ends_is_counted_to_its_end_and_not_again() -> None:
+    history = History()
+    seen(history, 10, vcpu(2, 100), vcpu(3, 50))
+    ended = vcpu(3, 57, alive=False)
+    assert figures(seen(history, 14, vcpu(2, 103), ended)) == [("web", 0.02, [("IRQ", 10, 2.5)])]
+    assert figures(seen(history, 18, vcpu(2, 108), ended)) == [("web", 0.01, [("IRQ", 5, 1.25)])]
+    assert figures(seen(history, 22, vcpu(2, 121))) == [("web", 0.026, [("IRQ", 13, 3.25)])]  # linger is over
+
+
+def test_a_name_that_comes_later_does_not_begin_anew() -> None:
+    """Nor is a VM shown twice while one of its vCPUs has no name yet."""
+    history = History()
+    assert figures(seen(history, 10, vcpu(2, 100, vm=None)))[0][0] == "1"
+    named = seen(history, 12, vcpu(2, 103), vcpu(3, 1, vm=None))
+    assert figures(named) == [("web", 0.016, [("IRQ", 4, 2.0)])]

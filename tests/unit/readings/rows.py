@@ -1,0 +1,12 @@
+"""Rows of a difference, in few words."""
+
+from __future__ import annotations
+
+from exporter.readings import reading as document
+from exporter.readings.difference import ReasonDifference
+
+NOTHING = document.nothing(0)
+
+
+def shown(rows: list[ReasonDifference]) -> list[tuple[int, str, int]]:
+    return [(row.tid, row.reason, row.exits) for row in rows]

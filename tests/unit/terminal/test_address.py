@@ -1,0 +1,46 @@
+"""URLs of an exporter: which are read, and why others are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from exporter.terminal import address
+from exporter.terminal.address import Address
+from tests.support.command import refused
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        *((url, "only http:// is supported") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
+        *((url, "allowed is http://HOST:PORT") for url in ("http://", "http://:80", "http://a/?b", "http://u:p@a")),
+        *(
+            (url, "allowed is http://HOST:PORT")
+            for url in ("http://a/b c", "http://a/\xe9", "http://x\x1b", "http://a\n")
+        ),
+        ("http://a:b", "b"),
+        ("http://a:99999", "Port out of range 0-65535"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://a..b", "the host is no valid name"),
+        ("http://a:0", "port 0 is no port to connect to"),
+    ],
+)
+def test_urls_that_are_not_read(url: str, problem: str) -> None:
+    last = refused("top", "--source", "exporter", f"--url={url}", "1").splitlines()[-1]
+    assert last.startswith("kvm-exit-exporter top: error: argument --url: ")
+    assert problem in last
+    assert last.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://localhost:9939", Address("localhost", 9939)),
+        ("http://a", Address("a", 80)),
+        ("http://[fe80::1]:81/", Address("fe80::1", 81)),
+        ("http://A:1/proxy/kvm//", Address("a", 1, "/proxy/kvm")),
+        ("http://b\xfccher.example:2", Address("b\xfccher.example", 2)),
+    ],
+)
+def test_urls_that_are_read(url: str, found: Address) -> None:
+    assert address.parse(url) == address.parse(str(found)) == found

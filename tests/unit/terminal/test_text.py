@@ -1,0 +1,21 @@
+"""Text on a screen: bars, and strings padded to a width."""
+
+from __future__ import annotations
+
+from exporter.terminal import text
+
+
+def test_sparklines() -> None:
+    """One octave a bar at 24: bucket 12 ends at 2^-20 s, 13 is above it, and 108 at 2^4 s."""
+    assert text.sparkline({}, 24) == " " * 24
+    assert text.sparkline({12: 1}, 24) == text.sparkline({0: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({13: 1, 16: 1}, 24) == "█" + " " * 23
+    assert text.sparkline({17: 8, 20: 8}, 24) == " █" + " " * 22
+    assert text.sparkline({108: 1}, 24) == text.sparkline({141: 1}, 24) == " " * 23 + "█"
+    assert text.sparkline({13: 1_000_000, 17: 1, 21: 500_000}, 24) == "█▁▄" + " " * 21
+    assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
+
+
+def test_columns() -> None:
+    assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
+    assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"
