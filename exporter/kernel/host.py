@@ -18,6 +18,7 @@ from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_form
 _SLOT_BYTES, _CELL_BYTES = 512, 1280
 
 NO_KVM = "the tracepoint kvm:kvm_exit does not exist"
+"""The sentence for a kernel without KVM; kvm_remedy() is its remedy."""
 
 
 class Formats(NamedTuple):
@@ -30,11 +31,6 @@ class Formats(NamedTuple):
 def kvm_remedy() -> str:
     """Return the remedy where this host has no KVM; "" on a machine of an unknown instruction set."""
     return registry.kvm_remedy(platform.machine())
-
-
-def no_kvm() -> program.LoadError:
-    """Return the error for a host without KVM, to be raised."""
-    return program.LoadError(f"this host has no KVM: {NO_KVM}", kvm_remedy())
 
 
 def read_texts(sysfs: Path) -> dict[str, str] | None:
@@ -143,7 +139,7 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
 
 def _trial_load(config: Config, sysfs: Path) -> str:
     """Load the program and close it again; returns the detail of the row. Raises LoadError."""
-    formats = read_formats(sysfs)
+    formats = parsed(required_texts(sysfs))
     loaded = launcher.load(request(config, formats.kvm_exit, attach=False))
     try:
         return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"

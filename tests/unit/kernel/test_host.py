@@ -23,7 +23,7 @@ def events(tmp_path: Path) -> Path:
 
 
 def test_formats_are_read(tmp_path: Path, events: Path) -> None:
-    found = host.read_formats(tmp_path)
+    found = host.parsed(host.required_texts(tmp_path))
     assert (found.kvm_exit.name, found.kvm_userspace_exit.name) == ("kvm_exit", "kvm_userspace_exit")
     texts = host.read_texts(tmp_path)
     assert texts == {name: (events / name / "format").read_text() for name in ("kvm_exit", "kvm_userspace_exit")}
@@ -43,8 +43,8 @@ def test_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: s
     assert host.read_texts(tmp_path) is None
     assert host.kvm_remedy() == remedy
     with pytest.raises(program.LoadError) as caught:
-        host.read_formats(tmp_path)
-    assert caught.value.what == "this host has no KVM: the tracepoint kvm:kvm_exit does not exist"
+        host.required_texts(tmp_path)
+    assert caught.value.what == "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded"
     assert caught.value.remedy == remedy
 
 
@@ -57,12 +57,12 @@ def test_without_tracefs(tmp_path: Path) -> None:
 def test_a_format_that_cannot_be_read(tmp_path: Path, events: Path) -> None:
     (events / "kvm_exit/format").write_text("name: kvm_exit\n")
     with pytest.raises(program.LoadError) as caught:
-        host.read_formats(tmp_path)
+        host.parsed(host.required_texts(tmp_path))
     assert caught.value.what == ("a tracepoint format of KVM cannot be read: line 2: the file ends without a print fmt")
     (events / "kvm_exit/format").write_bytes(b"\xff")
     with pytest.raises(program.LoadError, match=r"^cannot read .*/events/kvm: 'utf-8' codec can't decode"):
-        host.read_formats(tmp_path)
+        host.parsed(host.required_texts(tmp_path))
     os.remove(events / "kvm_exit/format")
     (events / "kvm_exit/format").mkdir()
     with pytest.raises(program.LoadError, match=r"^cannot read .*/events/kvm/kvm_exit/format: Is a directory$"):
-        host.read_formats(tmp_path)
+        host.parsed(host.required_texts(tmp_path))
