@@ -56,7 +56,7 @@ def required_texts(sysfs: Path) -> dict[str, str]:
     """Return the texts of read_texts(). Raises LoadError, also where the kernel has no KVM."""
     texts = read_texts(sysfs)
     if texts is None:
-        raise no_kvm()
+        raise program.LoadError(f"{NO_KVM}: KVM is not loaded", kvm_remedy())
     return texts
 
 

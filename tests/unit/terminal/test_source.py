@@ -97,7 +97,7 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
 
 def test_a_host_without_kvm(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"^this host has no KVM: the tracepoint kvm:kvm_exit does not exist; "):
+    with pytest.raises(SourceError, match=r"^the tracepoint kvm:kvm_exit does not exist: KVM is not loaded; "):
         OwnSource(Config(), sysfs=tmp_path)
     with pytest.raises(SourceError, match=r"^tracefs is not mounted; mount -t tracefs"):
         OwnSource(Config(), sysfs=tmp_path / "none")
