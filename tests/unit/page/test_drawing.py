@@ -1,4 +1,4 @@
-"""Bars of durations, and durations in duration."""
+"""Bars of durations, and durations as text."""
 
 from __future__ import annotations
 
