@@ -19,7 +19,7 @@ from exporter.common.text import printable
 from exporter.page.markup import fragment
 from exporter.page.totals import History
 from exporter.page.view import Health, view
-from exporter.readings import reading
+from exporter.readings import document
 from exporter.readings.reading import Reading
 
 PATH = "/-/overview"
@@ -113,7 +113,7 @@ def _around(kernel: str, telemetry_path: str, notice: str) -> tuple[str, str]:
         f'<li><a href=".{html.escape(quote(path, errors="replace"))}">{html.escape(name)}</a></li>'
         for path, name in (
             (telemetry_path, telemetry_path),
-            (reading.PATH, reading.PATH),
+            (document.PATH, document.PATH),
             ("/-/healthy", "/-/healthy"),
         )
     )

@@ -6,7 +6,7 @@ from exporter.model.reason import NameReason
 from exporter.model.records import Snapshot
 from exporter.naming.lookup import Lookup
 from exporter.naming.vcpu import nameable
-from exporter.readings.reading import Reading, reading
+from exporter.readings.reading import Reading, reading_of
 
 
 class Observer:
@@ -28,4 +28,4 @@ class Observer:
 
     def reading(self, snapshot: Snapshot, *, since_ns: int, replay: bool) -> Reading:
         """The snapshot with the names known by now. `since_ns`: when counting began, on the program's clock."""
-        return reading(snapshot, self.lookup.get, self.name, since_ns=since_ns, replay=replay)
+        return reading_of(snapshot, self.lookup.get, self.name, since_ns=since_ns, replay=replay)

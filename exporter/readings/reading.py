@@ -5,20 +5,13 @@ It has every vCPU with every reason, also those that the options `level` and `re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from exporter.model.buckets import BUCKETS
 from exporter.model.reason import Reason, Space
 from exporter.model.records import Cell, Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu
-
-PATH = "/-/vcpus"
-VERSION = 1
-_NUMBERS = 1 << 64
-"""All counters of the kernel are below this. A number of hundreds of digits would fail later, as a float."""
 
 KINDS = EXIT, USERSPACE = "exit", "userspace"
 """Exits from guest mode, and returns of KVM_RUN to the VMM. A return can come without an exit."""
@@ -83,11 +76,7 @@ def nothing(since_ns: int, *, replay: bool = False) -> Reading:
     return Reading(since_ns, since_ns, replay, {}, ())
 
 
-class DocumentError(Exception):
-    """The bytes are not a document of /-/vcpus of this version."""
-
-
-def reading(
+def reading_of(
     snapshot: Snapshot,
     identify: Callable[[ThreadKey], Vcpu | None],
     name: Callable[[int, int], Reason],
@@ -128,159 +117,3 @@ def _counted(cell: Cell, reason: Reason) -> ReasonReading:
     kind = USERSPACE if cell.space in _USERSPACE_SPACES else EXIT
     buckets = {number: count for number, count in enumerate(cell.counts()) if count}
     return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets)
-
-
-def encode(now: Reading) -> bytes:
-    """The JSON document: one line of ASCII. All numbers are integers."""
-    made = {
-        "version": VERSION,
-        "taken_ns": now.taken_ns,
-        "since_ns": now.since_ns,
-        "replay": now.replay,
-        "counters": dict(now.counters),
-        "vcpus": [
-            {**identity(thread), "guest_ns": thread.guest_ns, "reasons": [counted_fields(c) for c in thread.reasons]}
-            for thread in now.vcpus
-        ],
-    }
-    return dumps(made)
-
-
-def dumps(made: Mapping[str, Any]) -> bytes:
-    """JSON on one line that is safe to print: everything except printable ASCII is escaped."""
-    # json escapes everything above 0x7f and below 0x20. DEL occurs only inside strings.
-    return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
-
-
-def identity(thread: VcpuReading) -> dict[str, object]:
-    """The members of a vCPU that identify it, and the exit that it is in."""
-    return {
-        "pid": thread.key.pid,
-        "tid": thread.key.tid,
-        "born_ns": thread.key.born_ns,
-        "comm": thread.comm,
-        "vm": thread.vm,
-        "uuid": thread.uuid,
-        "vmm": thread.vmm,
-        "vcpu": thread.vcpu,
-        "alive": thread.alive,
-        "in_progress": thread.in_progress
-        and {
-            "reason": thread.in_progress.reason,
-            "class": thread.in_progress.klass,
-            "age_ns": thread.in_progress.age_ns,
-        },
-    }
-
-
-def counted_fields(counted: ReasonReading) -> dict[str, object]:
-    """The members of a reason."""
-    return {
-        "kind": counted.kind,
-        "reason": counted.reason,
-        "class": counted.klass,
-        "exits": counted.exits,
-        "sum_ns": counted.sum_ns,
-        "buckets": sorted(counted.buckets.items()),
-    }
-
-
-def decode(data: bytes) -> Reading:
-    """Read a document. Raises DocumentError: any program may have sent it."""
-    try:
-        read = _Fields(json.loads(data))
-    except (ValueError, RecursionError) as error:
-        raise DocumentError("not JSON") from error
-    version = read.number("version")
-    if version != VERSION:
-        raise DocumentError(f"version {version}, known is {VERSION}")
-    counters = _Fields(read.any("counters"))
-    return Reading(
-        taken_ns=read.number("taken_ns"),
-        since_ns=read.number("since_ns"),
-        replay=read.flag("replay"),
-        counters={name: counters.number(name) for name in counters.names()},
-        vcpus=[_read_thread(_Fields(each)) for each in read.items("vcpus")],
-    )
-
-
-def _read_thread(read: _Fields) -> VcpuReading:
-    now = read.any("in_progress")
-    in_progress = None
-    if now is not None:
-        current = _Fields(now)
-        in_progress = InProgress(current.text("reason"), current.text("class"), current.number("age_ns"))
-    return VcpuReading(
-        key=ThreadKey(read.number("pid"), read.number("tid"), read.number("born_ns")),
-        comm=read.text("comm"),
-        vm=None if read.any("vm") is None else read.text("vm"),
-        uuid=read.text("uuid"),
-        vmm=read.text("vmm"),
-        vcpu=read.text("vcpu"),
-        alive=read.flag("alive"),
-        guest_ns=read.number("guest_ns"),
-        in_progress=in_progress,
-        reasons=[_read_counted(_Fields(each)) for each in read.items("reasons")],
-    )
-
-
-def _read_counted(read: _Fields) -> ReasonReading:
-    kind = read.text("kind")
-    if kind not in KINDS:
-        raise DocumentError(f"kind {kind!a}")
-    buckets: dict[int, int] = {}
-    for pair in read.items("buckets"):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
-            raise DocumentError("buckets: not pairs of numbers from 0 to 2^64 - 1")
-        if pair[0] >= BUCKETS:
-            raise DocumentError(f"bucket {pair[0]}")
-        buckets[pair[0]] = pair[1]
-    return ReasonReading(
-        kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets
-    )
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value < _NUMBERS
-
-
-class _Fields:
-    """Members of a JSON object, each of the expected type. All methods raise DocumentError."""
-
-    def __init__(self, value: object) -> None:
-        if not isinstance(value, dict):
-            raise DocumentError("not an object where one should be")
-        self._value = value
-
-    def names(self) -> list[str]:
-        return list(self._value)
-
-    def any(self, name: str) -> Any:
-        try:
-            return self._value[name]
-        except KeyError:
-            raise DocumentError(f"without {name}") from None
-
-    def number(self, name: str) -> int:
-        value = self.any(name)
-        if not _is_number(value):
-            raise DocumentError(f"{name}: not a number from 0 to 2^64 - 1")
-        return int(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.any(name)
-        if not isinstance(value, bool):
-            raise DocumentError(f"{name}: neither true nor false")
-        return value
-
-    def text(self, name: str) -> str:
-        value = self.any(name)
-        if not isinstance(value, str):
-            raise DocumentError(f"{name}: not a string")
-        return value
-
-    def items(self, name: str) -> list[Any]:
-        value = self.any(name)
-        if not isinstance(value, list):
-            raise DocumentError(f"{name}: not a list")
-        return value

@@ -62,7 +62,7 @@ def readings(config: Config, recorded: Recording) -> tuple[Reading, Reading]:
     names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
     since_ns = recorded.first_ns
     first = reading.nothing(since_ns, replay=True)
-    return first, reading.reading(snapshot, vcpus.get, names.lookup, since_ns=since_ns, replay=True)
+    return first, reading.reading_of(snapshot, vcpus.get, names.lookup, since_ns=since_ns, replay=True)
 
 
 class _CountedReplay:

@@ -6,7 +6,7 @@ from typing import Callable
 
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.page.page import HEADERS, PATH, HtmlPage
-from exporter.readings import reading
+from exporter.readings import document
 from exporter.web.response import WRITE_METHODS, Request, Response, Route, Routes, constant, text_response
 
 Render = Callable[[str, str], MetricsPage]
@@ -40,7 +40,7 @@ def routes(
     }
     if vcpus:
         json = [("Content-Type", "application/json")]
-        found[reading.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
+        found[document.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
     if page:
         found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
         found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)

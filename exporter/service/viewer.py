@@ -7,8 +7,9 @@ from collections.abc import Callable
 from exporter.metrics.own import OwnStatus
 from exporter.page.page import PageData
 from exporter.page.view import Health
+from exporter.readings.document import encode
 from exporter.readings.observer import Observer
-from exporter.readings.reading import Reading, encode, nothing
+from exporter.readings.reading import Reading, nothing
 from exporter.service.collection import Collected, NothingCollected
 
 _WAIT_SECONDS = 0.25

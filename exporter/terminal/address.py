@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import NamedTuple
 
-from exporter.readings.reading import PATH
+from exporter.readings.document import PATH
 
 _HTTP_PORT = 80
 

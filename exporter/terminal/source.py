@@ -16,9 +16,10 @@ from exporter.config.values import host_port
 from exporter.kernel import host, launcher, program
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
-from exporter.readings import reading
+from exporter.readings import document, reading
+from exporter.readings.document import DocumentError
 from exporter.readings.observer import Observer
-from exporter.readings.reading import DocumentError, Reading
+from exporter.readings.reading import Reading
 from exporter.terminal.address import Address
 
 _DEFAULT_PORT = 9939
@@ -114,7 +115,7 @@ class ExporterSource:
     def read(self) -> Reading:
         """Request the page. Raises SourceError."""
         try:
-            received = reading.decode(self._get())
+            received = document.decode(self._get())
         except DocumentError as error:
             raise SourceError(f"{self._address} is not a kvm-exit-exporter of this version: {error}") from error
         if not received.since_ns:
@@ -127,7 +128,7 @@ class ExporterSource:
         try:
             connection.connect()
             connection.sock = _TimedSocket(connection.sock, self._seconds)
-            connection.request("GET", self._address.path + reading.PATH)
+            connection.request("GET", self._address.path + document.PATH)
             answer = connection.getresponse()
             body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
         except socket.timeout as error:
@@ -142,7 +143,7 @@ class ExporterSource:
         if answer.status in _BUSY:
             raise SourceError(f"{self._address} is busy: it answers {answer.status}, {_BUSY[answer.status]}")
         if answer.status != http.client.OK:
-            why = f"it answers {answer.status} to {reading.PATH}"
+            why = f"it answers {answer.status} to {document.PATH}"
             raise SourceError(f"{self._address} is not a kvm-exit-exporter of this version: {why}")
         if len(body) > _MAX_BYTES:
             why = f"its answer is longer than {_MAX_BYTES >> 20} MiB"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from exporter.common.text import printable
 from exporter.readings.difference import Difference, ReasonDifference
-from exporter.readings.reading import VERSION, ReasonReading, counted_fields, dumps, identity
+from exporter.readings.document import VERSION, counted_fields, dumps, identity
+from exporter.readings.reading import ReasonReading
 from exporter.terminal.text import left, right, width
 
 _TITLES = ("TGID", "TID", "COMM", "KVM_EXIT_REASON", "COUNT", "AVG_TIME (ns)")

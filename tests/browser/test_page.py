@@ -19,7 +19,7 @@ from exporter.page.drawing import duration
 from exporter.page.markup import figure
 from exporter.page.page import HEADERS, HtmlPage, PageData
 from exporter.page.view import Health
-from exporter.readings import reading as document
+from exporter.readings import document
 from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
 from exporter.readings.reading import Reading, nothing

@@ -15,10 +15,10 @@ import pytest
 
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
-from exporter.readings import reading as document
+from exporter.readings import document
 from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
-from exporter.readings.reading import Reading
+from exporter.readings.reading import Reading, nothing, reading_of
 from exporter.terminal.table import table
 from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, Machine
@@ -32,7 +32,7 @@ HVC64, DABT_LOW, WFX = 0x16, 0x24, 0x01  # arch/arm64/include/asm/esr.h
 
 def _reading(machine: Machine) -> Reading:
     vm = Vm(os.getpid(), "web-1", "", "qemu")
-    return document.reading(machine.collect(), lambda _: Vcpu(vm, "0"), ReasonNames().lookup, since_ns=1, replay=False)
+    return reading_of(machine.collect(), lambda _: Vcpu(vm, "0"), ReasonNames().lookup, since_ns=1, replay=False)
 
 
 def test_known_events_give_the_exact_table(machine: Callable[..., Machine]) -> None:
@@ -60,7 +60,7 @@ TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME 
 """
     vcpu.call(work)
     first = _reading(loaded)
-    whole = table(ordered(grouped(between(document.nothing(1), first))))
+    whole = table(ordered(grouped(between(nothing(1), first))))
     assert whole == expected.format(pid=os.getpid(), tid=vcpu.tid, average=50_021)
 
     def again() -> None:
@@ -120,7 +120,7 @@ def test_vcpus_and_metrics_agree(demo: Service) -> None:
     for thread in now.vcpus:
         for counted in thread.reasons:
             then = after[thread.key, counted.kind, counted.reason]
-            if counted.kind == document.EXIT:
+            if counted.kind == EXIT:
                 assert counted.exits <= exits[str(thread.key.tid), counted.reason] <= then
                 assert counted.exits - sum(counted.buckets.values()) in (0, 1)
     assert later.taken_ns > now.taken_ns

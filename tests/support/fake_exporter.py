@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from exporter.readings import reading as document
+from exporter.readings import document
 from exporter.readings.reading import Reading
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from exporter.readings import reading as document
 from exporter.readings.difference import ReasonDifference
+from exporter.readings.reading import nothing
 
-NOTHING = document.nothing(0)
+NOTHING = nothing(0)
 
 
 def shown(rows: list[ReasonDifference]) -> list[tuple[int, str, int]]:

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from exporter.readings import reading as document
 from exporter.readings.grouping import Filters
-from exporter.readings.reading import USERSPACE, InProgress, Reading
+from exporter.readings.reading import USERSPACE, InProgress, Reading, nothing
 from exporter.terminal import report
 from exporter.terminal.output import Output
 from tests.support.readings import SECOND, counted, reading, thread
@@ -106,7 +105,7 @@ BOTH = reading(
     thread(1, 14, counted("KVM_EXIT_MMIO", "mmio", 2, kind=USERSPACE), vcpu="2"),
     thread(1, 15, guest_ns=SECOND, vcpu="3"),
 )
-BEFORE = document.nothing(0)
+BEFORE = nothing(0)
 IRQ, IO, MMIO, WFX = ("12", "IRQ", 5), ("12", "KVM_EXIT_IO", 3), ("14", "KVM_EXIT_MMIO", 2), ("13", "EC_WFx", 7)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.readings import reading as document
 from exporter.readings.difference import between
 from exporter.readings.grouping import GROUPS, Filters
+from exporter.readings.reading import nothing
 from exporter.terminal import screen, text
 from exporter.terminal.screen import Frame, Style
 from exporter.terminal.view import TopView
@@ -23,7 +23,7 @@ def frame(vm: str = "web-1", comm: str = "CPU 0/KVM") -> Frame:
         vm=vm,
         comm=comm,
     )
-    span = between(document.nothing(0), reading(2, vcpu))
+    span = between(nothing(0), reading(2, vcpu))
     return Frame("12:00:00", "the exporter at http://localhost:9939", span, span)
 
 
@@ -64,14 +64,14 @@ def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
         thread(1, 2, counted("IRQ", "interrupt", 5, {50: 5}, SECOND), counted("HLT", "idle", 7, {99: 7}, SECOND)),
         thread(1, 3, counted("HLT", "idle", 0), guest_ns=2 * SECOND, vcpu="1"),
     )
-    span = Filters(reasons=frozenset(["IRQ"])).apply(between(document.nothing(0), reading(2, *vcpus)))
+    span = Filters(reasons=frozenset(["IRQ"])).apply(between(nothing(0), reading(2, *vcpus)))
     shown = Frame("12:00:00", "x", span, span)
     said = [line.rstrip() for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert said[1] == "2 vCPUs  2.50 exits/s  guest 50.0 %  lost 25.0 %  idle 0.0 %"
 
 
 def test_before_the_first_interval() -> None:
-    early = Frame("12:00:00", "x", None, between(document.nothing(0), document.nothing(0)))
+    early = Frame("12:00:00", "x", None, between(nothing(0), nothing(0)))
     assert screen.chosen(early, TopView(), None) == []
     said = "\n".join(line for line, _ in screen.lines(early, TopView(), [], 24, 80))
     assert "waiting for the first interval" in said

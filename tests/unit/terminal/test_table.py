@@ -10,17 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.buckets import bound_ns
-from exporter.readings import reading as document
 from exporter.readings.difference import between
 from exporter.readings.grouping import Filters, grouped, ordered
-from exporter.readings.reading import USERSPACE, InProgress
+from exporter.readings.reading import USERSPACE, InProgress, nothing
 from exporter.terminal.table import CSV_COLUMNS, csv_lines, json_line, table
 from exporter.terminal.text import width
 from tests.support.readings import counted, reading, thread
 
 HOSTILE = "\x1b[2J\x07\u202e\ud800e\u0301\x7f\n"
 SPAN = between(
-    document.nothing(0),
+    nothing(0),
     reading(
         4,
         thread(1201, 1207, counted("EC_WFx", "idle", 101, {90: 100}, 101_000_000_000)),
@@ -65,7 +64,7 @@ def test_csv() -> None:
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_csv_is_read_back_and_prints(comm: str, vm: str) -> None:
-    span = between(document.nothing(0), reading(1, thread(1, 2, counted("IRQ", "interrupt", 3), comm=comm, vm=vm)))
+    span = between(nothing(0), reading(1, thread(1, 2, counted("IRQ", "interrupt", 3), comm=comm, vm=vm)))
     said = csv_lines(span.rows(), 0, header=True)
     assert all(line.isprintable() for line in said.split("\n"))
     header, row = csv.reader(io.StringIO(said))
@@ -79,7 +78,7 @@ def test_the_table_prints_and_is_aligned(comms: list[str]) -> None:
     vcpus = [
         thread(1, 10 + at, counted("IRQ", "interrupt", 3), comm=comm or "x", vm=None) for at, comm in enumerate(comms)
     ]
-    lines = table(between(document.nothing(0), reading(1, *vcpus)).rows()).split("\n")
+    lines = table(between(nothing(0), reading(1, *vcpus)).rows()).split("\n")
     assert all(line.isprintable() for line in lines)
     assert len({width(line) for line in lines if line}) == 1
 
@@ -97,7 +96,7 @@ def test_json() -> None:
         ),
         thread(1, 4, guest_ns=9, vcpu="2"),
     ]
-    span = between(document.nothing(0), reading(2, *vcpus, counters={"dropped_no_slot": 5}))
+    span = between(nothing(0), reading(2, *vcpus, counters={"dropped_no_slot": 5}))
     rows = ordered([*span.rows(), *span.rows(USERSPACE)])
     said = json_line(span, rows, {"replay": False})
     assert all(0x20 <= ord(character) < 0x7F for character in said[:-1])

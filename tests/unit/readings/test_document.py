@@ -12,8 +12,9 @@ from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
 from exporter.model.records import ExitInProgress, RunStats, Snapshot, ThreadKey
 from exporter.model.vm import Vcpu
-from exporter.readings import reading as document
-from exporter.readings.reading import DocumentError, InProgress, Reading, ReasonReading, VcpuReading
+from exporter.readings import document
+from exporter.readings.document import DocumentError
+from exporter.readings.reading import InProgress, Reading, ReasonReading, VcpuReading, reading_of
 from tests.support.exits import NAME, WEB, cell, record, snapshots
 
 
@@ -30,14 +31,14 @@ def read(vcpus: list[Identified], **values: object) -> Reading:
         expired_early=11,
         taken_ns=1009,
     )
-    return document.reading(snapshot, known.get, NAME, since_ns=13, replay=False)
+    return reading_of(snapshot, known.get, NAME, since_ns=13, replay=False)
 
 
 def test_a_snapshot_with_its_names() -> None:
     halt, mmio = cell(Space.VMX, 12, 5, {10: 3, 141: 1}, 50), cell(Space.USERSPACE, 6, 2, {}, 0)
     here = record(100, 101, halt, mmio, guest_ns=17, in_progress=ExitInProgress(Space.VMX, 12, 19))
     unnamed = record(200, 201, alive=False)
-    now = document.reading(
+    now = reading_of(
         Snapshot([here, unnamed], {}, {}, 8, 0, 8, 0, taken_ns=1009),
         {here.key: Vcpu(WEB, "3")}.get,
         NAME,
@@ -138,7 +139,7 @@ def test_what_is_encoded_is_decoded(vcpus: list[Identified]) -> None:
 
 GOOD = json.loads(
     document.encode(
-        document.reading(
+        reading_of(
             Snapshot([record(100, 101, cell(Space.VMX, 12, 5, {10: 3}, 50))], {"a": 1}, {}, 8, 0, 8, 0),
             lambda _: None,
             NAME,
