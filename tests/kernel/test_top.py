@@ -18,7 +18,7 @@ from exporter.naming.reasons import ReasonNames
 from exporter.readings import document
 from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
-from exporter.readings.reading import EXIT, nothing, reading_of
+from exporter.readings.reading import EXIT, Reading, nothing, reading_of
 from exporter.terminal.table import table
 from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, Machine
