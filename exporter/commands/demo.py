@@ -33,11 +33,12 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     logs.setup(config.log.level, config.log.format)
     from exporter.recording import recording  # noqa: PLC0415 - usage errors need none of it
     from exporter.service import process  # noqa: PLC0415
+    from exporter.service.replay import ReplaySource  # noqa: PLC0415
 
+    file = arguments.recording or recording.DEFAULT
     return process.run(
         config,
-        recorded=arguments.recording or recording.DEFAULT,
-        speed=arguments.speed,
+        replay=lambda account: ReplaySource(config, file, arguments.speed, account),
         reread=lambda: configuration.read(arguments),
     )
 

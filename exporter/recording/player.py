@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from exporter.kernel.launcher import isolated
 from exporter.kernel.privileges import Account
+from exporter.recording.command_line import command_line
 from exporter.recording.recording import Recording, RecordingError
-from exporter.recording.vm import command_line
 
 
 class Player:

@@ -14,8 +14,7 @@ from exporter.model.vm import Vcpu, Vm
 from exporter.recording import blocks, columns
 from exporter.recording.blocks import MAX_THREADS, Block, RecordingError, Type
 from exporter.recording.events import COUNTED, Event, Kind, encoder, unpack
-from exporter.recording.totals import RecordingTotals
-from exporter.recording.writer import LOST
+from exporter.recording.totals import LOST, RecordingTotals
 
 __all__ = ["DEFAULT", "EventRun", "RecordedThread", "Recording", "RecordingError", "read"]
 

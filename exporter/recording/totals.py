@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -36,3 +37,7 @@ class RecordingTotals:
 def by_name(counts: Mapping[Kind, int]) -> dict[str, int]:
     """Counts by the names of their kinds: exit, entry, userspace_exit, thread_end."""
     return {kind.name.lower(): counts[kind] for kind in COUNTED}
+
+
+LOST = struct.Struct(f"<QQ{len(COUNTED)}Q")
+"""Start and end on CLOCK_MONOTONIC in ns, and the number of lost events of each kind."""

@@ -22,9 +22,8 @@ from typing import NamedTuple
 
 from exporter.kernel import privileges
 from exporter.kernel.syscall import TestRun
-from exporter.model.vm import Vm
-from exporter.naming.vmm import registry
 from exporter.recording import recording, tracks
+from exporter.recording.command_line import command_line
 
 _PR_SET_NAME = 15
 _LEAST_PASS_NS = 1_000_000
@@ -35,25 +34,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def name_thread(comm: bytes) -> None:
     """Set the comm of the calling thread, cut to 15 bytes."""
     _libc.prctl(_PR_SET_NAME, comm[:15] + b"\0", 0, 0, 0)
-
-
-def command_line(vm: Vm, machine: str) -> list[str]:
-    """Arguments from which the exporter reads this identity. A recording does not hold the arguments of the VM itself.
-
-    An unknown program gets options that the exporter reads under its name. If its VM had no name, it gets none: the
-    name is then the pid of the stand-in.
-    """
-    vmm = registry.by_label(vm.vmm)
-    if vmm:
-        return vmm.sample_command_line(vm, machine)
-    program = vm.vmm or "unknown"
-    if vm.name != str(vm.pid):
-        for vmm in registry.VMMS:
-            for more in ((), vmm.typical_options):
-                argv = [program, *vmm.sample_command_line(vm, machine)[1:], *more]
-                if registry.recognise([program], argv) == (None, vmm):
-                    return argv
-    return [program]
 
 
 def take_command_line(argv: Sequence[str]) -> None:

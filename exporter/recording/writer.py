@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import stat
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,7 @@ from exporter.model.vm import Vm
 from exporter.recording import blocks, columns
 from exporter.recording.blocks import Type
 from exporter.recording.events import COUNTED, Kind, unpack
-from exporter.recording.totals import RecordingTotals
-
-LOST = struct.Struct(f"<QQ{len(COUNTED)}Q")
-"""Start and end on CLOCK_MONOTONIC in ns, and the number of lost events of each kind."""
+from exporter.recording.totals import LOST, RecordingTotals
 
 
 @dataclass(frozen=True)

@@ -197,3 +197,7 @@ def _state_of(ledger: Ledger) -> LedgerState:
     except LedgerError as error:
         event(log, "warn", "ended vCPUs are no longer served", reason=str(error))
         return EMPTY_STATE
+
+
+class StartError(Exception):
+    """The service cannot start, or cannot go on; one line for the operator."""

@@ -21,12 +21,11 @@ from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
 from exporter.readings.observer import Observer
 from exporter.service import lockfile
-from exporter.service.attach import Attached, ProgramSource, program_source, sort_passed
+from exporter.service.attach import Attached, ProgramSource, StartError, program_source, sort_passed
 from exporter.service.collection import Collected, Collection, NothingCollected, Served
-from exporter.service.frontend import Frontend
+from exporter.service.frontend import NOTICE, Frontend
 from exporter.service.lifecycle import Lifecycle, State
 from exporter.service.reload import Reloader
-from exporter.service.replay import NOTICE
 from exporter.service.scrape import Scraper
 from exporter.service.systemd import Systemd
 from exporter.service.viewer import Viewer
@@ -36,10 +35,6 @@ log = logging.getLogger(__name__)
 
 _LOADER_SECONDS = 0.5
 """How long receive() waits for the program before signals and the watchdog have their turn."""
-
-
-class StartError(Exception):
-    """The service cannot start, or cannot go on; one line for the operator."""
 
 
 class Daemon:

@@ -87,3 +87,7 @@ class Frontend:
         reload: Reload | None = self._reload if config.web.enable_lifecycle else None
         path = config.web.telemetry_path
         return routes(self._render, path, self._viewer.document, page=self._page, reload=reload)
+
+
+NOTICE = "This is a replay of a recording, not this host."
+"""Stands on the page."""

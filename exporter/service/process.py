@@ -7,15 +7,13 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 from exporter.common.logs import event
 from exporter.config.options import Config, ConfigError, UnreadableError
 from exporter.kernel import privileges, program
 from exporter.kernel.privileges import Account
-from exporter.recording import recording
-from exporter.service.daemon import Daemon, StartError
-from exporter.service.replay import ReplaySource
+from exporter.service.attach import ProgramSource, StartError
+from exporter.service.daemon import Daemon
 from exporter.service.systemd import Systemd
 from exporter.web.listen import ListenError
 
@@ -88,13 +86,13 @@ def _failure(error: Exception) -> str:
 def run(
     config: Config,
     *,
-    recorded: Path | None = None,
-    speed: float = 1.0,
+    replay: Callable[[Account | None], ProgramSource] | None = None,
     reread: Callable[[], Config] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status.
 
-    With `recorded`, serve a replay of that recording. `reread` reads the configuration again, and raises ConfigError.
+    `replay` makes the source of a replay, whose stand-ins run as the account; it raises StartError and LoadError.
+    `reread` reads the configuration again, and raises ConfigError.
     """
     _keep_heap_small()
     systemd = Systemd(os.environ, os.getpid())
@@ -112,10 +110,7 @@ def run(
     signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)
-        if recorded:
-            daemon.prepare(ReplaySource(config, recorded, speed, account))
-        else:
-            daemon.prepare()
+        daemon.prepare(replay(account) if replay else None)
         if account:
             daemon.give_sockets_to(account)
         _drop(account)
@@ -124,7 +119,7 @@ def run(
         daemon.wait()
     except ConfigError as error:
         return _refused(error)
-    except (StartError, ListenError, recording.RecordingError, program.LoadError, OSError) as error:
+    except (StartError, ListenError, program.LoadError, OSError) as error:
         event(log, "error", _failure(error))
         return 1
     finally:

@@ -11,10 +11,8 @@ from exporter.kernel.privileges import Account
 from exporter.model.records import CountingSince
 from exporter.recording import recording
 from exporter.recording.player import Player
-from exporter.service.attach import Attached, ProgramSource
-
-NOTICE = "This is a replay of a recording, not this host."
-"""Stands on the page."""
+from exporter.recording.recording import Recording, RecordingError
+from exporter.service.attach import Attached, ProgramSource, StartError
 
 
 class ReplaySource(ProgramSource):
@@ -23,16 +21,18 @@ class ReplaySource(ProgramSource):
     replay = True
 
     def __init__(self, config: Config, file: Path, speed: float, account: Account | None) -> None:
-        """Load the program and start the stand-ins, as processes of `account`. Raises RecordingError, LoadError."""
-        recorded = recording.read(file)
+        """Load the program and start the stand-ins, as processes of `account`. Raises StartError, LoadError."""
+        recorded = _recorded(file)
         self._formats = Formats(recorded.kvm_exit, recorded.kvm_userspace_exit)
         self._about = {"recording": file.name, "vms": len(recorded.vms), "speed": speed}
         self._loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
         self._received = False
         try:
             self._player = Player(recorded, self._loaded.programs, speed=speed, account=account)
-        except BaseException:
+        except BaseException as error:
             self._loaded.close()
+            if isinstance(error, RecordingError):
+                raise StartError(str(error)) from error
             raise
 
     def receive(self, timeout: float) -> Attached:
@@ -55,3 +55,11 @@ class ReplaySource(ProgramSource):
         self._player.close()
         if not self._received:
             self._loaded.close()
+
+
+def _recorded(file: Path) -> Recording:
+    """Read the recording. Raises StartError."""
+    try:
+        return recording.read(file)
+    except RecordingError as error:
+        raise StartError(str(error)) from error

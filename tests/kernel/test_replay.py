@@ -24,10 +24,10 @@ from exporter.model.vm import Vm
 from exporter.naming.identity import identify
 from exporter.naming.reasons import ReasonNames
 from exporter.recording import recording, tracks
+from exporter.recording.command_line import command_line
 from exporter.recording.events import Event, Kind
 from exporter.recording.player import Player
 from exporter.recording.rerun import rerun
-from exporter.recording.vm import command_line
 from exporter.recording.writer import Writer
 from tests.recordings import from_ftrace
 from tests.support.machine import histogram

@@ -16,7 +16,7 @@ from exporter.naming.cmdline import split
 from exporter.naming.vcpu import vcpu_index
 from exporter.naming.vmm import registry
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
-from exporter.recording.vm import command_line
+from exporter.recording.command_line import command_line
 from tests.unit.naming.processes import UUID, known
 
 #: Files in exporter/naming/vmm that are no VMM's.
