@@ -107,7 +107,7 @@ def _credentials(authorization: str) -> tuple[str, bytes] | None:
 
 
 def _matches(password: bytes, hashed: str) -> bool:
-    import bcrypt  # noqa: PLC0415 - needed only if there are users; toolkit.py has checked that it is installed
+    import bcrypt  # noqa: PLC0415 - needed only if there are users; toolkit.py has imported it already
 
     if b"\0" in password:  # a hash of such a password cannot exist
         return False

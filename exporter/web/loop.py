@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
+# tornado imports this module with its first event loop. By then root is dropped, and only root may be able to read it.
+import tornado.platform.asyncio  # noqa: F401
 from tornado import httputil
 from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer

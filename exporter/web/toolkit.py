@@ -5,7 +5,6 @@ https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuratio
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import ssl
 from collections.abc import Mapping
@@ -140,8 +139,12 @@ class WebConfigFile:
         for name in users:
             if ":" in name:
                 self._add_problem(f"basic_auth_users.{name}", "has a colon, which ends a name in HTTP")
-        if users and importlib.util.find_spec("bcrypt") is None:
-            self._add_problem("basic_auth_users", "needs Python's bcrypt: install python3-bcrypt")
+        if users:
+            try:
+                # Now, with root's rights: the next user may not be able to read the module.
+                import bcrypt  # noqa: F401, PLC0415 - needed only if there are users
+            except ImportError:
+                self._add_problem("basic_auth_users", "needs Python's bcrypt: install python3-bcrypt")
         interval: Any = reader.values.get("rate_limit.interval", 0.0)
         burst: Any = reader.values.get("rate_limit.burst", 0)
         if interval and not burst:

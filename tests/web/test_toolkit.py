@@ -139,7 +139,7 @@ def test_an_encrypted_key_is_refused_without_a_prompt(folder: Path) -> None:
 
 
 def test_users_without_the_module_bcrypt_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
     with pytest.raises(ConfigError, match=r":1: basic_auth_users: needs Python's bcrypt: install python3-bcrypt$"):
         read(folder, f"basic_auth_users: {{alice: '{HASH}'}}")
 
