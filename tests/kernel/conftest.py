@@ -16,8 +16,11 @@ import pytest
 
 from exporter.kernel import launcher, program
 from tests.support.machine import Machine
+from tests.support.readable import readable
 from tests.support.requirements import missing, missing_kvm
 from tests.support.services import Service
+
+__all__ = ["readable"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

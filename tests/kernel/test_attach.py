@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.reason import Space
 from tests.support.kvm import run_interrupted
 from tests.support.machine import exits
+from tests.support.readable import PYTHON
 
 Load = Callable[[program.LoadRequest], program.Loaded]
 
@@ -123,18 +125,15 @@ def test_the_error_for_missing_headers_is_one_line(loaded_now: Load, tmp_path: P
     assert caught.value.remedy == "set kernel_headers: builtin in the configuration"
 
 
-def test_the_error_for_missing_privileges_is_one_line() -> None:
+def test_the_error_for_missing_privileges_is_one_line(readable: Path) -> None:
     """In a child that is no longer root, the loader names the refused operation."""
-    import subprocess
-    import sys
-
     code = (
         "import os; from exporter.kernel import launcher, program\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: launcher.load(program.LoadRequest(front='arm64', defines={}, slots=4, cells=4, attach=False))\n"
         "except program.LoadError as error: print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = subprocess.run([PYTHON, "-c", code], cwd=readable, capture_output=True, text=True, check=False)
     assert said.stderr == ""
     assert said.stdout == "the kernel refused the BPF map free_cells: Operation not permitted\n"
 

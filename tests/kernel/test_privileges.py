@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.readable import PYTHON
 from tests.support.services import Service
 
 NOBODY = pwd.getpwnam("nobody")
@@ -96,7 +97,7 @@ def test_the_stand_ins_of_a_demo_have_no_privilege(start: Start) -> None:
         assert time.monotonic() < deadline
 
 
-def test_after_the_drop_maps_are_writable_and_loading_is_refused() -> None:
+def test_after_the_drop_maps_are_writable_and_loading_is_refused(readable: Path) -> None:
     """After privileges.drop() the process can write to its open maps, and cannot load programs or create maps."""
     code = """
 import errno, os, struct, ctypes
@@ -134,7 +135,7 @@ except OSError as error:
     print(errno.errorcode[error.errno])  # the stack is full; the push is not forbidden
 os.system("cat /sys/kernel/tracing/events/kvm/kvm_exit/format 2>&1 | tail -c 18")
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = subprocess.run([PYTHON, "-c", code], cwd=readable, capture_output=True, text=True, check=False)
     assert said.stderr == ""
     assert said.stdout.splitlines() == [
         *["refused"] * 4,

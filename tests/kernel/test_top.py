@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,7 @@ from exporter.terminal.table import table
 from tests.support.kvm import run_interrupted
 from tests.support.machine import TRAP, Machine
 from tests.support.paths import ROOT
+from tests.support.readable import PYTHON
 from tests.support.services import Service
 
 Start = Callable[..., Service]
@@ -75,14 +78,16 @@ TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME 
     assert half == expected.format(pid=os.getpid(), tid=vcpu.tid, average=average)
 
 
-def _top(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+def _top(
+    *arguments: str, python: str = sys.executable, folder: Path = ROOT, **more: object
+) -> subprocess.CompletedProcess[str]:
     said = subprocess.run(  # type: ignore[call-overload]
-        [sys.executable, "-m", "exporter", "top", *arguments],
+        [python, "-m", "exporter", "top", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        cwd=ROOT,
+        cwd=folder,
         **more,
     )
     assert "Traceback" not in said.stderr
@@ -210,16 +215,14 @@ def test_without_an_exporter_top_counts_with_own_programs() -> None:
 
 
 @pytest.mark.kvm
-def test_without_privileges_top_can_only_read_an_exporter(start: Start) -> None:
+def test_without_privileges_top_can_only_read_an_exporter(start: Start, readable: Path) -> None:
     """Own programs are refused with one line. Every user can read from an exporter."""
-    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-    readable = _top("--help", **nobody)
-    if readable.returncode:
-        pytest.skip("this checkout cannot be read by others")
-    said = _top("0.1", "--url", "http://127.0.0.1:1", **nobody)
+    user = {"user": 65534, "group": 65534, "extra_groups": []}
+    as_nobody = functools.partial(_top, python=PYTHON, folder=readable, **user)
+    said = as_nobody("0.1", "--url", "http://127.0.0.1:1")
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
     assert "run as root" in said.stderr
     demo = start("demo", "--speed", "50")
     demo.logged("replaying")
-    said = _top("0.3", "--source", "exporter", "--url", _url(demo), **nobody)
+    said = as_nobody("0.3", "--source", "exporter", "--url", _url(demo))
     assert (said.returncode, said.stdout.startswith("TGID")) == (0, True)
