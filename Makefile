@@ -7,7 +7,7 @@ CONFIG := config.yaml
 # Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
 PACKAGES := python3-bpfcc python3-prometheus-client python3-tornado python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
-TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv prometheus gcc libc6-dev
+TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv gcc libc6-dev
 # Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
 RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
@@ -15,21 +15,8 @@ DEPLOY_PACKAGES := podman runc mmdebstrap
 BROWSER_PACKAGES := chromium fonts-dejavu-core pngquant
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
-# Installs what of $(1) is missing; without root it says what to install and goes on.
-define install
-	@missing=""; for package in $(1); do \
-		dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -q '^installed' || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			echo "installing$$missing"; \
-			export DEBIAN_FRONTEND=noninteractive; \
-			apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $$missing >/dev/null; \
-		else \
-			echo "not root: please install$$missing"; exit 1; \
-		fi; \
-	fi
-endef
+# Install the missing ones of these packages; without root, say which they are and stop.
+install = @deploy/apt-install.sh $(1)
 
 # tracefs mounts itself under debugfs on most systems, in a container or chroot it does not.
 define tracefs

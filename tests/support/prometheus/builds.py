@@ -132,9 +132,10 @@ def _download(suite: str, new: Path) -> None:
         "APT::Sandbox::User": "root",
         "APT::Update::Error-Mode": "any",  # otherwise a failed list is only a warning
     }
-    apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-    _run(*apt, "update")
-    _run(*apt, "download", "prometheus", "promtool", cwd=new)
+    settings = [f"-o{key}={value}" for key, value in options.items()]
+    _run("apt-get", "-qq", *settings, "update")
+    own_package = {"promtool"} & set(_run("apt-cache", *settings, "pkgnames", "promtool").split())
+    _run("apt-get", "-qq", *settings, "download", "prometheus", *own_package, cwd=new)
 
 
 def _mirror(etc: Path) -> str:
