@@ -1,1 +1,1 @@
-"""From the bytes of the BPF maps to records."""
+"""The bytes of the BPF maps become records."""

@@ -28,36 +28,36 @@ from exporter.model.records import (
 )
 
 MAX_ENDED_CELLS = 16384
-"""Cells of ended vCPUs that are kept: about 20 MB, and as many histograms on the page. More if the pools hold more."""
+"""Limit of the cells that are kept of ended vCPUs: about 20 MB. It is higher if the pools hold more cells."""
 
 
 class Journal(NamedTuple):
-    """Functions that write down the collector's next steps, so that another process can go on from any of them."""
+    """Functions that write down the next steps of the collector, so that another process can go on from any step."""
 
     before_clearing: Callable[[Sequence[EndedVcpu], Sequence[FreeEntry]], None]
-    """Is given all ended vCPUs, and all entries still to return to the kernel, in reverse order. Raises nothing."""
+    """Called with all ended vCPUs, and all entries still to return to the kernel, in reverse order. Raises nothing."""
     step: Callable[[bool], None]
-    """Is given False before the return of the next entry, and True after it. Raises OSError."""
+    """Called with False before the next entry is returned, and with True afterwards. Raises OSError."""
 
 
 @dataclass
 class _TrackedSlot:
-    """What one collection keeps of a slot in use for the next collection."""
+    """Values of a slot in use that a collection keeps for the next one."""
 
     key: ThreadKey
     comm: bytes
     guest_ns: int = 0
     cells: dict[int, Cell] = field(default_factory=dict)
-    served: tuple[Cell, ...] = ()
-    """The values of the cells. It stays the same object until one of them changes."""
+    cells_tuple: tuple[Cell, ...] = ()
+    """The values of `cells`: the same object until a cell changes. Empty if it must be made anew."""
 
 
 class Collector:
     """Reads the maps of a loaded program. Not thread-safe: one collection at a time.
 
-    `clock_ns` must be the clock of the program's timestamps: CLOCK_MONOTONIC, or that of a replay. `handover` is what
-    an earlier process that read the same maps left. With a `journal` another process can go on from this one.
-    Raises OSError where there is no memory to map.
+    `clock_ns` must be the clock of the program's timestamps: CLOCK_MONOTONIC, or that of a replay. `handover` is the
+    state of an earlier process that read the same maps. With a `journal` another process can go on from this one.
+    Raises OSError, also if there is no memory for the maps; KeyError or ValueError for maps that do not fit.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Collector:
         journal: Journal | None = None,
     ) -> None:
         self.linger_ns = linger_ns
-        """How long the record of a vCPU is kept after it ended, for vCPUs that end from now on."""
+        """How long the record of an ended vCPU is kept. A change applies to vCPUs that end from then on."""
         self._loaded = loaded
         self._clock_ns = clock_ns
         self._slots = SlotMap(loaded.maps["slots"], loaded.layouts["slots"])
@@ -78,7 +78,7 @@ class Collector:
         self._counters = CounterMap(loaded.maps["counters"], loaded.layouts["counters"])
         self._tracked: dict[int, _TrackedSlot] = {}
         self._journal = journal
-        # The linger time begins anew: while no process served them, nobody could scrape them.
+        # The linger time begins anew: nobody could scrape the ended vCPUs between the two processes.
         lingers_ns = clock_ns() + linger_ns
         self._ended = [EndedVcpu(each.record, max(each.expires_ns, lingers_ns)) for each in handover.ended]
         self._free_entries: list[FreeEntry] = []
@@ -102,9 +102,9 @@ class Collector:
         return self._free_entries
 
     def collect(self) -> Snapshot:
-        """Read every slot in use and every cell that changed, recycle the ended vCPUs, and drop what lingered enough.
+        """Read every slot in use and every changed cell, recycle ended vCPUs, and drop records whose linger time is over.
 
-        Raises OSError or MemoryError; the next collection then reads what this one missed.
+        Raises OSError or MemoryError. The next collection then reads the values that this one missed.
         """
         # The clock is read before any slot, so that no age and no guest time is longer than the truth.
         now = self._clock_ns()
@@ -146,7 +146,7 @@ class Collector:
                 cell, slot, _ = self._cells.read(number)
                 if slot:
                     self._store(slot, number, cell)
-                else:  # taken at this moment: a weakly ordered CPU may show the exit before the owner
+                else:  # just taken: a weakly ordered CPU may show the exit before the owner
                     self._cells.mark_changed(number)
         except BaseException:  # MemoryError too: the next collection must read the cells that this one did not
             for number in changed:
@@ -164,31 +164,32 @@ class Collector:
     def _store(self, slot: int, number: int, cell: Cell) -> None:
         tracked = self._track(slot)
         tracked.cells[number] = cell
-        tracked.served = ()
+        tracked.cells_tuple = ()
 
     def _record(self, number: int, slot: SlotState, now: int) -> VcpuRecord:
         tracked = self._track(number)
         alive = slot.owner != 0
         guest_ns = slot.totals.guest_ns
         if alive and slot.state == STATE_GUEST:
-            # A vCPU with few exits can be in the guest for minutes: its time there counts as it passes.
+            # A vCPU with few exits can be in the guest for minutes. So the time since its entry counts already.
             guest_ns += max(0, now - slot.since_ns)
-        # The interval ends with the exit's own timestamp, which may be older than the `now` that it raced with.
+        # The exit's own timestamp may be older than the `now` of a collection that ran at the same moment. The time
+        # in the guest must not fall then.
         tracked.guest_ns = guest_ns = max(tracked.guest_ns, guest_ns)
         in_progress = None
         if alive and slot.state == STATE_HOST and slot.exit_cell:
-            if slot.exit_cell not in tracked.cells:  # taken after the changed cells were read
+            if slot.exit_cell not in tracked.cells:  # a cell that was taken after the changed cells were read
                 self._store(number, slot.exit_cell, self._cells.read(slot.exit_cell)[0])
             current = tracked.cells[slot.exit_cell]
             in_progress = ExitInProgress(current.space, current.code, max(0, now - slot.since_ns))
-        if not tracked.served:
-            tracked.served = tuple(tracked.cells.values())
+        if not tracked.cells_tuple:
+            tracked.cells_tuple = tuple(tracked.cells.values())
         return VcpuRecord(
             key=tracked.key,
             comm=tracked.comm,
             vcpu_id=None if slot.vcpu_id == NO_VCPU_ID else slot.vcpu_id,
             totals=slot.totals._replace(guest_ns=guest_ns),
-            cells=tracked.served,
+            cells=tracked.cells_tuple,
             in_progress=in_progress,
             alive=alive,
         )
@@ -206,7 +207,7 @@ class Collector:
         return self._record(number, slot, now)
 
     def _clear_ended(self, ended: Sequence[tuple[int, EndedVcpu]]) -> None:
-        """Clear the slots of ended threads and their cells. Nothing may fail after this: no later reading has them."""
+        """Clear the slots and cells of ended threads. Nothing may fail afterwards: no later collection can read them."""
         if not ended:
             return
         entries: list[FreeEntry] = []
@@ -223,7 +224,7 @@ class Collector:
                 self._map_of_stack[stack].clear(number)
 
     def _return_free_entries(self) -> None:
-        """Return free entries to the kernel. The next collection tries again with those that it does not take now."""
+        """Return free entries to the kernel. The next collection tries again with the entries that it refuses now."""
         while self._free_entries:
             stack, number = self._free_entries[-1]
             try:
@@ -245,7 +246,7 @@ class Collector:
             leaves.map_up_to(number)
             leaves.clear(number)
             self._free_entries.append((stack, number))
-        if self._free_entries and self._journal:  # the journal then records the progress of these, too
+        if self._free_entries and self._journal:  # then the journal records the return of these entries, too
             self._journal.before_clearing(self._ended, self._free_entries)
 
     def _was_returned(self, stack: str, number: int) -> bool:
@@ -255,14 +256,14 @@ class Collector:
         for _ in range(2):
             if syscall.stack_top(self._loaded.maps[stack]) == number or leaves.in_use(number):
                 return True
-            time.sleep(0.001)  # the program may have popped it just now and not marked it as used yet
+            time.sleep(0.001)  # the program may have taken it just now, and not marked it as used yet
         return False
 
     def _expire(self, now: int) -> list[VcpuRecord]:
-        """Drop the records that lingered long enough, and the oldest ones earlier where there are too many.
+        """Drop records whose linger time is over. Drop the oldest ones earlier if there are too many.
 
-        The limit keeps the daemon's memory bounded while thousands of VMs come and go. All vCPUs that one collection
-        finds ended fit in, so that every vCPU is in at least one snapshot.
+        The limit bounds the daemon's memory while thousands of VMs start and end. There is always room for all vCPUs
+        that one collection finds ended, so every vCPU is in at least one snapshot.
         """
         room = max(MAX_ENDED_CELLS, self._slots.layout.entries + self._cells.layout.entries)
         kept: list[EndedVcpu] = []

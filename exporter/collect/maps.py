@@ -1,8 +1,7 @@
-"""The program's array maps, mapped into this process: kernel memory read as it stands, no system call per key.
+"""The program's array maps, mapped into this process. So reading takes no system call for each key.
 
-Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h.
-A vCPU goes on writing while it is read. The kernel side of every statement here about what
-can be seen is in on_exit() and on_entry() of kernel/bpf/count.bpf.c.
+Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h. A vCPU
+goes on writing while this process reads. on_exit() and on_entry() in kernel/bpf/count.bpf.c show the order of its writes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from exporter.kernel.program import LeafField, LeafLayout
 from exporter.model.records import Cell, VcpuTotals
 
 _TRIES = 8
-"""How often a cell or slot is read again when it changed during the reading; a try takes about a microsecond."""
+"""How often a cell or slot is read if it changes during the reading. One try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
+"""vcpu_id of a slot if the tracepoint has none."""
 _CODES = {4: "I", 8: "Q"}
 _FIRST_BYTES = 1 << 18
 """Bytes of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
@@ -55,7 +55,7 @@ class ArrayMap:
 
     Only the part that was ever in use is mapped. The program takes leaves from below, and only this process returns
     them. So if the program took any leaf beyond the mapped part since the last collection, all mapped leaves are in
-    use, and the last one too.
+    use, and the last one too. Raises OSError if there is no memory to map.
     """
 
     _in_use = ""
@@ -78,25 +78,25 @@ class ArrayMap:
         self._view = memoryview(memory)
 
     def map_up_to(self, number: int) -> None:
-        """Map a leaf and all before it. Raises OSError where there is no memory; what was mapped stays mapped."""
+        """Map a leaf and all leaves before it. Raises OSError if there is no memory; the present mapping then stays."""
         if number >= self.mapped:
             longer = self._map(max(2 * self.mapped, number + 1))
             self.close()
             self._use(longer)
 
     def map_used(self) -> None:
-        """Map every leaf in use. Raises OSError where there is no memory."""
+        """Map every leaf in use. Raises OSError if there is no memory."""
         while self.mapped < self.layout.entries and self.in_use(self.mapped - 1):
             self.map_up_to(self.mapped)
 
     def in_use(self, number: int) -> bool:
-        """True if the program took a mapped leaf, and nobody cleared it since."""
+        """True if the program took this leaf, which must be mapped, and it was not cleared since."""
         field = self.layout.fields[self._in_use]
         start = number * self.layout.size + field.offset
         return any(self.memory[start : start + field.size])
 
     def column(self, name: str) -> list[int]:
-        """One member of every mapped leaf, read in one sweep."""
+        """Read one member of every mapped leaf."""
         if name not in self._columns:
             field = self.layout.fields[name]
             code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
@@ -145,8 +145,8 @@ class CellMap(ArrayMap):
     def changed(self) -> list[int]:
         """Numbers of the cells with events since the last call.
 
-        It compares the columns with those of the last call, not with the values that read() returned since. So an
-        event between the two calls is read twice, and never missed.
+        It compares the columns with those of the last call, not with the values that read() returned since. So the
+        cell of an event between the two calls is read twice, and never missed.
         """
         columns = [self.column("exits"), self.column("completed")]
         for seen in self._seen:
@@ -160,17 +160,18 @@ class CellMap(ArrayMap):
         self._seen[0][number] = -1
 
     def clear(self, number: int) -> None:
-        """Fill a cell with zeros, and forget its columns: the next owner may reach the same numbers as the last."""
+        """Fill a cell with zeros, and forget its columns: the next owner may reach the same counts as the last one."""
         super().clear(number)
         for seen in self._seen:
             if number < len(seen):
                 seen[number] = 0
 
     def read(self, number: int) -> tuple[Cell, int, int]:
-        """Return a cell, the number of its slot, and that of the next cell in its chain (0: none).
+        """Return a cell, the number of its slot, and the number of the next cell in its chain (0: none).
 
         The sum of the buckets is `exits`, or one less while an exit is in flight. It can be lower still if the vCPU
-        exits faster than this function reads: `exits` is then newer than the buckets, and nothing is lost.
+        exits faster than this function reads: `exits` is then newer than the buckets, and no exit is lost. Raises
+        OSError if there is no memory to map.
         """
         self.map_up_to(number)
         start, size = number * self.layout.size, self._head.size
@@ -215,17 +216,17 @@ class SlotMap(ArrayMap):
         return SlotState._make((*self._state.unpack_from(leaf), totals))
 
     def identity(self, number: int) -> SlotIdentity:
-        """Read which thread the slot belongs to."""
+        """Read which thread the slot belongs to. Raises OSError if there is no memory to map."""
         self.map_up_to(number)
         tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
         return SlotIdentity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
 
     def died(self, number: int) -> bool:
-        """True if the thread of a slot has ended. A slot with neither owner nor end is just being taken."""
+        """True if the thread of a slot has ended. A slot without an owner and without an end is just being taken."""
         return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
 
     def heads(self, number: int) -> list[int]:
-        """Numbers of the first cells of its chains."""
+        """Return the number of the first cell of each chain. Empty chains are left out."""
         return [cell for cell in self._heads.unpack_from(self.memory, number * self.layout.size) if cell]
 
 

@@ -1,1 +1,1 @@
-"""Plain values that every room knows: records, VMs, reasons, buckets, drops. It imports no other room."""
+"""Plain values that every room knows: records, VMs, reasons, buckets, drops. This room imports no other room."""

@@ -1,7 +1,8 @@
-"""The bucket scheme of every duration: exact powers of 2^(1/4) seconds, and the octaves that histograms are drawn of.
+"""The bucket scheme of every duration: the bounds are exact powers of 2^(1/4) seconds. Drawn histograms use octaves.
 
-Bucket 0 holds durations up to 2^-23 s. Bucket i holds those above the bound of bucket i - 1, up to 2^((i - 92) / 4) s
-inclusive. The last bucket holds all that are longer than 2^12 s. The loader passes these numbers to the C file.
+Bucket 0 holds durations up to 2^-23 s. Bucket i holds durations above the bound of bucket i - 1, up to
+2^((i - 92) / 4) s inclusive. The last bucket holds durations above 2^12 s. The loader passes these numbers to the C
+file.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ SCHEMA = 2
 """Native histogram schema: four buckets an octave, bounds 2^(k/4)."""
 
 FIRST_BOUND = -92
-"""k of the first finite bound: bucket 0 is everything up to 2^(-92/4) = 2^-23 seconds."""
+"""k of the first finite bound: bucket 0 has every duration up to 2^(-92/4) = 2^-23 s."""
 
 ZERO_THRESHOLD = 2.0 ** (FIRST_BOUND / 4)
-"""Upper bound of bucket 0 in seconds; bucket 0 is the native zero bucket."""
+"""Upper bound of bucket 0, in seconds. Bucket 0 is the zero bucket of native histograms."""
 
 COUNTS = struct.Struct(f"={BUCKETS}Q")
-"""The counts of all buckets as they lie in a cell."""
+"""The counts of all buckets, in the format of a cell."""
 
 FIRST_OCTAVE, LAST_OCTAVE = -20, 4
-"""Histograms are drawn from 2^-20 s (1 us) to 2^4 s (16 s)."""
+"""Drawn histograms go from 2^-20 s (1 us) to 2^4 s (16 s)."""
 OCTAVES = LAST_OCTAVE - FIRST_OCTAVE
 
 
@@ -41,10 +42,10 @@ def bound_ns(number: int) -> int | None:
 
 
 def octave_counts(buckets: Mapping[int, int], columns: int = OCTAVES) -> list[int]:
-    """Counts by column, at most 24 columns. The first column also holds what is shorter, the last what is longer."""
+    """Counts of 1 to 24 columns. The first column also has all shorter durations, the last column all longer ones."""
     counts = [0] * columns
     for number, value in buckets.items():
-        # Bucket i ends at 2^((i + FIRST_BOUND) / 4) s, inclusive: -4 * 20 is the last below 2^-20 s.
+        # A bucket ends at 2^(k / 4) s, inclusive. The octave above 2^n s has the buckets with k from 4n + 1 to 4n + 4.
         octave = (number + FIRST_BOUND - 1) // 4 - FIRST_OCTAVE
         counts[min(max(octave, 0), OCTAVES - 1) * columns // OCTAVES] += value
     return counts

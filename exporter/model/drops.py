@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Drop(NamedTuple):
-    """A cause of dropped exits."""
+    """A cause of dropped exits. `why` and `remedy` are texts for the operator."""
 
     cause: str
     """The value of the label `cause`."""
@@ -35,18 +35,18 @@ DROPS = (
 )
 
 RECURSION = "recursion"
-"""Label of events that the kernel skipped: the CPU was in a BPF program already. Counted by the kernel, per program."""
+"""Label of events that the kernel skipped, because the CPU was in a BPF program already. The kernel counts them."""
 
 UNMATCHED = {
     "exit": "unmatched_exit",
     "entry": "unmatched_entry",
     "userspace_exit": "unmatched_userspace_exit",
 }
-"""Label `kind` and the program's counter, of events that contradict the state of their vCPU."""
+"""The program's counters of events that contradict the state of their vCPU, by the label `kind`."""
 
 
 def newly_dropped(counters: Mapping[str, int], known: set[str]) -> Iterator[tuple[Drop, str]]:
-    """Yield each drop whose counter moved for the first time, with the metric that counts it; adds to `known`."""
+    """Yield each drop whose counter is above 0 and not in `known`, with its metric. Adds the counter to `known`."""
     for drop in DROPS:
         for counter, metric in (
             (drop.counter, "dropped_exits_total"),
@@ -58,7 +58,7 @@ def newly_dropped(counters: Mapping[str, int], known: set[str]) -> Iterator[tupl
 
 
 def not_counted(counters: Mapping[str, int]) -> list[str]:
-    """One sentence for each cause that has a count. `counters` are those of a Reading."""
+    """Return one sentence for each cause with a count above 0. `counters` are those of a Reading."""
     sentences = [
         f"{counters[drop.counter]} exits were not counted: {drop.why} ({drop.remedy})"
         for drop in DROPS

@@ -1,7 +1,7 @@
-"""Exit reasons: the spaces that exit codes live in, and the name and class of a code.
+"""Exit reasons: the spaces of exit codes, and the name and class of a code.
 
-The BPF program stores every exit as a pair (space, code). The spaces are numbered here and nowhere else: the loader
-passes the numbers to the C compiler, recordings and ledgers have them too. A number never changes its meaning.
+The BPF program stores every exit as a pair (space, code). The spaces are numbered only here, and the loader passes the
+numbers to the C compiler. Recordings and ledgers store the numbers too, so a number never changes its meaning.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 """The spaces of returns to the VMM."""
 
 CLASSES = (
-    "idle",  # the guest waits: the time out of it is its own idleness
-    "interrupt",  # something asynchronous arrived, or a window to deliver it opened
-    "mmio",  # a device register was touched (the interrupt controller's are devices too)
-    "pio",  # the same, by an I/O port
+    "idle",  # the guest has nothing to do and waits
+    "interrupt",  # an asynchronous event arrived, or the guest can accept one now
+    "mmio",  # the guest accessed a device register (the interrupt controller is a device too)
+    "pio",  # the guest accessed a device through an I/O port
     # A control, debug, model-specific or system register, or an instruction that reads CPU state (CPUID, RDTSC,
     # RDPMC). The exit does not come from the memory system or from a device.
     "sysreg",
-    "hypercall",  # the guest asked its hypervisor, or its firmware, for something
+    "hypercall",  # the guest called its hypervisor or its firmware
     "fault",  # a page of guest memory was missing, read-only or tracked
     "exception",  # the guest (or the CPU under it) took an exception that the hypervisor intercepts
-    "pause",  # a spin loop gave the CPU away
+    "pause",  # a spin loop of the guest gave up the CPU
     "debug",  # breakpoints, watchpoints, single-stepping
-    # The rest, for example the instructions with which a guest hypervisor runs its own guests, and the maintenance of
-    # caches and TLBs.
+    # All other reasons: for example the instructions that a nested hypervisor uses for its own guests, and the
+    # maintenance of caches and TLBs.
     "other",
 )
-"""Classes of exit reasons: the same words on every instruction set, so that one dashboard fits a mixed fleet."""
+"""Classes of exit reasons: the same on every instruction set, so that one dashboard fits a mixed fleet."""
 
 
 class Reason(NamedTuple):
@@ -60,4 +60,4 @@ class Reason(NamedTuple):
 
 
 NameReason = Callable[[int, int], Reason]
-"""Gives the name and class of (space, code)."""
+"""A function that returns the name and class of (space, code)."""

@@ -17,16 +17,17 @@ class Cell(NamedTuple):
     code: int
     exits: int
     sum_ns: int
+    """Duration of all completed exits."""
     buckets: bytes
     """u64 counts in native byte order; model/buckets.py has the bounds."""
 
     def counts(self) -> tuple[int, ...]:
-        """The counts of the buckets. Their sum is the number of completed intervals, at most `exits`."""
+        """The counts of the buckets. Their sum is the number of completed exits, at most `exits`."""
         return struct.unpack(f"{len(self.buckets) // 8}Q", self.buckets)
 
 
 class ThreadKey(NamedTuple):
-    """One thread of one process. The time of its first event tells it from a later thread with the same numbers."""
+    """One thread of one process. The time of its first event distinguishes it from a later thread with the same tid."""
 
     pid: int
     tid: int
@@ -93,7 +94,7 @@ class Handover(NamedTuple):
     free_entries: Sequence[FreeEntry] = ()
     """Slots and cells that are cleared or will be cleared, and are not returned to the kernel yet."""
     unsure: FreeEntry | None = None
-    """Cleared. The process ended while it returned this entry: nobody knows whether the kernel has it."""
+    """A cleared entry. The process ended while it returned the entry, so it is unknown whether the kernel has it."""
 
 
 NO_HANDOVER = Handover()
@@ -114,17 +115,21 @@ class Snapshot:
 
     vcpus: Sequence[VcpuRecord]
     counters: Mapping[str, int]
+    """The program's counters of dropped and unmatched events."""
     runs: Mapping[str, RunStats]
+    """By the name of the BPF program."""
     slots: int
+    """How many vCPU threads there is room for."""
     slots_in_use: int
     cells: int
+    """How many pairs of vCPU and reason there is room for."""
     cells_in_use: int
     vanished: Sequence[VcpuRecord] = ()
     """vCPUs that ended and whose linger time is over. No later snapshot has them."""
     expired_early: int = 0
-    """Ended vCPUs, since the start, whose linger time was cut short because there were too many of them."""
+    """Number of vCPUs since the start whose linger time was cut short, because too many vCPUs had ended."""
     recycling_pending: int = 0
-    """Slots and cells that are free, and that the kernel did not take back yet."""
+    """Number of free slots and cells that the kernel has not taken back yet."""
     taken_ns: int = 0
     """When the collection began, on the clock of the program's timestamps."""
 

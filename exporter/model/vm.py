@@ -22,7 +22,7 @@ class Vm:
 
 @dataclass(frozen=True)
 class Vcpu:
-    """A vCPU: its VM, shared by all threads of one VM, and its index ("3"), "" if unknown."""
+    """A vCPU: its VM, and its index ("3"; "" if unknown). All threads of a VM share one Vm."""
 
     vm: Vm
     index: str

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and its exit status."""
+"""Runs of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.commands import cli
 
 
 def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    """`python3 -m exporter` with these arguments, without standard input; `more` is for subprocess.run()."""
+    """Run `python3 -m exporter` with an empty standard input. `more` is passed to subprocess.run()."""
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         [sys.executable, "-m", "exporter", *arguments],
         capture_output=True,
@@ -26,7 +26,7 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """What is said on stderr of arguments that are wrong, and nothing on stdout, with status 2; in this process."""
+    """Run wrong arguments in this process; return the text on stderr. Asserts status 2 and an empty stdout."""
     out, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as caught:
         cli.main(arguments)

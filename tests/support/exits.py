@@ -18,7 +18,7 @@ from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
 BUCKETS = 142
-"""Bucket i ends at 2^((i - 92) / 4) seconds. Bucket 0 also has all shorter durations, bucket 141 all above 2^12."""
+"""Bucket i ends at 2^((i - 92) / 4) s. Bucket 0 also has all shorter durations, bucket 141 all above 2^12 s."""
 
 WEB = Vm(pid=100, name="web-1", uuid="6f1c2a70", vmm="qemu")
 NAME = ReasonNames().lookup

@@ -1,4 +1,4 @@
-"""A stand-in for an exporter that answers /-/vcpus with known readings."""
+"""A fake exporter: it answers /-/vcpus with readings that the test chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.readings.reading import Reading
 
 
 class FakeExporter:
-    """Answers the n-th request (from 0) with answer(n): a reading, or a status and bytes."""
+    """Answers request n (from 0) with answer(n): a reading, or a status and a body. `asked` counts the requests."""
 
     def __init__(self, answer: Callable[[int], Reading | tuple[int, bytes]]) -> None:
         self.answer = answer
@@ -32,7 +32,7 @@ class FakeExporter:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                with contextlib.suppress(ConnectionError):  # of a client that has ended meanwhile
+                with contextlib.suppress(ConnectionError):  # the client has ended meanwhile
                     self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
@@ -43,7 +43,7 @@ class FakeExporter:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def hang(self, _: int) -> tuple[int, bytes]:
-        """Use as `answer`: it does not answer until close()."""
+        """Use as `answer`: the request gets no answer until close()."""
         self.hanging.set()
         self._closed.wait()
         return 500, b""

@@ -1,4 +1,4 @@
-"""Captured formats of tracepoints, by kernel."""
+"""Tracepoint formats that were captured on real kernels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def read_format(kernel: str, event: str) -> TracepointFormat:
 
 
 def formats(kernel: str) -> tuple[TracepointFormat, TracepointFormat]:
-    """kvm_exit and kvm_userspace_exit of this kernel."""
+    """Return the formats of kvm_exit and kvm_userspace_exit of this kernel."""
     return read_format(kernel, "kvm_exit"), read_format(kernel, "kvm_userspace_exit")
 
 
 def reason_names(kernel: str | None) -> ReasonNames:
-    """The names on this kernel; None: the built-in ones alone."""
+    """Return the names on this kernel; with None only the built-in names."""
     return ReasonNames(*formats(kernel)) if kernel else ReasonNames()

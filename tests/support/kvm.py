@@ -1,4 +1,4 @@
-"""A vCPU of this process on /dev/kvm, whose guest is never entered."""
+"""A vCPU in this process, made with /dev/kvm. Its guest is never entered."""
 
 from __future__ import annotations
 

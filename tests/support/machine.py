@@ -38,7 +38,7 @@ def bucket(ns: int) -> int:
 
 
 def histogram(durations: Sequence[int]) -> tuple[int, ...]:
-    """Return the expected buckets after these durations."""
+    """Return the buckets that these durations must fill."""
     counts = [0] * BUCKETS
     for ns in durations:
         counts[bucket(ns)] += 1

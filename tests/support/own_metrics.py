@@ -1,4 +1,4 @@
-"""A collection of which the exporter's own metrics tell: every counter has a value of its own."""
+"""A snapshot for tests of the exporter's own metrics. Each counter has a different value."""
 
 from __future__ import annotations
 

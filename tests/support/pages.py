@@ -1,4 +1,4 @@
-"""Read pages: strictly line by line, with prometheus_client's parsers, and with Google's protobuf."""
+"""Readers of metrics pages: a strict one for text, prometheus_client's parsers, and Google's protobuf."""
 
 from __future__ import annotations
 

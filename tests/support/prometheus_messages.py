@@ -1,8 +1,8 @@
 """io.prometheus.client.MetricFamily for Google's protobuf, declared at run time instead of in generated code.
 
-The fields that the exporter sends, from
-https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto. Works with protobuf 3.21 and
-newer, although they have different functions for message classes.
+It declares the fields that the exporter sends, from
+https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto. It works with protobuf 3.21
+and newer, although these versions have different functions that make message classes.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Terminal:
         changed: str = "",
         **environment: str,
     ) -> None:
-        """`before` is what the shell does first, `changed` is Python that changes the program before it starts."""
+        """`before`: shell commands that run first. `changed`: Python code that changes the program before it starts."""
         started = ["-c", f"{changed}\nimport sys\nfrom exporter.__main__ import main\nsys.exit(main())"]
         self.screen = _Screen(columns, height)
         self._stream = pyte.ByteStream(self.screen)

@@ -1,4 +1,4 @@
-"""deploy/prometheus as data: its rules, and every series that they can name."""
+"""The rules of deploy/prometheus, and every series that a rule can name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMETHEUS_OWN = {"up": TARGET, "scrape_duration_seconds": TARGET}
 
 
 class Rule(NamedTuple):
-    """One rule, and the file it is in."""
+    """One rule, and the name of its file."""
 
     file: str
     body: dict[str, Any]
@@ -39,13 +39,13 @@ ALL = [rule for file in FILES for rule in rules(file)]
 
 
 def level(record: str) -> set[str]:
-    """Labels that the name of a recorded series says it has."""
+    """Return the labels of a recorded series, taken from its name."""
     labels = set(record.split(":", maxsplit=1)[0].split("_"))
     return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
 
 
 def known() -> dict[str, set[str]]:
-    """Every series there is, with its labels: the exporter's, Prometheus' own and the recorded ones."""
+    """Return the labels of every series: the exporter's, Prometheus' own, and the recorded ones."""
     found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
     for family in families([]):
         found[family.name] = TARGET | set(family.labels)

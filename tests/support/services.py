@@ -1,4 +1,4 @@
-"""The exporter as a process of its own, with a stand-in for systemd."""
+"""The exporter in a separate process, with or without a stand-in for systemd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
-# Start the exporter like sd_listen_fds(3) describes: descriptors from 3 on, and LISTEN_PID is the exporter's own pid.
+# Start the exporter as sd_listen_fds(3) describes: descriptors from 3 on, and LISTEN_PID is the exporter's own pid.
 _PASS = """
 import fcntl, os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]

@@ -1,4 +1,4 @@
-"""The demo's trace, read from its text alone."""
+"""Expected counts and durations of the demo's trace, read only from its text."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def _build(binary: Path) -> Build:
     said = _run(str(binary), "--version")
     match = re.search(r"prometheus, version (\d+\.\d+\.[\w.+~-]+)", said)
     if not match:
-        raise UnavailableError(f"{binary} does not say its version")
+        raise UnavailableError(f"{binary} does not print its version")
     return Build(binary, binary.with_name("promtool"), match[1])
 
 

@@ -1,4 +1,4 @@
-"""The scraped exporters: one that replays the recording once and then counts no more, and a demo that can be paused."""
+"""The scraped exporters: one replays the recording once and then stops counting, one is a demo that can be paused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tu
 
 
 class Standstill:
-    """An exporter that has replayed the recording once and counts no more."""
+    """An exporter that has replayed the recording once. Its counters do not change any more."""
 
     def __init__(self, address: str, pids: list[int], page: list[Sample]) -> None:
         self.address = address

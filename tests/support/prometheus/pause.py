@@ -1,4 +1,4 @@
-"""A demo that is paused, and its page meanwhile."""
+"""Pauses of a demo, and its page during a pause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what is printed, and the exit status."""
+"""The command line: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from exporter import __version__
 from tests.support.command import run
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     assert run("--version").stdout == f"kvm-exit-exporter {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("sing",), ("serve", "--no-such"), ("demo", "--speed", "0"), ("serve", "x")])
-def test_usage_errors_are_status_2(arguments: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_status_2(arguments: tuple[str, ...]) -> None:
     said = run(*arguments)
     assert said.returncode == 2
     assert said.stdout == ""
@@ -29,8 +29,7 @@ def test_usage_errors_are_status_2(arguments: tuple[str, ...]) -> None:
     ("arguments", "status"),
     [("serve --log.level=loud", 2), ("serve --no-such", 2), ("replay /none", 1), ("top 0", 2)],
 )
-def test_without_stderr_errors_go_nowhere(arguments: str, status: int) -> None:
-    """And not to stdout."""
+def test_without_stderr_an_error_is_not_written_to_stdout(arguments: str, status: int) -> None:
     command = [sys.executable, "-m", "exporter", *arguments.split()]
     for closed in ("2>&-", "<&- 2>&-"):
         shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
@@ -38,7 +37,7 @@ def test_without_stderr_errors_go_nowhere(arguments: str, status: int) -> None:
         assert (said.returncode, said.stdout) == (status, "")
 
 
-def test_every_error_of_the_file_is_listed(tmp_path: Path) -> None:
+def test_every_error_of_a_configuration_file_is_printed_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("web:\n  telemetry_pth: /x\nlimits: {vcpus: no, cells: -3}\ncollect_interval: 15\n")
     said = run("serve", f"--config.file={path}")
@@ -52,7 +51,7 @@ def test_every_error_of_the_file_is_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_wrong_flags_are_status_2_and_unreadable_files_1(tmp_path: Path) -> None:
+def test_wrong_flags_exit_with_status_2_and_unreadable_files_with_1(tmp_path: Path) -> None:
     said = run("serve", "--web.listen-address=nowhere", "--log.level=loud")
     assert said.returncode == 2
     assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["--web.listen-address", "--log.level"]
@@ -64,7 +63,7 @@ def test_wrong_flags_are_status_2_and_unreadable_files_1(tmp_path: Path) -> None
     assert "Is a directory" in said.stderr
 
 
-def test_config_check_prints_what_is_in_force(tmp_path: Path) -> None:
+def test_config_check_prints_the_configuration_in_force(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text("linger: 90s\n")
     said = run("serve", f"--config.file={path}", "--config.check", "--web.listen-address=127.0.0.1:1234")
@@ -73,7 +72,7 @@ def test_config_check_prints_what_is_in_force(tmp_path: Path) -> None:
     assert '"127.0.0.1:1234"' in said.stdout
 
 
-def test_a_port_in_use_is_status_1() -> None:
+def test_a_port_in_use_exits_with_status_1() -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -84,7 +83,7 @@ def test_a_port_in_use_is_status_1() -> None:
     assert f'msg="cannot listen on {address}: Address already in use"' in said.stderr
 
 
-def test_a_file_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recording_exits_with_status_1(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("TGID TID COMM")
     said = run("demo", f"--recording={file}", "--web.listen-address=127.0.0.1:0")
@@ -98,8 +97,8 @@ def test_a_file_that_is_no_recording_is_status_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["yaml", "prometheus_client", "tornado"])
-def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
-    """As with a Python that is not the distribution's."""
+def test_a_missing_module_is_reported_in_one_line(tmp_path: Path, module: str) -> None:
+    """A Python that is not the distribution's may lack the module."""
     hidden = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['exporter', 'serve']; "
     said = subprocess.run(
         [sys.executable, "-c", hidden + "runpy.run_module('exporter', run_name='__main__')"],
@@ -116,7 +115,7 @@ def test_a_missing_module_is_one_line(tmp_path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     "module", ["exporter.commands.cli", "argparse", "exporter.commands.replay", "exporter.readings.reading"]
 )
-def test_ctrl_c_while_it_imports_is_status_130(module: str) -> None:
+def test_ctrl_c_during_imports_exits_with_status_130(module: str) -> None:
     interrupted = (
         "import os, runpy, signal, sys\n"
         "class Finder:\n"

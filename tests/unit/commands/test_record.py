@@ -24,11 +24,11 @@ from tests.support.command import refused
         (("x", "--ring-size=2G"), "argument --ring-size: '2G': allowed is a power of two from 64K to 1G"),
     ],
 )
-def test_usage_of_record(arguments: tuple[str, ...], wrong: str) -> None:
+def test_wrong_arguments_are_refused_with_the_allowed_values(arguments: tuple[str, ...], wrong: str) -> None:
     assert refused("record", *arguments).splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
-def test_record_to_a_closed_standard_output_is_status_1() -> None:
+def test_record_to_a_closed_standard_output_exits_with_status_1() -> None:
     said = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m exporter record - 0.1 >&-"], capture_output=True, text=True, check=False
     )

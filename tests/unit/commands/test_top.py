@@ -1,4 +1,4 @@
-"""`top` as a script meets it: pipes, exit status, one line for each thing that is wrong."""
+"""`top` without a terminal: its output, its exit status and its error lines."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def read(fake: FakeExporter, *arguments: str) -> subprocess.CompletedProcess[str
     return said
 
 
-def test_the_table_of_a_run(fake: FakeExporter) -> None:
-    """What was counted before it is not in it."""
+def test_the_table_has_only_exits_of_the_run(fake: FakeExporter) -> None:
+    """The first reading already has 5 IRQ exits. The table has only the 101 exits after it."""
     said = read(fake, "0.1")
     assert said.stdout == HEADER + (
         "11       12       CPU 0/KVM        IRQ                             101          1000\n"
@@ -69,7 +69,7 @@ def test_the_table_of_a_run(fake: FakeExporter) -> None:
     )
 
 
-def test_a_table_each_interval(fake: FakeExporter) -> None:
+def test_each_interval_prints_a_table(fake: FakeExporter) -> None:
     said = read(fake, "0.35", "-i", "0.1", "--no-idle")
     tables = said.stdout.split("\n\n")
     assert len(tables) == 4
@@ -83,7 +83,7 @@ def test_a_table_each_interval(fake: FakeExporter) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_until_ctrl_c(fake: FakeExporter, number: signal.Signals) -> None:
+def test_a_signal_ends_the_run_and_prints_the_table(fake: FakeExporter, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -103,13 +103,13 @@ def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> 
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - pressed < 5  # its deadline is 10 s
+    assert time.monotonic() - pressed < 5  # top waits 10 s for an answer otherwise
     assert process.returncode == 1
     assert out.count("IRQ") == 1
     assert re.search(r"the printed numbers end with the last reading: no answer for \d\.\d s\n", err)
 
 
-def test_json(fake: FakeExporter) -> None:
+def test_json_has_the_counts_of_the_run(fake: FakeExporter) -> None:
     said = read(fake, "0.1", "--json")
     made = json.loads(said.stdout)
     assert said.stdout.count("\n") == 1
@@ -132,7 +132,7 @@ def test_json(fake: FakeExporter) -> None:
     assert [[vcpu["reasons"][0]["exits"] for vcpu in json.loads(line)["vcpus"]] for line in lines] == [[101], [101]]
 
 
-def test_csv(fake: FakeExporter) -> None:
+def test_csv_has_a_row_for_each_vcpu_and_reason(fake: FakeExporter) -> None:
     said = read(fake, "0.2", "-i", "0.1", "--csv")
     rows = list(csv.DictReader(io.StringIO(said.stdout)))
     assert [(row["tid"], row["reason"], row["count"], row["avg_ns"]) for row in rows] == [
@@ -164,14 +164,14 @@ def test_csv(fake: FakeExporter) -> None:
         (("--sort", "avg", "--limit", "1"), ["12"]),
     ],
 )
-def test_filters(fake: FakeExporter, filters: tuple[str, ...], tids: list[str]) -> None:
+def test_filters_select_rows(fake: FakeExporter, filters: tuple[str, ...], tids: list[str]) -> None:
     said = read(fake, "0.01", *filters)
     assert [line.split()[1] for line in said.stdout.splitlines()[1:]] == tids
     assert said.returncode == 0
     assert ("no exit matches" in said.stderr) == (not tids)
 
 
-def test_what_matches_nothing_is_said(fake: FakeExporter) -> None:
+def test_filters_that_match_nothing_are_reported(fake: FakeExporter) -> None:
     assert f"{SAID}no exit matches --reason; seen: EC_WFx, IRQ\n" in read(fake, "0.01", "--reason", "WFX").stderr
     said = read(fake, "0.01", "--vm", "x")
     assert (said.stdout, said.returncode) == (HEADER, 0)
@@ -190,7 +190,7 @@ def test_a_vcpu_that_ends_during_the_run_is_in_the_table(fake: FakeExporter) -> 
     assert len(re.findall(r"21 +22 +CPU 0/KVM +IRQ +23 +1\n", said.stdout)) == 1
 
 
-def test_an_exporter_that_goes_away(fake: FakeExporter) -> None:
+def test_an_exporter_that_fails_ends_the_run_with_status_1(fake: FakeExporter) -> None:
     fake.answer = lambda n: at(n) if n < 2 else (500, b"")
     said = read(fake, "0.3", "-i", "0.1")
     assert said.returncode == 1
@@ -201,7 +201,7 @@ def test_an_exporter_that_goes_away(fake: FakeExporter) -> None:
     )
 
 
-def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
+def test_a_restart_of_the_exporter_is_reported(fake: FakeExporter) -> None:
     fake.answer = lambda n: at(n) if n < 1 else reading(1, at(0).vcpus[0], since_ns=7)
     said = read(fake, "0.1")
     assert said.returncode == 0
@@ -223,7 +223,9 @@ def test_an_exporter_that_is_started_anew(fake: FakeExporter) -> None:
         (reading(0), "counts nothing: it waits for KVM, or its log says why"),
     ],
 )
-def test_what_is_no_exporter(fake: FakeExporter, answer: Reading | tuple[int, bytes], problem: str) -> None:
+def test_an_answer_without_a_reading_is_reported_in_one_line(
+    fake: FakeExporter, answer: Reading | tuple[int, bytes], problem: str
+) -> None:
     fake.answer = lambda _: answer
     said = read(fake, "0.1")
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
@@ -231,14 +233,14 @@ def test_what_is_no_exporter(fake: FakeExporter, answer: Reading | tuple[int, by
     assert said.stderr.startswith(SAID)
 
 
-def test_nobody_answers() -> None:
+def test_a_refused_connection_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     said = run("top", "--source", "exporter", "--url", url, "1")
     assert (said.returncode, said.stderr) == (1, f"{SAID}no answer from {url}: Connection refused\n")
 
 
-def test_it_answers_no_http() -> None:
+def test_an_answer_that_is_not_http_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -262,7 +264,7 @@ def test_it_answers_no_http() -> None:
         *(("--json", "--csv"), ("--limit", "9" * 5000), ("-p", "9" * 5000)),
     ],
 )
-def test_usage_errors(arguments: tuple[str, ...]) -> None:
+def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     said = refused("top", *arguments)
     assert said.startswith("usage: kvm-exit-exporter")
     assert "Traceback" not in said
@@ -274,7 +276,7 @@ def test_help_has_examples() -> None:
     assert "a bucket is 19 % wide" in said
 
 
-def test_a_pipe_that_closes_is_no_error(fake: FakeExporter) -> None:
+def test_a_closed_pipe_is_no_error(fake: FakeExporter) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "-i", "0.1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -285,7 +287,7 @@ def test_a_pipe_that_closes_is_no_error(fake: FakeExporter) -> None:
     assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url}\n")
 
 
-def test_output_that_cannot_be_written(fake: FakeExporter) -> None:
+def test_output_that_cannot_be_written_exits_with_status_1(fake: FakeExporter) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1"]
     with open("/dev/full", "w") as full:
         said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
@@ -296,7 +298,7 @@ def test_output_that_cannot_be_written(fake: FakeExporter) -> None:
     assert (said.returncode, said.stderr) == (1, f"{SAID}standard output is closed\n")
 
 
-def test_without_stderr_stdout_has_the_numbers_alone(fake: FakeExporter) -> None:
+def test_without_stderr_stdout_has_only_the_numbers(fake: FakeExporter) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1", "--json"]
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
     said = subprocess.run(shell, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
@@ -304,15 +306,15 @@ def test_without_stderr_stdout_has_the_numbers_alone(fake: FakeExporter) -> None
     assert json.loads(said.stdout)["counters"] == {"dropped_no_cell": 17}
 
 
-def test_the_daemon_imports_nothing_of_it() -> None:
-    # curses itself is imported by tornado's log, where there is one.
+def test_the_daemon_imports_no_module_of_the_terminal() -> None:
+    # curses is not checked: tornado.log imports it if it is installed.
     code = "import sys, exporter.service.daemon, exporter.service.process; "
     code += "print([name for name in sys.modules if name.startswith('exporter.terminal')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_without_curses_it_still_prints(fake: FakeExporter, tmp_path: Path) -> None:
-    """A Python whose curses is packaged apart; on a terminal it says so, see test_live.py."""
+def test_without_curses_top_prints_the_table(fake: FakeExporter, tmp_path: Path) -> None:
+    """Some distributions package curses separately. test_live.py has the same test on a terminal."""
     (tmp_path / "curses.py").write_text("raise ImportError('hidden')\n")
     said = run("top", "--source", "exporter", "--url", fake.url, "0.1", env={"PYTHONPATH": str(tmp_path)})
     assert (said.returncode, said.stdout.count("\n")) == (0, 3)

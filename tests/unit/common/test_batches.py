@@ -1,4 +1,4 @@
-"""Pieces joined to batches: nothing is lost, none is larger than it must be."""
+"""Small pieces are joined into batches of at least 256 KiB. No byte is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from exporter.common.batches import batches
 SIZE = 1 << 18
 
 
-def test_pieces_are_joined_in_order_to_batches_of_256_kib() -> None:
+def test_pieces_are_joined_in_order_into_batches_of_at_least_256_kib() -> None:
     pieces = [bytes([number]) * 10_007 for number in range(101)]
     joined = list(batches(pieces))
     assert b"".join(joined) == b"".join(pieces)
@@ -15,7 +15,7 @@ def test_pieces_are_joined_in_order_to_batches_of_256_kib() -> None:
     assert 26 * 10_007 < SIZE <= 27 * 10_007
 
 
-def test_no_pieces_make_no_batch() -> None:
+def test_without_pieces_there_is_no_batch() -> None:
     assert list(batches([])) == []
 
 

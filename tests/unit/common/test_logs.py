@@ -78,7 +78,7 @@ def record(msg: str, **fields: object) -> logging.LogRecord:
     return logging.makeLogRecord({"msg": msg, "created": 1767323045.678, "levelno": logging.INFO, "fields": fields})
 
 
-def test_a_line_of_logfmt() -> None:
+def test_a_line_in_logfmt_has_all_fields() -> None:
     stream = logged("logfmt")
     LOGGER.handle(record("listening", address="[::]:9939", vms=3, up=True, took=0.5, name=None, empty="", q='a "b"'))
     assert line(stream) == (
@@ -87,7 +87,7 @@ def test_a_line_of_logfmt() -> None:
     )
 
 
-def test_a_line_of_json() -> None:
+def test_a_line_in_json_has_all_fields() -> None:
     stream = logged("json")
     LOGGER.handle(record("now listening", address="[::]:9939", vms=3, up=True, took=0.5, name=None, empty=""))
     assert line(stream) == (
@@ -114,7 +114,7 @@ def test_a_line_of_json() -> None:
         ("\udcff", "\\udcff"),
     ],
 )
-def test_logfmt_quoting(value: str, written: str) -> None:
+def test_logfmt_quotes_and_escapes_values(value: str, written: str) -> None:
     stream = logged("logfmt")
     LOGGER.handle(record("x", v=value))
     assert line(stream) == f"ts=2026-01-02T03:04:05.678Z level=info msg=x v={written}"
@@ -128,7 +128,7 @@ def test_logfmt_quoting(value: str, written: str) -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_every_text_reads_back(form: str, encoding: str, msg: str, fields: dict[str, str], level: str) -> None:
+def test_every_text_is_read_back(form: str, encoding: str, msg: str, fields: dict[str, str], level: str) -> None:
     stream = logged(form, "debug", encoding)
     logs.event(LOGGER, level, msg, **fields)
     only = line(stream)
@@ -153,7 +153,7 @@ def test_json_keeps_numbers(fields: dict[str, object]) -> None:
     assert {name: read[name] for name in fields} == fields
 
 
-def test_values_that_are_not_json() -> None:
+def test_values_that_json_cannot_hold_become_text() -> None:
     stream = logged("json")
     values = {"nan": float("nan"), "inf": float("inf"), "path": Path("/x y"), "list": [1, "a"], "big": 2**64}
     logs.event(LOGGER, "info", "x", **values, cause=OSError(2, "No such file"), plain=KeyError())
@@ -170,7 +170,7 @@ class Unprintable:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_line_is_logged_even_if_one_value_has_no_text(form: str) -> None:
+def test_a_line_is_logged_even_if_str_of_a_value_raises(form: str) -> None:
     stream = logged(form)
     logs.event(LOGGER, "info", "x", a=Unprintable(), b=1)
     read = read_logfmt(line(stream)) if form == "logfmt" else json.loads(line(stream))
@@ -178,7 +178,7 @@ def test_a_line_is_logged_even_if_one_value_has_no_text(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_long_values_are_cut(form: str) -> None:
+def test_values_are_cut_after_1024_characters(form: str) -> None:
     stream = logged(form)
     logs.event(LOGGER, "info", "m" * 65536, exact="x" * 1024, over="x" * 1025, wide="\udcff" * 65536)
     read = read_logfmt(line(stream)) if form == "logfmt" else json.loads(line(stream))
@@ -188,7 +188,7 @@ def test_long_values_are_cut(form: str) -> None:
     assert read["wide"] == ("\\udcff" * 171)[:1023] + "…"
 
 
-def test_fields_never_hide_one_another() -> None:
+def test_fields_with_unusable_or_equal_names_are_renamed() -> None:
     stream = logged("logfmt")
     fields = {
         "ts": 1,
@@ -210,13 +210,13 @@ def test_fields_never_hide_one_another() -> None:
     ]  # fmt: skip
 
 
-def test_fields_that_are_no_mapping_are_left_out() -> None:
+def test_fields_that_are_not_a_mapping_are_left_out() -> None:
     stream = logged("logfmt")
     LOGGER.info("x", extra={"fields": "a=b"})
     assert line(stream).endswith(" level=info msg=x")
 
 
-def test_the_arguments_of_the_standard_library() -> None:
+def test_arguments_of_standard_logging_calls_are_formatted() -> None:
     stream = logged("logfmt")
     LOGGER.info("%s of %d", "one", 2)
     LOGGER.info("%d", "not a number")
@@ -224,7 +224,7 @@ def test_the_arguments_of_the_standard_library() -> None:
     assert [read_logfmt(each)["msg"] for each in lines(stream)] == ["one of 2", "%d", "100%"]
 
 
-def test_levels() -> None:
+def test_only_lines_of_the_chosen_level_and_above_are_written() -> None:
     stream = logged("logfmt", "warn")
     for level in logs.LEVELS:
         logs.event(LOGGER, level, level)
@@ -244,7 +244,7 @@ def fail(text: str) -> ValueError:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_exceptions_stay_on_the_line_and_the_stack_is_for_debugging(level: str) -> None:
+def test_an_exception_is_one_field_and_level_debug_adds_the_stack(level: str) -> None:
     stream = logged("json", level)
     logs.event(LOGGER, "error", "failed", err=fail("a\nb"), pid=7)
     try:
@@ -265,7 +265,7 @@ def test_an_err_that_is_text_is_an_ordinary_field() -> None:
     assert line(stream).endswith(' level=warn msg=x err="Broken pipe"')
 
 
-def test_exc_info_without_an_exception() -> None:
+def test_exc_info_without_an_exception_adds_no_field() -> None:
     stream = logged("logfmt", "debug")
     LOGGER.error("x", exc_info=True)
     assert line(stream).endswith(" level=error msg=x")
@@ -308,13 +308,13 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space"), ValueError("closed")])
-def test_a_broken_stream_never_raises(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_stream_raises_nothing(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
     logs.setup("info", "logfmt", Broken(error))
     logs.event(LOGGER, "error", "x")
     assert capfd.readouterr() == ("", "")
 
 
-def test_real_broken_streams(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_pipe_and_a_full_device_raise_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     broken: list[TextIO] = [os.fdopen(writer, "w"), open("/dev/full", "w"), io.StringIO()]  # noqa: SIM115
@@ -330,7 +330,7 @@ def test_real_broken_streams(capfd: pytest.CaptureFixture[str]) -> None:
             stream.close()
 
 
-def test_no_stderr_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_stderr_can_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     logs.setup("info", "logfmt")
     logs.event(LOGGER, "error", "x")
@@ -349,7 +349,7 @@ def test_stderr_is_the_default_and_a_second_setup_replaces_the_first(
 
 
 @pytest.mark.parametrize(("level", "form"), [("warning", "logfmt"), ("info", "xml"), ("INFO", "json"), ("", "")])
-def test_unknown_levels_and_formats(level: str, form: str) -> None:
+def test_unknown_levels_and_formats_raise_value_error(level: str, form: str) -> None:
     with pytest.raises(ValueError, match=r"^no such log level or format: "):
         logs.setup(level, form)
 

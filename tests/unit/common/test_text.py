@@ -1,4 +1,4 @@
-"""Numbers in few characters, and text that is safe to print."""
+"""Short texts for numbers, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.common import text as readable
+from exporter.common import text
 
 
 @pytest.mark.parametrize(
@@ -30,21 +30,21 @@ from exporter.common import text as readable
         (864_000 * 10**9, "10d"),
     ],
 )
-def test_times(ns: int | None, shown: str) -> None:
-    assert readable.seconds(ns) == shown
+def test_times_are_shortened(ns: int | None, shown: str) -> None:
+    assert text.seconds(ns) == shown
 
 
 @given(st.integers(0, 2**62))
-def test_a_time_has_six_characters_at_most(ns: int) -> None:
-    assert len(readable.seconds(ns)) <= 6
-    assert len(readable.count(ns / 7)) <= 5
+def test_a_time_has_at_most_six_characters_and_a_count_at_most_five(ns: int) -> None:
+    assert len(text.seconds(ns)) <= 6
+    assert len(text.count(ns / 7)) <= 5
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0, "0"), (7, "7"), (0.25, "0.25"), (12.34, "12.3"), (1234567, "1.23M")])
-def test_counts(value: float, shown: str) -> None:
-    assert readable.count(value) == shown
+def test_counts_are_shortened(value: float, shown: str) -> None:
+    assert text.count(value) == shown
 
 
-def test_characters_that_do_not_print_are_escaped() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     hostile = "a\x1b\x9b\u202e\u0301\ud800\x7f\u00e9"
-    assert readable.printable(hostile) == "a\\x1b\\x9b\\u202e\\u0301\\ud800\\x7f\u00e9"
+    assert text.printable(hostile) == "a\\x1b\\x9b\\u202e\\u0301\\ud800\\x7f\u00e9"

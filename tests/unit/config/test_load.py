@@ -1,4 +1,4 @@
-"""Which values a configuration can hold, and that a configuration is the same after it was written and read."""
+"""Configurations from files and flags. Every valid configuration can be written and read back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config import load as configfile
 from exporter.config import values
-from exporter.config.load import describe, option_text, parse, reloaded, with_flags
+from exporter.config.load import describe, flag_name, load, option_text, parse, reloaded, with_flags
 from exporter.config.options import (
     LIVE,
     OPTIONS,
@@ -46,7 +45,7 @@ def microseconds(low: int, high: int) -> st.SearchStrategy[float]:
     return st.integers(low, high).map(lambda us: us / 1_000_000)
 
 
-# Characters by their categories: from_regex() would look at each of a million on its own, for half a minute.
+# Characters are chosen by category: from_regex() would check each of a million characters, for half a minute.
 PRINTABLE = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
 NAME_OF_A_FILE = st.characters(exclude_categories=["C", "Z"], include_characters=" ", exclude_characters="/")
 PATHS = st.text(NAME_OF_A_FILE, min_size=1).map(lambda name: f"/{name}")
@@ -109,7 +108,7 @@ CONFIGS = st.builds(
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_a_described_configuration_reads_back_as_the_same(wanted: Config) -> None:
+def test_a_configuration_that_describe_wrote_is_read_back(wanted: Config) -> None:
     assert parse(describe(wanted), "described") == wanted
 
 
@@ -127,11 +126,11 @@ def test_flags_can_set_every_option_of_the_file(wanted: Config) -> None:
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_no_flags_change_nothing(wanted: Config) -> None:
+def test_without_flags_nothing_changes(wanted: Config) -> None:
     assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
 
 
-def test_describe_of_the_defaults() -> None:
+def test_describe_writes_the_defaults() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
@@ -151,8 +150,8 @@ def test_every_field_has_an_option_and_every_option_a_field() -> None:
     assert list(OPTIONS) == list(leaves(Config()))
 
 
-def test_the_shipped_file_is_the_defaults_and_names_every_option() -> None:
-    assert configfile.load(ROOT / "config.yaml") == Config()
+def test_the_shipped_file_has_every_option_with_its_default() -> None:
+    assert load(ROOT / "config.yaml") == Config()
     nested = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert list(dotted(nested)) == list(OPTIONS)
 
@@ -166,7 +165,7 @@ def dotted(nested: dict[str, Any], section: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "---\n...\n", "{}", "\ufeff", "\ufeff{}"])
-def test_an_empty_file_is_all_defaults(text: str) -> None:
+def test_an_empty_file_gives_the_defaults(text: str) -> None:
     assert parse(text, "c.yaml") == Config()
 
 
@@ -176,13 +175,13 @@ def test_a_file_changes_only_the_options_that_it_names() -> None:
     assert parse(text, "c.yaml") == Config(web=web, linger=0.0, log=Log(level="debug"))
 
 
-def test_anchors_and_aliases() -> None:
+def test_anchors_and_aliases_are_read() -> None:
     text = "limits: {vcpus: &n 5000, cells: *n}\nlock_file: &f /x\nkernel_headers: *f\n"
     wanted = Config(limits=Limits(5000, 5000), lock_file="/x", kernel_headers="/x")
     assert parse(text, "c.yaml") == wanted
 
 
-def test_every_flag_problem_is_told_by_its_flag() -> None:
+def test_each_problem_names_its_flag() -> None:
     flags = {
         "web.listen_address": [":1", "x", ":1"],
         "linger": "5",
@@ -206,7 +205,7 @@ def test_every_flag_problem_is_told_by_its_flag() -> None:
     )
 
 
-def test_values_as_argparse_passes_them() -> None:
+def test_values_from_argparse_are_accepted() -> None:
     flags: dict[str, object] = {
         "bpf_stats": True,
         "log.level": ["debug"],
@@ -217,7 +216,7 @@ def test_values_as_argparse_passes_them() -> None:
     assert with_flags(Config(), flags) == wanted
 
 
-def test_a_flag_that_contradicts_the_file() -> None:
+def test_a_flag_that_contradicts_another_option_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         with_flags(Config(), {"limits.vcpus": "20000"})
     assert str(error.value) == (
@@ -225,14 +224,14 @@ def test_a_flag_that_contradicts_the_file() -> None:
     )
 
 
-def test_options_of_histograms() -> None:
+def test_histogram_options_are_read_from_file_and_flags() -> None:
     text = "histogram: {native: no, classic: {factor: 16, min: 10us, max: 1s, in_protobuf: yes}}\n"
     assert parse(text, "c.yaml").histogram == Histogram(False, Classic(16, 1e-5, 1.0, True))
     flags: dict[str, object] = {"histogram.native": "off", "histogram.classic.factor": "2"}
     assert with_flags(Config(), flags).histogram == Histogram(False, Classic(2))
 
 
-def test_levels_and_lists_of_reasons() -> None:
+def test_levels_and_reasons_are_read_from_file_and_flags() -> None:
     text = 'level: {counters: vm, histograms: "off"}\nreasons: {allow: [HLT, EC_WFx], deny: ["NPF 0x1"]}\n'
     wanted = Config(level=Level("vm", "off"), reasons=Reasons(("HLT", "EC_WFx"), ("NPF 0x1",)))
     assert parse(text, "c.yaml") == wanted
@@ -241,7 +240,7 @@ def test_levels_and_lists_of_reasons() -> None:
     assert with_flags(Config(), flags) == wanted
 
 
-def test_no_addresses_at_all_from_a_flag() -> None:
+def test_an_empty_list_of_addresses_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--web\.listen-address: is empty; allowed is at least 1 of host:port"):
         with_flags(Config(), {"web.listen_address": []})
 
@@ -251,14 +250,14 @@ def test_an_unknown_key_among_the_flags_raises_key_error() -> None:
         with_flags(Config(), {"nonsense": "1"})
 
 
-def test_flag_names() -> None:
-    assert configfile.flag_name("web.listen_address") == "--web.listen-address"
-    assert configfile.flag_name("web.config_file") == "--web.config.file"
-    assert len({configfile.flag_name(key) for key in OPTIONS}) == len(OPTIONS)
+def test_each_option_has_its_own_flag() -> None:
+    assert flag_name("web.listen_address") == "--web.listen-address"
+    assert flag_name("web.config_file") == "--web.config.file"
+    assert len({flag_name(key) for key in OPTIONS}) == len(OPTIONS)
 
 
-def test_off_without_quotes_is_the_word() -> None:
-    """YAML 1.1 reads it as a boolean, but its author means the word."""
+def test_off_without_quotes_is_read_as_a_level() -> None:
+    """YAML 1.1 reads off as a boolean. Here it is a level."""
     assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
     with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is not allowed"):
         parse("level: {histograms: true}", "c.yaml")
@@ -270,13 +269,13 @@ WAITING = {
 }
 
 
-def test_every_option_is_one_or_the_other() -> None:
-    """A new one waits for a restart, until it is in LIVE and daemon.py does something with it."""
+def test_each_option_is_applied_by_a_reload_or_waits_for_a_restart() -> None:
+    """A new option waits for a restart, until it is in LIVE and daemon.py applies it."""
     assert OPTIONS.keys() - LIVE == WAITING
     assert OPTIONS.keys() >= LIVE
 
 
-def test_what_waits_stays_as_it_is() -> None:
+def test_a_reload_keeps_the_options_that_wait_for_a_restart() -> None:
     old = Config(limits=Limits(23, 29), run_as="a")
     new = replace(Config(), web=Web(gzip=False, max_requests=7), level=Level("vm", "off"), linger=9.0, run_as="b")
     config, waiting = reloaded(old, new)

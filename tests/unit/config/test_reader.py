@@ -1,4 +1,4 @@
-"""The error messages for a wrong configuration file: all at once, with line and key, and quickly."""
+"""Error messages for a wrong configuration file: all problems at once, each with line and key, and quickly."""
 
 from __future__ import annotations
 
@@ -195,18 +195,18 @@ log: ~
         ("limits: &a {limits: *a}", "1: limits.limits: unknown key, did you mean limits?"),
     ],
 )
-def test_one_problem(text: str, problem: str) -> None:
+def test_each_problem_is_one_line_with_its_key_and_the_allowed_values(text: str, problem: str) -> None:
     assert problems(text) == (f"c.yaml:{problem}",)
 
 
-def test_python_objects_are_never_made(tmp_path: Path) -> None:
+def test_no_python_object_is_made(tmp_path: Path) -> None:
     trace = tmp_path / "made"
     make = f"!!python/object/apply:os.mkdir ['{trace}']"
     problems(f"linger: {make}\n? {make}\n: 1\n")
     assert not trace.exists()
 
 
-def test_a_name_with_a_line_break_stays_on_one_line() -> None:
+def test_a_file_name_with_a_line_break_stays_on_one_line() -> None:
     with pytest.raises(ConfigError) as error:
         parse("x: 1", "a\nb.yaml")
     assert error.value.problems == (f"a\\nb.yaml:1: x: unknown key; allowed are {ALL_KEYS}",)
@@ -232,7 +232,7 @@ def test_a_name_with_a_line_break_stays_on_one_line() -> None:
         (f"x: *{'y' * 100_000}", f"c.yaml:1: not YAML: column 4: found undefined alias '{'y' * 97}..."),
     ],
 )
-def test_bombs_are_refused_quickly_and_in_short_lines(text: str, problem: str) -> None:
+def test_huge_files_are_refused_quickly_and_in_short_lines(text: str, problem: str) -> None:
     start = time.monotonic()
     assert problems(text) == (problem,)
     assert time.monotonic() - start < 10  # it takes 0.5 s; without the limits it would take minutes
@@ -283,7 +283,7 @@ def loaded(path: Path) -> str:
     return str(error.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     assert (
         loaded(tmp_path / "none.yaml")
         == f"{tmp_path}/none.yaml: cannot read the configuration file: No such file or directory"
@@ -295,7 +295,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert loaded(loop) == f"{loop}: cannot read the configuration file: Too many levels of symbolic links"
 
 
-def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -303,7 +303,7 @@ def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(Path("config.yaml")) == "config.yaml: cannot read the configuration file: Permission denied"
 
 
-def test_files_that_are_not_text(tmp_path: Path) -> None:
+def test_files_that_are_too_large_or_not_utf_8_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"linger: 5m\nlock_file: /\xff\n")
     assert loaded(path) == f"{path}:2: not UTF-8: byte 0xff"
@@ -312,7 +312,7 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
     assert loaded(Path("/dev/zero")) == "/dev/zero: larger than 1048576 bytes"
 
 
-def test_a_valid_file(tmp_path: Path) -> None:
+def test_a_valid_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes("\ufefflinger: 1m\r\nlock_file: /run/größe\r\n".encode())
     assert load(path) == Config(linger=60.0, lock_file="/run/größe")

@@ -26,18 +26,18 @@ from exporter.config.options import Config, ConfigError
         ("00015s", 15.0),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_read(text: str, seconds: float) -> None:
     assert values.duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "1.5s", "-1s", "30m1h", "1h 30m", "1H", "1y", "5s5s", "٣s", "1s\n", "+1s"])
-def test_no_durations(text: str) -> None:
+def test_other_texts_are_not_durations(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a duration$"):
         values.duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", "15", "1.5", "1_000", "9" * 100_000])
-def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
+def test_a_number_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^has no unit \(fifteen seconds are 15s\)$"):
         values.duration(text)
 
@@ -45,7 +45,7 @@ def test_a_bare_number_is_told_to_take_a_unit(text: str) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**17))
 def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
-    # Up to some centuries a double still tells single microseconds apart.
+    # At most 285 years: a double cannot hold single microseconds of longer durations.
     seconds = min(us, 9 * 10**15) / 1_000_000
     assert values.duration(values.duration_text(seconds)) == seconds
 
@@ -53,7 +53,7 @@ def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (15, "15s"), (5400.5, "1h30m500ms"), (604800.0, "1w"), (3e-6, "3us")]
 )
-def test_duration_text(seconds: float, text: str) -> None:
+def test_duration_text_uses_the_largest_units(seconds: float, text: str) -> None:
     assert values.duration_text(seconds) == text
 
 
@@ -70,7 +70,7 @@ def test_duration_text(seconds: float, text: str) -> None:
         ("localhost:09939", ("localhost", 9939)),
     ],
 )
-def test_host_port(text: str, parts: tuple[str, int]) -> None:
+def test_an_address_is_split_into_host_and_port(text: str, parts: tuple[str, int]) -> None:
     assert values.host_port(text) == parts
 
 
@@ -101,13 +101,13 @@ def test_host_port(text: str, parts: tuple[str, int]) -> None:
         ("a" * 100_000 + ":1", "no valid host"),
     ],
 )
-def test_no_host_port(text: str, what: str) -> None:
+def test_other_texts_are_not_addresses(text: str, what: str) -> None:
     with pytest.raises(ValueError, match=f"^has {what}$"):
         values.host_port(text)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/a/b/", "/probe;v=1", "/~x", "/-", "/-x/y", "/.well-known/x", "/..."])
-def test_telemetry_paths(path: str) -> None:
+def test_telemetry_paths_are_accepted(path: str) -> None:
     assert with_flags(Config(), {"web.telemetry_path": path}).web.telemetry_path == path
 
 
@@ -115,7 +115,7 @@ def test_telemetry_paths(path: str) -> None:
     "path",
     ["", "/", "metrics", "/x?y", "/x#y", "/x y", "/x\n", "//x", "/x//y", "/x/../y", "/.", "/%41", "/ü"],
 )
-def test_no_telemetry_paths(path: str) -> None:
+def test_other_telemetry_paths_are_refused(path: str) -> None:
     with pytest.raises(ConfigError) as error:
         with_flags(Config(), {"web.telemetry_path": path})
     shown = path.replace("\n", "\\n")
@@ -126,6 +126,6 @@ def test_no_telemetry_paths(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/reload", "/-/"])
-def test_the_exporters_own_pages_are_not_for_metrics(path: str) -> None:
+def test_paths_of_the_exporters_own_pages_are_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=r"^--web\.telemetry-path: "):
         with_flags(Config(), {"web.telemetry_path": path})

@@ -1,4 +1,4 @@
-"""Shell completion: as its source writes it, and in the shells themselves, with keys pressed on a terminal."""
+"""Shell completion: the committed files, and the completions that bash, zsh and fish offer."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SHOW = f'{PROGRAM}() {{ printf "<%s>" "$@"; echo; }}'
 
 
 @pytest.mark.parametrize("name", files())
-def test_what_is_committed_is_what_the_command_line_makes(name: str) -> None:
+def test_the_committed_files_match_the_command_line(name: str) -> None:
     assert (FOLDER / name).read_text() == files()[name], "run `make completion`"
 
 
-def test_helps_are_whole() -> None:
-    """A parenthesis is not cut, nor the second of three words that a flag takes."""
+def test_descriptions_of_flags_are_not_cut() -> None:
+    """Checked for --ring-size, which has parentheses, and for --source, which explains three values."""
     helps = {name: flag.help for command in COMMANDS.values() for flag in command.flags for name in flag.names}
     assert helps["--ring-size"] == "kernel memory for unwritten events (16M; an event takes 48 bytes there)"
     assert all(f"{word}: " in helps["--source"] for word in ("own", "exporter", "auto"))
 
 
-def test_words_are_those_that_are_accepted() -> None:
+def test_the_offered_values_are_the_allowed_ones() -> None:
     for flag in COMMANDS["serve"].flags:
         if flag.value and flag.value.words:
             option = OPTIONS[flag.names[0][2:]]
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bash(words: list[str], cwd: Path) -> list[str]:
-    """Return what bash offers for the last of the words, split as readline splits them."""
+    """Return the completions that bash offers for the last word. `words` are split as readline splits them."""
     run = 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvm_exit_exporter; printf "%s\\n" "${COMPREPLY[@]}"'
     script = f"source {BASH}; {run}"
     command = [needs("bash"), "--norc", "-uc", script, "bash", PROGRAM, *words]
@@ -63,7 +63,7 @@ def bash(words: list[str], cwd: Path) -> list[str]:
 
 
 def fish(line: str, cwd: Path) -> list[str]:
-    """Return what fish offers after the line."""
+    """Return the completions that fish offers after the line."""
     script = f"source {FISH}; complete -C {line!r}"
     said = subprocess.run([needs("fish"), "-Nc", script], cwd=cwd, capture_output=True, text=True, check=True)
     assert said.stderr == ""
@@ -99,7 +99,7 @@ def test_subcommands_are_offered(folder: Path) -> None:
         (["top", ""], []),
     ],
 )
-def test_bash_offers_what_may_follow(words: list[str], offered: list[str], folder: Path) -> None:
+def test_bash_offers_the_values_of_a_flag(words: list[str], offered: list[str], folder: Path) -> None:
     assert bash(words, folder) == offered
 
 
@@ -114,12 +114,12 @@ def test_bash_offers_what_may_follow(words: list[str], offered: list[str], folde
         ("top ", []),
     ],
 )
-def test_fish_offers_what_may_follow(line: str, offered: list[str], folder: Path) -> None:
+def test_fish_offers_the_values_of_a_flag(line: str, offered: list[str], folder: Path) -> None:
     assert sorted(fish(f"{PROGRAM} {line}", folder)) == offered
 
 
 def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: float = 20) -> str:
-    """Type lines into an interactive shell; returns all it shows until it says `end` a second time (after the echo)."""
+    """Type lines into an interactive shell; return everything that it shows until `end` appears."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(cwd)
@@ -131,7 +131,7 @@ def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: floa
             if select.select([terminal], [], [], 0.2)[0]:
                 try:
                     shown += os.read(terminal, 65536)
-                except OSError:  # EIO: the shell is gone
+                except OSError:  # EIO: the shell has ended
                     break
     finally:
         os.close(terminal)
@@ -139,7 +139,7 @@ def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: floa
     return shown.decode(errors="replace")
 
 
-# What is typed, with tabs, and the arguments that the program is then started with.
+# Typed keys with tabs, and the arguments that the program then gets.
 KEYS = [
     ("ser\t--log.l\tw\t", "<serve><--log.level=warn>"),
     ("to\t--sort=av\t--no\t", "<top><--sort=avg><--no-idle>"),
@@ -148,7 +148,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("keys", "arguments"), KEYS)
-def test_keys_in_zsh(keys: str, arguments: str, folder: Path) -> None:
+def test_zsh_completes_typed_keys(keys: str, arguments: str, folder: Path) -> None:
     setup = f"fpath=({FOLDER} $fpath); autoload -Uz compinit; compinit -u -D; {SHOW}"
     shown = typed([needs("zsh"), "-f", "-i"], folder, [setup, f"{PROGRAM} {keys}", "exit"], arguments)
     assert arguments in shown
@@ -162,7 +162,7 @@ def test_keys_in_zsh(keys: str, arguments: str, folder: Path) -> None:
         ("che\t--config.file=one\t", "<check><--config.file=one file.yaml>"),
     ],
 )
-def test_keys_in_bash(keys: str, arguments: str, folder: Path) -> None:
+def test_bash_completes_typed_keys(keys: str, arguments: str, folder: Path) -> None:
     shell = [needs("bash"), "--norc", "--noprofile", "-i"]
     shown = typed(shell, folder, [f"source {BASH}; {SHOW}", f"{PROGRAM} {keys}", "exit"], arguments)
     assert arguments in shown

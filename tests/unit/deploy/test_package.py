@@ -1,4 +1,4 @@
-"""The installed package has all that the checkout has: the program, its headers, the recording."""
+"""The installed package has every file of exporter/: modules, C files and their headers, the recording."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print("\\n".join(str(path) for path in command.get_outputs(include_bytecode=Fals
 
 
 def test_every_file_is_installed(tmp_path: Path) -> None:
-    """Asked in a copy, for setuptools writes a folder of its own beside the package."""
+    """It runs in a copy, because setuptools writes a folder beside the package."""
     pytest.importorskip("setuptools")
     shutil.copytree(ROOT / "exporter", tmp_path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):

@@ -1,4 +1,4 @@
-"""deploy/prometheus: what a rule names exists, both forms of histograms are asked the same, alerts are explained."""
+"""deploy/prometheus: each rule uses known names, both forms of histograms have equal rules, alerts are explained."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LABELS = set().union(*KNOWN.values())
 
 
 def read(expr: str) -> tuple[set[str], Iterator[tuple[str, set[str]]], set[str]]:
-    """Metric names, (name, labels its selector matches), and labels that are grouped by."""
+    """Return the metric names, (name, labels in its selector) of each selector, and the labels that are grouped by."""
     selectors = [(name, {label for label, _ in _MATCHER.findall(inside)}) for name, inside in _SELECTOR.findall(expr)]
     grouped = {label.strip() for labels in _GROUPING.findall(expr) for label in labels.split(",")} - {""}
     bare = _GROUPING.sub("", re.sub(r"\[[^]]*\]|\boffset \w+|\{[^}]*\}", "", expr))
     return set(_METRIC.findall(bare)) - _WORDS, iter(selectors), grouped
 
 
-def test_the_reader_of_expressions() -> None:
+def test_names_and_labels_of_an_expression_are_found() -> None:
     names, selectors, grouped = read(
         'sum by (a, b) (rate(x_total{c=~"d|e"}[5m] offset 1h)) > bool 2e3 unless on (f) y:z'
     )
@@ -41,7 +41,7 @@ def test_the_reader_of_expressions() -> None:
 
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.body.get("record") or rule.body["alert"])
-def test_names_and_labels_exist(rule: Rule) -> None:
+def test_each_rule_uses_only_names_and_labels_that_exist(rule: Rule) -> None:
     names, selectors, grouped = read(rule.expr)
     assert names
     assert names <= KNOWN.keys()
@@ -55,8 +55,8 @@ def test_names_and_labels_exist(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((RULES / "tests").glob("*.yml")), ids=lambda path: path.name)
-def test_the_tests_feed_series_that_exist(path: Path) -> None:
-    """A test that makes up a metric passes whatever the exporter serves."""
+def test_the_rule_tests_use_only_series_that_exist(path: Path) -> None:
+    """With an invented series, a rule test would pass although the exporter never serves that series."""
     for test in yaml.safe_load(path.read_text())["tests"]:
         for series in test["input_series"]:
             found = re.fullmatch(r"([\w:]+)\{(.*)\}", series["series"])
@@ -76,11 +76,12 @@ def test_every_alert_is_tested_firing_and_quiet() -> None:
 def test_every_recorded_series_is_tested() -> None:
     text = "".join(path.read_text() for path in (RULES / "tests").glob("recording*.yml"))
     missing = {rule.body["record"] for rule in ALL if "record" in rule.body and rule.body["record"] not in text}
-    assert missing == {"instance_vm_class:kvm_exit_duration_seconds_bucket:rate5m"}  # on the way to the host's
+    # An intermediate step: another rule sums it over VMs, and that rule is tested.
+    assert missing == {"instance_vm_class:kvm_exit_duration_seconds_bucket:rate5m"}
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule.body["alert"])
-def test_every_alert_is_whole(rule: Rule) -> None:
+def test_every_alert_has_all_its_parts_and_a_runbook(rule: Rule) -> None:
     name = rule.body["alert"]
     assert rule.body.keys() == {"alert", "expr", "for", "labels", "annotations"}
     assert rule.body["labels"].keys() == {"severity"}
@@ -92,21 +93,21 @@ def test_every_alert_is_whole(rule: Rule) -> None:
     assert headings.count(name) == 1
 
 
-def test_no_runbook_without_an_alert() -> None:
+def test_every_runbook_belongs_to_an_alert() -> None:
     names = {rule.body["alert"] for rule in ALERTS}
     assert set(re.findall(r"^### (Kvm\w+)$", OPERATIONS.read_text(), re.MULTILINE)) == names
 
 
-def test_names_are_recorded_once() -> None:
-    """In what is loaded together: the shared rules with those of one form."""
+def test_no_name_is_recorded_twice() -> None:
+    """Prometheus loads the shared rules and the rules of one form together."""
     for form in ("classic", "native"):
         files = [file for file in FILES if file.startswith(("recording.", f"recording-{form}"))]
         names = [rule.body["record"] for file in files for rule in rules(file)]
         assert len(set(names)) == len(names)
 
 
-def test_both_forms_are_asked_the_same() -> None:
-    """The native file is the classic one, but for how a histogram is written, and that no histogram is recorded."""
+def test_both_forms_of_histograms_have_equal_rules() -> None:
+    """The native file differs only in two ways: the syntax of histograms, and it records no histogram."""
     buckets = {"vm_class": "sum without (pid, tid, vcpu, reason) (rate(kvm_exit_duration_seconds_bucket[5m]))"}
     buckets["class"] = buckets["vm_class"].replace("(pid,", "(vm, pid,")
 

@@ -1,4 +1,4 @@
-"""The unit files, as systemd itself reads them."""
+"""The unit files, checked by systemd itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def setting(name: str) -> list[str]:
 
 
 @needs_systemd
-def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_files(tmp_path: Path) -> None:
     for file in FILES.glob("*.socket"):
         shutil.copy(file, tmp_path)
     unit = tmp_path / "kvm-exit-exporter.service"
@@ -37,18 +37,18 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 
 
 @needs_systemd
-def test_the_sandbox_stays_as_tight_as_it_is() -> None:
-    """Overall exposure 1.9 of 10, below 2: what is left is named and explained in the unit."""
+def test_the_sandbox_does_not_get_weaker() -> None:
+    """The overall exposure is at most 1.9 of 10. The unit explains everything that its sandbox still allows."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=19", f"{FILES}/kvm-exit-exporter.service"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout
 
 
-def test_the_unit_is_of_this_program() -> None:
+def test_the_unit_fits_the_program() -> None:
     assert setting("User") == setting("Group") == [Config().run_as]
     assert setting("RuntimeDirectory") == [Path(Config().lock_file).parent.name]
     assert setting("AmbientCapabilities") == setting("CapabilityBoundingSet")
-    # Maps, programs and attachments, the statistics', what they are, what has ended; and the old ones until they go.
+    # All maps, a program and an attachment for each tracepoint, the state, and the two files of the ledger.
     stored = len(MAPS["counting"]) + 2 * len(TRACEPOINTS) + 1 + 2
     assert len(_KINDS) == 3
     assert int(setting("FileDescriptorStoreMax")[0]) >= stored

@@ -1,4 +1,4 @@
-"""Links between the project's pages: the file is there, and has such a heading."""
+"""Links between the project's pages: the linked file exists and has the linked heading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGES = sorted(
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of the headings."""
+    """Return the anchors that GitHub makes from the headings of a page."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     found: list[str] = []
     for heading in re.findall(r"^#+ +(.*)$", text, re.MULTILINE):
@@ -36,7 +36,7 @@ def test_the_pages_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links(page: Path) -> None:
+def test_each_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     for link in links(page):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page

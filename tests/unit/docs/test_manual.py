@@ -1,4 +1,4 @@
-"""The manual page against the command line, and against mandoc."""
+"""The manual page: it matches the command line, and mandoc accepts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = {command.name or PROGRAM: command for command in commands(command_lin
 
 
 def documented() -> dict[str, list[tuple[str, ...]]]:
-    """Return the flags of each subcommand, as the sections name them: "Options of top and replay"."""
+    """Return the flags of each subcommand, from sections with names such as "Options of top and replay"."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for section in re.split(r"^\.S[sh] ", PAGE.read_text(), flags=re.MULTILINE):
         heading, _, text = section.partition("\n")
@@ -39,7 +39,7 @@ def test_every_subcommand_has_its_flags_and_no_others() -> None:
     assert page == flags
 
 
-def test_flags_with_a_value_are_shown_with_one() -> None:
+def test_flags_that_take_a_value_are_shown_with_it() -> None:
     shown = {
         name: "Ar " in line or "Cm " in line
         for line in re.findall(r"^\.It (Fl .*)$", PAGE.read_text(), re.MULTILINE)
@@ -57,7 +57,7 @@ def test_every_subcommand_is_described() -> None:
     assert sorted(re.findall(r"^\.It Cm (\w+)", description, re.M)) == sorted(names)
 
 
-def test_words_of_flags_are_described() -> None:
+def test_allowed_words_of_flags_are_described() -> None:
     page = PAGE.read_text()
     for command in COMMANDS.values():
         for flag in command.flags:
@@ -68,6 +68,6 @@ def test_words_of_flags_are_described() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="no mandoc")
-def test_mandoc_has_nothing_to_say() -> None:
+def test_mandoc_reports_nothing() -> None:
     said = subprocess.run(["mandoc", "-Tlint", "-Wwarning", PAGE], capture_output=True, text=True, check=False)
     assert (said.stdout, said.returncode) == ("", 0)

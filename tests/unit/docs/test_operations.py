@@ -1,4 +1,4 @@
-"""docs/operations.md keeps up with the code: log lines that want something are in it, and what it asks for exists."""
+"""docs/operations.md: it explains every warning and error in the log, and every series that it names exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_METRICS = {"kvm_intel", "kvm_amd", "kvm_exit", "kvm_exit_exporter_"}
 
 
 def _logged() -> Iterator[tuple[str, str]]:
-    """Level and message of every event(log, "warn" or "error", ...); of a message made up of parts the longest one."""
+    """Yield level and message of every event(log, "warn" or "error", ...); of an f-string its longest constant part."""
     for path in sorted((ROOT / "exporter").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event"):
@@ -28,7 +28,7 @@ def _logged() -> Iterator[tuple[str, str]]:
 
 
 def test_every_log_line_is_explained() -> None:
-    """A new one wants a row in the table of its level: what it means, and what to do."""
+    """A new log line needs a row in the table of its level, with its meaning and its remedy."""
     found = list(_logged())
     assert len(found) >= 5
     for level, message in found:
@@ -37,13 +37,13 @@ def test_every_log_line_is_explained() -> None:
         assert any(message in row.split(" | ")[0] for row in rows), f"docs/operations.md, {level}: {message}"
 
 
-def test_every_series_it_asks_for_exists() -> None:
+def test_every_series_on_the_page_exists() -> None:
     words = set(re.findall(r"\b(?:instance\w*:|kvm_)[\w:]+", TEXT))
     assert {word for word in words if word.startswith("instance")}
     assert words - _NO_METRICS <= KNOWN.keys()
 
 
-def test_links_lead_somewhere() -> None:
+def test_each_link_leads_to_a_file_and_a_heading() -> None:
     for file, anchor in re.findall(r"\]\(([\w./]*)#([\w-]+)\)", TEXT):
         text = TEXT if not file else (ROOT / "docs" / file).read_text()
         headings = {

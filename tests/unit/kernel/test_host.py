@@ -1,4 +1,4 @@
-"""This host's tracepoint formats, and the errors where KVM or tracefs is missing."""
+"""Tracepoint formats of the host, and the errors if KVM or tracefs is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.paths import FORMATS
 
 @pytest.fixture
 def events(tmp_path: Path) -> Path:
-    """events/kvm of a sysfs, with the formats of a kernel."""
+    """The folder events/kvm in a fake sysfs, with the formats of a real kernel."""
     path = tmp_path / "kernel/tracing/events/kvm"
     for name in ("kvm_exit", "kvm_userspace_exit"):
         (path / name).mkdir(parents=True)
@@ -37,7 +37,9 @@ def test_formats_are_read(tmp_path: Path, events: Path) -> None:
         ("ppc64le", ""),
     ],
 )
-def test_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, remedy: str) -> None:
+def test_without_kvm_the_error_names_the_tracepoint_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, remedy: str
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     assert host.read_texts(tmp_path) is None
@@ -48,13 +50,13 @@ def test_without_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: s
     assert caught.value.remedy == remedy
 
 
-def test_without_tracefs(tmp_path: Path) -> None:
+def test_without_tracefs_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
     with pytest.raises(program.LoadError) as caught:
         host.read_texts(tmp_path)
     assert str(caught.value) == "tracefs is not mounted; mount -t tracefs nodev /sys/kernel/tracing"
 
 
-def test_a_format_that_cannot_be_read(tmp_path: Path, events: Path) -> None:
+def test_a_format_that_cannot_be_read_is_an_error(tmp_path: Path, events: Path) -> None:
     (events / "kvm_exit/format").write_text("name: kvm_exit\n")
     with pytest.raises(program.LoadError) as caught:
         host.parsed(host.required_texts(tmp_path))

@@ -1,4 +1,4 @@
-"""What the C files of each kind of program are, what they get from Python, and which front fits a kernel."""
+"""The C files of each kind of program, the numbers that Python passes to them, and the front for a kernel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_both_kinds_have_the_same_fronts() -> None:
     assert counting[: len(recording) - 1] == recording[:-1]
 
 
-def test_numbers_that_python_and_c_share() -> None:
+def test_python_passes_these_numbers_to_the_c_files() -> None:
     assert program.DEFINES == {
         "SPACE_VMX": "1",
         "SPACE_SVM": "2",
@@ -46,7 +46,7 @@ def test_the_c_files_do_not_repeat_the_bucket_scheme(kind: str) -> None:
     assert not numbers & {BUCKETS, BUCKETS - 1, BUCKETS - 2, 92, 119, 4096000000000}
 
 
-def test_the_front_that_fits() -> None:
+def test_the_front_is_chosen_by_the_fields_of_kvm_exit() -> None:
     assert program.front_of(read_format("aarch64-6.1", "kvm_exit")) == ("arm64", {})
     assert program.front_of(read_format("x86_64-svm-6.1", "kvm_exit")) == (
         "x86",
@@ -54,7 +54,7 @@ def test_the_front_that_fits() -> None:
     )
 
 
-def test_no_front_fits() -> None:
+def test_an_unknown_layout_of_kvm_exit_is_an_error() -> None:
     fields = read_format("x86_64-6.18", "kvm_userspace_exit").fields
     with pytest.raises(program.LoadError) as caught:
         program.front_of(TracepointFormat("kvm_exit", fields, {}))
@@ -65,7 +65,7 @@ def test_no_front_fits() -> None:
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
 
 
-def test_an_error_says_the_remedy_or_what_the_host_lacks() -> None:
+def test_an_error_has_its_remedy_or_the_things_that_the_host_lacks() -> None:
     assert program.LoadError("refused", "do this", ["BTF: none"]).explained() == "refused; do this"
     assert program.LoadError("refused", "", ["BTF: none", "memlock: low"]).explained() == (
         "refused; BTF: none; memlock: low"

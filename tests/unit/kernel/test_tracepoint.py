@@ -1,4 +1,4 @@
-"""exporter.reasons.tracepoint and .printfmt: the format files of five kernels, and hostile ones."""
+"""The parsers of format files and of their print fmt: files of five kernels, and hostile files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def read(kernel: str, event: str) -> TracepointFormat:
 
 
 def entries_by_regex(text: str) -> list[tuple[int, str]]:
-    """A second, careless reader that is good enough for files known to be good."""
+    """Read the entries with a regular expression. It checks nothing, so it is only for files of real kernels."""
     found = re.findall(r"\{\s*([^{},]+),\s*((?:\"[^\"]*\"\s*)+)\}", text)
     return [(eval(value.replace("UL", ""), {}), "".join(re.findall(r'"([^"]*)"', name))) for value, name in found]
 
 
-def test_fields_of_kvm_exit_aarch64() -> None:
+def test_fields_of_kvm_exit_are_read_on_aarch64() -> None:
     parsed = read("aarch64-6.12", "kvm_exit")
     assert parsed.name == "kvm_exit"
     assert parsed.fields == {
@@ -43,7 +43,7 @@ def test_fields_of_kvm_exit_aarch64() -> None:
     }
 
 
-def test_fields_of_kvm_exit_x86() -> None:
+def test_fields_of_kvm_exit_are_read_on_x86() -> None:
     fields = read("x86_64-6.18", "kvm_exit").fields
     assert fields["exit_reason"] == RecordField("exit_reason", 8, 4, False)
     assert fields["isa"] == RecordField("isa", 24, 4, False)
@@ -82,13 +82,13 @@ def test_tables_have_every_entry(kernel: str, event: str, sizes: dict[str, int])
 
 
 @pytest.mark.parametrize("path", EXIT_FORMATS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_entries_equal_a_second_readers(path: Path) -> None:
+def test_a_second_reader_finds_the_same_entries(path: Path) -> None:
     text = path.read_text()
     parsed = parse_format(text)
     assert [item for table in parsed.symbols.values() for item in table.items()] == entries_by_regex(text)
 
 
-def test_values_in_every_notation() -> None:
+def test_values_are_read_in_every_notation() -> None:
     arm, x86 = read("aarch64-6.12", "kvm_exit").symbols, read("x86_64-6.18", "kvm_exit").symbols
     assert arm["REC->esr_ec"][0] == "UNKNOWN"
     assert arm["REC->esr_ec"][0x1A] == "ERET"
@@ -120,7 +120,7 @@ def test_values_in_every_notation() -> None:
         ("0xffffffffffffffff", (1 << 64) - 1),
     ],
 )
-def test_expressions(value: str, expected: int) -> None:
+def test_expressions_have_the_value_that_c_gives_them(value: str, expected: int) -> None:
     assert symbol_tables(f'__print_symbolic(REC->a, {{ {value}, "it" }})') == {"REC->a": {expected: "it"}}
 
 
@@ -148,25 +148,25 @@ def test_expressions(value: str, expected: int) -> None:
         '"x"',
     ],
 )
-def test_values_that_are_not_sure_are_left_out(value: str) -> None:
+def test_entries_with_an_unclear_value_are_left_out(value: str) -> None:
     text = f'__print_symbolic(REC->a, {{ 1, "one" }}, {{ {value}, "bad" }}, {{ 2, "two" }})'
     tables = symbol_tables(text)
     assert tables.get("REC->a", {}).get(1) == "one"
     assert "bad" not in tables["REC->a"].values()
 
 
-def test_names() -> None:
+def test_names_are_read_and_bad_ones_are_left_out() -> None:
     good = r'{1, "a\"b\\c"}, {2, "A_" "B" "C"}, {6, "}{,"}'
     bad = r'{3, ""}, {4, "\x41"}, {5, X "y"}'
     text = f"__print_symbolic(REC->a, {bad}, {good})"
     assert symbol_tables(text) == {"REC->a": {1: 'a"b\\c', 2: "A_BC", 6: "}{,"}}
 
 
-def test_first_name_of_a_value_holds() -> None:
+def test_the_first_name_of_a_value_is_used() -> None:
     assert symbol_tables('__print_symbolic(REC->a, {1, "x"}, {1, "y"})') == {"REC->a": {1: "x"}}
 
 
-def test_second_table_of_one_expression_has_a_key_of_its_own() -> None:
+def test_a_second_table_of_one_expression_has_its_own_key() -> None:
     text = 'isa == 1 ? __print_symbolic(REC->r, {1, "a"}) : __print_symbolic(REC->r, {1, "b"})'
     assert symbol_tables(text) == {"REC->r": {1: "a"}, "REC->r #2": {1: "b"}}
     assert symbol_tables('__print_symbolic(REC->r, {1, "a"}), __print_symbolic(REC->r, {1, "a"})') == {
@@ -174,7 +174,7 @@ def test_second_table_of_one_expression_has_a_key_of_its_own() -> None:
     }
 
 
-def test_flags_delimiter_and_64_bit_variants() -> None:
+def test_print_flags_and_64_bit_variants_are_read() -> None:
     assert symbol_tables('__print_flags(REC->f & ~0xff, "|, ", {256, "A"}, {512, "B"})') == {
         "REC->f & ~0xff": {256: "A", 512: "B"}
     }
@@ -183,7 +183,7 @@ def test_flags_delimiter_and_64_bit_variants() -> None:
     }
 
 
-def test_cut_off_text_keeps_what_is_complete() -> None:
+def test_a_text_that_is_cut_off_gives_its_complete_entries() -> None:
     text = (FORMATS / "x86_64-6.18" / "kvm_userspace_exit.format").read_text()
     whole = parse_format(text).symbols["REC->reason"]
     for end in range(text.index("__print_symbolic"), len(text), 7):
@@ -209,7 +209,7 @@ def test_cut_off_text_keeps_what_is_complete() -> None:
         ("x" * (1 << 20) + "x", "line 1: not a format file: 1048577 characters long"),
     ],
 )
-def test_errors_are_one_line_that_says_where(text: str, message: str) -> None:
+def test_an_error_is_one_line_with_a_line_number(text: str, message: str) -> None:
     with pytest.raises(FormatError) as error:
         parse_format(text)
     assert str(error.value).startswith(message)
@@ -227,7 +227,7 @@ def test_errors_are_one_line_that_says_where(text: str, message: str) -> None:
         ("unsigned long args[6]", "args"),
     ],
 )
-def test_declarations(declaration: str, name: str) -> None:
+def test_the_name_of_a_field_is_found_in_its_declaration(declaration: str, name: str) -> None:
     text = HEADER.replace("int ret", declaration) + "print fmt: \n"
     assert list(parse_format(text).fields) == [name]
 
@@ -285,8 +285,8 @@ def test_no_input_takes_long(bomb: str) -> None:
     assert time.process_time() - started < 20
 
 
-def test_thousands_of_tables_take_no_longer_than_they_are_worth() -> None:
-    """Each different from the last, for one expression: looking for a free key took minutes."""
+def test_thousands_of_tables_for_one_expression_are_read_quickly() -> None:
+    """Each table differs from the one before. The search for a free key once took minutes."""
     tables = "".join(f'__print_symbolic(REC->ret, {{ {code}, "x" }}), ' for code in range(20_000))
     started = time.process_time()
     found = symbol_tables(tables)

@@ -1,4 +1,4 @@
-"""Records to families: names, labels and values of the contract; levels; what goes with a vCPU."""
+"""Records to families: names, labels and values of the contract, levels, and series of vCPUs that end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SERIES = ("kvm_exits_total", "kvm_exit_duration_seconds")
 USERSPACE = ("kvm_userspace_exits_total", "kvm_userspace_exit_duration_seconds")
 
 
-def held(made: list[Family]) -> dict[str, dict[Labels, object]]:
-    """Family name to label values to value; a label set that comes twice is an error."""
+def values_of(made: list[Family]) -> dict[str, dict[Labels, object]]:
+    """Return the values by family name and label values. Asserts that no label set comes twice."""
     found: dict[str, dict[Labels, object]] = {}
     for family in made:
         assert family.name not in found
@@ -42,7 +42,7 @@ def total(one: Cell) -> Total:
 
 
 def test_the_contract() -> None:
-    """Every kvm_* family with the labels and values that dashboards count on."""
+    """Every kvm_* family, with the labels and values that dashboards rely on."""
     observed = cell(Space.ARM64_TRAP, 0x24, 7, {0: 2, 50: 3, 141: 1}, 5_000_000_500)
     out = cell(Space.USERSPACE, 6, 3, {50: 3}, 1_500)
     interrupted = cell(Space.USERSPACE_ERRNO, 4, 2, {}, 0)
@@ -62,7 +62,7 @@ def test_the_contract() -> None:
     who = ("100", "102", "web-1", "1")
     exit_series = {(*who, "EC_DABT_LOW", "mmio"): total(observed)}
     userspace_series = {(*who, "KVM_EXIT_MMIO"): total(out), (*who, "restart"): total(interrupted)}
-    assert held(made) == {
+    assert values_of(made) == {
         "kvm_exits_total": exit_series,
         "kvm_userspace_exits_total": userspace_series,
         "kvm_vcpu_guest_seconds_total": {who: 1.25},
@@ -75,7 +75,7 @@ def test_the_contract() -> None:
 
 @given(snapshots(), NAMES, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
 def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Name, one: str, other: str) -> None:
-    found = held(families(vcpus, Level(one, other), name))
+    found = values_of(families(vcpus, Level(one, other), name))
     for counters, histograms, userspace in zip(SERIES[:1] + USERSPACE[:1], SERIES[1:] + USERSPACE[1:], (False, True)):
         assert found[counters] == exits.totals(vcpus, one, name, userspace=userspace)
         assert found[histograms] == exits.totals(vcpus, other, name, userspace=userspace)
@@ -102,7 +102,7 @@ def test_level_vm_has_no_labels_of_a_vcpu() -> None:
         (Level("off", "off"), []),
     ],
 )
-def test_off_leaves_the_families_out(level: Level, left: list[str]) -> None:
+def test_level_off_leaves_the_families_out(level: Level, left: list[str]) -> None:
     made = metrics(level)
     vcpus = of(WEB, record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 1, {}, 0)))
     made.update(vcpus, [])
@@ -114,8 +114,8 @@ def test_off_leaves_the_families_out(level: Level, left: list[str]) -> None:
     made.update([], [each.key for each, _ in vcpus])
 
 
-def test_one_series_for_two_threads_with_one_tid() -> None:
-    """A tid that the same process used again: a counter that fell would look like a restart."""
+def test_two_threads_with_one_tid_share_a_series() -> None:
+    """The process used the tid again. Prometheus would take a counter that falls for a restart."""
     old = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), born_ns=1, guest_ns=7, alive=False)
     new = record(100, 101, cell(Space.VMX, 12, 3, {10: 1, 11: 2}, 40), born_ns=2, guest_ns=11)
     made = metrics()
@@ -123,91 +123,90 @@ def test_one_series_for_two_threads_with_one_tid() -> None:
     labels = ("100", "101", "web-1", "0")
     sums = Total(8, 90, tuple({10: 6, 11: 2}.get(number, 0) for number in range(exits.BUCKETS)))
     made.update(vcpus, [])
-    found = held(made.families(vcpus))
+    found = values_of(made.families(vcpus))
     assert found["kvm_exits_total"] == found["kvm_exit_duration_seconds"] == {(*labels, "HLT", "idle"): sums}
     assert found["kvm_vcpu_guest_seconds_total"] == {labels: 18e-9}
     assert len(found["kvm_vm_info"]) == 1
 
     vcpus = of(WEB, new)
     made.update(vcpus, [old.key])
-    found = held(made.families(vcpus))
+    found = values_of(made.families(vcpus))
     assert found["kvm_exits_total"] == found["kvm_exit_duration_seconds"] == {(*labels, "HLT", "idle"): sums}
     assert found["kvm_vcpu_guest_seconds_total"] == {labels: 18e-9}
 
     made.update([], [new.key])
-    assert not any(held(made.families([])).values())
+    assert not any(values_of(made.families([])).values())
 
 
-def test_a_vm_does_not_fall_when_a_vcpu_goes_and_goes_with_the_last() -> None:
+def test_counters_of_a_vm_keep_ended_vcpus_until_the_last_vcpu_ends() -> None:
     one = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.VMX, 10, 1, {}, 0), guest_ns=7)
     two = record(100, 102, cell(Space.VMX, 12, 3, {11: 3}, 40), guest_ns=11)
     made = metrics(BY_VM)
     made.update(of(WEB, one, two), [])
     halts, cpuids = ("100", "web-1", "HLT", "idle"), ("100", "web-1", "CPUID", NAME(Space.VMX, 10).klass)
-    assert held(made.families([]))["kvm_exits_total"] == {
+    assert values_of(made.families([]))["kvm_exits_total"] == {
         halts: total(cell(Space.VMX, 12, 8, {10: 5, 11: 3}, 90)),
         cpuids: total(cell(Space.VMX, 10, 1, {}, 0)),
     }
     more = record(100, 102, cell(Space.VMX, 12, 4, {11: 4}, 45), guest_ns=20)
     made.update(of(WEB, more), [one.key])
-    found = held(made.families([]))
+    found = values_of(made.families([]))
     counts = tuple({10: 5, 11: 4}.get(number, 0) for number in range(exits.BUCKETS))
-    # The reason that only the first vCPU had goes with it; the sum of the other stays.
+    # The reason that only the first vCPU had ends with it. The sum of the other reason stays.
     assert found["kvm_exits_total"] == found["kvm_exit_duration_seconds"] == {halts: Total(9, 95, counts)}
     assert found["kvm_vcpu_guest_seconds_total"] == {("100", "web-1"): 27e-9}
     made.update([], [two.key])
-    assert not any(held(made.families([])).values())
+    assert not any(values_of(made.families([])).values())
 
 
 def test_in_progress_and_info_are_those_of_the_snapshot() -> None:
-    """Not of earlier ones: a vCPU whose VM is not known, or that is gone, has neither."""
+    """A vCPU that has ended, or whose VM is unknown, is not in the snapshot and has neither."""
     made = metrics(BY_VM)
     busy = record(100, 101, in_progress=ExitInProgress(Space.VMX, 48, 1_500_000_000))
     idle = record(100, 102)
     other = Vm(pid=200, name="200", uuid="", vmm="unknown")
     vcpus = [*of(WEB, busy, idle), (record(200, 201), Vcpu(other, ""))]
     made.update(vcpus, [])
-    found = held(made.families(vcpus))
+    found = values_of(made.families(vcpus))
     assert found["kvm_vcpu_exit_in_progress_seconds"] == {
         ("100", "101", "web-1", "0", "EPT_VIOLATION", "fault"): 1.5,
     }
     assert set(found["kvm_vm_info"]) == {("100", "web-1", "6f1c2a70", "qemu"), ("200", "200", "", "unknown")}
-    found = held(made.families(of(WEB, idle)))
+    found = values_of(made.families(of(WEB, idle)))
     assert found["kvm_vcpu_exit_in_progress_seconds"] == {}
     assert set(found["kvm_vm_info"]) == {("100", "web-1", "6f1c2a70", "qemu")}
 
 
-def test_a_denied_reason_in_progress_is_other_too() -> None:
+def test_a_denied_reason_in_progress_is_shown_as_other() -> None:
     made = metrics(deny=["EPT_VIOLATION"])
     vcpus = of(WEB, record(100, 101, in_progress=ExitInProgress(Space.VMX, 48, 10**9)))
     made.update(vcpus, [])
-    assert held(made.families(vcpus))["kvm_vcpu_exit_in_progress_seconds"] == {
+    assert values_of(made.families(vcpus))["kvm_vcpu_exit_in_progress_seconds"] == {
         ("100", "101", "web-1", "0", "other", "fault"): 1.0,
     }
 
 
 @given(snapshots(), st.sampled_from([BY_VCPU, BY_VM]))
-def test_everything_goes_with_the_threads(vcpus: list[Identified], level: Level) -> None:
+def test_every_series_ends_with_its_threads(vcpus: list[Identified], level: Level) -> None:
     made = metrics(level)
     made.update(vcpus, [])
     made.update([], [each.key for each, _ in vcpus])
-    assert not any(held(made.families([])).values())
-    made.update([], [each.key for each, _ in vcpus])  # those that were never seen are no error
+    assert not any(values_of(made.families([])).values())
+    made.update([], [each.key for each, _ in vcpus])  # unknown threads are no error
 
 
 @given(snapshots(), st.data())
-def test_a_vcpu_may_be_seen_again_and_later(vcpus: list[Identified], data: st.DataObject) -> None:
-    """A vCPU is not in `vcpus` until its VM is known; the same snapshot twice changes nothing."""
+def test_vcpus_may_be_seen_late_and_twice(vcpus: list[Identified], data: st.DataObject) -> None:
+    """update() gets a vCPU only after its VM is known. The same snapshot twice changes nothing."""
     made = metrics(BY_VM)
     known = data.draw(st.sets(st.integers(0, len(vcpus) - 1)))
     made.update([vcpus[number] for number in sorted(known)], [])
     made.update(vcpus, [])
     made.update(vcpus, [])
-    assert held(made.families(vcpus)) == held(families(vcpus, BY_VM))
+    assert values_of(made.families(vcpus)) == values_of(families(vcpus, BY_VM))
 
 
-def test_what_was_seen() -> None:
-    """Of a thread that is gone: as of the last update."""
+def test_seen_returns_the_cells_of_the_last_update() -> None:
     before = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 2, {}, 0))
     last = record(100, 101, cell(Space.VMX, 12, 11, {10: 11}, 110), cell(Space.USERSPACE, 6, 5, {}, 0))
     made = metrics()

@@ -1,4 +1,4 @@
-"""Sums over cells and threads as they come, change and go; allow and deny lists; reloads."""
+"""Series: sums over cells and threads, allow and deny lists, freed memory, and reloads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support import exits, pages
 from tests.support.exits import NAME, WEB, Labels, Total, cell, metrics, of, record, snapshots
 
 
-def held(table: SeriesTable) -> dict[Labels, Total]:
+def totals_of(table: SeriesTable) -> dict[Labels, Total]:
     found = {}
     for series in table.series():
         total = series.total()
@@ -45,7 +45,7 @@ def held(table: SeriesTable) -> dict[Labels, Total]:
         (["nonsense"], ["nonsense"], [OTHER, OTHER, OTHER]),
     ],
 )
-def test_allow_and_deny(allow: list[str], deny: list[str], shown: list[str]) -> None:
+def test_reasons_that_the_lists_leave_out_become_other(allow: list[str], deny: list[str], shown: list[str]) -> None:
     reasons = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown
@@ -58,16 +58,16 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
 def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
-    """Each class has the same sum with and without the lists, and so has the whole."""
+    """Each class has the same sum with and without the lists."""
     shown = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     for userspace in (False, True):
         plain, listed = (SeriesTable(level, name, userspace=userspace) for name in (NAME, shown))
         for each, vcpu in vcpus:
             plain.update(each, vcpu)
             listed.update(each, vcpu)
-        assert held(listed) == exits.totals(vcpus, level, shown, userspace=userspace)
+        assert totals_of(listed) == exits.totals(vcpus, level, shown, userspace=userspace)
         assert by_class(listed) == by_class(plain)
-        reasons = {dict(zip(listed.labels, labels))["reason"] for labels in held(listed)}
+        reasons = {dict(zip(listed.labels, labels))["reason"] for labels in totals_of(listed)}
         assert not reasons & set(deny)
         assert not allow or reasons <= {*allow, OTHER}
 
@@ -75,13 +75,13 @@ def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], den
 def by_class(table: SeriesTable) -> dict[Labels, Total]:
     at = table.labels.index("reason")
     found: dict[Labels, Total] = {}
-    for labels, total in held(table).items():
+    for labels, total in totals_of(table).items():
         rest = labels[:at] + labels[at + 1 :]
         found[rest] = found[rest] + total if rest in found else total
     return found
 
 
-# --- threads that come, count and go ---
+# --- threads that start, count and end ---
 
 VMS = [Vm(100, "a", "", "qemu"), Vm(100, "b", "", "qemu"), Vm(200, "a", "", "qemu")]
 LEVELS = ["vcpu", "vm"]
@@ -90,9 +90,9 @@ Sums = dict[Labels, Any]
 
 
 class Threads(RuleBasedStateMachine):
-    """Tables and guest time at both levels against plain sums over the threads, live and gone.
+    """Compares all tables, at both levels, with plain sums over live and ended threads.
 
-    What is gone counts for as long as a live thread has the same labels.
+    An ended thread counts as long as a live thread has the same labels.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Threads(RuleBasedStateMachine):
         tables = [(level, userspace) for level in LEVELS for userspace in (False, True)]
         self.tables = {at: SeriesTable(at[0], SHOWN, userspace=at[1]) for at in tables}
         self.guest = {level: TotalsTable("guest_ns", level) for level in LEVELS}
-        self.left: dict[object, Sums] = {at: {} for at, _ in self._all()}
+        self.carried: dict[object, Sums] = {at: {} for at, _ in self._all()}
         self.vcpus: dict[ThreadKey, Identified] = {}
         self.born = 0
 
@@ -126,12 +126,12 @@ class Threads(RuleBasedStateMachine):
     @rule(data=st.data())
     def vanish(self, data: st.DataObject) -> None:
         keys = data.draw(st.lists(st.sampled_from(sorted(self.vcpus)), min_size=1, max_size=3, unique=True))
-        gone = [self.vcpus.pop(key) for key in keys]
+        ended = [self.vcpus.pop(key) for key in keys]
         for at, counting in self._all():
             counting.forget(keys)
             live = self._sums(at, list(self.vcpus.values()))
-            sums = added(self.left[at], self._sums(at, gone))
-            self.left[at] = {labels: value for labels, value in sums.items() if labels in live}
+            sums = added(self.carried[at], self._sums(at, ended))
+            self.carried[at] = {labels: value for labels, value in sums.items() if labels in live}
 
     def _show(self, each: VcpuRecord, vcpu: Vcpu) -> None:
         self.vcpus[each.key] = (each, vcpu)
@@ -151,9 +151,9 @@ class Threads(RuleBasedStateMachine):
     def all_sums_are_right(self) -> None:
         live = list(self.vcpus.values())
         for at, table in self.tables.items():
-            assert held(table) == added(self.left[at], self._sums(at, live))
+            assert totals_of(table) == added(self.carried[at], self._sums(at, live))
         for level, guest in self.guest.items():
-            assert guest.sums() == added(self.left[level], self._sums(level, live))
+            assert guest.sums() == added(self.carried[level], self._sums(level, live))
 
 
 def added(one: Sums, other: Sums) -> Sums:
@@ -167,8 +167,7 @@ TestThreads = Threads.TestCase
 TestThreads.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
 
 
-def test_a_cell_that_did_not_change_is_not_touched() -> None:
-    """A series keeps what was rendered of it until one of its cells is another object."""
+def test_a_series_keeps_its_rendered_line_until_a_cell_changes() -> None:
     halt, cpuid = cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.VMX, 10, 1, {1: 1}, 2)
     table, vcpu = SeriesTable("vcpu", NAME, userspace=False), Vcpu(WEB, "0")
     table.update(record(100, 101, halt, cpuid), vcpu)
@@ -197,26 +196,26 @@ def test_series_and_their_caches_are_freed_with_the_threads(level: Level) -> Non
         cells = [cell(Space.VMX, code, 1, {code: 1}, code) for code in range(10)]
         return of(WEB, *(record(100, tid, *cells, born_ns=first) for tid in range(first, first + 20)))
 
-    def shown(vcpus: list[Identified], gone: Sequence[ThreadKey]) -> int:
-        made.update(vcpus, gone)
+    def shown(vcpus: list[Identified], ended: Sequence[ThreadKey]) -> int:
+        made.update(vcpus, ended)
         for accept in pages.FORMATS:
             exposition.page(made.families(vcpus), accept, "gzip")
         return len(alive()) - before
 
     old: list[Identified] = []
     sizes = set()
-    for generation in range(5):  # VMs that come and go leave nothing behind
+    for generation in range(5):  # VMs that start and end leave nothing in memory
         vcpus = collected(101 + 20 * generation)
         sizes.add(shown(vcpus, [each.key for each, _ in old]))
         old = vcpus
     per_level = {"vcpu": 200, "vm": 10}
     assert sizes == {sum(per_level[each] for each in {level.counters, level.histograms})}
     assert shown([], [each.key for each, _ in old]) == 0
-    assert not held_keys(made)
+    assert not stored_keys(made)
 
 
-def held_keys(made: Metrics) -> list[object]:
-    """What Metrics still knows of any thread."""
+def stored_keys(made: Metrics) -> list[object]:
+    """Return everything that Metrics still stores of any thread."""
     tables = [*made._exits.values(), *made._userspace.values()]
     return [
         *(key for table in tables for key in table._seen),
@@ -224,11 +223,11 @@ def held_keys(made: Metrics) -> list[object]:
     ]
 
 
-# --- after a reload a series goes on from its value ---
+# --- after a reload a series continues from its value ---
 
 
 @given(snapshots(), LISTS, LISTS, st.sampled_from(LEVELS), st.booleans())
-def test_what_stays_has_the_same_value(
+def test_a_series_keeps_its_value_over_a_reload(
     vcpus: list[Identified], deny: list[str], deny_then: list[str], level: str, userspace: bool
 ) -> None:
     old = SeriesTable(level, ReasonFilter(NAME, Reasons(deny=tuple(deny))), userspace=userspace)
@@ -236,14 +235,14 @@ def test_what_stays_has_the_same_value(
     for each, vcpu in vcpus:
         old.update(each, vcpu)
         new.update(each, vcpu)
-    before, plain = held(old), held(new)
+    before, plain = totals_of(old), totals_of(new)
     new.continue_from(old)
-    after = held(new)
+    after = totals_of(new)
     assert after == {labels: before.get(labels, total) for labels, total in plain.items()}
 
 
-def test_it_grows_by_what_comes_and_never_falls() -> None:
-    """HLT 12, CPUID 10, EPT_VIOLATION 48 of one vCPU; "other" holds two of them, then one, then all three."""
+def test_a_series_grows_after_a_reload_and_never_falls() -> None:
+    """HLT has code 12, CPUID code 10. Both are in "other" before the reload, and only HLT after it."""
     hlt, cpuid = cell(1, 12, 101, {3: 101}, 1010), cell(1, 10, 211, {4: 211}, 2110)
     (one,) = of(WEB, record(100, 101, hlt, cpuid))
     old = SeriesTable(
@@ -267,34 +266,34 @@ def test_it_grows_by_what_comes_and_never_falls() -> None:
     new = SeriesTable("vm", ReasonFilter(NAME, Reasons(allow=("CPUID",))), userspace=False)
     new.update(*one)
     new.continue_from(old)
-    assert {labels[2]: total.exits for labels, total in held(new).items()} == {OTHER: 101, "CPUID": 211}
+    assert {labels[2]: total.exits for labels, total in totals_of(new).items()} == {OTHER: 101, "CPUID": 211}
     more = cell(1, 12, 104, {3: 103, 5: 1}, 1500)
     (later,) = of(WEB, record(100, 101, more, cpuid))
     new.update(*later)
-    (other,) = (total for labels, total in held(new).items() if labels[2] == OTHER)
+    (other,) = (total for labels, total in totals_of(new).items() if labels[2] == OTHER)
     assert (other.exits, other.sum_ns, other.counts[3], other.counts[5]) == (104, 1500, 103, 1)
 
 
-def test_what_ended_threads_counted_is_carried_over() -> None:
-    """At level vm a sum outlives its threads: the new table never saw the one that is gone."""
+def test_counts_of_ended_threads_are_carried_over_a_reload() -> None:
+    """At level vm a sum has counts of ended threads, and the new table never saw these threads."""
     first, second = cell(1, 12, 101, {3: 101}, 1010), cell(1, 12, 211, {4: 211}, 2110)
-    gone, stays = of(WEB, record(100, 101, first), record(100, 102, second))
+    ended, stays = of(WEB, record(100, 101, first), record(100, 102, second))
     old, new = (SeriesTable("vm", NAME, userspace=False) for _ in range(2))
-    for each in (gone, stays):
+    for each in (ended, stays):
         old.update(*each)
-    old.forget([gone[0].key])
+    old.forget([ended[0].key])
     new.update(*stays)
     new.continue_from(old)
-    (total,) = held(new).values()
+    (total,) = totals_of(new).values()
     assert (total.exits, total.sum_ns, total.counts[3], total.counts[4]) == (312, 3120, 101, 211)
     new.forget([stays[0].key])
-    assert held(new) == {}
+    assert totals_of(new) == {}
 
 
-def test_guest_time_too() -> None:
-    gone, stays = of(WEB, record(100, 101, guest_ns=1009), record(100, 102, guest_ns=503))
+def test_guest_time_of_ended_threads_is_carried_over_a_reload() -> None:
+    ended, stays = of(WEB, record(100, 101, guest_ns=1009), record(100, 102, guest_ns=503))
     old, new = TotalsTable("guest_ns", "vm"), TotalsTable("guest_ns", "vm")
-    for each in (gone, stays):
+    for each in (ended, stays):
         old.update(*each)
     old.forget([ThreadKey(100, 101, 1)])
     new.update(*stays)

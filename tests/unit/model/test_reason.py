@@ -1,11 +1,11 @@
-"""Spaces of exit codes: their numbers are in recordings and ledgers."""
+"""Spaces of exit codes. Recordings and ledgers store their numbers, so no number may change."""
 
 from __future__ import annotations
 
 from exporter.model.reason import Space
 
 
-def test_space_numbers() -> None:
+def test_each_space_keeps_its_number() -> None:
     assert [(space.name, space.value) for space in Space] == [
         ("VMX", 1),
         ("SVM", 2),

@@ -65,14 +65,14 @@ class Proc:
             time.sleep(0.005)
 
     def release(self, content: bytes = b"", *, every: int = 1) -> None:
-        """Let the reads of all FIFOs return; `every` readers each."""
+        """Let `every` readers of each FIFO return."""
         for fifo in self._fifos:
             for _ in range(every):
                 try:
                     writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
                 except OSError:
                     break  # nobody reads
-                with suppress(OSError):  # the reader may have read another's and left
+                with suppress(OSError):  # the reader may have got the bytes of another writer and closed the FIFO
                     os.write(writer, content)
                 os.close(writer)
 
@@ -91,7 +91,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often the command line of each pid was read."""
+    """The number of reads of the command line, by pid."""
     counted: Counter[int] = Counter()
     real = identify
 

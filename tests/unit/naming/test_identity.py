@@ -33,7 +33,7 @@ def test_the_vmm_is_known_by_argv_0_executable_or_comm(tmp_path: Path) -> None:
     ]
 
 
-def test_a_comm_that_is_cut_off_another_name_does_not_count(tmp_path: Path) -> None:
+def test_a_comm_that_is_the_start_of_a_longer_program_name_does_not_count(tmp_path: Path) -> None:
     make(tmp_path, 1, ["cloud-hypervisor-fork"], comm="cloud-hyperviso\n")
     make(tmp_path, 2, ["x"], exe="/opt/cloud-hypervisor-fork", comm="cloud-hyperviso\n")
     make(tmp_path, 3, ["kvm-web"], comm="kvm\n")
@@ -104,7 +104,7 @@ def test_the_start_time_is_field_22_of_stat(tmp_path: Path, stat: str, expected:
     assert start_time(42, tmp_path) == expected
 
 
-def test_the_identity_of_this_process() -> None:
+def test_this_process_has_an_identity_without_a_vm() -> None:
     pid = os.getpid()
     proc = Path("/proc")
     vm = identify(pid, proc)

@@ -88,7 +88,7 @@ def test_a_vm_whose_read_hangs_gets_the_fallback_and_keeps_it(
 ) -> None:
     hangs = threading.Event()
 
-    def read_stat(pid: int, root: Path) -> int | None:  # a FIFO would not give two readers the same
+    def read_stat(pid: int, root: Path) -> int | None:  # two readers of a FIFO would get different bytes
         if hang == "stat" and pid == 10:
             hangs.wait(LONG)
         return start_time(pid, root)

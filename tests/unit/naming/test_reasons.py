@@ -1,4 +1,4 @@
-"""Names of exit reasons: no two codes share one, whatever a kernel's tables say. kernel/isa has each ISA's names."""
+"""Names of exit reasons: no two codes share a name, with any tables of a kernel. kernel/isa tests each ISA's names."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOGETHER = [
 
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
-def test_a_space_of_the_future(kernel: str | None) -> None:
+def test_a_name_in_an_unknown_space_has_the_space_and_the_code(kernel: str | None) -> None:
     assert reason_names(kernel).lookup(9, 5) == Reason("UNKNOWN_ISA_9_0x5", "other")
 
 
-def test_kernels_name_wins_over_the_built_in_one() -> None:
+def test_the_kernels_name_replaces_the_built_in_name() -> None:
     reasons = ReasonNames(TracepointFormat("kvm_exit", {}, {"REC->ret": {3: "ILLEGAL"}, "REC->esr_ec": {63: "NEW"}}))
     assert reasons.lookup(Space.ARM64_RET, 3) == Reason("ILLEGAL", "exception")
     assert reasons.lookup(Space.ARM64_RET, 0) == Reason("IRQ", "interrupt")
@@ -35,7 +35,7 @@ def test_kernels_name_wins_over_the_built_in_one() -> None:
     assert reasons.lookup(Space.ARM64_TRAP, 1) == Reason("EC_WFx", "idle")
 
 
-def test_tables_that_repeat_or_imitate_names() -> None:
+def test_names_that_a_table_repeats_or_imitates_get_their_code() -> None:
     symbols = {
         "REC->exit_reason & 0xffff": {
             1: "HLT",
@@ -126,7 +126,7 @@ def test_no_table_makes_two_codes_share_a_name(symbols: dict[str, dict[int, str]
 
 
 @given(st.integers(), st.integers())
-def test_lookup_is_total_and_repeatable(space: int, code: int) -> None:
+def test_every_code_has_a_name_and_it_stays_the_same(space: int, code: int) -> None:
     reasons = ReasonNames()
     first = reasons.lookup(space, code)
     assert first.name

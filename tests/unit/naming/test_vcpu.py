@@ -33,7 +33,7 @@ from exporter.naming.vcpu import vcpu_index
         (b"", ""),
     ],
 )
-def test_the_tracepoint_states_the_index_else_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
+def test_the_tracepoint_states_the_index_or_else_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
     assert vcpu_index(comm, None, 1, 2, tmp_path) == index
     assert vcpu_index(comm, 5, 1, 2, tmp_path) == "5"
     assert vcpu_index(comm, 0, 1, 2, tmp_path) == "0"

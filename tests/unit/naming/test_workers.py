@@ -45,7 +45,7 @@ def test_stuck_workers_are_replaced_up_to_a_limit(proc: Proc, clock: Clock) -> N
     wait_for(lambda: names.get(ThreadKey(10, 11, 1)), "the last in the queue is read")
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(qemu(10, "web"), "0")
 
-    # The number of workers has a limit however many reads hang. Reads go on when workers return.
+    # The number of workers stays at its limit while more reads hang. Reads go on when a worker returns.
     for pid in range(112, 150):
         names.submit(ThreadKey(pid, pid, 1), CPU0, None)
     bound = MAX_WORKERS + MAX_STUCK

@@ -1,4 +1,4 @@
-"""HTML of the page: golden figures, and hostile names."""
+"""HTML of the page: one row, numbers, and hostile names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.support.readings import SECOND
 from tests.unit.page.views import seen, vcpu
 
 
-def test_a_golden_row() -> None:
-    """8 ms is in the bucket that ends at 2^-6.75 s, 250 ms in that which ends at 2^-2 s."""
+def test_a_row_is_this_html() -> None:
+    """The interrupts are in bucket 64, which ends at 2^-7 s (7.81 ms)."""
     shown = fragment(seen(History(), 10, vcpu(2, 101, 3)))
     assert (
         "<tr><th scope=row>IRQ <i>interrupt</i><td>0.081<td>10.1<td>7.81\u00a0ms<td>7.81\u00a0ms<td>"
@@ -37,7 +37,7 @@ def test_a_golden_row() -> None:
         (4096, "4.10k"),
     ],
 )
-def test_vcpus(vcpus: float, shown: str) -> None:
+def test_numbers_of_vcpus_are_shortened(vcpus: float, shown: str) -> None:
     assert figure(vcpus) == shown
 
 
@@ -45,11 +45,11 @@ def test_vcpus(vcpus: float, shown: str) -> None:
     ("seconds", "shown"),
     [(4, "4.0 s"), (99.9, "99.9 s"), (100, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min"), (792000, "9 d 4 h")],
 )
-def test_spans(seconds: float, shown: str) -> None:
+def test_spans_have_at_most_two_units(seconds: float, shown: str) -> None:
     assert span(round(seconds * SECOND)).replace("\u00a0", " ") == shown
 
 
-def test_hostile_names() -> None:
+def test_hostile_names_are_escaped_and_cut() -> None:
     assert safe("<script>alert(1)</script>", 40) == "&lt;script&gt;alert(1)&lt;/script&gt;"
     assert safe("a\u202eb\x1b\x00\u2066", 40) == "a\\u202eb\\x1b\\x00\\u2066"
     assert safe("x" * 41, 40) == "x" * 39 + "…"

@@ -1,4 +1,4 @@
-"""The page at /: hostile names, how large it gets, and how often it is made."""
+"""The page at /: hostile names, its size, its warnings and links, and how often it collects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tags(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_a_crowd_with_hostile_names_is_under_50_kilobytes() -> None:
+def test_4096_vcpus_with_hostile_names_stay_under_50_kilobytes() -> None:
     made = page(crowd(), Health(False, 10**9, 4096), notice=NAME, kernel=NAME, telemetry_path="/<metrics>\"'")
     assert len(made) < 50_000
     tags = Tags(made).tags
@@ -47,21 +47,21 @@ def test_a_crowd_with_hostile_names_is_under_50_kilobytes() -> None:
     assert shown[:3] == [8, 8, 8]
 
 
-def test_twenty_ordinary_vms_fit() -> None:
-    """Eight reasons each, of ten octaves."""
+def test_twenty_ordinary_vms_fit_on_the_page() -> None:
+    """Each VM has eight reasons. Each reason has durations in ten octaves."""
     spread = {number: 1 + number % 7 for number in range(40, 80)}
     reasons = [counted(f"EC_DABT_{code}", "mmio", 10**6 + code, spread, 10**9) for code in range(8)]
     vms = [thread(pid, pid, *reasons, vm=f"compute-{pid:04}") for pid in range(1, 31)]
     made = page(reading(100, *vms))
     shown = [block.count(b"<tr><th scope=row") for block in made.split(b"<details")[1:]]
     assert shown[:3] == [8, 8, 8]
-    assert (len(shown), min(shown)) == (20, 3)  # as many as there is room for
+    assert (len(shown), min(shown)) == (20, 3)  # later VMs have fewer rows, because the page is full
     assert b"and 10 more VMs" in made
     assert len(made) < 50_000
     assert sum(map(len, re.findall(rb"<details.*?</details>", made))) < BUDGET
 
 
-def test_what_is_wrong_is_said_with_a_remedy() -> None:
+def test_each_problem_is_shown_with_a_remedy() -> None:
     made = page(reading(1, counters={"dropped_no_slot": 3, "unmatched_exit": 5}), Health(False, 2, 1)).decode()
     warnings = re.findall(r"<li>([^<]*)</li>", made[made.index("<main") :])
     assert warnings == [
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_said_with_a_remedy() -> None:
     assert "<li>" not in page(reading(1)).decode().partition("<main")[2]
 
 
-def test_links_are_relative_and_nothing_is_fetched_from_elsewhere() -> None:
+def test_links_are_relative_and_nothing_is_loaded_from_other_hosts() -> None:
     made = page(nothing(0), notice="<replay>", telemetry_path="/kvm/métriques")
     tags = Tags(made).tags
     assert [attributes["href"] for tag, attributes in tags if tag == "a"] == [

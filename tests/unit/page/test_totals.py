@@ -1,4 +1,4 @@
-"""Sums that an earlier look left: what is compared with what, and for how long they are kept."""
+"""The page's history: which sums it compares, and how long it keeps them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support.readings import SECOND
 from tests.unit.page.views import figures, seen, vcpu
 
 
-def test_the_first_look_is_since_counting_began_and_the_next_since_that_one() -> None:
+def test_the_first_look_shows_all_counts_and_the_next_shows_the_difference() -> None:
     history = History()
     first = seen(history, 10, vcpu(2, 101, 3), vcpu(3, 7))
     assert (first.whole, first.elapsed_ns) == (True, 10 * SECOND)
@@ -17,14 +17,14 @@ def test_the_first_look_is_since_counting_began_and_the_next_since_that_one() ->
     assert figures(second) == [("web", 0.12, [("IRQ", 30, 15.0)]), ("db", 0.02, [("IRQ", 5, 2.5)])]
 
 
-def test_rates_are_over_about_four_seconds_whoever_asks() -> None:
+def test_rates_cover_at_least_four_seconds_with_looks_at_any_time() -> None:
     history = History()
     spans = [seen(history, at, vcpu(2, at * 10)).elapsed_ns // SECOND for at in (1, 3, 5, 7, 9, 14, 15, 16, 17, 18, 19)]
     assert spans == [1, 2, 4, 4, 4, 5, 6, 7, 8, 4, 5]
     assert len(history) <= 4
 
 
-def test_what_is_kept_is_dropped_a_minute_after_the_last_look() -> None:
+def test_sums_are_dropped_a_minute_after_the_last_look() -> None:
     history = History()
     seen(history, 1, vcpu(2, 1))
     history.forget(60.9)
@@ -36,18 +36,18 @@ def test_what_is_kept_is_dropped_a_minute_after_the_last_look() -> None:
     assert not seen(history, 181, vcpu(2, 1)).whole
 
 
-def test_no_difference_is_made_of_what_cannot_be_compared() -> None:
-    """Counting began anew; or a vCPU that was in the sums is gone with what it counted."""
+def test_without_comparable_sums_the_page_shows_all_counts() -> None:
+    """Two cases: a vCPU of the earlier sums is missing, or counting began anew."""
     history = History()
     seen(history, 10, vcpu(2, 100), vcpu(3, 50))
-    gone = seen(history, 12, vcpu(2, 103))
-    assert gone.whole
-    assert figures(gone)[0][2] == [("IRQ", 103, 103 / 12)]
+    missing = seen(history, 12, vcpu(2, 103))
+    assert missing.whole
+    assert figures(missing)[0][2] == [("IRQ", 103, 103 / 12)]
     assert figures(seen(history, 14, vcpu(2, 114)))[0][2] == [("IRQ", 11, 5.5)]
     assert seen(history, 16, vcpu(2, 3), since_ns=1).whole
 
 
-def test_a_vcpu_that_ends_is_counted_to_its_end_and_not_again() -> None:
+def test_the_last_exits_of_an_ended_vcpu_are_counted_once() -> None:
     history = History()
     seen(history, 10, vcpu(2, 100), vcpu(3, 50))
     ended = vcpu(3, 57, alive=False)
@@ -56,8 +56,8 @@ def test_a_vcpu_that_ends_is_counted_to_its_end_and_not_again() -> None:
     assert figures(seen(history, 22, vcpu(2, 121))) == [("web", 0.026, [("IRQ", 13, 3.25)])]  # linger is over
 
 
-def test_a_name_that_comes_later_does_not_begin_anew() -> None:
-    """Nor is a VM shown twice while one of its vCPUs has no name yet."""
+def test_a_vm_that_gets_its_name_later_keeps_its_history() -> None:
+    """The VM is shown once, even while one of its vCPUs has no name."""
     history = History()
     assert figures(seen(history, 10, vcpu(2, 100, vm=None)))[0][0] == "1"
     named = seen(history, 12, vcpu(2, 103), vcpu(3, 1, vm=None))

@@ -12,7 +12,7 @@ from tests.support.readings import SECOND, counted, thread
 from tests.unit.page.views import seen, vcpu
 
 
-def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
+def test_an_exit_in_progress_is_lost_time_and_is_listed_after_a_second() -> None:
     history = History()
     irq = counted("IRQ", "interrupt", 1)
     held = thread(1, 2, irq, vcpu="3", in_progress=InProgress("IRQ", "interrupt", SECOND))
@@ -27,7 +27,7 @@ def test_an_exit_in_flight_is_lost_time_and_listed_after_a_second() -> None:
     assert "In an exit for more than 1\u00a0s, and not idle" in made
 
 
-def test_vms_by_time_lost_and_idle_reasons_last() -> None:
+def test_vms_are_sorted_by_lost_time_and_idle_reasons_come_last() -> None:
     history = History()
     shown = seen(
         history,

@@ -1,4 +1,4 @@
-"""Readings of vCPUs that interrupt and wait, and the page's view of them."""
+"""Readings of vCPUs with interrupts and idle waits, and the page's view of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UP = Health(True, 0, 0)
 
 
 def vcpu(tid: int, irq: int, wfx: int = 0, *, pid: int = 1, vm: str | None = "web", **more: object) -> VcpuReading:
-    """`irq` interrupts of 8 ms each, and `wfx` waits of 250 ms."""
+    """Return a vCPU with `irq` interrupts of 8 ms each (bucket 64), and `wfx` waits of 250 ms each (bucket 84)."""
     interrupts = counted("IRQ", "interrupt", irq, {64: irq}, irq * 8_000_000)
     waits = counted("WFx", "idle", wfx, {84: wfx}, wfx * 250_000_000)
     return thread(pid, tid, *([interrupts, waits] if wfx else [interrupts]), vm=vm, **more)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Rows of a difference, in few words."""
+"""Rows of a difference as short tuples."""
 
 from __future__ import annotations
 

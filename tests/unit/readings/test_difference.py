@@ -10,8 +10,8 @@ from tests.support.readings import SECOND, counted, reading, thread
 from tests.unit.readings.rows import NOTHING, shown
 
 
-def test_percentiles() -> None:
-    """1 in bucket 3, 97 in 10, 1 in 20, 1 in 30: the 99th of a hundred is in 20."""
+def test_a_percentile_is_the_bound_of_its_bucket() -> None:
+    """Bucket 3 has 1 interval, bucket 10 has 97, buckets 20 and 30 have 1 each. So the 99th of 100 is in bucket 20."""
     buckets = {3: 1, 10: 97, 20: 1, 30: 1}
     (row,) = between(NOTHING, reading(1, thread(1, 2, counted("IRQ", "interrupt", 101, buckets, 100_003)))).rows()
     assert (row.completed, row.avg_ns) == (100, 1000)
@@ -21,14 +21,14 @@ def test_percentiles() -> None:
     assert (row.p50_ns, row.p99_ns, row.max_ns) == (bound_ns(10), bound_ns(20), bound_ns(30))
 
 
-def test_no_interval_and_one_without_bound() -> None:
+def test_percentiles_without_intervals_and_in_the_last_bucket() -> None:
     none, endless = counted("A", "other", 1), counted("B", "other", 1, {141: 1}, 5000 * SECOND)
     first, second = between(NOTHING, reading(1, thread(1, 2, none, endless))).rows()
     assert (first.avg_ns, first.p50_ns, first.p99_ns, first.max_ns) == (None, None, None, None)
     assert (second.avg_ns, second.max_ns) == (5000 * SECOND, 5000 * SECOND)
 
 
-def test_the_difference_of_two_readings() -> None:
+def test_the_difference_has_the_exits_between_two_readings() -> None:
     then = reading(10, thread(1, 2, counted("IRQ", "interrupt", 5, {40: 3}, 30), guest_ns=7))
     now = reading(
         12.5,
@@ -44,8 +44,8 @@ def test_the_difference_of_two_readings() -> None:
     assert (other.tid, other.exits, other.rate) == (3, 3, 1.2)
 
 
-def test_time_is_what_lay_within() -> None:
-    """An exit of 100 s that ends in a run of 2 s took 1.5 s of it; one that goes on takes the rest."""
+def test_only_time_between_the_readings_counts() -> None:
+    """In a run of 2 s, an exit of 100 s ends after 1.5 s. The next exit begins then and is still in progress."""
     then = reading(
         100,
         thread(1, 2, counted("HLT", "idle", 1), in_progress=InProgress("HLT", "idle", round(98.5 * SECOND))),
@@ -68,7 +68,7 @@ def test_time_is_what_lay_within() -> None:
     assert (row.reason, row.exits, row.share) == ("MMIO", 0, 1.0)
 
 
-def test_userspace_returns_are_apart() -> None:
+def test_returns_to_the_vmm_have_rows_of_their_own() -> None:
     both = thread(1, 2, counted("IRQ", "interrupt", 3), counted("KVM_EXIT_IO", "pio", 2, {1: 1}, 5, kind=USERSPACE))
     span = between(NOTHING, reading(1, both))
     assert shown(span.rows()) == [(2, "IRQ", 3)]
@@ -76,7 +76,7 @@ def test_userspace_returns_are_apart() -> None:
     assert shown(grouped(span, USERSPACE, "reason")) == [(0, "KVM_EXIT_IO", 2)]
 
 
-def test_a_vcpu_that_is_gone_keeps_its_last_values() -> None:
+def test_a_vcpu_that_is_missing_keeps_its_last_values() -> None:
     run = ReadingSpan(NOTHING)
     run.add(reading(1, thread(1, 2, counted("IRQ", "interrupt", 3)), thread(1, 3, counted("IRQ", "interrupt", 5))))
     last = run.add(reading(2, thread(1, 3, counted("IRQ", "interrupt", 7))))
@@ -88,13 +88,13 @@ def test_a_vcpu_that_is_gone_keeps_its_last_values() -> None:
     assert sorted(shown(between(run.first, run.last).rows())) == [(2, "IRQ", 3), (3, "IRQ", 7)]
 
 
-def test_what_ended_before_the_run_is_not_in_it() -> None:
+def test_a_vcpu_that_ended_before_the_run_is_left_out() -> None:
     ended = thread(1, 2, counted("IRQ", "interrupt", 3), alive=False)
     assert between(reading(1, ended), reading(2, ended._replace())).vcpus == []
 
 
-def test_an_exporter_that_restarted() -> None:
-    """Its counts begin anew, and what was read before stays."""
+def test_counts_from_before_a_restart_of_the_exporter_stay() -> None:
+    """3 exits before the restart and 7 exits after it are 10."""
     run = ReadingSpan(
         reading(5, thread(1, 2, counted("IRQ", "interrupt", 100), born_ns=1), counters={"dropped_no_slot": 9})
     )

@@ -1,4 +1,4 @@
-"""The document of /-/vcpus: what is in it, and that nothing else is taken for one."""
+"""The JSON document of /-/vcpus: its content, and the refusal of wrong documents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(vcpus: list[Identified], **values: object) -> Reading:
     return reading_of(snapshot, known.get, NAME, since_ns=13, replay=False)
 
 
-def test_a_snapshot_with_its_names() -> None:
+def test_a_snapshot_becomes_a_reading_with_names() -> None:
     halt, mmio = cell(Space.VMX, 12, 5, {10: 3, 141: 1}, 50), cell(Space.USERSPACE, 6, 2, {}, 0)
     here = record(100, 101, halt, mmio, guest_ns=17, in_progress=ExitInProgress(Space.VMX, 12, 19))
     unnamed = record(200, 201, alive=False)
@@ -127,8 +127,8 @@ def test_a_snapshot_with_its_names() -> None:
 
 
 @given(snapshots())
-def test_what_is_encoded_is_decoded(vcpus: list[Identified]) -> None:
-    """To the last nanosecond, and the bytes are safe on a terminal whatever a VM is called."""
+def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified]) -> None:
+    """The bytes are safe to print on a terminal, with any name of a VM."""
     now = read(vcpus)
     data = document.encode(now)
     assert document.decode(data) == now
@@ -176,7 +176,7 @@ GOOD = json.loads(
         ),
     ],
 )
-def test_what_is_no_document(change: dict[str, object], problem: str) -> None:
+def test_a_wrong_document_is_refused(change: dict[str, object], problem: str) -> None:
     document.decode(json.dumps(GOOD).encode())
     with pytest.raises(DocumentError, match=problem):
         document.decode(json.dumps({**GOOD, **change}).encode())
@@ -195,7 +195,7 @@ def test_what_is_no_document(change: dict[str, object], problem: str) -> None:
         ({"sum_ns": 1 << 64}, "sum_ns: not a number"),
     ],
 )
-def test_what_is_no_reason(change: dict[str, object], problem: str) -> None:
+def test_a_wrong_reason_is_refused(change: dict[str, object], problem: str) -> None:
     vcpu = GOOD["vcpus"][0]
     bad = {**GOOD, "vcpus": [{**vcpu, "reasons": [{**vcpu["reasons"][0], **change}]}]}
     with pytest.raises(DocumentError, match=problem):
@@ -207,12 +207,12 @@ def test_the_largest_number_is_read() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"<html>", b"[]", b"1", b"[" * 100000, b"1" * 5000, b"NaN"])
-def test_what_is_not_even_json(data: bytes) -> None:
+def test_bytes_that_are_not_a_json_object_are_refused(data: bytes) -> None:
     with pytest.raises(DocumentError):
         document.decode(data)
 
 
-def test_a_daemon_that_counts_nothing_yet() -> None:
+def test_a_daemon_serves_an_empty_document_before_it_counts() -> None:
     from exporter.config.options import Config, Web
     from exporter.service.daemon import Daemon
 

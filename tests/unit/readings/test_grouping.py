@@ -42,8 +42,8 @@ def test_filters_compare_whole_values(filters: Filters, rows: list[tuple[int, st
 
 
 @pytest.mark.parametrize("filters", [Filters(reasons=frozenset(["IRQ"])), Filters(no_idle=True)])
-def test_a_share_is_of_the_vcpus_whatever_the_reasons(filters: Filters) -> None:
-    """Only which vCPUs are asked for changes what it is a part of: 11 and 12 are of one VM, 21 and 31 of others."""
+def test_a_filter_of_reasons_does_not_change_shares(filters: Filters) -> None:
+    """A share is a part of the time of all chosen vCPUs. Threads 11 and 12 are of one VM, 21 and 31 of two others."""
     span = filters.apply(SPAN)
     assert len(span.vcpus) == len(SPAN.vcpus) == 4
     (by_vm,) = [row for row in grouped(span, by="vm") if row.reason == "IRQ"]
@@ -53,7 +53,7 @@ def test_a_share_is_of_the_vcpus_whatever_the_reasons(filters: Filters) -> None:
     assert one.span_ns == 10 * SECOND
 
 
-def test_idle_is_last_whatever_the_order() -> None:
+def test_idle_reasons_come_last_in_every_order() -> None:
     by = {key: [(row.tid, row.reason) for row in ordered(SPAN.rows(), key)] for key in SORT_KEYS}
     idle = [(31, "WFx"), (11, "WFx")]
     assert by == {
@@ -71,7 +71,7 @@ def test_idle_is_last_whatever_the_order() -> None:
     assert [row.tid for row in ordered(SPAN.rows(), "vm", reverse=True)] == [12, 11, 21, 11, 31]
 
 
-def test_sums_by_vm_and_reason() -> None:
+def test_rows_are_summed_by_vm_and_by_reason() -> None:
     by_vm = {(row.pid, row.vm, row.reason): row for row in grouped(SPAN, by="vm")}
     assert {key: row.exits for key, row in by_vm.items()} == {
         (1, "web", "IRQ"): 5,
@@ -86,7 +86,7 @@ def test_sums_by_vm_and_reason() -> None:
     assert by_reason["WFx"].span_ns == 40 * SECOND
 
 
-def test_vcpus_are_in_numerical_order() -> None:
+def test_vcpus_are_sorted_by_their_number() -> None:
     vcpus = [thread(1, 100 - n, counted("IRQ", "interrupt", 1), vcpu=str(n)) for n in (10, 9, 1, 2)]
     rows = ordered(between(NOTHING, reading(1, *vcpus)).rows(), "vm")
     assert [row.vcpu for row in rows] == ["1", "2", "9", "10"]

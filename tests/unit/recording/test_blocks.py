@@ -1,4 +1,4 @@
-"""Blocks of a recording: cut off, damaged, foreign, or with a length that is a lie."""
+"""Blocks of a recording: cut off, damaged, foreign, or with a false length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.recording import blocks, recording
 from tests.unit.recording.small import refusal
 
 
-def test_cut_off_at_every_byte(small: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_at_any_byte_is_refused(small: Path, tmp_path: Path) -> None:
     whole, cut = small.read_bytes(), tmp_path / "cut"
     for length in range(len(whole)):
         cut.write_bytes(whole[:length])
@@ -23,7 +23,7 @@ def test_cut_off_at_every_byte(small: Path, tmp_path: Path) -> None:
         assert said.endswith(" is empty") if not length else " is cut off" in said
 
 
-def test_cut_off_at_every_block_of_a_real_one(tmp_path: Path) -> None:
+def test_a_real_recording_that_is_cut_off_between_blocks_is_refused(tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     whole = recording.DEFAULT.read_bytes()
     places = [int(block.place.rsplit(" ", 1)[1]) for block in blocks.read(recording.DEFAULT)]
@@ -33,7 +33,7 @@ def test_cut_off_at_every_block_of_a_real_one(tmp_path: Path) -> None:
         assert f" is cut off: it ends after {place} bytes, without the closing block" in refusal(cut)
 
 
-def test_a_flipped_bit_is_found_wherever_it_is(small: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_in_every_byte(small: Path, tmp_path: Path) -> None:
     whole, flipped = bytearray(small.read_bytes()), tmp_path / "flipped"
     for at in range(len(whole)):
         whole[at] ^= 1 << at % 8
@@ -62,20 +62,20 @@ def test_a_flipped_bit_is_found_wherever_it_is(small: Path, tmp_path: Path) -> N
         ),
     ],
 )
-def test_foreign_files(tmp_path: Path, content: bytes, said: str) -> None:
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "foreign"
     path.write_bytes(content)
     assert refusal(path) == said.format(path)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_files_folders_and_fifos_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "missing").endswith(": No such file or directory")
     assert refusal(tmp_path).endswith(": Is a directory")
     os.mkfifo(tmp_path / "fifo")
     assert refusal(tmp_path / "fifo").endswith(" is not a file")
 
 
-def test_more_after_the_end(small: Path) -> None:
+def test_bytes_after_the_closing_block_are_refused(small: Path) -> None:
     length = small.stat().st_size
     with small.open("ab") as file:
         file.write(b"\0")
@@ -104,7 +104,7 @@ BOMB = zlib.compress(bytes(1 << 28), 9)
         (_head(b"what", 0, 2, zlib.compress(b"{}")), "has an unknown type, b'what'"),
     ],
 )
-def test_no_length_is_believed(tmp_path: Path, block: bytes, said: str) -> None:
+def test_a_false_length_is_refused_without_much_memory(tmp_path: Path, block: bytes, said: str) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(blocks.start() + (block if len(block) > 20 else block + struct.pack("<I", zlib.crc32(block))))
     tracemalloc.start()

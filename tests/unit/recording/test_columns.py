@@ -23,7 +23,7 @@ _TIDS = st.integers(1, 1 << 22)
         max_size=300,
     )
 )
-def test_columns(happened: list[tuple[int, Kind, int, int]]) -> None:
+def test_packed_columns_are_unpacked(happened: list[tuple[int, Kind, int, int]]) -> None:
     events = [(ns, Event(kind, tid, 9, 3, code, 5)) for ns, kind, tid, code in happened]
     table = list(dict.fromkeys(pack(event) for _, event in events))
     numbers = [table.index(pack(event)) for _, event in events]
@@ -34,7 +34,7 @@ def test_columns(happened: list[tuple[int, Kind, int, int]]) -> None:
 
 
 @given(st.binary(max_size=2000), st.integers(0, 70_000))
-def test_no_content_breaks_the_reader(content: bytes, entries: int) -> None:
+def test_any_content_is_unpacked_or_raises_value_error(content: bytes, entries: int) -> None:
     try:
         table, _, _ = columns.unpack(content, entries)
         for what in table:

@@ -1,4 +1,4 @@
-"""Events as bytes, and the contexts that make the programs see them again."""
+"""Events as bytes, and the contexts that pass events to the programs again."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_packed_events_are_unpacked(event: Event) -> None:
     assert unpack(pack(event)) == event
 
 
-def test_the_comm_of_a_thread() -> None:
+def test_a_comm_is_kept_up_to_15_bytes() -> None:
     thread = Event(Kind.THREAD, 43, 41, comm=b"CPU 7/KVM")
     assert unpack(pack(thread)) == thread
     assert unpack(pack(thread._replace(comm=b"x" * 20))).comm == b"x" * 15
 
 
-def test_contexts_on_arm64() -> None:
+def test_events_become_contexts_of_arm64() -> None:
     context = encoder(read_format("aarch64-6.12", "kvm_exit"))
     assert context(EXIT) == struct.pack("=QQ72x", 2, 0x16)
     assert context(MMIO) == struct.pack("=qq72x", 6, 0)
@@ -45,7 +45,7 @@ def test_contexts_on_arm64() -> None:
         context(EXIT._replace(space=Space.SVM))
 
 
-def test_contexts_on_x86() -> None:
+def test_events_become_contexts_of_x86() -> None:
     context = encoder(read_format("x86_64-6.18", "kvm_exit"))
     record = bytearray(88)
     for offset, value in ((8, 0x400), (24, Space.SVM), (56, 7)):
@@ -54,6 +54,6 @@ def test_contexts_on_x86() -> None:
     assert context(MMIO) == struct.pack("=qq72x", 6, 0)
 
 
-def test_no_contexts_for_an_unknown_format() -> None:
+def test_an_unknown_format_of_kvm_exit_is_refused() -> None:
     with pytest.raises(LoadError, match="neither arm64's nor x86's"):
         encoder(TracepointFormat("kvm_exit", {}, {}))

@@ -1,4 +1,4 @@
-"""The file format: what is written is read again, and nothing else is read as a recording."""
+"""The file format: a written recording is read back, and a wrong one is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.recordings import from_ftrace
 from tests.unit.recording.small import ENTRY, EXIT, HEADER, MMIO, SMALL, THREAD, VM, events_block, refusal
 
 
-def test_what_was_written_is_read(small: Path) -> None:
+def test_a_written_recording_is_read_back(small: Path) -> None:
     read = recording.read(small)
     assert (read.vms, read.vcpus[0].vm, read.vcpus[0].index) == ((VM,), VM, "7")
     assert {kind: read.events[kind] for kind in COUNTED} == dict(zip(COUNTED, (2, 1, 1, 1)))
@@ -27,8 +27,8 @@ def test_what_was_written_is_read(small: Path) -> None:
     assert list(zip(run.times, run.events)) == SMALL[1:]
 
 
-def test_the_same_tid_again_is_another_thread(tmp_path: Path) -> None:
-    """Ended, or announced anew because its end was lost."""
+def test_a_tid_that_comes_again_is_another_thread(tmp_path: Path) -> None:
+    """The first thread ends. The second thread is announced again without an end, because its end was lost."""
     path = tmp_path / "again"
     happened = [*SMALL, (3000, THREAD), (3001, ENTRY), (4000, THREAD), (4001, ENTRY), (4002, EXIT)]
     from_ftrace.write(path, HEADER, [VM], happened)
@@ -37,7 +37,7 @@ def test_the_same_tid_again_is_another_thread(tmp_path: Path) -> None:
 
 
 def _remade(path: Path, change: Callable[[Type, bytes], bytes | None]) -> Path:
-    """Copy with other contents and right checksums; None leaves a block out."""
+    """Copy a recording with changed blocks and correct checksums. `change` returns None to leave a block out."""
     made = [blocks.start()]
     for block in blocks.read(path):
         content = change(block.type, block.content)
@@ -79,7 +79,9 @@ IDENTITY = {"pid": 41, "name": "n", "uuid": "", "vmm": "qemu"}
         (_json(Type.END, lost={"exit": 1}), "(END) is not valid: lost are {'exit': 1}, the blocks have {'exit': 0, "),
     ],
 )  # fmt: skip
-def test_a_block_that_is_wrong_inside(small: Path, change: Callable[[Type, bytes], bytes | None], said: str) -> None:
+def test_a_block_with_wrong_content_is_refused(
+    small: Path, change: Callable[[Type, bytes], bytes | None], said: str
+) -> None:
     assert said in refusal(_remade(small, change))
 
 
@@ -96,7 +98,7 @@ def test_a_block_that_is_wrong_inside(small: Path, change: Callable[[Type, bytes
         ([(-5, THREAD)], "a time outside of 0 to 2^63 ns"),
     ],
 )
-def test_events_that_cannot_be(tmp_path: Path, happened: list[tuple[int, Event]], said: str) -> None:
+def test_impossible_events_are_refused(tmp_path: Path, happened: list[tuple[int, Event]], said: str) -> None:
     path = tmp_path / "wrong"
     with path.open("wb") as out:
         Writer(out, HEADER)
@@ -104,7 +106,7 @@ def test_events_that_cannot_be(tmp_path: Path, happened: list[tuple[int, Event]]
     assert refusal(path).endswith(f"(EVENTS) is not valid: {said}")
 
 
-def test_too_many_threads(tmp_path: Path) -> None:
+def test_too_many_threads_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "threads"
     with path.open("wb") as out:
         Writer(out, HEADER)
@@ -113,7 +115,7 @@ def test_too_many_threads(tmp_path: Path) -> None:
     assert refusal(path).endswith("(EVENTS) is not valid: more than 65536 threads")
 
 
-def test_losses_are_read(tmp_path: Path) -> None:
+def test_lost_events_are_summed_by_kind(tmp_path: Path) -> None:
     path = tmp_path / "lost"
     with path.open("wb") as out:
         recorded = Writer(out, HEADER)

@@ -15,7 +15,7 @@ from exporter.recording.writer import ExistsError, Writer
 from tests.unit.recording.small import HEADER, SMALL
 
 
-def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with writer.create(tmp_path / "new", force=False) as out:
@@ -24,7 +24,7 @@ def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_an_existing_file_is_overwritten_only_with_force(tmp_path: Path) -> None:
     path, target, link = tmp_path / "there", tmp_path / "target", tmp_path / "link"
     for file in (path, target):
         file.write_text("before")
@@ -38,11 +38,11 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
             writer.create(tmp_path, force=force)
     assert (path.read_text(), target.read_text()) == ("before", "before")
     with path.open() as open_before, writer.create(path, force=True):
-        assert open_before.read() == "before"  # whoever has it open keeps the old one
+        assert open_before.read() == "before"  # a reader that has the old file open keeps it
     assert path.read_text() == ""
 
 
-def test_only_its_own_file_is_discarded(tmp_path: Path) -> None:
+def test_discard_removes_only_its_own_file(tmp_path: Path) -> None:
     path = tmp_path / "new"
     with writer.create(path, force=False) as out:
         path.rename(tmp_path / "moved")
@@ -55,8 +55,8 @@ def test_only_its_own_file_is_discarded(tmp_path: Path) -> None:
         writer.discard(out, path)
 
 
-def test_a_full_disk_leaves_a_whole_recording(tmp_path: Path) -> None:
-    """The block that did not fit is taken back, and the closing block fits where it was."""
+def test_a_full_disk_leaves_a_valid_recording(tmp_path: Path) -> None:
+    """The block that did not fit is removed again. The closing block takes its place."""
     path = tmp_path / "full"
     code = (
         "import resource, sys, pathlib\n"
@@ -79,6 +79,6 @@ def test_a_full_disk_leaves_a_whole_recording(tmp_path: Path) -> None:
     assert sum(recording.read(path).events.values()) == len(SMALL)
 
 
-def test_a_file_that_nothing_can_be_written_to() -> None:
+def test_a_full_device_raises_os_error() -> None:
     with Path("/dev/full").open("wb", buffering=0) as out, pytest.raises(OSError, match="No space left"):
         Writer(out, HEADER)

@@ -1,4 +1,4 @@
-"""Which changes make the next start count anew."""
+"""Changes after which the next start counts anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exporter.kernel.program import DEFINES, MAPS, read_sources
 from exporter.service import handover
 
 
-def test_the_version_has_all_that_the_program_is_built_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_of_the_program_changes_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = handover.version(Config())
     assert handover.version(Config()) == before
     for name, changed in (
@@ -23,6 +23,6 @@ def test_the_version_has_all_that_the_program_is_built_of(monkeypatch: pytest.Mo
         assert {key for key in before if before[key] != after[key]} == {"BPF program"}
 
 
-def test_the_version_has_the_limits() -> None:
+def test_limits_and_bpf_stats_change_the_version() -> None:
     before, after = handover.version(Config()), handover.version(Config(limits=Limits(7, 9), bpf_stats=True))
     assert {key for key in before if before[key] != after[key]} == {"limits.vcpus", "limits.cells", "bpf_stats"}

@@ -1,4 +1,4 @@
-"""The daemon's states: every step of the table, and every other one."""
+"""The daemon's states: each allowed step, and each refused one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("to", State)
 @pytest.mark.parametrize("state", State)
-def test_a_step_is_taken_or_refused_as_the_table_says(state: State, to: State) -> None:
+def test_each_step_is_taken_or_refused_as_the_table_says(state: State, to: State) -> None:
     lifecycle = Lifecycle()
     lifecycle.state = state
     if (state.value, to.value) in ALLOWED:

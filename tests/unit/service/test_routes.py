@@ -1,4 +1,4 @@
-"""Paths of the web server: what each answers, and to which methods."""
+"""Paths of the web server: their answers and their methods."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _ask(web: WebServer, method: str, path: str, **headers: str) -> tuple[http.c
     return answer, body
 
 
-def test_paths(served: WebServer) -> None:
+def test_each_path_has_its_answer(served: WebServer) -> None:
     answer, body = _ask(served, "GET", "/metrics", Accept="x/y", **{"Accept-Encoding": "br"})
     assert (answer.status, body) == (200, b"accept x/y encoding br\n")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
     assert answer.headers["Vary"] == "Accept, Accept-Encoding"
-    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept  encoding identity\n"  # as http.client sends it
+    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept  encoding identity\n"  # http.client sends identity
     assert _ask(served, "GET", "/-/healthy")[1] == b"Healthy\n"
     answer, body = _ask(served, "GET", "/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -62,7 +62,7 @@ def test_paths(served: WebServer) -> None:
         assert _ask(served, "GET", path)[0].status == 404
 
 
-def test_the_document_of_the_vcpus(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_vcpus_are_served_as_json(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
     documents = iter([b'{"vcpus": []}'])  # the second request fails
     web = WebServer(["127.0.0.1:0"])
@@ -74,7 +74,7 @@ def test_the_document_of_the_vcpus(served: WebServer, caplog: pytest.LogCaptureF
     web.close()
 
 
-def test_methods(served: WebServer) -> None:
+def test_head_is_answered_and_post_is_refused(served: WebServer) -> None:
     answer, body = _ask(served, "HEAD", "/metrics")
     assert (answer.status, answer.headers["Content-Length"], body) == (200, "26", b"")
     answer, _ = _ask(served, "POST", "/metrics")
@@ -110,7 +110,7 @@ def test_garbage_does_not_stop_the_next_request(served: WebServer) -> None:
     assert _ask(served, "GET", "/metrics")[0].status == 200
 
 
-def test_a_page_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_that_cannot_be_made_is_status_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken(accept: str, accept_encoding: str) -> MetricsPage:
         raise KeyError("reason")
 

@@ -1,4 +1,4 @@
-"""The protocol between systemd and the exporter: both sides' words as sd_notify(3) and sd_listen_fds(3) have them."""
+"""Messages between systemd and the exporter, as sd_notify(3) and sd_listen_fds(3) define them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 class Listener:
-    """A notification socket that is asked for one datagram at a time."""
+    """A notification socket. Each call returns one datagram."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -58,13 +58,13 @@ def test_without_systemd_nothing_happens() -> None:
     assert environ == {"HOME": "/"}
 
 
-def test_words(listener: Listener, tmp_path: Path) -> None:
+def test_each_call_sends_its_message(listener: Listener, tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "77"}
     systemd = Systemd(environ, 77)
     assert environ == {}
     assert systemd
     assert systemd.watchdog_seconds == 3.0
-    with systemd.reloading():  # before it is ready: systemd would take the end of it for the end of the start
+    with systemd.reloading():  # sends nothing before ready(): systemd would take its end for the end of the start
         pass
     systemd.ready()
     assert listener.next() == "READY=1"
@@ -97,7 +97,7 @@ def test_a_descriptor_is_stored(listener: Listener, tmp_path: Path) -> None:
     os.close(stored)
 
 
-def test_an_abstract_address() -> None:
+def test_messages_reach_an_abstract_address() -> None:
     name = f"kvm-exit-exporter-test-{os.getpid()}"
     listener = Listener("\0" + name)
     Systemd({"NOTIFY_SOCKET": f"@{name}"}, 1).ready()
@@ -105,7 +105,7 @@ def test_an_abstract_address() -> None:
     listener.close()
 
 
-def test_nobody_there_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_socket_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, 1).ready()
     assert caplog.messages == ["cannot notify systemd"]
 
@@ -124,15 +124,15 @@ def test_nobody_there_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         {"LISTEN_FDS": "9" * 5000, "LISTEN_PID": "77"},
     ],
 )
-def test_what_is_for_another_process_is_left(environ: dict[str, str]) -> None:
+def test_variables_that_are_wrong_or_for_another_process_are_ignored(environ: dict[str, str]) -> None:
     systemd = Systemd(environ, 77)
     assert systemd.watchdog_seconds is None
     assert systemd.passed == []
     assert environ == {}
 
 
-def test_descriptors_that_were_passed() -> None:
-    """Three of them, two with a name, in a process of their own, where 3 is free; none goes on to a child."""
+def test_passed_descriptors_have_names_and_are_not_inherited() -> None:
+    """Three descriptors, two with a name. They are passed to a new process, because number 3 is free there."""
     code = (
         "import os; from exporter.service.systemd import Systemd\n"
         "for number in (3, 4, 5): os.dup2(0, number)\n"
@@ -146,8 +146,8 @@ def test_descriptors_that_were_passed() -> None:
     assert said.stdout == "[('web', 3), ('map.cells', 4), ('', 5)] False\n[False, False, False]\n"
 
 
-def _in_a_process_that_is_passed(code: str) -> list[str]:
-    """Run code after descriptors were passed: 3 listens on TCP, 4 is not open, 5 is a memfd named unheard-of."""
+def _run_with_passed_descriptors(code: str) -> list[str]:
+    """Run code with passed descriptors: 3 listens on TCP, 4 is not open, 5 is a memfd with the name unheard-of."""
     start = (
         "import fcntl, os, socket\n"
         "listening = socket.create_server(('127.0.0.1', 0))\n"
@@ -170,8 +170,8 @@ def _in_a_process_that_is_passed(code: str) -> list[str]:
     return said.stdout.splitlines()
 
 
-def test_what_was_passed_and_is_not_understood() -> None:
-    """A descriptor that is announced and not open, and one of another version: neither is taken for a socket."""
+def test_passed_descriptors_that_are_unknown_are_closed_and_forgotten() -> None:
+    """Descriptor 4 is announced but not open. Descriptor 5 has a name that only another version knows."""
     code = (
         "from exporter.service.attach import sort_passed\n"
         "forgotten = []\n"
@@ -179,15 +179,15 @@ def test_what_was_passed_and_is_not_understood() -> None:
         "print([name for name, _ in systemd.passed])\n"
         "print(sort_passed(systemd)[1], forgotten)\n"
     )
-    assert _in_a_process_that_is_passed(code) == ["['web', 'unheard-of']", "[3] ['unheard-of']"]
+    assert _run_with_passed_descriptors(code) == ["['web', 'unheard-of']", "[3] ['unheard-of']"]
 
 
-def test_a_socket_is_passed_without_anybody_to_notify() -> None:
-    """As systemd-socket-activate does, and a unit of Type=simple."""
+def test_a_passed_socket_is_used_without_a_notification_socket() -> None:
+    """systemd-socket-activate passes sockets without NOTIFY_SOCKET, and so does a unit of Type=simple."""
     code = (
         "from exporter.config.options import Config\n"
         "from exporter.service.daemon import Daemon\n"
         "daemon = Daemon(Config(lock_file=''), systemd=systemd)\n"
         "print(daemon.addresses == [address])\n"
     )
-    assert _in_a_process_that_is_passed(code) == ["True"]
+    assert _run_with_passed_descriptors(code) == ["True"]

@@ -1,4 +1,4 @@
-"""URLs of an exporter: which are read, and why others are not."""
+"""URLs of an exporter: the accepted ones, and the errors for others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.command import refused
         ("http://a:0", "port 0 is no port to connect to"),
     ],
 )
-def test_urls_that_are_not_read(url: str, problem: str) -> None:
+def test_other_urls_are_refused_with_the_reason(url: str, problem: str) -> None:
     last = refused("top", "--source", "exporter", f"--url={url}", "1").splitlines()[-1]
     assert last.startswith("kvm-exit-exporter top: error: argument --url: ")
     assert problem in last
@@ -42,5 +42,5 @@ def test_urls_that_are_not_read(url: str, problem: str) -> None:
         ("http://b\xfccher.example:2", Address("b\xfccher.example", 2)),
     ],
 )
-def test_urls_that_are_read(url: str, found: Address) -> None:
+def test_a_url_is_split_into_host_port_and_path(url: str, found: Address) -> None:
     assert address.parse(url) == address.parse(str(found)) == found

@@ -25,7 +25,7 @@ ESCAPED = "\\x1b[31mdb\\n\\x07\\u202e"
 
 
 def at(n: int) -> Reading:
-    """The n-th second: every rate is a known number per second, each IRQ of web-1 takes 1 ms, and so on."""
+    """Return the reading of second n. Each reason grows by a fixed number a second, with a fixed duration an exit."""
     ms, us = 10**6, 1000
     web = thread(
         4201,
@@ -76,7 +76,7 @@ def start(fake: FakeExporter) -> Iterator[Start]:
 
 
 def body(lines: list[str]) -> list[str]:
-    """The rows."""
+    """Return the rows of the table."""
     return [line for line in lines[4:-1] if line]
 
 
@@ -98,7 +98,7 @@ def shows(*wanted: str) -> Callable[[list[str]], bool]:
     return lambda lines: reasons(lines) == list(wanted)
 
 
-def test_80_columns(start: Start) -> None:
+def test_the_view_at_80_columns_and_the_table_after_it(start: Start) -> None:
     top = start()
     lines = top.wait(shows(*TIME_ORDER))
     assert lines[0].startswith("top  ")
@@ -120,7 +120,7 @@ def test_80_columns(start: Start) -> None:
     assert b"\x1b[31mdb" not in top.raw
 
 
-def test_200_columns(start: Start) -> None:
+def test_the_view_at_200_columns_has_more_columns(start: Start) -> None:
     top = start(columns=200, height=50)
     lines = top.wait(shows(*TIME_ORDER))
     assert lines[3].split() == [
@@ -132,7 +132,7 @@ def test_200_columns(start: Start) -> None:
     assert len(lines) == 50
 
 
-def test_resize_while_it_runs(start: Start) -> None:
+def test_the_view_follows_the_size_of_the_terminal(start: Start) -> None:
     top = start()
     top.wait(shows(*TIME_ORDER))
     top.resize(200, 50)
@@ -148,7 +148,7 @@ def test_resize_while_it_runs(start: Start) -> None:
     top.wait(shows(*TIME_ORDER))
 
 
-def test_every_key(start: Start) -> None:
+def test_each_key_has_its_effect(start: Start) -> None:
     top = start()
     top.wait(shows(*TIME_ORDER))
     for sort, order in (
@@ -209,13 +209,13 @@ def test_every_key(start: Start) -> None:
         top.wait(shows(*TIME_ORDER))
     top.send("h")
     top.wait(lambda lines: lines[0] == "Keys")
-    top.send("xZ\x1b\xe4")  # nothing of this means anything, but the first closes the help
+    top.send("xZ\x1b\xe4")  # unknown keys: the first one closes the help, the others do nothing
     top.wait(shows(*TIME_ORDER))
     top.send("Q")
     assert top.end()[0] == 0
 
 
-def test_scrolling(start: Start, fake: FakeExporter) -> None:
+def test_keys_scroll_the_rows(start: Start, fake: FakeExporter) -> None:
     threads = [(100 + n, 997 - n) for n in range(37)]
     fake.answer = lambda n: reading(
         n + 1,
@@ -237,8 +237,8 @@ def test_scrolling(start: Start, fake: FakeExporter) -> None:
         top.wait(lambda lines: first(lines) == expected, f"{key!r} {expected}")
 
 
-def test_pause_freezes_and_counting_goes_on(start: Start, fake: FakeExporter) -> None:
-    """Whatever is read meanwhile, the rows stand; and it is read, so that no vCPU that ends is missed."""
+def test_pause_freezes_the_rows_and_readings_go_on(start: Start, fake: FakeExporter) -> None:
+    """The rows do not change during a pause. Readings go on, so that top misses no vCPU that ends."""
 
     def slower(n: int) -> Reading:
         return replace(at(n), taken_ns=at(2 * n).taken_ns)
@@ -252,7 +252,7 @@ def test_pause_freezes_and_counting_goes_on(start: Start, fake: FakeExporter) ->
         top.wait(lambda lines: "PAUSED" in lines[0])
         fake.answer, answered = slower, fake.asked
         top.wait(lambda _: fake.asked > answered)
-        top.send("s")  # keys work on what stands still
+        top.send("s")  # keys still work on the frozen rows
         top.wait(lambda lines: "sorted by count" in lines[2])
         top.send("S")
         top.wait(lambda lines: "sorted by time" in lines[2] and body(lines) == ROWS and "PAUSED" in lines[0])
@@ -266,11 +266,11 @@ def test_pause_freezes_and_counting_goes_on(start: Start, fake: FakeExporter) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_and_the_table_follows(start: Start, fake: FakeExporter, number: signal.Signals) -> None:
+def test_a_signal_ends_the_view_and_prints_the_table(start: Start, fake: FakeExporter, number: signal.Signals) -> None:
     top = start()
     top.wait(shows(*TIME_ORDER))
     if number == signal.SIGINT:
-        top.send("\x03")  # as the terminal sends it
+        top.send("\x03")  # the terminal sends SIGINT
     else:
         top.signal(number)
     status, _, after = top.end()
@@ -279,14 +279,14 @@ def test_a_signal_ends_it_and_the_table_follows(start: Start, fake: FakeExporter
     assert top.restored()
 
 
-def test_the_duration_ends_it(start: Start) -> None:
+def test_the_duration_ends_the_view(start: Start) -> None:
     top = start("1.3")
     status, _, after = top.end()
     assert status == 0
     assert after.startswith("TGID")
 
 
-def test_filters_and_limit(start: Start) -> None:
+def test_filters_and_limit_apply_to_the_view_and_the_table(start: Start) -> None:
     top = start("--vm", "web-1", "--vcpu", "0,1", "--no-idle", "--limit", "2", "--sort", "count")
     lines = top.wait(shows("EC_DABT_LOW", "IRQ"))
     assert "idle hidden" in lines[2]
@@ -297,7 +297,7 @@ def test_filters_and_limit(start: Start) -> None:
     assert [line.split()[4] for line in after.splitlines()[1:]] == ["EC_DABT_LOW", "IRQ"]
 
 
-def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExporter) -> None:
+def test_the_rows_stay_while_the_exporter_fails(start: Start, fake: FakeExporter) -> None:
     top = start()
     top.wait(shows(*TIME_ORDER))
     fake.answer = lambda _: (503, b"")
@@ -314,8 +314,8 @@ def test_an_exporter_that_goes_away_and_comes_back(start: Start, fake: FakeExpor
 
 
 @pytest.mark.parametrize("key", ["q", "\x03"])
-def test_an_exporter_that_hangs(start: Start, fake: FakeExporter, key: str) -> None:
-    """It takes the connection and says nothing: keys act, the header says it, and the end does not wait."""
+def test_keys_work_while_the_exporter_hangs(start: Start, fake: FakeExporter, key: str) -> None:
+    """It accepts the connection and does not answer. The header says so, and q does not wait for the answer."""
     top = start()
     top.wait(shows(*TIME_ORDER))
     fake.answer = fake.hang
@@ -326,14 +326,14 @@ def test_an_exporter_that_hangs(start: Start, fake: FakeExporter, key: str) -> N
     pressed = time.monotonic()
     top.send(key)
     status, said, after = top.end()
-    assert time.monotonic() - pressed < 5  # its deadline is 10 s
+    assert time.monotonic() - pressed < 5  # top waits 10 s for an answer otherwise
     assert status == 1
     assert re.search(r"the printed numbers end with the last reading: no answer for \d+\.\d s\n", said)
     assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000000\n", after)
 
 
-def test_an_exporter_that_hangs_when_the_end_is_asked_for(start: Start, fake: FakeExporter) -> None:
-    """Nothing was missed until then: it is given a moment."""
+def test_the_end_waits_only_a_moment_for_an_exporter_that_hangs(start: Start, fake: FakeExporter) -> None:
+    """Every earlier reading had an answer, so top waits a moment for the last one."""
     top = start("-i", "60")
     top.wait(shows(*TIME_ORDER))
     fake.answer = fake.hang
@@ -345,8 +345,8 @@ def test_an_exporter_that_hangs_when_the_end_is_asked_for(start: Start, fake: Fa
 
 
 @pytest.mark.parametrize("ignored", ["", "trap '' HUP"])
-def test_a_terminal_that_goes_away(start: Start, ignored: str) -> None:
-    """What started it may have it ignore SIGHUP."""
+def test_a_closed_terminal_ends_the_program(start: Start, ignored: str) -> None:
+    """top ends even if its parent made it ignore SIGHUP."""
     top = start(before=ignored)
     top.wait(shows(*TIME_ORDER))
     top.hang_up()
@@ -355,8 +355,8 @@ def test_a_terminal_that_goes_away(start: Start, ignored: str) -> None:
     assert top.process.stderr.read().endswith("cannot print: Input/output error\n")
 
 
-def test_without_utf8(start: Start) -> None:
-    """Bars of ASCII, and a name in other letters is escaped."""
+def test_without_utf8_the_screen_is_ascii(start: Start) -> None:
+    """Bars are ASCII characters, and other letters in names are escaped."""
     top = start(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     top.wait(shows(*TIME_ORDER))
     assert all(byte < 0x80 for byte in top.raw)
@@ -371,7 +371,7 @@ def test_without_utf8(start: Start) -> None:
         ("", "the terminal type '' is unknown (TERM)"),
     ],
 )
-def test_a_terminal_without_cursor_is_plain(start: Start, term: str, why: str) -> None:
+def test_a_terminal_that_cannot_place_the_cursor_gets_plain_tables(start: Start, term: str, why: str) -> None:
     top = start("0.5", TERM=term)
     status, said, _ = top.end()
     assert status == 0
@@ -380,14 +380,14 @@ def test_a_terminal_without_cursor_is_plain(start: Start, term: str, why: str) -
     assert b"KVM_EXIT_REASON" in top.raw
 
 
-def test_plain_on_a_terminal(start: Start) -> None:
+def test_plain_prints_tables_on_a_terminal(start: Start) -> None:
     top = start("--plain", "0.5")
     assert top.end()[0] == 0
     assert b"\x1b" not in top.raw
     assert top.raw.count(b"KVM_EXIT_REASON") == 3
 
 
-def test_without_curses(start: Start, tmp_path: Path) -> None:
+def test_without_curses_a_terminal_gets_plain_tables(start: Start, tmp_path: Path) -> None:
     (tmp_path / "curses.py").write_text("raise ImportError('hidden')\n")
     top = start("0.5", PYTHONPATH=str(tmp_path))
     status, said, _ = top.end()

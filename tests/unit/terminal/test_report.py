@@ -1,4 +1,4 @@
-"""What is printed of two readings, whatever the form: which rows, and what is said of those that are not there."""
+"""The report of two readings in each form: its rows, and the notes about rows that are missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def output(form: str = "table", *, limit: int | None = None, userspace: bool = F
 
 
 def printed(output: Output, then: Reading, now: Reading) -> list[tuple[str, str, int]]:
-    """Thread, reason and count of each row."""
+    """Return thread, reason and count of each printed row."""
     said = report.text(output, "x", then, now, first=False, heading=False)
     if output.form == "json":
         return [
@@ -37,7 +37,7 @@ def notes(output: Output, then: Reading, now: Reading) -> list[str]:
 
 
 def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> Reading:
-    """A vCPU that does not come back from an exit, one with 101 exits a second, one that sleeps all the time."""
+    """Return second n of three vCPUs: one stays in an exit, one has 101 exits a second, one is idle all the time."""
     age = (90 + n) * SECOND
     vcpus = [
         (
@@ -53,13 +53,13 @@ def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> R
     return reading(n, *(vcpu for there, vcpu in vcpus if there))
 
 
-def test_the_limit_is_of_rows_that_are_printed() -> None:
-    """The vCPU that lost most time has no row: it did not exit."""
+def test_the_limit_counts_only_printed_rows() -> None:
+    """The vCPU that lost most time has no row, because it had no new exit."""
     assert printed(output(limit=1), at(1), at(2)) == [("12", "IRQ", 101)]
 
 
-def test_a_vcpu_that_is_stuck_is_said() -> None:
-    """The table has what exited, as the guest counts; what never came back is told."""
+def test_the_note_names_a_vcpu_that_stays_in_an_exit() -> None:
+    """The table has only exits that began in the run. The note names an exit that began before and has not ended."""
     said = "in no row, because the exit began earlier: tid 11 (CPU 0/KVM of web-1) EC_DABT_LOW 5.00s"
     assert report.held(output(), at(1), at(6)) == said
     assert report.held(output(), at(1, busy=False, idle=False), at(6, busy=False, idle=False)) == said
@@ -69,7 +69,7 @@ def test_a_vcpu_that_is_stuck_is_said() -> None:
     assert notes(output(), at(1, busy=False), at(6, busy=False)) == []
 
 
-def test_one_that_sleeps_is_said_where_there_is_no_row_at_all() -> None:
+def test_the_note_names_an_idle_vcpu_only_if_there_is_no_row() -> None:
     said = "in no row, because the exit began earlier: tid 13 (CPU 2/KVM of web-1) EC_WFx 5.00s"
     assert report.held(output(), at(1, stuck=False), at(6, stuck=False)) == ""
     alone = at(1, stuck=False, busy=False), at(6, stuck=False, busy=False)
@@ -77,8 +77,8 @@ def test_one_that_sleeps_is_said_where_there_is_no_row_at_all() -> None:
     assert notes(output(), *alone) == []
 
 
-def test_an_exit_that_ended_without_another() -> None:
-    """It began before the run and took one second of it: no row, and it is told only if there is no other."""
+def test_an_exit_that_began_before_the_run_has_no_row() -> None:
+    """It took one second of the run. The note names it, because the table has no other row."""
     ended = thread(1, 12, counted("IRQ", "interrupt", 1, {120: 1}, 4 * SECOND), vcpu="1")
     began = ended._replace(
         reasons=[counted("IRQ", "interrupt", 1)], in_progress=InProgress("IRQ", "interrupt", 3 * SECOND)
@@ -89,7 +89,7 @@ def test_an_exit_that_ended_without_another() -> None:
     assert printed(output("json"), reading(1, began), reading(3, ended)) == [("12", "IRQ", 0)]
 
 
-def test_of_many_some_are_named() -> None:
+def test_the_note_names_three_of_many_vcpus() -> None:
     vcpus = [thread(1, 20 + n, counted("EC_DABT_LOW", "mmio", 1), in_progress=STUCK) for n in range(7)]
     later = [vcpu._replace(in_progress=STUCK._replace(age_ns=92 * SECOND)) for vcpu in vcpus]
     said = report.held(output(), reading(1, *vcpus), reading(3, *later))
@@ -121,12 +121,12 @@ IRQ, IO, MMIO, WFX = ("12", "IRQ", 5), ("12", "KVM_EXIT_IO", 3), ("14", "KVM_EXI
         (output(userspace=True), [IO, MMIO]),
     ],
 )
-def test_which_kind_is_printed(chosen: Output, rows: list[tuple[str, str, int]]) -> None:
+def test_each_form_prints_its_kinds_of_reasons(chosen: Output, rows: list[tuple[str, str, int]]) -> None:
     assert printed(chosen, BEFORE, BOTH) == rows
     assert notes(chosen, BEFORE, BOTH) == []
 
 
-def test_notes_are_about_what_is_printed() -> None:
+def test_notes_are_only_about_the_printed_kinds() -> None:
     userspace = reading(2, BOTH.vcpus[2])
     assert notes(output("json"), BEFORE, userspace) == []
     assert notes(output("json", reasons=frozenset(["KVM_EXIT_MMIO"])), BEFORE, BOTH) == []

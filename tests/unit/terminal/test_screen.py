@@ -1,4 +1,4 @@
-"""The layout of the live view at any size; no terminal needed."""
+"""The layout of the live view at any size, without a terminal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_line_is_as_wide_as_the_screen(
         assert flags[5] or line.isascii()
 
 
-def test_idle_is_dimmed_and_limits_hold() -> None:
+def test_idle_rows_are_dimmed_and_the_limit_is_kept() -> None:
     shown, view = frame(), TopView()
     rows = screen.chosen(shown, view, None)
     styles = [style for _, style in screen.lines(shown, view, rows, 8, 80)]
@@ -58,8 +58,8 @@ def test_idle_is_dimmed_and_limits_hold() -> None:
     assert [row.reason for row in screen.chosen(shown, view, 1)] == ["IRQ"]
 
 
-def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
-    """Two vCPUs, one all the time in its guest: what --reason leaves out of the rows is no less of a vCPU."""
+def test_a_filter_of_reasons_does_not_change_the_summary() -> None:
+    """One of two vCPUs is in its guest all the time. --reason hides its row, and the summary still counts the vCPU."""
     vcpus = (
         thread(1, 2, counted("IRQ", "interrupt", 5, {50: 5}, SECOND), counted("HLT", "idle", 7, {99: 7}, SECOND)),
         thread(1, 3, counted("HLT", "idle", 0), guest_ns=2 * SECOND, vcpu="1"),
@@ -70,15 +70,15 @@ def test_the_summary_is_of_all_vcpus_whatever_the_reasons() -> None:
     assert said[1] == "2 vCPUs  2.50 exits/s  guest 50.0 %  lost 25.0 %  idle 0.0 %"
 
 
-def test_before_the_first_interval() -> None:
+def test_the_screen_waits_for_the_first_interval() -> None:
     early = Frame("12:00:00", "x", None, between(nothing(0), nothing(0)))
     assert screen.chosen(early, TopView(), None) == []
     said = "\n".join(line for line, _ in screen.lines(early, TopView(), [], 24, 80))
     assert "waiting for the first interval" in said
 
 
-def test_a_vm_that_is_wide() -> None:
-    """East Asian letters take two columns, so that the columns after them still stand below their titles."""
+def test_columns_stay_aligned_after_wide_letters() -> None:
+    """An East Asian letter takes two columns of the screen."""
     shown = frame("\u4ed9\u4eba\u638c" * 9)
     lines = [line for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")

@@ -1,4 +1,4 @@
-"""Where top reads: an exporter that is slow to answer, own programs, and the choice between them."""
+"""Sources of top: an exporter, own programs, and the choice between them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.readings import reading
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
-def test_an_answer_that_does_not_end(head: bytes) -> None:
-    """It has a deadline as a whole, though each byte comes soon enough."""
+def test_an_answer_that_does_not_end_is_an_error(head: bytes) -> None:
+    """Each byte comes in time, but the whole answer has a deadline too."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -40,7 +40,7 @@ def test_an_answer_that_does_not_end(head: bytes) -> None:
             over.set()
 
 
-def test_the_default_url() -> None:
+def test_the_default_url_is_the_listen_address() -> None:
     for listens, url in (
         (":9939", "http://localhost:9939"),
         ("0.0.0.0:1234", "http://localhost:1234"),
@@ -53,7 +53,7 @@ def test_the_default_url() -> None:
 
 
 class Fixed:
-    """A source that is there."""
+    """A source with one fixed reading."""
 
     poll_seconds, remote = 1.0, False
 
@@ -95,7 +95,7 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
         source.choose("own", HERE, no_root, refuse)
 
 
-def test_a_host_without_kvm(tmp_path: Path) -> None:
+def test_own_programs_need_kvm_and_tracefs(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"^the tracepoint kvm:kvm_exit does not exist: KVM is not loaded; "):
         OwnSource(Config(), sysfs=tmp_path)

@@ -1,4 +1,4 @@
-"""The table, CSV and JSON, to the letter."""
+"""The exact text of the table, of CSV and of JSON."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ TGID     TID      COMM                                 KVM_EXIT_REASON          
 """
 
 
-def test_the_table() -> None:
+def test_the_table_is_this_text() -> None:
     assert table(ordered(grouped(SPAN))) == GOLDEN
 
 
-def test_no_row() -> None:
+def test_a_table_without_rows_is_its_header() -> None:
     header = "TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME (ns)\n"
     assert table([]) == header
 
 
-def test_csv() -> None:
+def test_csv_is_this_text() -> None:
     rows = ordered(grouped(Filters(tids=frozenset([1208, 1207])).apply(SPAN)))
     said = csv_lines(rows, 1700000000.25, header=True)
     bound40, bound90 = bound_ns(40), bound_ns(90)
@@ -63,7 +63,7 @@ def test_csv() -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_csv_is_read_back_and_prints(comm: str, vm: str) -> None:
+def test_csv_is_printable_and_is_read_back(comm: str, vm: str) -> None:
     span = between(nothing(0), reading(1, thread(1, 2, counted("IRQ", "interrupt", 3), comm=comm, vm=vm)))
     said = csv_lines(span.rows(), 0, header=True)
     assert all(line.isprintable() for line in said.split("\n"))
@@ -74,7 +74,7 @@ def test_csv_is_read_back_and_prints(comm: str, vm: str) -> None:
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
-def test_the_table_prints_and_is_aligned(comms: list[str]) -> None:
+def test_the_table_is_printable_and_aligned(comms: list[str]) -> None:
     vcpus = [
         thread(1, 10 + at, counted("IRQ", "interrupt", 3), comm=comm or "x", vm=None) for at, comm in enumerate(comms)
     ]
@@ -83,7 +83,7 @@ def test_the_table_prints_and_is_aligned(comms: list[str]) -> None:
     assert len({width(line) for line in lines if line}) == 1
 
 
-def test_json() -> None:
+def test_json_has_each_vcpu_with_its_reasons() -> None:
     vcpus = [
         thread(1, 2, counted("A", "other", 4, {10: 2}, 8), counted("K", "pio", 1, kind=USERSPACE), vm=HOSTILE),
         thread(

@@ -1,11 +1,11 @@
-"""Keys of the live view: what each changes, and their help."""
+"""Keys of the live view: their effects and their help."""
 
 from __future__ import annotations
 
 from exporter.terminal.view import COLUMNS, KEYS, TopView, press
 
 
-def test_help_fits_into_80_columns() -> None:
+def test_the_help_fits_into_80_columns_and_23_lines() -> None:
     assert all(len(f"  {name:<9} {words}") <= 80 for name, words in (*KEYS, *COLUMNS))
     assert len(KEYS) + len(COLUMNS) + 2 <= 23
 

@@ -23,7 +23,7 @@ def served() -> Iterator[WebServer]:
     web.close()
 
 
-def test_addresses(served: WebServer) -> None:
+def test_an_ipv6_address_is_served(served: WebServer) -> None:
     assert served.addresses[1].startswith("[::1]:")
     host, port = served.addresses[1].rsplit(":", 1)
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
@@ -32,7 +32,7 @@ def test_addresses(served: WebServer) -> None:
     connection.close()
 
 
-def test_all_addresses_means_ipv4_and_ipv6() -> None:
+def test_an_address_without_a_host_is_all_of_ipv4_and_ipv6() -> None:
     web = WebServer([":0"])
     web.serve(ROUTES)
     port = int(web.addresses[0].rsplit(":", 1)[1])
@@ -42,7 +42,7 @@ def test_all_addresses_means_ipv4_and_ipv6() -> None:
     web.close()
 
 
-def test_what_cannot_be_listened_on(served: WebServer) -> None:
+def test_an_address_that_cannot_be_used_is_an_error(served: WebServer) -> None:
     with pytest.raises(ListenError) as caught:
         WebServer(["127.0.0.1:0", served.addresses[0]])
     assert str(caught.value) == f"cannot listen on {served.addresses[0]}: Address already in use"

@@ -1,4 +1,4 @@
-"""arm64: names and classes of exception classes and return codes, the fields, and contexts for a replay."""
+"""arm64: names and classes of exits, the fields of kvm_exit, and contexts for a replay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ encode = arm64.ISA.exit_encoder(FIELDS, 88)
 
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
-def test_the_same_on_every_kernel(kernel: str | None) -> None:
+def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> None:
     reasons = reason_names(kernel)
     for space, code, expected in [
         (Space.ARM64_TRAP, 0x01, Reason("EC_WFx", "idle")),
@@ -37,7 +37,7 @@ def test_the_same_on_every_kernel(kernel: str | None) -> None:
         assert reasons.lookup(space, code) == expected
 
 
-def test_fields() -> None:
+def test_kvm_exit_is_recognised_by_ret_and_esr_ec() -> None:
     assert arm64.ISA.recognise(FIELDS) == {}
     field = RecordField("ret", 8, 4, True)
     assert arm64.ISA.recognise({"ret": field}) is None
@@ -62,6 +62,6 @@ def test_contexts_are_ret_and_esr_ec() -> None:
         (9, 0),
     ],
 )
-def test_exits_of_no_arm64_kernel(space: int, code: int) -> None:
+def test_codes_that_no_arm64_kernel_sends_are_refused(space: int, code: int) -> None:
     with pytest.raises(ValueError, match=f"^an arm64 exit of space {space}, code {code}$"):
         encode(space, code, 0)

@@ -1,4 +1,4 @@
-"""The list of instruction sets: what is in it fits together, and every code of five kernels is in it."""
+"""The registry of instruction sets: its entries fit together, and it has every code of five kernels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXIT_TABLES = {
 
 
 def kernel_codes(kernel: str) -> list[tuple[Space, int, str]]:
-    """All (space, stored code, kernel's name) of one kernel's tables."""
+    """Return (space, stored code, kernel's name) of each code in one kernel's tables."""
     return [
         (EXIT_TABLES[expression], code & 0xFFFFFFFF, name)
         for parsed in formats(kernel)
@@ -39,7 +39,7 @@ def exported(space: Space, code: int, name: str) -> str:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("source", ["kernel", "built-in"])
-def test_every_code_of_every_kernel(kernel: str, source: str) -> None:
+def test_every_code_of_every_kernel_has_a_name_and_a_class(kernel: str, source: str) -> None:
     reasons = reason_names(kernel if source == "kernel" else None)
     codes = kernel_codes(kernel)
     assert len(codes) >= 69
@@ -64,11 +64,11 @@ def test_each_code_has_one_name_and_one_class() -> None:
         assert len(codes) == len(set(codes))
 
 
-def test_every_space_is_of_one_entry() -> None:
+def test_every_space_belongs_to_one_entry() -> None:
     assert sorted(space.space for space in SPACES) == sorted(Space)
 
 
-def test_names_and_machines() -> None:
+def test_each_instruction_set_has_its_machines() -> None:
     assert {name: (isa.machines, isa.bpf_syscall, isa.classic) for name, isa in registry.BY_NAME.items()} == {
         "arm64": (("aarch64",), 280, False),
         "x86": (("x86_64",), 321, True),
@@ -95,7 +95,7 @@ def test_unknown_fields_are_not_recognised() -> None:
     assert registry.recognise({}) is None
 
 
-def test_kvm_remedy() -> None:
+def test_the_remedy_for_missing_kvm_depends_on_the_machine() -> None:
     assert {machine: registry.kvm_remedy(machine) for machine in ("x86_64", "aarch64", "ppc64le")} == {
         "x86_64": "modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)",
         "aarch64": "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2",

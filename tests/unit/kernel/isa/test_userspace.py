@@ -13,7 +13,7 @@ from tests.support.formats import KERNELS, reason_names
 
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
-def test_the_same_on_every_kernel(kernel: str | None) -> None:
+def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> None:
     reasons = reason_names(kernel)
     for space, code, expected in [
         (Space.USERSPACE, 6, Reason("KVM_EXIT_MMIO", "mmio")),
@@ -28,7 +28,7 @@ def test_the_same_on_every_kernel(kernel: str | None) -> None:
         assert reasons.lookup(space, code) == expected
 
 
-def test_no_reason_is_left_out() -> None:
+def test_every_number_of_kvm_exit_has_a_name() -> None:
     assert sorted(userspace.SPACES[0].names()) == list(range(44))
 
 

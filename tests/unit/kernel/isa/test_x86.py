@@ -1,4 +1,4 @@
-"""x86: names and classes of VMX and SVM reasons, the fields, and contexts for a replay."""
+"""x86: names and classes of VMX and SVM exits, the fields of kvm_exit, and contexts for a replay."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FIELDS = read_format("x86_64-6.18", "kvm_exit").fields
 
 
 def fields(**places: tuple[int, int]) -> dict[str, RecordField]:
-    """Fields by name: offset and size."""
+    """Return fields; each is given as name=(offset, size)."""
     return {name: RecordField(name, *place, False) for name, place in places.items()}
 
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
-def test_the_same_on_every_kernel(kernel: str | None) -> None:
+def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> None:
     reasons = reason_names(kernel)
     for space, code, expected in [
         (Space.VMX, 0, Reason("EXCEPTION_NMI", "exception")),
@@ -46,7 +46,7 @@ def test_the_same_on_every_kernel(kernel: str | None) -> None:
         assert reasons.lookup(space, code) == expected
 
 
-def test_fields() -> None:
+def test_kvm_exit_is_recognised_by_exit_reason_and_isa() -> None:
     recognise = x86.ISA.recognise
     assert recognise(FIELDS) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
     assert recognise(fields(exit_reason=(8, 8), isa=(24, 4))) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24}
@@ -56,7 +56,7 @@ def test_fields() -> None:
     assert recognise(fields(isa=(24, 4))) is None
 
 
-def test_contexts_are_the_record() -> None:
+def test_contexts_have_the_layout_of_the_record() -> None:
     encode = x86.ISA.exit_encoder(FIELDS, 88)
     expected = bytearray(88)
     for offset, value in ((8, 0x80000021), (24, Space.VMX), (56, 5)):
@@ -69,7 +69,7 @@ def test_contexts_are_the_record() -> None:
         encode(Space.SVM, 1 << 32, 5)
 
 
-def test_a_record_that_is_too_long() -> None:
+def test_a_record_that_is_too_long_for_a_context_is_refused() -> None:
     x86.ISA.exit_encoder(fields(exit_reason=(8, 4), isa=(84, 4)), 88)
     for too_far in (fields(exit_reason=(8, 4), isa=(85, 4)), fields(exit_reason=(8, 4), isa=(0, 4), vcpu_id=(86, 4))):
         with pytest.raises(ValueError, match=r"^a record of kvm:kvm_exit that is too long to be replayed$"):

@@ -1,4 +1,4 @@
-"""A host as the preflight sees it: a fake tree that has everything."""
+"""A fake host for the preflight: a tree of files that has everything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL_CAPS, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF = 0x1FFFFFFFFFF, 1 << 21, 1 << 2
 
 @dataclass
 class Host:
-    """A host that has everything; tests take away from it."""
+    """A host that has everything. Each test removes something."""
 
     root: Path
     release: str = RELEASE
@@ -57,7 +57,7 @@ class Host:
         self.write(self.proc / "self/limits", text)
 
     def proc_options(self, *options: str) -> None:
-        """Of the file systems mounted on /proc, one over the other."""
+        """Set the options of the file systems on /proc. Each one is mounted over the one before it."""
         lines = [f"{22 + i} 27 0:21 / {self.proc} rw shared:9 - proc proc {one}\n" for i, one in enumerate(options)]
         self.write(self.proc / "self/mountinfo", "21 27 0:20 / /sys rw - sysfs sysfs rw\n" + "".join(lines))
 
@@ -91,7 +91,7 @@ class Host:
 
 
 def shut(path: Path) -> None:
-    """Take every permission away, as the owner, whoever looks afterwards."""
+    """Remove every permission of a file. The real user does it, because that user owns the file."""
     user = os.geteuid()
     os.seteuid(os.getuid())
     path.chmod(0)

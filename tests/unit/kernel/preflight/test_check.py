@@ -1,4 +1,4 @@
-"""The table of the rows, and its exit status."""
+"""The table of the checks, and the exit status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from exporter.kernel.preflight import Check, status, table
 from tests.unit.kernel.preflight.host import RELEASE, Host
 
 
-def test_table() -> None:
+def test_the_table_has_a_row_for_each_check() -> None:
     checks = [
         Check("kernel", True, RELEASE),
         Check("BTF", True, "not used", needed=False),
@@ -34,7 +34,7 @@ def test_table() -> None:
     assert status(checks) == 1
 
 
-def test_table_of_a_bad_host_fits_a_terminal(host: Host) -> None:
+def test_the_table_of_a_bad_host_fits_80_columns(host: Host) -> None:
     (host.tracefs / "events/kvm").rename(host.tracefs / "events/xen")
     host.caps(0)
     host.pid_namespace("pid:[4026532299]")
@@ -42,7 +42,7 @@ def test_table_of_a_bad_host_fits_a_terminal(host: Host) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_word_longer_than_the_line_is_not_broken() -> None:
+def test_a_word_that_is_longer_than_the_line_is_not_broken() -> None:
     path = "/" + "x" * 100
     assert (
         table([Check("tracefs", True, path)]) == f"CHECK    STATE       DETAIL -> REMEDY\ntracefs  ok          {path}\n"

@@ -1,4 +1,4 @@
-"""What the kernel must have: version, architecture, tracefs, tracepoints; each as a fake tree that lacks it."""
+"""Checks of the kernel: version, architecture, tracefs, tracepoints. Each test uses a tree that lacks one of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
         ("6.12345", None),
     ],
 )
-def test_kernel_versions(release: str, version: tuple[int, int, int] | None) -> None:
+def test_the_version_is_read_from_the_release(release: str, version: tuple[int, int, int] | None) -> None:
     assert kernel_version(release) == version
 
 
@@ -47,12 +47,12 @@ def test_kernel_versions(release: str, version: tuple[int, int, int] | None) -> 
         ("x\n", Check("kernel", False, r"'x\n' is no kernel release", "boot Linux 5.5 or newer")),
     ],
 )
-def test_kernel(host: Host, release: str, row: Check) -> None:
+def test_kernels_before_5_5_are_refused(host: Host, release: str, row: Check) -> None:
     host.release = release
     assert host.row("kernel") == row
 
 
-def test_architecture(host: Host) -> None:
+def test_unknown_architectures_are_refused(host: Host) -> None:
     host.machine = "x86_64"
     assert host.row("architecture") == Check("architecture", True, "x86_64")
     host.machine = "riscv64"
@@ -60,7 +60,7 @@ def test_architecture(host: Host) -> None:
     assert host.row("architecture") == Check("architecture", False, "riscv64", remedy)
 
 
-def test_tracefs_is_not_mounted(host: Host) -> None:
+def test_without_tracefs_the_remedy_is_to_mount_it(host: Host) -> None:
     host.tracefs.rename(host.root / "elsewhere")
     host.tracefs.mkdir()
     mount = "mount -t tracefs nodev /sys/kernel/tracing"
@@ -72,7 +72,7 @@ def test_tracefs_is_not_mounted(host: Host) -> None:
     assert host.missing() == ["tracefs", "kvm tracepoints", "sched tracepoints"]
 
 
-def test_tracefs_below_debugfs(host: Host) -> None:
+def test_tracefs_is_found_below_debugfs(host: Host) -> None:
     debugfs = host.sys / "kernel/debug/tracing"
     debugfs.parent.mkdir()
     host.tracefs.rename(debugfs)
@@ -83,7 +83,7 @@ def test_tracefs_below_debugfs(host: Host) -> None:
     assert host.row("tracefs") == Check("tracefs", True, str(debugfs))
 
 
-def test_tracefs_without_events(host: Host) -> None:
+def test_tracefs_without_events_counts_as_missing(host: Host) -> None:
     (host.tracefs / "events").rename(host.tracefs / "instances")
     detail = f"{host.tracefs}/events: No such file or directory"
     assert host.row("tracefs") == Check("tracefs", False, detail, "mount -t tracefs nodev /sys/kernel/tracing")
@@ -92,7 +92,7 @@ def test_tracefs_without_events(host: Host) -> None:
 READ = "run as root, or with CAP_DAC_READ_SEARCH (tracefs is mounted for root alone)"
 
 
-def test_tracefs_that_is_roots(nobodys_host: Host) -> None:
+def test_tracefs_that_only_root_can_read_counts_as_missing(nobodys_host: Host) -> None:
     host = nobodys_host
     shut(host.tracefs)
     assert find_tracefs(host.sys) == host.tracefs
@@ -101,7 +101,7 @@ def test_tracefs_that_is_roots(nobodys_host: Host) -> None:
     assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, READ)
 
 
-def test_formats_that_are_roots(nobodys_host: Host) -> None:
+def test_formats_that_only_root_can_read_count_as_missing(nobodys_host: Host) -> None:
     host = nobodys_host
     shut(host.tracefs / "events/sched/sched_process_exit/format")
     detail = "sched/sched_process_exit: Permission denied"
@@ -117,7 +117,7 @@ def test_formats_that_are_roots(nobodys_host: Host) -> None:
         ("riscv64", ""),
     ],
 )
-def test_no_kvm(host: Host, machine: str, remedy: str) -> None:
+def test_without_kvm_all_its_tracepoints_are_missing(host: Host, machine: str, remedy: str) -> None:
     host.machine = machine
     (host.tracefs / "events/kvm").rename(host.tracefs / "events/xen")
     none = "No such file or directory"
@@ -125,7 +125,7 @@ def test_no_kvm(host: Host, machine: str, remedy: str) -> None:
     assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
 
 
-def test_one_tracepoint_less(host: Host) -> None:
+def test_each_missing_tracepoint_is_named(host: Host) -> None:
     (host.tracefs / "events/kvm/kvm_userspace_exit/format").unlink()
     (host.tracefs / "events/sched/sched_process_exit/format").unlink()
     detail = "kvm_userspace_exit: No such file or directory"
@@ -135,7 +135,7 @@ def test_one_tracepoint_less(host: Host) -> None:
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
 
 
-def test_no_dev_kvm_is_no_fault(host: Host) -> None:
+def test_dev_kvm_is_not_needed(host: Host) -> None:
     (host.root / "dev/kvm").unlink()
     row = host.row("/dev/kvm")
     detail = "absent: this host runs no VM, or its devices are hidden from here"
@@ -160,7 +160,7 @@ def test_no_dev_kvm_is_no_fault(host: Host) -> None:
         (None, Check("lockdown", True, "none: the kernel or this container has no lockdown file")),
     ],
 )
-def test_lockdown(host: Host, text: str | None, row: Check) -> None:
+def test_lockdown_confidentiality_is_refused(host: Host, text: str | None, row: Check) -> None:
     path = host.sys / "kernel/security/lockdown"
     path.unlink()
     if text is not None:
@@ -168,14 +168,14 @@ def test_lockdown(host: Host, text: str | None, row: Check) -> None:
     assert host.row("lockdown") == row
 
 
-def test_lockdown_that_cannot_be_read(host: Host) -> None:
+def test_a_lockdown_file_that_cannot_be_read_is_accepted(host: Host) -> None:
     path = host.sys / "kernel/security/lockdown"
     path.unlink()
     path.mkdir()
     assert host.row("lockdown") == Check("lockdown", True, "unknown: Is a directory")
 
 
-def test_no_btf_is_no_fault(host: Host) -> None:
+def test_btf_is_not_needed(host: Host) -> None:
     (host.sys / "kernel/btf/vmlinux").unlink()
     row = host.row("BTF")
     assert (row, row.state) == (Check("BTF", True, "not used", needed=False), "not needed")
@@ -201,7 +201,7 @@ def test_no_btf_is_no_fault(host: Host) -> None:
         (None, Check("BPF JIT", True, "unknown: No such file or directory")),
     ],
 )
-def test_jit(host: Host, text: str | None, row: Check) -> None:
+def test_a_jit_that_is_off_has_a_remedy_and_is_accepted(host: Host, text: str | None, row: Check) -> None:
     path = host.proc / "sys/net/core/bpf_jit_enable"
     path.unlink()
     if text is not None:

@@ -1,4 +1,4 @@
-"""All rows at once: on a host that has everything, on one that has nothing, and on this machine."""
+"""All checks together: on a host that has everything, on a host that has nothing, and on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def versions() -> str:
     )
 
 
-def test_a_host_that_has_everything(host: Host) -> None:
+def test_a_host_that_has_everything_passes_every_check(host: Host) -> None:
     checks = host.run()
     assert checks == [
         Check("kernel", True, RELEASE),
@@ -79,12 +79,12 @@ def test_a_host_that_has_nothing_gets_every_row(tmp_path: Path) -> None:
     assert status(checks) == 1
 
 
-def test_no_bcc_in_this_process(host: Host) -> None:
+def test_the_checks_do_not_import_bcc(host: Host) -> None:
     host.run()
     assert not {"bcc", "bpfcc"} & set(__import__("sys").modules)
 
 
-def test_this_machine() -> None:
+def test_every_check_runs_on_this_machine() -> None:
     uname = os.uname()
     sys = Path("/sys")
     checks = preflight.run(

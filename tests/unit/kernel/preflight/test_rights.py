@@ -1,4 +1,4 @@
-"""What the process may do: capabilities, memlock, pid namespace, hidepid."""
+"""Checks of the rights of the process: capabilities, memlock, pid namespace, hidepid."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ ROOT = "run as root, or with AmbientCapabilities="
         ),
     ],
 )
-def test_capabilities(host: Host, mask: int, release: str, row: Check) -> None:
+def test_missing_capabilities_are_named_with_their_remedy(host: Host, mask: int, release: str, row: Check) -> None:
     host.caps(mask)
     host.release = release
     assert host.row("capabilities") == row
 
 
-def test_capabilities_that_nobody_tells(host: Host) -> None:
+def test_capabilities_that_cannot_be_read_count_as_missing(host: Host) -> None:
     (host.proc / "self/status").write_text("Name:\tpython3\n")
     assert host.row("capabilities").detail == "without CAP_BPF, CAP_PERFMON"
     (host.proc / "self/status").unlink()
@@ -100,14 +100,16 @@ UNLIMIT = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit"
         ("5.10.0", 0, ("x", "y"), Check("memlock", False, "0 bytes, the maps need 10000000", UNLIMIT)),
     ],
 )
-def test_memlock(host: Host, release: str, caps: int, limits: tuple[str, str], row: Check) -> None:
+def test_memlock_must_hold_the_maps_before_linux_5_11(
+    host: Host, release: str, caps: int, limits: tuple[str, str], row: Check
+) -> None:
     host.release = release
     host.caps(caps)
     host.memlock(*limits)
     assert host.row("memlock") == row
 
 
-def test_memlock_that_nobody_tells(host: Host) -> None:
+def test_a_memlock_limit_that_cannot_be_read_counts_as_missing(host: Host) -> None:
     host.release = "5.10.0"
     host.caps(0)
     (host.proc / "self/limits").unlink()
@@ -115,7 +117,7 @@ def test_memlock_that_nobody_tells(host: Host) -> None:
     assert host.row("memlock") == Check("memlock", False, detail, UNLIMIT)
 
 
-def test_another_pid_namespace(host: Host) -> None:
+def test_a_pid_namespace_of_a_container_is_refused(host: Host) -> None:
     host.pid_namespace("pid:[4026532299]")
     detail = "pid:[4026532299] is not the host's: the pids of VMs mean others here"
     remedy = "run in the host's pid namespace: docker --pid=host, hostPID: true in a Kubernetes pod"
@@ -125,7 +127,7 @@ def test_another_pid_namespace(host: Host) -> None:
     assert host.row("pid namespace") == Check("pid namespace", False, detail, "mount -t proc nodev /proc")
 
 
-def test_hidepid(host: Host) -> None:
+def test_hidepid_that_hides_other_users_is_refused(host: Host) -> None:
     detail = "{}: the exporter, which is not root, sees no VM of another user: pids stand for names"
     host.proc_options("rw,hidepid=invisible")
     remedy = f"mount -o remount,hidepid=0 {host.proc}, or with gid=GROUP and run_as's user in it"

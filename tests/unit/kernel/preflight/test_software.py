@@ -1,4 +1,4 @@
-"""What must be installed: headers, Python modules, and a program that loads."""
+"""Checks of the software: kernel headers, Python modules, and the trial load of the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.kernel.preflight import Check
 from tests.unit.kernel.preflight.host import RELEASE, Host
 
 
-def test_kernel_headers_of_the_system(host: Host) -> None:
+def test_headers_of_the_system_must_exist(host: Host) -> None:
     host.kernel_headers = "system"
     build, archive = host.root / "lib/modules" / RELEASE / "build", host.sys / "kernel/kheaders.tar.xz"
     remedy = "install the running kernel's headers, or set kernel_headers: builtin"
@@ -26,7 +26,7 @@ def test_kernel_headers_of_the_system(host: Host) -> None:
     assert host.row("kernel headers") == Check("kernel headers", True, str(build))
 
 
-def test_kernel_headers_of_a_path(host: Host) -> None:
+def test_headers_at_a_path_must_exist(host: Host) -> None:
     tree = host.root / "headers"
     host.kernel_headers = str(tree)
     remedy = "give kernel_headers a header tree, or leave it builtin"
@@ -35,7 +35,7 @@ def test_kernel_headers_of_a_path(host: Host) -> None:
     assert host.row("kernel headers") == Check("kernel headers", True, str(tree))
 
 
-def test_python_modules(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_modules_are_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -67,7 +67,9 @@ class Wordless(Exception):  # noqa: N818
         (Wordless(), "Wordless", ""),
     ],
 )
-def test_trial(host: Host, error: Exception, detail: str, remedy: str) -> None:
+def test_an_error_of_the_trial_load_is_shown_with_its_remedy(
+    host: Host, error: Exception, detail: str, remedy: str
+) -> None:
     def trial() -> str:
         raise error
 

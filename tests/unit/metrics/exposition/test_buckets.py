@@ -15,7 +15,7 @@ from exporter.model.buckets import ZERO_THRESHOLD
 from tests.support.exits import BUCKETS, observations
 
 FACTORS = [2, 4, 16]
-US = st.integers(1, 3_600_000_000)  # what the configuration allows, 1us to 1h
+US = st.integers(1, 3_600_000_000)  # the range that the configuration allows, 1us to 1h
 RANGES = st.tuples(US, US).filter(lambda pair: pair[0] < pair[1]).map(lambda pair: (pair[0] / 1e6, pair[1] / 1e6))
 COUNTS = observations(2**63 - 1).map(lambda found: tuple(found.get(number, 0) for number in range(BUCKETS)))
 
@@ -24,8 +24,8 @@ def packed(counts: tuple[int, ...]) -> bytes:
     return struct.pack(f"={BUCKETS}Q", *counts)
 
 
-def test_the_default_bounds() -> None:
-    """From a microsecond to 16 s; every second octave."""
+def test_the_default_bounds_are_every_second_octave() -> None:
+    """From 2^-20 s, about a microsecond, to 16 s."""
     assert ClassicBounds.of(Classic()).bounds == tuple(2.0**octave for octave in range(-20, 5, 2))
 
 
@@ -35,20 +35,20 @@ def test_the_default_bounds() -> None:
         (2, 1e-6, 3600.0, range(-20, 13)),
         (4, 1e-6, 3600.0, range(-20, 13, 2)),
         (16, 1e-6, 3600.0, range(-20, 13, 4)),
-        (2, 0.25, 1.0, range(-2, 1)),  # bounds that are on the grid are the ends
-        (2, 0.251, 1.001, range(-2, 2)),  # and otherwise the next ones outside
+        (2, 0.25, 1.0, range(-2, 1)),  # ends on the grid are bounds
+        (2, 0.251, 1.001, range(-2, 2)),  # for other ends, the next bound outside
         (4, 0.5, 2.0, (-2, 0, 2)),
         (16, 0.3, 0.4, (-4, 0)),
         (16, 1.0, 1.000001, (0, 4)),
     ],
 )
-def test_bounds(factor: int, least: float, most: float, octaves: range) -> None:
+def test_bounds_enclose_the_range(factor: int, least: float, most: float, octaves: range) -> None:
     assert ClassicBounds.of(Classic(factor, least, most)).bounds == tuple(2.0**octave for octave in octaves)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 @given(RANGES)
-def test_bounds_are_powers_of_two_that_take_in_the_range(factor: int, ends: tuple[float, float]) -> None:
+def test_bounds_are_powers_of_two_and_enclose_any_range(factor: int, ends: tuple[float, float]) -> None:
     least, most = ends
     bounds = ClassicBounds.of(Classic(factor, least, most)).bounds
     assert all(math.frexp(bound)[0] == 0.5 for bound in bounds)
@@ -69,10 +69,10 @@ def test_cumulated_counts_are_sums_of_the_native_buckets(
 
 
 @given(RANGES)
-def test_a_larger_factor_has_bounds_of_a_smaller(ends: tuple[float, float]) -> None:
-    """So that a change of factor, or hosts with different ones, can still be summed by `le`.
+def test_bounds_of_a_larger_factor_are_among_those_of_a_smaller_one(ends: tuple[float, float]) -> None:
+    """So Prometheus can still sum by `le` after a change of factor, or over hosts with different factors.
 
-    Where an end is not on the coarse grid, the coarse bounds reach further out than the fine ones.
+    Only the outermost bounds may differ: if an end is not on the coarse grid, the coarse bound lies further out.
     """
     two, four, sixteen = (ClassicBounds.of(Classic(factor, *ends)).bounds for factor in FACTORS)
     for coarse, fine in ((four, two), (sixteen, four)):
@@ -84,14 +84,14 @@ def test_a_larger_factor_has_bounds_of_a_smaller(ends: tuple[float, float]) -> N
 
 
 def test_the_default_range_is_on_every_grid() -> None:
-    """There all bounds of a larger factor are among those of a smaller."""
+    """So all bounds of a larger factor are among those of a smaller one."""
     two, four, sixteen = (set(ClassicBounds.of(Classic(factor)).bounds) for factor in FACTORS)
     assert sixteen < four < two
     assert (len(sixteen), len(four), len(two)) == (7, 13, 25)
 
 
 @given(COUNTS)
-def test_nonzero(counts: tuple[int, ...]) -> None:
+def test_nonzero_strips_empty_buckets_at_both_ends(counts: tuple[int, ...]) -> None:
     first, found = nonzero(packed(counts))
     if any(counts):
         assert found[0]
@@ -103,22 +103,22 @@ def test_nonzero(counts: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("count", [1, 255, 256, 1 << 32, 1 << 56, (1 << 64) - 1])
 @pytest.mark.parametrize("number", [0, 1, 70, 140, 141])
-def test_nonzero_finds_the_bucket_whatever_bytes_of_it_are_zero(count: int, number: int) -> None:
+def test_nonzero_finds_a_bucket_whose_count_has_zero_bytes(count: int, number: int) -> None:
     counts = tuple(count if other == number else 0 for other in range(BUCKETS))
     first, found = nonzero(packed(counts))
     assert (first, list(found)) == (number, [count])
 
 
 @given(COUNTS)
-def test_spans(counts: tuple[int, ...]) -> None:
-    """They hold every count at its native index, start and end with one, and do not touch each other."""
+def test_spans_have_every_count_at_its_native_index(counts: tuple[int, ...]) -> None:
+    """Each span starts and ends with a count. At least three empty buckets lie between two spans."""
     found = spans(1, list(counts[1:]))
     filled = {index + at: count for index, span in found for at, count in enumerate(span) if count}
     assert filled == {number - 92: count for number, count in enumerate(counts) if number and count}
     assert all(span[0] and span[-1] for _, span in found)
     for (index, span), (following, _) in zip(found, found[1:]):
-        assert following - (index + len(span)) > 2  # a gap of two is cheaper inside
+        assert following - (index + len(span)) > 2  # a gap of two is cheaper inside a span
 
 
-def test_the_zero_bucket_ends_where_the_native_index_would() -> None:
+def test_the_zero_threshold_is_the_bound_of_bucket_0() -> None:
     assert ZERO_THRESHOLD == 2.0**-23

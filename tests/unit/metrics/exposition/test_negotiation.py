@@ -1,4 +1,4 @@
-"""Which format and encoding a scraper gets, by the headers that real ones send."""
+"""The format and the encoding for a scraper, with headers that real scrapers send."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ SCRAPERS = {
 
 
 @pytest.mark.parametrize("scraper", SCRAPERS)
-def test_real_scrapers(scraper: str) -> None:
+def test_each_real_scraper_gets_its_format(scraper: str) -> None:
     accept, expected = SCRAPERS[scraper]
     assert choose_format(accept) == (OPENMETRICS_OLD if expected == OLD else expected)
 
@@ -90,17 +90,17 @@ def test_real_scrapers(scraper: str) -> None:
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        # the highest quality, whatever the order; the first of equals
+        # the highest quality, in any order; of equal ones the first
         ("text/plain;q=0.9,application/openmetrics-text;q=0.1", TEXT),
         ("text/plain;q=0.1,application/openmetrics-text;q=0.9", OPENMETRICS),
         ("application/openmetrics-text;q=0.5,text/plain;q=0.5", OPENMETRICS),
         ("text/plain;q=0.5,application/openmetrics-text;q=0.5", TEXT),
         ("text/plain;q=0.999,application/openmetrics-text", OPENMETRICS),
-        # q=0 is a no
+        # q=0 refuses a format
         (f"{DELIMITED};q=0,application/openmetrics-text;q=0.1", OPENMETRICS),
         ("application/openmetrics-text;q=0", TEXT),
         ("application/openmetrics-text;q=0.000", TEXT),
-        # a quality that is none counts as 0
+        # a quality that is not a number from 0 to 1 counts as 0
         ("application/openmetrics-text;q=", TEXT),
         ("application/openmetrics-text;q", TEXT),
         ("application/openmetrics-text;q=x", TEXT),
@@ -108,7 +108,7 @@ def test_real_scrapers(scraper: str) -> None:
         ("application/openmetrics-text;q=inf", TEXT),
         ("application/openmetrics-text;q=-1", TEXT),
         ("application/openmetrics-text;q=2", TEXT),
-        # case, white space, quotes, parameters behind q
+        # case, white space, quotes, parameters after q
         ("APPLICATION/OpenMetrics-Text;VERSION=1.0.0;Q=0.5", OPENMETRICS),
         (" application/openmetrics-text ; version = 1.0.0 ; q = 0.5 , text/plain ; q = 0.4 ", OPENMETRICS),
         ('application/openmetrics-text;version="1.0.0"', OPENMETRICS),
@@ -122,7 +122,7 @@ def test_real_scrapers(scraper: str) -> None:
         ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=compact-text", TEXT),
         ("application/vnd.google.protobuf;proto=io.prometheus.write.v2.Request;encoding=delimited", TEXT),
         ("application/vnd.google.protobuf;encoding=text,application/openmetrics-text;q=0.1", OPENMETRICS),
-        # nothing of ours, or nothing at all
+        # no format of the exporter, or no format at all
         ("application/json", TEXT),
         ("text/*", TEXT),
         (",", TEXT),
@@ -134,7 +134,7 @@ def test_real_scrapers(scraper: str) -> None:
         ("," * 100_000 + "application/openmetrics-text", TEXT),
     ],
 )
-def test_accept(accept: str, expected: Format) -> None:
+def test_the_format_follows_type_version_and_quality(accept: str, expected: Format) -> None:
     assert choose_format(accept) == expected
 
 
@@ -175,7 +175,7 @@ GZIP = [
 
 
 @pytest.mark.parametrize(("header", "expected"), GZIP)
-def test_accept_encoding(header: str, expected: bool) -> None:
+def test_gzip_is_accepted_by_name_or_by_star(header: str, expected: bool) -> None:
     assert accepts_gzip(header) == expected
 
 
@@ -184,7 +184,7 @@ MADE = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 7, {10: 5}, 50), gu
 
 @pytest.mark.parametrize("accept", pages.FORMATS)
 @pytest.mark.parametrize(("encoding", "expected"), GZIP)
-def test_a_compressed_page_is_the_page(accept: str, encoding: str, expected: bool) -> None:
+def test_a_compressed_page_has_the_same_content(accept: str, encoding: str, expected: bool) -> None:
     exposition = pages.exposition()
     page = exposition.page(MADE, accept, "")
     asked = exposition.page(MADE, accept, encoding)
@@ -193,8 +193,8 @@ def test_a_compressed_page_is_the_page(accept: str, encoding: str, expected: boo
     assert (gzip.decompress(asked.body) if expected else asked.body) == page.body
 
 
-def test_a_page_of_many_batches_is_compressed_whole() -> None:
-    """Compression goes on through the batches in which the pieces are put together (256 KiB)."""
+def test_a_page_of_many_batches_is_one_gzip_stream() -> None:
+    """The pieces are compressed in batches of 256 KiB. All batches belong to one gzip stream."""
     vcpus = of(
         WEB, *(record(100, tid, *(cell(Space.VMX, n, n, {n: n}, n) for n in range(9))) for tid in range(101, 201))
     )

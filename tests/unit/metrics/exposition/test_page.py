@@ -1,4 +1,4 @@
-"""Whole pages: the rules of the formats, the same in all of them, and nothing rendered twice."""
+"""Whole pages: the rules of each format, the same content in all formats, and the caches of the renderers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VCPUS = of(WEB, *(record(100, tid, *(cell(Space.VMX, n, n, {n: n}, n) for n in r
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
-def test_each_family_of_text_is_in_one_piece_and_no_series_comes_twice(own: CollectorRegistry, accept: str) -> None:
+def test_a_text_page_has_each_family_and_each_series_once(own: CollectorRegistry, accept: str) -> None:
     body = pages.exposition(own).page(families(VCPUS), accept, "").body
     found = pages.read_text(body)
     suffixes = {
@@ -54,8 +54,8 @@ def test_openmetrics_ends_with_one_end_mark(vcpus: list[Identified], name: Name)
     assert b"# EOF" not in re.findall(rb"^.*$", pages.page(families(vcpus, name=name), TEXT).body, re.MULTILINE)
 
 
-def test_a_page_without_any_vcpu() -> None:
-    """Text names the families all the same; protobuf has no place for a family without metrics."""
+def test_a_page_without_vcpus_names_the_families_only_in_text() -> None:
+    """Protobuf cannot express a family without metrics."""
     made = families([])
     assert [family.name for family in pages.read_text(pages.page(made, TEXT).body)] == [one.name for one in made]
     assert pages.page(made, OPENMETRICS).body.endswith(b"\n# EOF\n")
@@ -96,8 +96,8 @@ def test_label_names_and_help_are_the_same_in_all_formats(vcpus: list[Identified
                 assert tuple(pair.name for pair in metric.label) == declared.labels
 
 
-def test_the_largest_numbers_a_counter_can_hold() -> None:
-    """2^63 exits and nanoseconds. A native bucket ends at 2^63 - 1: its field is a signed difference."""
+def test_counts_and_sums_of_2_to_the_63_are_rendered() -> None:
+    """2^63 exits and nanoseconds. A native bucket holds at most 2^63 - 1, because its field is a signed difference."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 2**63, {10: 2**63 - 1}, 2**63), guest_ns=2**63)))
     for accept in (TEXT, OPENMETRICS):
         lines = pages.page(made, accept).body.decode().split("\n")
@@ -112,13 +112,13 @@ def test_the_largest_numbers_a_counter_can_hold() -> None:
     assert pages.native_counts(metric.histogram)[10] == 2**63 - 1
 
 
-# --- page after page ---
+# --- several pages ---
 
 CODES = [12, 10, 48]
 
 
 class Host:
-    """Two vCPUs that count; each collection makes new objects of the cells that changed, and only of them."""
+    """Two vCPUs that count. As in the collector, only a cell that changes becomes a new object."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -137,7 +137,7 @@ class Host:
         return of(WEB, *(record(100, tid, *found, guest_ns=tid) for tid, found in by_tid.items()))
 
     def fresh(self, accept: str) -> bytes:
-        """The page of an exporter that has no caches yet."""
+        """Return the page of an exporter whose caches are empty."""
         return page(metrics(self.level), pages.exposition(), self.vcpus(), accept)
 
 
@@ -152,7 +152,7 @@ LEVELS_OF_BOTH = st.builds(Level, st.sampled_from(["vcpu", "vm"]), st.sampled_fr
 
 @settings(deadline=None)
 @given(LEVELS_OF_BOTH, st.lists(COUNTS | st.sampled_from(FORMATS), max_size=20))
-def test_every_page_is_what_a_new_exporter_would_serve(level: Level, steps: list[tuple[int, int, int] | str]) -> None:
+def test_every_page_equals_the_page_of_a_new_exporter(level: Level, steps: list[tuple[int, int, int] | str]) -> None:
     host, made, exposition = Host(level), metrics(level), pages.exposition()
     for step in [*FORMATS, *steps, *FORMATS]:
         if isinstance(step, str):
@@ -162,7 +162,7 @@ def test_every_page_is_what_a_new_exporter_would_serve(level: Level, steps: list
 
 
 def series_pieces(made: Metrics, exposition: Exposition, vcpus: list[Identified], accept: str) -> list[bytes]:
-    """The pieces of a page that are of the series of counters and histograms."""
+    """Return the pieces of a page that hold series of counters and histograms."""
     made.update(vcpus, [])
     families = made.families(vcpus)
     if accept == PROTOBUF:
@@ -172,7 +172,7 @@ def series_pieces(made: Metrics, exposition: Exposition, vcpus: list[Identified]
 
 
 @pytest.mark.parametrize("accept", FORMATS)
-def test_what_did_not_change_is_the_same_object(accept: str) -> None:
+def test_pieces_of_unchanged_series_are_the_same_objects(accept: str) -> None:
     halt, cpuid = cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.VMX, 10, 2, {11: 2}, 60)
     made, exposition = metrics(), pages.exposition()
     first = series_pieces(made, exposition, of(WEB, record(100, 101, halt, cpuid)), accept)
@@ -186,12 +186,12 @@ def test_what_did_not_change_is_the_same_object(accept: str) -> None:
     assert all(one != other for one, other in zip(first, changed) if b"CPUID" in one)
 
 
-def test_the_formats_do_not_drop_each_others_pieces() -> None:
+def test_a_page_in_one_format_keeps_the_pieces_of_the_others() -> None:
     vcpus = of(WEB, record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50)))
     made, exposition = metrics(), pages.exposition()
     pieces = {accept: series_pieces(made, exposition, vcpus, accept) for accept in FORMATS}
     for accept in (PROTOBUF, TEXT, OPENMETRICS):
         again = series_pieces(made, exposition, vcpus, accept)
         assert [one is other for one, other in zip(pieces[accept], again)] == [True, True]
-    # The two text formats share them.
+    # The two text formats share their pieces.
     assert [one is other for one, other in zip(pieces[TEXT], pieces[OPENMETRICS])] == [True, True]

@@ -1,4 +1,4 @@
-"""Records to a page of protobuf and back: nothing is lost, rounded or mixed up."""
+"""Records are rendered as protobuf and read back: every value is exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.metrics.exposition.wanted import CLASSICS, COUNTERS, HISTOGRAMS,
 @pytest.mark.parametrize("classic_in_protobuf", [True, False])
 @settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
-def test_protobuf(
+def test_protobuf_has_every_value_of_the_records(
     *,
     native: bool,
     classic_in_protobuf: bool,
@@ -49,13 +49,15 @@ def test_protobuf(
                 assert histogram.sample_sum == total.sum_ns / 1e9
                 if native:
                     assert pages.native_counts(histogram) == total.counts
-                    assert histogram.positive_span or histogram.zero_count  # how Prometheus knows a native one
+                    assert (
+                        histogram.positive_span or histogram.zero_count
+                    )  # Prometheus recognises a native histogram by them
                 else:
                     assert not histogram.positive_span
                     assert not histogram.HasField("schema")
                 buckets = [(bucket.upper_bound, bucket.cumulative_count) for bucket in histogram.bucket]
                 if classic_in_protobuf or not native:
-                    lines = as_text(total, classic).buckets[:-1]  # Prometheus makes +Inf of the count
+                    lines = as_text(total, classic).buckets[:-1]  # Prometheus makes +Inf from the count
                     assert buckets == [(float(bound), int(count)) for bound, count in lines]
                 else:
                     assert not buckets
@@ -68,8 +70,8 @@ def test_protobuf(
     assert not found
 
 
-def test_the_first_and_the_last_bucket() -> None:
-    """Bucket 0 is the zero bucket, whose threshold is its bound; the overflow is the one above 2^12 s."""
+def test_the_first_bucket_is_the_zero_bucket_and_the_last_has_an_index() -> None:
+    """The bound of bucket 0 is the zero threshold. The overflow bucket has the native index above 2^12 s."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 12, {0: 3, 1: 4, 141: 5}, 1))))
     (metric,) = pages.read_protobuf(pages.page(made, PROTOBUF).body)["kvm_exit_duration_seconds"].metric
     histogram = metric.histogram
@@ -79,7 +81,7 @@ def test_the_first_and_the_last_bucket() -> None:
 
 
 def test_an_empty_histogram_is_still_native() -> None:
-    """By a span without buckets, as Prometheus' own library writes it."""
+    """A span without buckets marks it, as in Prometheus' own library."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 1, {}, 0))))
     (metric,) = pages.read_protobuf(pages.page(made, PROTOBUF).body)["kvm_exit_duration_seconds"].metric
     assert [(span.offset, span.length) for span in metric.histogram.positive_span] == [(0, 0)]

@@ -1,4 +1,4 @@
-"""Records to a page of text and back: nothing is lost, rounded or mixed up."""
+"""Records are rendered as text and read back: every value is exact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.unit.metrics.exposition.wanted import CLASSICS, COUNTERS, HISTOGRAMS,
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
 @settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
-def test_text(accept: str, vcpus: list[Identified], name: Name, level: Level, classic: Classic) -> None:
+def test_text_has_every_value_of_the_records(
+    accept: str, vcpus: list[Identified], name: Name, level: Level, classic: Classic
+) -> None:
     body = pages.page(families(vcpus, level, name), accept, histogram=Histogram(classic=classic)).body
     found = {family.name: family for family in pages.read_text(body)}
     suffix = "_total" if accept == OPENMETRICS else ""

@@ -1,4 +1,4 @@
-"""Which values a page must hold, worked out from the records."""
+"""The values that a page must have, computed from the records."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LEVELS_OF_BOTH = st.builds(Level, LEVELS, LEVELS)
 CLASSICS = st.sampled_from([Classic(), Classic(2, 1e-6, 3600.0), Classic(16, 0.5, 1.0)])
 
 
-# Families of series: name, and whether they are of exits to the VMM.
+# Families of series: the name, and True for exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
 HISTOGRAMS = {"kvm_exit_duration_seconds": False, "kvm_userspace_exit_duration_seconds": True}
 
 
 def plain(vcpus: list[Identified], name: Name, level: Level) -> dict[str, dict[Labels, float]]:
-    """What the families of few series must hold."""
+    """Return the samples that the plain families must have."""
     found: dict[str, dict[Labels, float]] = {
         "kvm_vcpu_exit_in_progress_seconds": {
             (*exits.who(each, vcpu, "vcpu"), *name(each.in_progress.space, each.in_progress.code)): (
@@ -49,7 +49,7 @@ def wanted(vcpus: list[Identified], level: str, name: Name, kinds: dict[str, boo
 
 
 def as_text(total: Total, classic: Classic) -> pages.TextHistogram:
-    """A histogram's lines as they must be written."""
+    """Return the lines that a histogram must have."""
     cumulated = list(accumulate(total.counts))
     bounds = [(repr(bound), math.log2(bound)) for bound in ClassicBounds.of(classic).bounds]
     buckets = [(text, str(cumulated[round(octave * 4) + 92])) for text, octave in bounds]

@@ -30,7 +30,7 @@ def test_options_state_name_and_uuid(tmp_path: Path, argv: list[str], name: str,
     assert known(tmp_path, argv) == Vm(42, name, uuid, "cloud-hypervisor")
 
 
-def test_its_comm_lacks_the_last_letter(tmp_path: Path) -> None:
+def test_a_comm_without_the_last_letter_is_recognised(tmp_path: Path) -> None:
     argv = ["microvm@web", "--api-socket", "web.sock"]
     assert known(tmp_path, argv, comm="cloud-hyperviso\n") == Vm(42, "web", "", "cloud-hypervisor")
 

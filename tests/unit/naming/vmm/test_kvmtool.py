@@ -23,7 +23,7 @@ def test_options_state_the_name(tmp_path: Path, argv: list[str], name: str) -> N
     assert known(tmp_path, argv) == Vm(42, name, "", "kvmtool")
 
 
-def test_the_program_kvm_is_kvmtool_only_before_run(tmp_path: Path) -> None:
+def test_the_program_kvm_is_kvmtool_only_with_the_subcommand_run(tmp_path: Path) -> None:
     assert known(tmp_path, ["kvm", "-name", "run"]) == Vm(42, "run", "", "qemu")
 
 

@@ -1,4 +1,4 @@
-"""What holds for each VMM in the registry, and the rules by which one is found."""
+"""Rules that hold for each VMM in the registry, and for finding the VMM of a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.recording.command_line import command_line
 from tests.unit.naming.processes import UUID, known
 
-#: Files in exporter/naming/vmm that are no VMM's.
+#: Files in exporter/naming/vmm that belong to no VMM.
 SHARED_FILES = {"definition", "options", "registry"}
 
 each_vmm = pytest.mark.parametrize("vmm", registry.VMMS, ids=lambda vmm: vmm.label)
@@ -70,13 +70,13 @@ def test_each_program_name_belongs_to_one_vmm(vmm: Vmm) -> None:
 
 
 @each_vmm
-def test_the_domain_of_a_libvirt_driver_bears_the_label(vmm: Vmm) -> None:
+def test_the_domain_of_a_libvirt_driver_has_the_label(vmm: Vmm) -> None:
     if vmm.libvirt_driver:
         assert libvirt_domain([f"/machine/web.libvirt-{vmm.libvirt_driver}"]) == ("web", vmm.label)
 
 
 @each_vmm
-def test_typical_options_are_accepted_behind_a_sample(vmm: Vmm) -> None:
+def test_typical_options_are_recognised_after_a_sample(vmm: Vmm) -> None:
     argv = vmm.sample_command_line(Vm(42, "web", UUID, vmm.label), "aarch64")
     assert not vmm.has_typical_options(argv)
     assert vmm.has_typical_options([*argv, *vmm.typical_options]) == bool(vmm.typical_options)
@@ -119,7 +119,9 @@ def test_an_unknown_program_in_a_cgroup_of_libvirt_has_the_label_of_the_driver(t
         (["qemu-fork", "-name", "web"], "web"),
     ],
 )
-def test_a_name_that_begins_with_that_of_a_vmm_is_another_program(tmp_path: Path, argv: list[str], name: str) -> None:
+def test_a_program_name_that_begins_with_the_name_of_a_vmm_is_another_program(
+    tmp_path: Path, argv: list[str], name: str
+) -> None:
     program = argv[0].rpartition("/")[2]
     assert known(tmp_path, argv, exe=f"/usr/bin/{program}", comm=program[:15] + "\n") == Vm(42, name, "", program)
 
@@ -142,7 +144,7 @@ def test_a_stand_in_for_an_unknown_program_keeps_label_name_and_uuid(tmp_path: P
 
 
 @pytest.mark.parametrize("label", ["our-vm", "unknown", ""])
-def test_a_stand_in_for_an_unknown_program_without_a_name_has_its_pid_for_a_name(tmp_path: Path, label: str) -> None:
+def test_a_stand_in_for_an_unknown_program_without_a_name_is_named_by_its_pid(tmp_path: Path, label: str) -> None:
     argv = command_line(Vm(41, "41", "", label), "aarch64")
     assert argv == [label or "unknown"]
     assert known(tmp_path, argv) == Vm(42, "42", "", label or "unknown")
