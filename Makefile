@@ -13,6 +13,8 @@ GRAFANA_SDK := 1769699379!11.6.0
 RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
 DEPLOY_PACKAGES := podman runc mmdebstrap
 BROWSER_PACKAGES := chromium fonts-dejavu-core pngquant
+DEB_PACKAGES := build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh
+RPM_PACKAGES := build-essential cpio debhelper dh-python rpm rpmlint
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
 # Install the missing ones of these packages; without root, say which they are and stop.
@@ -93,6 +95,19 @@ test: check
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/web tests/kernel tests/faults tests/prometheus
 
+# One suite or file: make pytest TESTS=tests/web
+.PHONY: pytest
+pytest: $(VENV)/done
+	$(call tracefs)
+	$(VENV)/bin/python -m pytest $(TESTS)
+
+# All packages and tools that a target of this file needs, for .ci/run: its parts run at the same time and install nothing.
+.PHONY: prepare
+prepare:
+	$(call install,$(sort $(DEMO_PACKAGES) $(TEST_PACKAGES) $(DEPLOY_PACKAGES) $(BROWSER_PACKAGES) $(E2E_PACKAGES) \
+		$(DEB_PACKAGES) $(RPM_PACKAGES)))
+	$(MAKE) --no-print-directory $(VENV)/done $(VENV)/deploy/done $(VENV)-fuzz/done
+
 .PHONY: e2e-arm64 e2e-amd64
 e2e-arm64 e2e-amd64:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
@@ -104,10 +119,11 @@ e2e-systemd:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py arm64 --systemd --timeout 500
 
+DISTROS_TESTS ?= tests/unit tests/web tests/kernel
 .PHONY: distros
 distros:
 	$(call install,$(PACKAGES) mmdebstrap)
-	tests/distros/run trixie sid
+	TESTS="$(DISTROS_TESTS)" tests/distros/run trixie sid
 
 # Tools that are programs inside of PyPI packages: beside the venv's own, which follows Debian's versions.
 $(VENV)/deploy/done: $(VENV)/done
@@ -130,12 +146,12 @@ containers-test: $(VENV)/deploy/done
 
 .PHONY: deb-test rpm-test
 deb-test: $(VENV)/done
-	$(call install,$(PACKAGES) $(E2E_PACKAGES) build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh)
+	$(call install,$(PACKAGES) $(E2E_PACKAGES) $(DEB_PACKAGES))
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/unit/docs/test_manual.py tests/unit/deploy/test_completion.py tests/deploy/packages/test_debian*.py
 
 rpm-test: $(VENV)/done
-	$(call install,build-essential cpio debhelper dh-python rpm rpmlint)
+	$(call install,$(RPM_PACKAGES))
 	$(VENV)/bin/python -m pytest tests/deploy/packages/test_rpm.py
 
 .PHONY: prometheus-rule

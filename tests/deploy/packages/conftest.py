@@ -11,12 +11,12 @@ from tests.deploy.packages.deb import NEXT, build
 from tests.support.paths import ROOT
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(ROOT, tmp_path_factory.mktemp("built"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of a newer version with another config.yaml, built from a checkout without git."""
     checkout = tmp_path_factory.mktemp("newer")
