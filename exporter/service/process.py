@@ -26,9 +26,9 @@ _FALLBACK = "nobody"
 
 
 def _keep_heap_small() -> None:
-    """Make glibc use one heap, and return large blocks to the kernel.
+    """Make glibc use only one heap, and return large blocks to the kernel.
 
-    By default each thread that answers a scrape gets a heap of its own, and that heap never shrinks.
+    By default each thread that answers a scrape has its own heap, and this heap never shrinks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -37,7 +37,7 @@ def _keep_heap_small() -> None:
 
 
 def _account(run_as: str) -> Account | None:
-    """The account to run as; None keeps the present one. Raises ConfigError."""
+    """Return the account as which to run; None keeps the present one. Raises ConfigError."""
     if os.geteuid() != 0:
         return None  # systemd's User=, or the user who started the exporter
     if not run_as:
@@ -71,7 +71,7 @@ def _drop(account: Account | None) -> None:
 
 
 def _refused(error: ConfigError) -> int:
-    """Log each problem; returns the exit status."""
+    """Log each problem. Returns the exit status."""
     for problem in error.problems:
         event(log, "error", problem)
     return 1 if isinstance(error, UnreadableError) else 2
@@ -80,7 +80,7 @@ def _refused(error: ConfigError) -> int:
 def _failure(error: Exception) -> str:
     if isinstance(error, program.LoadError):
         return error.explained()
-    if isinstance(error, OSError):  # descriptors or memory ran out between loading and counting
+    if isinstance(error, OSError):  # for example, no descriptors or no memory
         return f"cannot start: {error.strerror or error}"
     return str(error)
 
@@ -92,9 +92,9 @@ def run(
     speed: float = 1.0,
     reread: Callable[[], Config] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status.
+    """Serve until SIGTERM or SIGINT, and reload on SIGHUP. Returns the exit status.
 
-    With `recorded`, serve a replay of that recording. `reread` reads the configuration again, and raises ConfigError.
+    With `recorded`, serve a replay of this recording. `reread` reads the configuration again, and raises ConfigError.
     """
     _keep_heap_small()
     systemd = Systemd(os.environ, os.getpid())
@@ -108,7 +108,8 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
-    # Python runs the handlers in the main thread, but the kernel may interrupt another one: this wakes the main one.
+    # Python runs signal handlers in the main thread, but the kernel may interrupt another thread. This wakes the main
+    # thread.
     signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)
