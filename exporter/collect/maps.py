@@ -39,7 +39,7 @@ class SlotState(NamedTuple):
 
 
 class SlotIdentity(NamedTuple):
-    """The members of a slot that stay the same while a thread has it."""
+    """The members of a slot that stay the same while a thread uses it."""
 
     tid: int
     tgid: int

@@ -27,7 +27,7 @@ class HistogramFamily(NamedTuple):
 
 
 class PlainFamily(NamedTuple):
-    """A counter or gauge of few series: (label values, value) pairs, each label set once."""
+    """A counter or gauge with few series: (label values, value) pairs, each label set once."""
 
     name: str
     kind: str

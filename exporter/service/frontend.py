@@ -67,7 +67,7 @@ class Frontend:
         return self._web.responds()
 
     def tidy(self) -> None:
-        """Forget the page's sums if nobody looks at the page any more."""
+        """Forget the page's totals if nobody requested the page for a minute."""
         self._page.forget()
 
     def close(self) -> None:

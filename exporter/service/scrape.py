@@ -149,7 +149,7 @@ class Scraper:
             self._served_before.pop(key, None)
 
     def _forget_vanished(self, vanished: Sequence[VcpuRecord], complete: bool) -> None:
-        """Forget the vanished vCPUs. After a takeover, wait for the names of all vCPUs: the sums are incomplete before."""
+        """Forget the vanished vCPUs. After a takeover, first wait for the names of all vCPUs, so that sums are complete."""
         if self._taking_over and not complete:
             return
         self._forget(vanished)
