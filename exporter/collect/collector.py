@@ -102,7 +102,7 @@ class Collector:
         return self._free_entries
 
     def collect(self) -> Snapshot:
-        """Read every slot in use and every changed cell, recycle ended vCPUs, drop records whose linger is over.
+        """Read every slot in use and every changed cell, recycle ended vCPUs, and drop records after their linger time.
 
         Raises OSError or MemoryError. The next collection then reads the values that this one missed.
         """
@@ -207,7 +207,7 @@ class Collector:
         return self._record(number, slot, now)
 
     def _clear_ended(self, ended: Sequence[tuple[int, EndedVcpu]]) -> None:
-        """Clear the slots and cells of ended threads. Nothing may fail after that: no collection reads them again."""
+        """Clear the slots and cells of ended threads. Nothing may fail afterwards: no later collection reads them."""
         if not ended:
             return
         entries: list[FreeEntry] = []

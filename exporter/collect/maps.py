@@ -1,7 +1,8 @@
 """The program's array maps, mapped into this process. So reading takes no system call for each key.
 
 Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h. A vCPU
-goes on writing while this process reads. on_exit() and on_entry() in kernel/bpf/count.bpf.c show the order of writes.
+goes on writing while this process reads. The order of its writes is in on_exit() and on_entry() of
+kernel/bpf/count.bpf.c.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SlotState(NamedTuple):
 
 
 class SlotIdentity(NamedTuple):
-    """The members of a slot that stay the same while a thread has it."""
+    """The members of a slot that stay the same while a thread uses it."""
 
     tid: int
     tgid: int

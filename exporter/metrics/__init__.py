@@ -1,1 +1,1 @@
-"""From records to metric families, and from families to what a scraper reads."""
+"""Records become metric families, and families become pages in the wire formats."""

@@ -1,4 +1,4 @@
-"""Counts that a series holds besides the cells of its present threads, in the form in which they are written down."""
+"""Counts that a series carries over from ended threads, in the form that the ledger writes down."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CarriedCounts(NamedTuple):
     counts: tuple[int, ...]
 
     def plus(self, cell: Cell) -> CarriedCounts:
-        """These counts and those of a cell."""
+        """Return the sum of these counts and a cell."""
         counts = tuple(map(add, self.counts, COUNTS.unpack(cell.buckets)))
         return CarriedCounts(self.exits + cell.exits, self.sum_ns + cell.sum_ns, counts)
 
@@ -32,19 +32,19 @@ class CarriedCounts(NamedTuple):
 NO_COUNTS = CarriedCounts(0, 0, (0,) * BUCKETS)
 
 CarriedSeries = tuple[str, bool, Labels, int, int, tuple[int, ...]]
-"""Level, whether it counts exits to the VMM, labels; then exits, nanoseconds and counts as in CarriedCounts."""
+"""Level, True for exits to the VMM, label values; then exits, nanoseconds and counts as in CarriedCounts."""
 
 
 class CarriedOver(NamedTuple):
-    """All counts that the series of a process hold besides the cells of present threads."""
+    """The carried counts of all series of a process."""
 
     series: Sequence[CarriedSeries] = ()
     totals: Mapping[str, Sequence[tuple[Labels, int]]] = MappingProxyType({})
-    """By member of VcpuTotals: the labels and the count of each series."""
+    """Label values and count of each series, by the member of VcpuTotals."""
 
     @classmethod
     def of(cls, read: Any) -> CarriedOver:
-        """From JSON values. Raises ValueError, TypeError or AttributeError where they have another shape."""
+        """Make it from JSON values. Raises ValueError, TypeError or AttributeError if they have another shape."""
         series, totals = read
         return cls(
             [

@@ -9,7 +9,7 @@ from exporter.metrics.series import Series
 
 
 class CounterFamily(NamedTuple):
-    """Exits by series."""
+    """A counter of exits: the exits of each series."""
 
     name: str
     help: str
@@ -18,7 +18,7 @@ class CounterFamily(NamedTuple):
 
 
 class HistogramFamily(NamedTuple):
-    """Durations by series; those of the same series as Counters."""
+    """A histogram of durations. Its series can be the same objects as those of a CounterFamily."""
 
     name: str
     help: str
@@ -27,7 +27,7 @@ class HistogramFamily(NamedTuple):
 
 
 class PlainFamily(NamedTuple):
-    """A counter or gauge of few series: (label values, value) pairs, each label set once."""
+    """A counter or gauge with few series: (label values, value) pairs, each label set once."""
 
     name: str
     kind: str

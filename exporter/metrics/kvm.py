@@ -17,18 +17,18 @@ from exporter.model.records import Cell, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu, Vm
 
 Identified = tuple[VcpuRecord, Vcpu]
-"""A vCPU's record, and which vCPU of which VM it is."""
+"""A record, with the VM and the index of its vCPU."""
 
 
 class TotalsFamily(NamedTuple):
     """A counter of each vCPU without a reason."""
 
     member: str
-    """Of VcpuTotals."""
+    """Name of a member of VcpuTotals."""
     name: str
     help: str
     divisor: float
-    """From the member's unit to the family's."""
+    """Number of units of the member in one unit of the family."""
 
 
 TOTALS = (
@@ -50,7 +50,7 @@ class Metrics:
         self._totals = [TotalsTable(family.member, level.counters, carried) for family in TOTALS]
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
-        """Take over one snapshot: its vCPUs whose VM is known, and the threads that no later snapshot will have."""
+        """Update from one snapshot: its vCPUs whose VM is known, and the threads that no later snapshot will have."""
         ended = list(vanished)
         for table in self._tables:
             for record, vcpu in vcpus:
@@ -62,9 +62,9 @@ class Metrics:
             totals.forget(ended)
 
     def continue_from(self, earlier: Metrics) -> None:
-        """Continue each series that `earlier` has too from its value there, whatever cells it is the sum of here.
+        """Continue each series from its value in `earlier`, even if the series is now the sum of other cells.
 
-        Both must have seen the same snapshots last. So no counter falls or jumps when the configuration changes.
+        So no counter falls or jumps when the configuration changes. The last snapshot of both must be the same.
         """
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
@@ -74,18 +74,18 @@ class Metrics:
                 totals.continue_from(before)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
-        """The cells of a thread as of its last update(); none if it had no update."""
+        """Return the cells of a thread at its last update(); none if it had no update."""
         return next(iter(self._exits.values())).seen(key)
 
     def carried_over(self) -> CarriedOver:
-        """Counts carried over from ended threads, including unmatched ones, for a successor of these metrics."""
+        """Return the counts carried over from ended threads, including unmatched ones, for the next metrics."""
         return CarriedOver(
             [each for table in self._tables for each in table.carried_over()],
             {totals.member: totals.carried_over() for totals in self._totals},
         )
 
     def drop_unmatched(self) -> None:
-        """Drop the carried counts that no series has taken: every thread that could take them has been seen."""
+        """Drop the carried counts that no series has taken. Call it when every thread that could take them was seen."""
         for table in self._tables:
             table.drop_unmatched()
         for totals in self._totals:
@@ -96,7 +96,7 @@ class Metrics:
         return (*self._exits.values(), *self._userspace.values())
 
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
-        """The families as of the last update. `vcpus` are the vCPUs of the last snapshot."""
+        """Return the families after the last update. `vcpus` are the vCPUs of the last snapshot."""
         families: list[Family] = []
         if self._level.counters != "off":
             exits, userspace = self._exits[self._level.counters], self._userspace[self._level.counters]

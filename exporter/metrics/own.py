@@ -19,19 +19,19 @@ PREFIX = "kvm_exit_exporter_"
 
 @dataclass(frozen=True)
 class CollectionStatus:
-    """What the collection publishes about itself."""
+    """The status that the collection publishes."""
 
     snapshot: Snapshot | None = None
     """The latest collection; None before the first one, and after one that failed."""
     seconds: float = 0.0
-    """How long the last successful collection took."""
+    """Duration of the last successful collection."""
     collections: int = 0
     errors: int = 0
 
 
 @dataclass(frozen=True)
 class ScrapeStatus:
-    """What the scraper publishes about itself."""
+    """The status that the scraper publishes."""
 
     lookups_pending: int = 0
     unserved_exits: int = 0
@@ -68,7 +68,7 @@ def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorReg
     result = CollectorRegistry()
     ProcessCollector(proc=proc, registry=result)
     PlatformCollector(registry=result)
-    result.register(_OwnCollector(read))  # type: ignore[arg-type]  # a collector is whatever has collect()
+    result.register(_OwnCollector(read))  # type: ignore[arg-type]  # a collector is any object with collect()
     return result
 
 
@@ -84,7 +84,7 @@ class _OwnCollector:
         self._read = read
 
     def describe(self) -> list[Metric]:
-        """Return nothing: the registry then does not collect once just to learn the names."""
+        """Return no metric, so that the registry does not collect once only to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -117,7 +117,7 @@ class _OwnCollector:
                 "Unix time when the configuration in force was read.",
             ),
         )
-        if status.since.unix:  # a replay has no such time
+        if status.since.unix:  # a replay has no Unix time
             yield from _gauges(
                 counting_since_timestamp_seconds=(
                     status.since.unix,

@@ -1,8 +1,8 @@
-"""Series from records: which cells belong to which label set, and their sums.
+"""Series: the cells of one label set, and their sum.
 
-A series lives while one of its threads is alive or lingers. The renderers cache their output on the series, so the
-caches are freed with the vCPU. A scrape touches only the cells that changed since the last scrape: the cells of a
-vCPU are one tuple, which stays the same object until one of them changes, and its members are compared one by one.
+A series exists while one of its threads is alive or lingers. The renderers cache their output on the series, so the
+caches are freed with it. A scrape touches only the cells that changed since the last scrape: the cells of a vCPU are
+a tuple that stays the same object until a cell changes. Then only the changed cells are other objects.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from operator import add, sub
 
 from exporter.config.options import Reasons
-from exporter.metrics.carried import NO_COUNTS as _NOTHING
-from exporter.metrics.carried import CarriedCounts, Labels
+from exporter.metrics.carried import NO_COUNTS, CarriedCounts, Labels
 from exporter.model.buckets import COUNTS
 from exporter.model.reason import NameReason, Reason
 from exporter.model.records import Cell, ThreadKey
@@ -20,14 +19,14 @@ OTHER = "other"
 
 
 class ReasonFilter:
-    """Names of reasons with the lists `allow` and `deny` applied: the reasons left out are summed under "other"."""
+    """Names reasons and applies the lists `allow` and `deny`: reasons that they leave out get the name "other"."""
 
     def __init__(self, lookup: NameReason, reasons: Reasons) -> None:
         self._lookup = lookup
         self._allow, self._deny = frozenset(reasons.allow), frozenset(reasons.deny)
 
     def __call__(self, space: int, code: int) -> Reason:
-        """The labels of a reason. Its class stays as it is, also under "other"."""
+        """Return the labels of a reason. Its class stays the same, also with the name "other"."""
         reason = self._lookup(space, code)
         if reason.name in self._deny or (self._allow and reason.name not in self._allow):
             return Reason(OTHER, reason.klass)
@@ -35,7 +34,7 @@ class ReasonFilter:
 
 
 class Series:
-    """One label set: the sum of one cell or more, and of counts carried over from ended threads."""
+    """One label set: the sum of its cells and of the counts carried over from ended threads."""
 
     __slots__ = (
         *("_cells", "carried", "labels", "labels_message", "labels_text"),
@@ -49,7 +48,7 @@ class Series:
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
         self.carried = carried
-        """Counts besides those of its cells; None for most series, which have none."""
+        """Counts besides those of the cells. None for most series: they have no such counts."""
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:
@@ -65,20 +64,20 @@ class Series:
         self._drop_rendered()
 
     def retire(self, key: ThreadKey, number: int) -> bool:
-        """Remove a cell. Its value stays in the sum while other cells are left: a sum must not fall.
+        """Remove a cell. Its value stays in the sum while the series has other cells, because the sum must not fall.
 
         Returns True if no cell is left.
         """
         cell = self._cells.pop((key, number))
         if self._cells:
-            self.carried = (self.carried or _NOTHING).plus(cell)
+            self.carried = (self.carried or NO_COUNTS).plus(cell)
         return not self._cells
 
     def continue_from(self, earlier: Series) -> None:
         """Continue from `earlier`'s total."""
         then, now = earlier.total(), self.total()
         if (then.exits, then.sum_ns, then.buckets) != (now.exits, now.sum_ns, now.buckets):
-            carried = self.carried or _NOTHING
+            carried = self.carried or NO_COUNTS
             difference = map(sub, COUNTS.unpack(then.buckets), COUNTS.unpack(now.buckets))
             self.carried = CarriedCounts(
                 carried.exits + then.exits - now.exits,
@@ -88,12 +87,12 @@ class Series:
             self._drop_rendered()
 
     def total(self) -> Cell:
-        """The sum of all cells. Its space and code mean nothing where the series has several cells."""
+        """Return the sum of all cells. Its space and code have no meaning if the series has several cells."""
         cells = iter(self._cells.values())
         first = next(cells)
         if self.carried is None and len(self._cells) == 1:
             return first
-        total = (self.carried or _NOTHING).plus(first)
+        total = (self.carried or NO_COUNTS).plus(first)
         for cell in cells:
             total = total.plus(cell)
         return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts))

@@ -14,8 +14,8 @@ from exporter.model.vm import Vcpu
 class SeriesTable:
     """All series of one pair of families (counter and histogram) at one level of detail.
 
-    With `userspace` it counts the exits to the VMM, without it all exits; exits to the VMM have no class.
-    Each new series takes its counts out of `carried`, which an earlier process or configuration left.
+    With `userspace` the series count exits to the VMM, which have no class; without it, exits from guest mode.
+    A new series takes its counts out of `carried`, the counts of an earlier process or configuration.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SeriesTable:
         return self._series.values()
 
     def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
-        """Take over the values of a record. Every call for one thread must pass the same `vcpu`."""
+        """Store the values of a record. Every call for one thread must pass the same `vcpu`."""
         cells = record.cells
         old, series = self._seen.get(record.key, ((), []))
         if cells is old:
@@ -61,7 +61,7 @@ class SeriesTable:
         self._seen[record.key] = (cells, series)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
-        """The cells of a thread as of its last update; none if it had no update."""
+        """Return the cells of a thread at its last update; none if it had no update."""
         return self._seen.get(key, ((), []))[0]
 
     def forget(self, keys: Iterable[ThreadKey]) -> None:
@@ -72,13 +72,13 @@ class SeriesTable:
                     del self._series[series.labels]
 
     def continue_from(self, earlier: SeriesTable) -> None:
-        """Continue each series that `earlier` has too from its total there."""
+        """Continue each series from its total in `earlier`, if `earlier` has the series."""
         for labels, series in self._series.items():
             if labels in earlier._series:
                 series.continue_from(earlier._series[labels])
 
     def carried_over(self) -> list[CarriedSeries]:
-        """Counts carried over from ended threads, including unmatched ones."""
+        """Return the counts carried over from ended threads, including unmatched ones."""
         held = {labels: series.carried for labels, series in self._series.items() if series.carried}
         return [
             (self._level, self._userspace, labels, *counts) for labels, counts in {**self._unmatched, **held}.items()
@@ -101,7 +101,7 @@ class SeriesTable:
 
 
 class TotalsTable:
-    """One member of VcpuTotals by the same rules: at level vm a sum over threads, which stays when a thread ends."""
+    """One member of VcpuTotals, by the same rules. At level vm it is a sum over threads, which keeps ended threads."""
 
     def __init__(self, member: str, level: str, carried: CarriedOver = NOTHING_CARRIED) -> None:
         self.member = member
@@ -116,7 +116,7 @@ class TotalsTable:
         return ("pid", "tid", "vm", "vcpu") if self._vcpu_level else ("pid", "vm")
 
     def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
-        """Take over the value of a record."""
+        """Store the value of a record."""
         labels = owner_labels(record.key, vcpu, vcpu_level=self._vcpu_level)
         self._threads[record.key] = (labels, getattr(record.totals, self.member))
         if labels in self._unmatched:
@@ -125,20 +125,20 @@ class TotalsTable:
     def forget(self, keys: Iterable[ThreadKey]) -> None:
         """Remove threads."""
         removed = [self._threads.pop(key) for key in keys if key in self._threads]
-        left = {labels for labels, _ in self._threads.values()} if removed else set()
+        present = {labels for labels, _ in self._threads.values()} if removed else set()
         for labels, count in removed:
             self._carried[labels] = self._carried.get(labels, 0) + count
-        for labels in [labels for labels in self._carried if removed and labels not in left]:
+        for labels in [labels for labels in self._carried if removed and labels not in present]:
             del self._carried[labels]
 
     def continue_from(self, earlier: TotalsTable) -> None:
-        """Continue each label set that `earlier` has too from its value there."""
+        """Continue each label set from its value in `earlier`, if `earlier` has it."""
         then, now = earlier.sums(), self.sums()
         for labels in then.keys() & now.keys():
             self._carried[labels] = self._carried.get(labels, 0) + then[labels] - now[labels]
 
     def carried_over(self) -> list[tuple[Labels, int]]:
-        """Counts carried over from ended threads, including unmatched ones."""
+        """Return the counts carried over from ended threads, including unmatched ones."""
         return [*{**self._unmatched, **self._carried}.items()]
 
     def drop_unmatched(self) -> None:
@@ -154,6 +154,6 @@ class TotalsTable:
 
 
 def owner_labels(key: ThreadKey, vcpu: Vcpu, *, vcpu_level: bool) -> Labels:
-    """Values of the labels that say whose series it is: pid, tid, vm, vcpu; at level vm only pid and vm."""
+    """Return the label values that identify a vCPU: pid, tid, vm, vcpu. At level vm they identify a VM: pid, vm."""
     pid = str(key.pid)
     return (pid, str(key.tid), vcpu.vm.name, vcpu.index) if vcpu_level else (pid, vcpu.vm.name)

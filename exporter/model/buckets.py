@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from math import isqrt
 
 BUCKETS = 142
-"""Buckets of a histogram: underflow, 140 with finite bounds, overflow."""
+"""Number of buckets: one for underflow, 140 with finite bounds, one for overflow."""
 
 SCHEMA = 2
 """Native histogram schema: four buckets an octave, bounds 2^(k/4)."""

@@ -1,1 +1,1 @@
-"""Readings: one collection with names. Their differences, filtered and summed."""
+"""Readings (one collection with names), and their differences, filtered and summed."""

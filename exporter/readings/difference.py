@@ -25,10 +25,10 @@ class ReasonDifference:
     klass: str
     exits: int
     sum_ns: int
-    """Duration of the intervals that were completed between the readings, each from its beginning."""
+    """Duration of the intervals that ended between the readings. Each interval counts from its beginning."""
     buckets: Mapping[int, int]
     time_ns: int
-    """Time out of the guest between the readings, in completed intervals and in the one in progress."""
+    """Time out of the guest between the readings, including the exit in progress."""
     span_ns: int
     """Time between the readings, times the number of vCPUs."""
     elapsed_ns: int
@@ -63,7 +63,7 @@ class ReasonDifference:
     def percentile_ns(self, percent: int) -> int | None:
         """Upper bound, in ns, of the bucket with the percentile (1 to 100); None without a completed interval.
 
-        A bucket is 19 % wide. One above 2^12 s has no bound: no interval is longer than all together.
+        A bucket is 19 % wide. The last bucket, above 2^12 s, has no bound: then it is the sum of all intervals.
         """
         completed = self.completed
         rank, seen = -(-completed * percent // 100), 0
@@ -119,12 +119,12 @@ class ReadingSpan:
         self.first = self.last = first
 
     def add(self, reading: Reading) -> Reading:
-        """Take a later reading; returns it with the vCPUs that are missing in it."""
+        """Take a later reading. Returns it together with the last values of the vCPUs that are missing in it."""
         present = {thread.key for thread in reading.vcpus}
-        gone = [
+        missing = [
             thread._replace(alive=False, in_progress=None) for thread in self.last.vcpus if thread.key not in present
         ]
-        self.last = replace(reading, vcpus=[*reading.vcpus, *gone])
+        self.last = replace(reading, vcpus=[*reading.vcpus, *missing])
         return self.last
 
 
@@ -136,7 +136,7 @@ def between(then: Reading, now: Reading) -> Difference:
     for thread in now.vcpus:
         earlier = before.get(thread.key)
         if thread is earlier or (earlier and not earlier.alive and not thread.alive):
-            continue  # it ended before the first of the two
+            continue  # it ended before the first reading
         vcpus.append(_of_thread(earlier, thread, elapsed))
     restarted = now.since_ns != then.since_ns
     counters = {
@@ -146,7 +146,7 @@ def between(then: Reading, now: Reading) -> Difference:
 
 
 def added(now: Mapping[int, int], then: Mapping[int, int]) -> dict[int, int]:
-    """What was added to each bucket. Buckets to which nothing was added are left out."""
+    """Return the growth of each bucket. Buckets that did not grow are left out."""
     differences = {number: count - then.get(number, 0) for number, count in now.items()}
     return {number: count for number, count in differences.items() if count > 0}
 

@@ -12,8 +12,8 @@ from exporter.readings.reading import KINDS, InProgress, Reading, ReasonReading,
 
 PATH = "/-/vcpus"
 VERSION = 1
-_NUMBERS = 1 << 64
-"""All counters of the kernel are below this. A number of hundreds of digits would fail later, as a float."""
+_LIMIT = 1 << 64
+"""All counters of the kernel are below this. A number with hundreds of digits would fail later, as a float."""
 
 
 class DocumentError(Exception):
@@ -21,7 +21,7 @@ class DocumentError(Exception):
 
 
 def encode(now: Reading) -> bytes:
-    """The JSON document: one line of ASCII. All numbers are integers."""
+    """Return the JSON document: one line of ASCII. All numbers are integers."""
     made = {
         "version": VERSION,
         "taken_ns": now.taken_ns,
@@ -37,13 +37,13 @@ def encode(now: Reading) -> bytes:
 
 
 def dumps(made: Mapping[str, Any]) -> bytes:
-    """JSON on one line that is safe to print: everything except printable ASCII is escaped."""
+    """Return one line of JSON that is safe to print: everything except printable ASCII is escaped."""
     # json escapes everything above 0x7f and below 0x20. DEL occurs only inside strings.
     return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
 
 
 def identity(thread: VcpuReading) -> dict[str, object]:
-    """The members of a vCPU that identify it, and the exit that it is in."""
+    """Return the JSON members that identify a vCPU, and its exit in progress."""
     return {
         "pid": thread.key.pid,
         "tid": thread.key.tid,
@@ -64,7 +64,7 @@ def identity(thread: VcpuReading) -> dict[str, object]:
 
 
 def counted_fields(counted: ReasonReading) -> dict[str, object]:
-    """The members of a reason."""
+    """Return the JSON members of a reason."""
     return {
         "kind": counted.kind,
         "reason": counted.reason,
@@ -76,25 +76,25 @@ def counted_fields(counted: ReasonReading) -> dict[str, object]:
 
 
 def decode(data: bytes) -> Reading:
-    """Read a document. Raises DocumentError: any program may have sent it."""
+    """Read a document, which any program may have sent. Raises DocumentError."""
     try:
         read = _Fields(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise DocumentError("not JSON") from error
     version = read.number("version")
     if version != VERSION:
-        raise DocumentError(f"version {version}, known is {VERSION}")
+        raise DocumentError(f"document version {version}, expected {VERSION}")
     counters = _Fields(read.any("counters"))
     return Reading(
         taken_ns=read.number("taken_ns"),
         since_ns=read.number("since_ns"),
         replay=read.flag("replay"),
         counters={name: counters.number(name) for name in counters.names()},
-        vcpus=[_read_thread(_Fields(each)) for each in read.items("vcpus")],
+        vcpus=[_read_vcpu(_Fields(each)) for each in read.items("vcpus")],
     )
 
 
-def _read_thread(read: _Fields) -> VcpuReading:
+def _read_vcpu(read: _Fields) -> VcpuReading:
     now = read.any("in_progress")
     in_progress = None
     if now is not None:
@@ -110,20 +110,20 @@ def _read_thread(read: _Fields) -> VcpuReading:
         alive=read.flag("alive"),
         guest_ns=read.number("guest_ns"),
         in_progress=in_progress,
-        reasons=[_read_counted(_Fields(each)) for each in read.items("reasons")],
+        reasons=[_read_reason(_Fields(each)) for each in read.items("reasons")],
     )
 
 
-def _read_counted(read: _Fields) -> ReasonReading:
+def _read_reason(read: _Fields) -> ReasonReading:
     kind = read.text("kind")
     if kind not in KINDS:
-        raise DocumentError(f"kind {kind!a}")
+        raise DocumentError(f"unknown kind {kind!a}")
     buckets: dict[int, int] = {}
     for pair in read.items("buckets"):
         if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
             raise DocumentError("buckets: not pairs of numbers from 0 to 2^64 - 1")
         if pair[0] >= BUCKETS:
-            raise DocumentError(f"bucket {pair[0]}")
+            raise DocumentError(f"there is no bucket {pair[0]}")
         buckets[pair[0]] = pair[1]
     return ReasonReading(
         kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets
@@ -131,7 +131,7 @@ def _read_counted(read: _Fields) -> ReasonReading:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value < _NUMBERS
+    return type(value) is int and 0 <= value < _LIMIT
 
 
 class _Fields:
@@ -139,7 +139,7 @@ class _Fields:
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):
-            raise DocumentError("not an object where one should be")
+            raise DocumentError(f"expected an object, found {type(value).__name__}")
         self._value = value
 
     def names(self) -> list[str]:
@@ -149,7 +149,7 @@ class _Fields:
         try:
             return self._value[name]
         except KeyError:
-            raise DocumentError(f"without {name}") from None
+            raise DocumentError(f"{name} is missing") from None
 
     def number(self, name: str) -> int:
         value = self.any(name)

@@ -1,4 +1,4 @@
-"""Differences as the user asks for them: filtered, summed by VM or reason, sorted."""
+"""Rows of a difference for the user: filtered, summed by VM or by reason, and sorted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.readings.reading import EXIT, VcpuReading
 
 @dataclass(frozen=True)
 class Filters:
-    """Which vCPUs and reasons are shown. An empty set stands for all. Names must match completely."""
+    """The vCPUs and reasons to show. An empty set means all. Names must match completely."""
 
     pids: frozenset[int] = frozenset()
     tids: frozenset[int] = frozenset()
@@ -22,7 +22,7 @@ class Filters:
     no_idle: bool = False
 
     def apply(self, span: Difference) -> Difference:
-        """The difference without the others. A vCPU without a reason left stays: shares are parts of its time."""
+        """Return only these vCPUs and reasons. A vCPU without reasons stays, because shares are parts of its time."""
         kept = []
         for vcpu in span.vcpus:
             thread = vcpu.thread
@@ -46,22 +46,22 @@ GROUPS = ("vcpu", "vm", "reason")
 
 
 def grouped(span: Difference, kind: str = EXIT, by: str = "vcpu") -> list[ReasonDifference]:
-    """Reasons summed over each vCPU, each VM, or the host. A tid that was reused counts as one vCPU."""
+    """Return the reasons, summed over each vCPU, each VM or (by "reason") the host. A reused tid is one vCPU."""
     found: dict[tuple[object, ...], _Sum] = {}
     threads: dict[tuple[object, ...], set[ThreadKey]] = {}
     for vcpu in span.vcpus:
-        who = _who(vcpu.thread, by)
-        threads.setdefault(who, set()).add(vcpu.thread.key._replace(born_ns=0))
+        group = _group(vcpu.thread, by)
+        threads.setdefault(group, set()).add(vcpu.thread.key._replace(born_ns=0))
         for row in vcpu.rows:
             if row.kind == kind:
-                key = (*who, row.reason)
+                key = (*group, row.reason)
                 if key not in found:
                     found[key] = _Sum(row)
                 found[key].add(row)
     return [total.row(by, span.elapsed_ns * len(threads[key[:-1]])) for key, total in found.items()]
 
 
-def _who(thread: VcpuReading, by: str) -> tuple[object, ...]:
+def _group(thread: VcpuReading, by: str) -> tuple[object, ...]:
     if by == "vcpu":
         return (thread.key.pid, thread.key.tid)
     return (thread.key.pid, thread.vm_label) if by == "vm" else ()
@@ -109,8 +109,8 @@ SORT_KEYS = (*_MEASURES, "vm", "reason")
 
 
 def ordered(rows: Iterable[ReasonDifference], key: str = "time", *, reverse: bool = False) -> list[ReasonDifference]:
-    """Sorted: the largest first, names from A. Idle reasons come last. Equal ones stay in the order of their ids."""
-    kept = sorted(rows, key=lambda row: (row.vm, row.pid, _number(row.vcpu), row.tid, row.reason))
+    """Return sorted rows: the largest first, names from A. Idle reasons come last. Equal rows are sorted by ids."""
+    kept = sorted(rows, key=lambda row: (row.vm, row.pid, _vcpu_order(row.vcpu), row.tid, row.reason))
     measure = _MEASURES.get(key)
     if measure:
         kept.sort(key=measure, reverse=not reverse)
@@ -121,5 +121,5 @@ def ordered(rows: Iterable[ReasonDifference], key: str = "time", *, reverse: boo
     return [row for row in kept if not row.idle] + [row for row in kept if row.idle]
 
 
-def _number(vcpu: str) -> tuple[int, str]:
+def _vcpu_order(vcpu: str) -> tuple[int, str]:
     return (int(vcpu), vcpu) if vcpu.isascii() and vcpu.isdigit() and len(vcpu) < 10 else (1 << 31, vcpu)

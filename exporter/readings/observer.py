@@ -1,4 +1,4 @@
-"""The observer: a snapshot with names is a reading. Shared by `top`'s own programs and the service."""
+"""The observer: it looks up names and makes readings of snapshots, for `top`, `record` and the service."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class Observer:
                 self.lookup.submit(record.key, record.comm, record.vcpu_id)
 
     def reading(self, snapshot: Snapshot, *, since_ns: int, replay: bool) -> Reading:
-        """The snapshot with the names known by now. `since_ns`: when counting began, on the program's clock."""
+        """Return the snapshot with the names known so far. `since_ns`: when counting began, on the program's clock."""
         return reading_of(snapshot, self.lookup.get, self.name, since_ns=since_ns, replay=replay)

@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from exporter.model.reason import Reason, Space
+from exporter.model.reason import USERSPACE_SPACES, Reason
 from exporter.model.records import Cell, Snapshot, ThreadKey, VcpuRecord
 from exporter.model.vm import Vcpu
 
 KINDS = EXIT, USERSPACE = "exit", "userspace"
 """Exits from guest mode, and returns of KVM_RUN to the VMM. A return can come without an exit."""
-
-_USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)
 
 
 class ReasonReading(NamedTuple):
@@ -64,7 +62,7 @@ class Reading:
 
     taken_ns: int
     since_ns: int
-    """When counting began. A value that changed means that counting began anew."""
+    """When counting began. If the value changes, counting began anew."""
     replay: bool
     counters: Mapping[str, int]
     """Events that were not counted, by cause: dropped_*, unmatched_*, missed_*, expired_early."""
@@ -72,7 +70,7 @@ class Reading:
 
 
 def nothing(since_ns: int, *, replay: bool = False) -> Reading:
-    """The reading of the moment when counting began: it has no vCPU."""
+    """Return the reading of the moment when counting began. It has no vCPU."""
     return Reading(since_ns, since_ns, replay, {}, ())
 
 
@@ -84,17 +82,17 @@ def reading_of(
     since_ns: int,
     replay: bool,
 ) -> Reading:
-    """Make a reading: give the vCPUs and reasons of a snapshot their names."""
+    """Make a reading: add names to the vCPUs and reasons of a snapshot."""
     counters = {
         **snapshot.counters,
         **{f"missed_{program}": stats.misses for program, stats in snapshot.runs.items()},
         "expired_early": snapshot.expired_early,
     }
-    vcpus = [_thread(record, identify(record.key), name) for record in snapshot.vcpus]
+    vcpus = [_vcpu_reading(record, identify(record.key), name) for record in snapshot.vcpus]
     return Reading(snapshot.taken_ns, since_ns, replay, counters, vcpus)
 
 
-def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason]) -> VcpuReading:
+def _vcpu_reading(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason]) -> VcpuReading:
     in_progress = None
     if record.in_progress:
         reason = name(record.in_progress.space, record.in_progress.code)
@@ -109,11 +107,11 @@ def _thread(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Re
         alive=record.alive,
         guest_ns=record.totals.guest_ns,
         in_progress=in_progress,
-        reasons=[_counted(cell, name(cell.space, cell.code)) for cell in record.cells],
+        reasons=[_reason_reading(cell, name(cell.space, cell.code)) for cell in record.cells],
     )
 
 
-def _counted(cell: Cell, reason: Reason) -> ReasonReading:
-    kind = USERSPACE if cell.space in _USERSPACE_SPACES else EXIT
+def _reason_reading(cell: Cell, reason: Reason) -> ReasonReading:
+    kind = USERSPACE if cell.space in USERSPACE_SPACES else EXIT
     buckets = {number: count for number, count in enumerate(cell.counts()) if count}
     return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets)

@@ -1,1 +1,1 @@
-"""The service: its process, its lifecycle, attaching, collecting, scrapes, restarts."""
+"""The service: its process, its states, attaching, collecting, scrapes, restarts."""

@@ -1,4 +1,4 @@
-"""Where the daemon gets its program from: an earlier process through systemd's store, or the loader."""
+"""Sources of the daemon's program: an earlier process, through systemd's descriptor store, or the loader."""
 
 from __future__ import annotations
 
@@ -40,43 +40,43 @@ class Attached(NamedTuple):
     ledger: Ledger | None = None
     """None without systemd's descriptor store."""
     before: LedgerState = EMPTY_STATE
-    """What an earlier process wrote down."""
+    """The state that an earlier process wrote to the ledger."""
     takeover: bool = False
-    """True if an earlier process attached the program: its counters go on."""
+    """True if an earlier process attached the program. Its counters go on."""
     recording: Mapping[str, object] = MappingProxyType({})
-    """Fields for the log about the recording that is replayed; none for a host."""
+    """Log fields about the replayed recording. Empty for the events of a host."""
 
 
 class ProgramSource(abc.ABC):
-    """A way to get a program. Made while the process is privileged; its methods need no privilege."""
+    """A way to get a program. It is made while the process is privileged. Its methods need no privilege."""
 
     replay = False
     """True if the program counts the events of a recording."""
 
     @property
     def waiting(self) -> bool:
-        """True while KVM's tracepoints do not exist."""
+        """True while it waits for KVM: its tracepoints do not exist yet."""
         return False
 
     @abc.abstractmethod
     def receive(self, timeout: float) -> Attached | None:
-        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError, OSError."""
+        """Return the program, or None if it is not attached after `timeout` seconds. Raises LoadError, OSError."""
 
     def broken(self) -> str:
-        """A few words if the received program gets no more events, else ""."""
+        """Return a few words if the received program gets no more events, else ""."""
         return ""
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Make the next process begin anew."""
+        """Make the next process count anew."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free everything that receive() did not return."""
+        """Free everything except the program that receive() returned."""
 
 
 class TakeoverSource(ProgramSource):
-    """The program of an earlier process. It counted on while the service restarted."""
+    """The program of an earlier process. It went on counting while the service restarted."""
 
     def __init__(self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd) -> None:
         self._earlier = earlier
@@ -85,7 +85,7 @@ class TakeoverSource(ProgramSource):
         self._systemd = systemd
 
     def receive(self, timeout: float) -> Attached:
-        """Return the program. Raises LoadError where its tracepoint formats cannot be read."""
+        """Return the program. Raises LoadError if its tracepoint formats cannot be read."""
         del timeout
         loaded, since, ledger = self._earlier
         attached = _attached(loaded, since, ledger, _state_of(ledger), takeover=True)
@@ -94,11 +94,11 @@ class TakeoverSource(ProgramSource):
         return attached
 
     def discard(self) -> None:
-        """Make the next process begin anew."""
+        """Make the next process count anew."""
         self._stored.discard(self._systemd)
 
     def close(self) -> None:
-        """Free the program if nobody received it."""
+        """Free the program if receive() did not return it."""
         if not self._received:
             self._earlier.loaded.close()
             self._earlier.ledger.close()
@@ -109,7 +109,7 @@ class LoaderSource(ProgramSource):
     """The loader: a child process with privileges, which compiles, loads and attaches the program."""
 
     def __init__(self, config: Config, sysfs: Path, systemd: Systemd) -> None:
-        """Start the loader. Raises LoadError where it cannot be started."""
+        """Start the loader. Raises LoadError, and OSError if the C files cannot be read."""
         self._systemd = systemd
         self._version: Mapping[str, Any] = handover.version(config)
         self._stored = StoredDescriptors(frozenset(), {})
@@ -121,19 +121,19 @@ class LoaderSource(ProgramSource):
         return self._launcher.waiting
 
     def receive(self, timeout: float) -> Attached | None:
-        """Return the program, or None if it is not there after `timeout` seconds. Raises LoadError, OSError."""
+        """Return the program, or None if it is not attached after `timeout` seconds. Raises LoadError, OSError."""
         loaded = self._launcher.receive(timeout)
         if not loaded:
             return None
         since = CountingSince(time.time(), time.monotonic_ns())
         ledger = None
-        if self._systemd:  # stored at once: from here on a kill of this process loses nothing
+        if self._systemd:  # stored at once: from now on a kill of this process loses no exit
             ledger = handover.store(self._systemd, loaded, self._version, since)
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
         return _attached(loaded, since, ledger, EMPTY_STATE, takeover=False)
 
     def discard(self) -> None:
-        """Make the next process begin anew."""
+        """Make the next process count anew."""
         self._stored.discard(self._systemd)
 
     def close(self) -> None:
@@ -142,9 +142,9 @@ class LoaderSource(ProgramSource):
 
 
 def sort_passed(systemd: Systemd) -> tuple[StoredDescriptors, list[int]]:
-    """Sort the descriptors that systemd passed: those of an earlier process, and listening sockets.
+    """Sort the descriptors that systemd passed: the stored ones of an earlier process, and listening sockets.
 
-    All others are closed, here and in systemd's store.
+    All other descriptors are closed, here and in systemd's store.
     """
     stored = StoredDescriptors.of(systemd.passed)
     sockets = []
@@ -161,7 +161,7 @@ def sort_passed(systemd: Systemd) -> tuple[StoredDescriptors, list[int]]:
 
 
 def program_source(config: Config, sysfs: Path, systemd: Systemd, stored: StoredDescriptors) -> ProgramSource:
-    """Take over the stored program; where there is none, or it does not fit, start the loader. Raises LoadError."""
+    """Take over the stored program. Start the loader if there is none or it does not fit. Raises LoadError, OSError."""
     if stored.names:
         try:
             return TakeoverSource(stored.take_over(handover.version(config)), stored, systemd)
@@ -200,4 +200,4 @@ def _state_of(ledger: Ledger) -> LedgerState:
 
 
 class StartError(Exception):
-    """The service cannot start, or cannot go on; one line for the operator."""
+    """The service cannot start or cannot go on. The message is one line for the operator."""

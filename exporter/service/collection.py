@@ -1,4 +1,4 @@
-"""The collection: reads the maps when it is told to, and knows which vCPUs have names."""
+"""The collection: it reads the maps on request, and knows which vCPUs have names."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Observed(NamedTuple):
     vcpus: Sequence[Identified] = ()
     """The vCPUs of the latest snapshot whose names are known."""
     vanished: Sequence[VcpuRecord] = ()
-    """vCPUs that vanished from the snapshots, and that forget() was not called for yet."""
+    """vCPUs that vanished from the snapshots. forget() was not called for them yet."""
     complete: bool = False
-    """False while a vCPU is being looked up, and without a snapshot."""
+    """True if there is a snapshot and no vCPU is being looked up."""
 
 
 class Collected(Protocol):
@@ -45,53 +45,53 @@ class Collected(Protocol):
         """Read the maps."""
 
     def observed(self) -> Observed:
-        """Return the latest snapshot with names."""
+        """Return the vCPUs of the latest snapshot whose names are known, and the vanished ones."""
 
-    def forget(self, vanished: Sequence[VcpuRecord], elsewhere: Callable[[], None]) -> None:
-        """Forget the first of the vanished vCPUs."""
+    def forget(self, vanished: Sequence[VcpuRecord], in_metrics: Callable[[], None]) -> None:
+        """Forget these vanished vCPUs, which must be the oldest ones. `in_metrics` forgets them in the metrics."""
 
     def write_down(self) -> None:
         """Write the ledger."""
 
     def set_linger(self, linger_ns: int) -> None:
-        """Serve vCPUs that end from now on for this time."""
+        """Set for how long ended vCPUs are served, for vCPUs that end from now on."""
 
 
 class NothingCollected:
-    """The collection before a program is attached: it has no snapshot."""
+    """The collection before a program is attached. It has no snapshot."""
 
     status = CollectionStatus()
 
     def collect(self) -> None:
-        """There is nothing to read."""
+        """Do nothing: there are no maps."""
 
     def observed(self) -> Observed:
-        """No vCPU."""
+        """Return no vCPU."""
         return Observed()
 
-    def forget(self, vanished: Sequence[VcpuRecord], elsewhere: Callable[[], None]) -> None:
-        """No vCPU can vanish."""
+    def forget(self, vanished: Sequence[VcpuRecord], in_metrics: Callable[[], None]) -> None:
+        """Do nothing: no vCPU can vanish."""
 
     def write_down(self) -> None:
-        """There is nothing to write."""
+        """Do nothing: there is no ledger."""
 
     def set_linger(self, linger_ns: int) -> None:
-        """The collection gets its linger time when it begins."""
+        """Do nothing: a collection gets its linger time when it is made."""
 
 
 class Served(NamedTuple):
-    """The scraper's part of the ledger."""
+    """The parts of the ledger that the scraper knows."""
 
     sums: Callable[[ThreadKey], tuple[int, int]]
-    """The exits, and the exits to the VMM, that pages had of an ended thread."""
+    """How many exits, and exits to the VMM, of an ended thread were on a page."""
     carried_over: Callable[[], CarriedOver]
 
 
 class Collection:
-    """Reads the maps of an attached program, which it owns with its ledger. Any thread may call its methods."""
+    """Reads the maps of an attached program. Owns the program and its ledger. Any thread may call its methods."""
 
     def __init__(self, attached: Attached, observer: Observer, linger_ns: int, served: Served) -> None:
-        """Go on from what an earlier process left, and collect once. Raises OSError, ValueError, KeyError.
+        """Continue from the state of an earlier process, and collect once. Raises OSError, ValueError, KeyError.
 
         After an error the caller still owns the program and the ledger.
         """
@@ -112,18 +112,18 @@ class Collection:
         self.collect()
 
     def set_linger(self, linger_ns: int) -> None:
-        """Serve vCPUs that end from now on for this time."""
+        """Set for how long ended vCPUs are served, for vCPUs that end from now on."""
         with self._lock:
             self._collector.linger_ns = linger_ns
 
     def collect(self) -> None:
-        """Read the maps, one thread at a time. A failure is logged, and shows as kvm_exit_exporter_up 0."""
+        """Read the maps; only one thread does so at a time. A failure is logged, and kvm_exit_exporter_up is then 0."""
         with self._lock:
             started = time.monotonic()
             before = self.status
             try:
                 snapshot = self._collector.collect()
-            except Exception as error:  # whatever fails: the next collection tries again
+            except Exception as error:  # any error: the next collection tries again
                 self.status = CollectionStatus(None, before.seconds, before.collections, before.errors + 1)
                 event(log, "error", "collection failed", err=error)
                 return
@@ -137,11 +137,11 @@ class Collection:
             self.status = CollectionStatus(snapshot, seconds, before.collections + 1, before.errors)
 
     def observed(self) -> Observed:
-        """Return the latest snapshot with names.
+        """Return the vCPUs of the latest snapshot whose names are known, and the vanished ones.
 
-        Counts of a vCPU without a name stay in the maps: they are served as soon as it has its name.
+        Counts of a vCPU without a name stay in the maps. They are served as soon as the vCPU has its name.
         """
-        with self._lock:  # both together: no later snapshot may have what vanished
+        with self._lock:  # both at the same moment: the snapshot must not have the vanished vCPUs
             snapshot = self.status.snapshot
             vanished = tuple(self._vanished)
         complete = snapshot is not None and not self._lookup.pending
@@ -152,13 +152,13 @@ class Collection:
                 vcpus.append((record, vcpu))
         return Observed(vcpus, vanished, complete)
 
-    def forget(self, vanished: Sequence[VcpuRecord], elsewhere: Callable[[], None]) -> None:
-        """Forget the first of the vanished vCPUs; `elsewhere` forgets them in the metrics.
+    def forget(self, vanished: Sequence[VcpuRecord], in_metrics: Callable[[], None]) -> None:
+        """Forget these vanished vCPUs, which must be the oldest ones. `in_metrics` forgets them in the metrics.
 
-        Both under the lock, so that the ledger has each vCPU once at every moment.
+        Both happen under the lock, so that the ledger has each vCPU exactly once at every moment.
         """
         with self._lock:
-            elsewhere()
+            in_metrics()
             del self._vanished[: len(vanished)]
             self._lookup.forget(record.key for record in vanished)
 
@@ -168,9 +168,9 @@ class Collection:
             self._write_ledger(self._collector.ended, self._collector.free_entries)
 
     def recycle(self) -> None:
-        """Collect until every free slot and cell is returned to the kernel, for half a second at most.
+        """Collect until every free slot and cell is returned to the kernel, for at most half a second.
 
-        For the end of a process whose program counts on: the next process cannot find the entries in the maps.
+        Used at the end of a process whose program goes on counting: the maps do not show which entries are to return.
         """
         for _ in range(_RECYCLE_TRIES):
             self.collect()
@@ -180,7 +180,7 @@ class Collection:
             time.sleep(_RECYCLE_PAUSE)
 
     def close(self) -> None:
-        """Free everything. The program is detached with its last descriptor, and systemd may hold one."""
+        """Free everything. The program is detached when its last descriptor is closed; systemd may have one."""
         with self._lock:
             self._collector.close()
             self._attached.loaded.close()
@@ -212,7 +212,7 @@ class Collection:
         ]
         try:
             ledger.write(entries, free_entries, self._served.carried_over(), always=always)
-        except Exception as error:  # whatever fails: only a kill of this process would now lose counts
+        except Exception as error:  # any error: only a kill of this process would lose counts now
             if not self._ledger_failed:
                 self._ledger_failed = True
                 event(log, "warn", "ended vCPUs would not survive a kill of this process", err=error)

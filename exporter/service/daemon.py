@@ -1,4 +1,4 @@
-"""The daemon: connects the rooms, and leads them from the first socket to the last descriptor. process.py runs it."""
+"""The daemon: makes the parts of the service and takes them through the states of lifecycle.py. process.py runs it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from exporter.service.waker import Waker
 log = logging.getLogger(__name__)
 
 _LOADER_SECONDS = 0.5
-"""How long receive() waits for the program before signals and the watchdog have their turn."""
+"""How long receive() waits for the program. Then the daemon handles signals and the watchdog, and waits again."""
 
 
 class Daemon:
@@ -53,7 +53,7 @@ class Daemon:
         systemd: Systemd | None = None,
         reread: Callable[[], Config] | None = None,
     ) -> None:
-        """Listen. `reread` reads the configuration again. Raises ListenError, ConfigError."""
+        """Listen. `reread` reads the configuration again. Raises ListenError, ConfigError, OSError."""
         self._sysfs = sysfs
         self._systemd = Systemd({}, os.getpid()) if systemd is None else systemd
         self.lifecycle = Lifecycle()
@@ -65,25 +65,26 @@ class Daemon:
         self._scraper = Scraper(config, self._lookup, own.registry(self._status, str(proc)))
         self._viewer = Viewer(Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False), self._status)
         self._held = contextlib.ExitStack()
-        """Everything that prepare() and attach() acquire, in that order."""
+        """Frees everything that prepare() and attach() acquire, in reverse order."""
         self._stop_asked = self._reload_asked = False
         self._stored, sockets = sort_passed(self._systemd)
         self._frontend = Frontend(config, sockets, self._scraper.page, self._viewer, self.reload)
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses that it listens on, as host:port or unix:/path."""
+        """The addresses on which it listens, as host:port or unix:/path."""
         return self._frontend.addresses
 
     @property
     def wake_fd(self) -> int:
-        """A descriptor: a write to it ends the daemon's sleep."""
+        """A descriptor. A write to it ends the daemon's sleep."""
         return self._waker.fd
 
     def prepare(self, replay: ProgramSource | None = None) -> None:
         """Do everything that needs privileges: take the lock, and take over a program or start the loader.
 
-        A replay needs neither. Raises StartError where another instance is attached already, and LoadError.
+        A replay needs neither. Raises StartError if the lock cannot be taken, for example because another instance
+        runs; LoadError; OSError.
         """
         config = self._reloader.config
         if replay:
@@ -101,7 +102,7 @@ class Daemon:
         self.lifecycle.step(State.PREPARED)
 
     def give_sockets_to(self, account: Account) -> None:
-        """Make the account that this process will run as the owner of its unix sockets. Raises ListenError."""
+        """Give the unix sockets to this account, as which the process will run. Raises ListenError."""
         self._frontend.chown(account)
 
     def start(self) -> None:
@@ -109,7 +110,7 @@ class Daemon:
         self._frontend.start(self._reloader.config, NOTICE if self._replay else "")
 
     def attach(self) -> None:
-        """Count, after waiting for KVM if its module is not loaded yet. Raises LoadError, StartError, OSError."""
+        """Begin to count. Wait for KVM first if its module is not loaded. Raises LoadError, StartError, OSError."""
         self.lifecycle.step(State.LOADING)
         while not self._stop_asked:
             attached = self._receive()
@@ -122,12 +123,12 @@ class Daemon:
             elif not waiting and self.lifecycle.state is State.WAITING_FOR_KVM:
                 self.lifecycle.step(State.LOADING)
             self._reload_if_asked()
-            self._tell_alive()
+            self._notify_alive()
 
     def wait(self) -> None:
-        """Collect every collect_interval, so that no vCPU lives and dies unseen, until stop().
+        """Collect every collect_interval until stop(), so that no vCPU starts and vanishes between two collections.
 
-        Raises StartError when a replay breaks off.
+        Raises StartError if a replay is not complete any more.
         """
         while not self._stop_asked:
             self._waker.sleep(min(self._reloader.config.collect_interval, (self._systemd.watchdog_seconds or 1e9) / 2))
@@ -137,27 +138,27 @@ class Daemon:
             if self.lifecycle.state is State.TAKING_OVER and not self._scraper.taking_over:
                 self.lifecycle.step(State.ATTACHED)
             self._frontend.tidy()
-            self._tell_alive()  # only from here: a process that cannot collect is not alive
+            self._notify_alive()  # only after a collection: a process that cannot collect is not alive
             broken = self._source.broken()
             if broken:
                 raise StartError(broken)
 
     def stop(self) -> None:
-        """Make attach() and wait() return; safe in a signal handler."""
+        """Make attach() and wait() return. Safe in a signal handler."""
         self._stop_asked = True
         self._waker.wake()
 
     def ask_reload(self) -> None:
-        """Make attach() or wait() reload the configuration; safe in a signal handler."""
+        """Make attach() or wait() reload the configuration. Safe in a signal handler."""
         self._reload_asked = True
         self._waker.wake()
 
     def reload(self) -> str:
-        """Reload the configuration; returns "" or one line that says what is wrong."""
+        """Reload the configuration. Returns "" or one line with the error."""
         return self._reloader.reload()
 
     def close(self) -> None:
-        """Free everything. The programs are detached with their last descriptor, and systemd may hold one."""
+        """Free everything. A program is detached when its last descriptor is closed; systemd may have one."""
         self.lifecycle.step(State.STOPPING)
         self._systemd.stopping()
         self._frontend.close()
@@ -177,18 +178,18 @@ class Daemon:
         try:
             return self._source.receive(_LOADER_SECONDS)
         except LoadError:
-            if self._stop_asked:  # whoever stops the service may have stopped the loader first
+            if self._stop_asked:  # the service is being stopped, and the loader may have been stopped first
                 return None
             raise
 
     def _wait_for_kvm(self) -> None:
         self.lifecycle.step(State.WAITING_FOR_KVM)
         event(log, "warn", f"waiting for KVM: {host.NO_KVM} yet", remedy=host.kvm_remedy())
-        self._systemd.ready()  # a host without KVM is no failure of this service
-        self._tell_status("waiting for KVM: its tracepoints do not exist yet")
+        self._systemd.ready()  # a host without KVM is not a failure of this service
+        self._notify_status("waiting for KVM: its tracepoints do not exist yet")
 
     def _begin(self, attached: Attached) -> None:
-        """Own the program, and serve its counts. Raises StartError."""
+        """Take ownership of the program, and serve its counts. Raises StartError."""
         config = self._reloader.config
         reasons = ReasonNames(*attached.formats)
         observer = Observer(self._lookup, reasons.lookup, vcpu_ids=attached.vcpu_ids)
@@ -213,7 +214,7 @@ class Daemon:
         self._log_begin(attached, config)
         if not self._stop_asked:
             self._systemd.ready()
-            self._tell_status("counting")
+            self._notify_status("counting")
 
     @staticmethod
     def _log_begin(attached: Attached, config: Config) -> None:
@@ -244,9 +245,9 @@ class Daemon:
             self._reload_asked = False
             self.reload()
 
-    def _tell_alive(self) -> None:
+    def _notify_alive(self) -> None:
         if self._frontend.responds():
             self._systemd.watchdog()
 
-    def _tell_status(self, text: str) -> None:
+    def _notify_status(self, text: str) -> None:
         self._systemd.status(f"{text}; serving on {', '.join(self._frontend.addresses)}")

@@ -1,4 +1,4 @@
-"""The front end: the web server with the pages that it serves, as the configuration in force wants them."""
+"""The front end: the web server and its pages, with the options of the configuration in force."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Frontend:
-    """Listens from the beginning, and answers after start()."""
+    """The web server. It listens from the beginning, and answers after start()."""
 
     def __init__(
         self, config: Config, sockets: Sequence[int], render: Render, viewer: Viewer, reload: Callable[[], str]
@@ -41,15 +41,15 @@ class Frontend:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses that it listens on, as host:port or unix:/path."""
+        """The addresses on which it listens, as host:port or unix:/path."""
         return self._web.addresses
 
     def chown(self, account: Account) -> None:
-        """Make the account that this process will run as the owner of its unix sockets. Raises ListenError."""
+        """Give the unix sockets to this account, as which the process will run. Raises ListenError."""
         self._web.chown(account.uid, account.gid)
 
     def start(self, config: Config, notice: str) -> None:
-        """Answer requests. `notice` stands above the page. Raises OSError."""
+        """Answer requests. `notice` is a text at the top of the page. Raises OSError."""
         self._notice = notice
         self._page = self._new_page(config)
         self._web.serve(self._routes(config))
@@ -58,20 +58,20 @@ class Frontend:
             event(log, "info", "listening", address=address, path=path, tls=tls)
 
     def reconfigure(self, config: Config) -> None:
-        """Answer as this configuration wants it, from the next request on."""
+        """Apply this configuration from the next request on."""
         self._page = self._new_page(config)
         self._web.set_routes(self._routes(config))
 
     def responds(self) -> bool:
-        """False while the web server hangs. Only one thread may call it, again and again."""
+        """Return False while the web server hangs. One thread must call it regularly, and no other thread."""
         return self._web.responds()
 
     def tidy(self) -> None:
-        """Forget the data of the page that nobody looks at any more."""
+        """Forget the page's totals if nobody requested the page for a minute."""
         self._page.forget()
 
     def close(self) -> None:
-        """Stop answering. Responses under way have a few seconds to be received."""
+        """Stop answering. Responses in progress have a few seconds to finish."""
         self._web.close()
 
     def _new_page(self, config: Config) -> HtmlPage:
@@ -90,4 +90,4 @@ class Frontend:
 
 
 NOTICE = "This is a replay of a recording, not this host."
-"""Stands on the page."""
+"""The notice at the top of the page of a replay."""

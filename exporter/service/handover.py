@@ -1,7 +1,7 @@
-"""The handover from one process of the service to the next: the loaded program and the ledger.
+"""The handover to the next process of the service: the loaded program and the ledger.
 
 systemd keeps their descriptors (FileDescriptorStoreMax=) while the service restarts. So the program stays attached and
-goes on counting in the same maps. State that no map holds is in the ledger.
+goes on counting in the same maps. The ledger has the state that is in no map.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LEDGER = tuple(f"ledger.{number}" for number in range(FILES))
 
 
 class HandoverError(Exception):
-    """The stored program cannot be taken over; a few words say why."""
+    """The stored program cannot be taken over. The message is a few words with the reason."""
 
 
 class EarlierProgram(NamedTuple):
-    """A program that an earlier process attached, and that still counts."""
+    """A program that an earlier process attached. It still counts."""
 
     loaded: Loaded
     since: CountingSince
@@ -47,7 +47,7 @@ class StoredDescriptors:
 
     @classmethod
     def of(cls, passed: Iterable[tuple[str, int]]) -> StoredDescriptors:
-        """Select them from everything that systemd passed, where listening sockets may be too."""
+        """Select them from all passed descriptors (name, number). Listening sockets may be among these."""
         mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
         return cls(frozenset(name for name, _ in mine), dict(mine))
 
@@ -74,13 +74,13 @@ class StoredDescriptors:
         return EarlierProgram(loaded, since, ledger)
 
     def discard(self, systemd: Systemd) -> None:
-        """Close them here and in systemd's store. A program is detached with its last descriptor."""
+        """Close them here and in systemd's store. A program is detached when its last descriptor is closed."""
         self.close()
         for name in sorted(self.names):
             systemd.forget(name)
 
     def close(self) -> None:
-        """Close those that were not taken over. systemd keeps its copies."""
+        """Close the descriptors that were not taken over. systemd keeps its copies."""
         for fd in self.descriptors.values():
             os.close(fd)
         self.descriptors.clear()
@@ -90,9 +90,10 @@ class StoredDescriptors:
 
 
 def version(config: Config) -> dict[str, Any]:
-    """Everything that must stay the same for counters to go on: words for it, and its value.
+    """Return everything that must stay the same for counters to go on: its name in the log, and its value.
 
-    It reads the program's source files. Call it before root is dropped: the next user may not be able to read them.
+    It reads the program's C files. Call it before root is dropped: the next user may not be able to read them. Raises
+    OSError.
     """
     source = hashlib.sha256("".join(read_sources("counting")).encode())
     source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
@@ -105,7 +106,7 @@ def version(config: Config) -> dict[str, Any]:
 
 
 def stored_names(loaded: Loaded) -> frozenset[str]:
-    """The names of a program's descriptors in systemd's store."""
+    """Return the names of all descriptors in systemd's store: the program's, the ledger's and the state."""
     return frozenset((*_LEDGER, _STATE, *(name for name, _ in _descriptors(loaded))))
 
 
@@ -115,9 +116,9 @@ def _descriptors(loaded: Loaded) -> list[tuple[str, int]]:
 
 
 def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], since: CountingSince) -> Ledger:
-    """Give systemd an attached program's descriptors, so that it outlives this process; returns its new ledger.
+    """Give systemd the descriptors of an attached program, so that it stays attached after this process.
 
-    Raises OSError.
+    Returns a new ledger for the program. Raises OSError.
     """
     ledger = Ledger.create()
     for name, fd in zip(_LEDGER, ledger.files):
@@ -139,10 +140,10 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
         file.write(json.dumps(state).encode())
         file.flush()
-        systemd.store(_STATE, fd)  # the last one: whoever finds it finds all others too
+        systemd.store(_STATE, fd)  # stored last: if it is in the store, all others are there too
     return ledger
 
 
 def _read(fd: int) -> bytes:
-    """The whole content of a memfd. Its offset is at the end, where the writer left it."""
+    """Return the whole content of a memfd. Its own offset is at the end of the file, after the write."""
     return os.pread(fd, os.fstat(fd).st_size, 0)

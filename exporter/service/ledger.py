@@ -1,9 +1,9 @@
-"""The ledger: the state of this process that no BPF map holds, written down for the process that follows.
+"""The ledger: the state of this process that is in no BPF map, written down for the next process.
 
-It holds the vCPUs that ended and are still served, the slots and cells that are free and not yet returned to the
-kernel, and the counts that series carry over from ended threads. It lies in two memfds, which systemd keeps as it keeps
-the BPF maps. The two are written in turn. Each becomes valid with its header, in one write that no signal divides. So
-one of them is whole at every moment, also when this process is killed.
+It has the vCPUs that ended and are still served, the slots and cells that are free and not yet returned to the kernel,
+and the counts that series carry over from ended threads. It consists of two memfds, which systemd keeps like the BPF
+maps. They are written in turn. A file becomes valid with its header, which is a single write that no signal can divide.
+So one file is complete at every moment, also if this process is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 
 class LedgerError(Exception):
-    """The ledger cannot be read; a few words say why."""
+    """The ledger cannot be read. The message is a few words with the reason."""
 
 
 class LedgerEntry(NamedTuple):
@@ -38,20 +38,20 @@ class LedgerEntry(NamedTuple):
 
     record: VcpuRecord
     expires_ns: int
-    """It is served until then."""
+    """The end of its linger time, on the collector's clock."""
     vcpu: Vcpu | None
-    """Which vCPU it was; None if its lookup did not end."""
+    """Its VM and index; None if the lookup has not ended."""
     served: tuple[int, int]
-    """The exits, and the exits to the VMM, that pages had of it."""
+    """How many of its exits, and of its exits to the VMM, were on a page."""
 
 
 class LedgerState(NamedTuple):
-    """Everything that an earlier process wrote down."""
+    """The state that an earlier process wrote."""
 
     handover: Handover = NO_HANDOVER
     names: Sequence[tuple[ThreadKey, Vcpu]] = ()
     served: Mapping[ThreadKey, tuple[int, int]] = MappingProxyType({})
-    """The exits, and the exits to the VMM, that pages had of an ended vCPU."""
+    """By ended vCPU: how many of its exits, and of its exits to the VMM, were on a page."""
     carried: CarriedOver = NOTHING_CARRIED
 
 
@@ -60,25 +60,25 @@ EMPTY_STATE = LedgerState()
 
 class _LedgerHeader(NamedTuple):
     generation: int
-    """The file with the higher generation counts."""
+    """The file with the higher generation is the current one."""
     text: int
-    """Bytes of JSON, at the beginning."""
+    """Bytes of JSON. They come first, and the buckets of all cells follow."""
     size: int
-    """Bytes in all."""
+    """Bytes of JSON and buckets together."""
     begun: int
-    """Free entries whose return to the kernel began."""
+    """Number of free entries whose return to the kernel began."""
     done: int
-    """Free entries whose return is complete."""
+    """Number of free entries whose return to the kernel is complete."""
 
 
 class Ledger:
-    """Two files, which it owns. Not thread-safe."""
+    """The two files. It owns their descriptors. Not thread-safe."""
 
     def __init__(self, files: Sequence[int]) -> None:
         self._files = list(files)
         self._newest, self._header = 0, _LedgerHeader(0, 0, 0, 0, 0)
         self._free_entries = 0
-        """Free entries listed in the newest file that may still be returned to the kernel."""
+        """Number of entries in the newest file that may still be returned to the kernel."""
         self._fragments: dict[ThreadKey, tuple[LedgerEntry, str]] = {}
         self._written: tuple[list[ThreadKey], CarriedOver | None] = ([], None)
 
@@ -107,7 +107,7 @@ class Ledger:
         self._files.clear()
 
     def read(self) -> LedgerState:
-        """Read the newest state, whichever process wrote it. Raises LedgerError; the next write() then starts empty."""
+        """Read the newest state, of any process. Raises LedgerError; the next write() then starts a new ledger."""
         headers = []
         try:
             for number, fd in enumerate(self._files):
@@ -128,9 +128,9 @@ class Ledger:
     def write(
         self, ended: Sequence[LedgerEntry], free_entries: Sequence[FreeEntry], carried: CarriedOver, *, always: bool
     ) -> None:
-        """Write the state down, always or only if it changed. Raises OSError; the state written before is then valid.
+        """Write the state, always or only if it changed. Raises OSError; the earlier state is then still valid.
 
-        `free_entries`: entries still to return to the kernel, in reverse order; step() records the progress.
+        `free_entries` are the entries still to return to the kernel, in reverse order. step() records the progress.
         """
         known, self._fragments = self._fragments, {}
         changed = always or self._written[1] != carried
@@ -146,7 +146,7 @@ class Ledger:
         self._written = ([], None)
         try:
             described = ",".join(fragment for _, fragment in self._fragments.values())
-            # The VM's owner chooses names, which need not be valid text: JSON escapes lone surrogates.
+            # The VM's owner chooses its name, which may be invalid text: JSON escapes lone surrogates.
             rest = json.dumps({"free": free_entries, "carried": (carried.series, dict(carried.totals))})
             text = f'{{"ended":[{described}],{rest[1:]}'.encode()
             self._replace(text, (cell.buckets for each in ended for cell in each.record.cells))
@@ -159,8 +159,8 @@ class Ledger:
     def step(self, done: bool) -> None:
         """Record that the return of the next free entry begins, or that it is complete. Raises OSError.
 
-        After an error the same step is recorded again: no entry is returned before its step was recorded, and each
-        step is recorded once.
+        After an error the caller records the same step again. So no entry is returned before its step is recorded,
+        and each step is recorded once.
         """
         header = self._header
         if done and header.done < header.begun:
@@ -172,7 +172,7 @@ class Ledger:
             self._header = header
 
     def _give_up_free_entries(self) -> None:
-        """Mark all listed entries as returned. Losing one is better than returning one twice."""
+        """Mark all listed entries as returned. A lost entry is better than an entry that is returned twice."""
         listed, self._free_entries = self._free_entries, 0
         if listed:
             with contextlib.suppress(OSError):
@@ -182,7 +182,7 @@ class Ledger:
     def _replace(self, text: bytes, buckets: Iterable[bytes]) -> None:
         file = 1 - self._newest
         fd = self._files[file]
-        os.ftruncate(fd, 0)  # removes its header too
+        os.ftruncate(fd, 0)  # this removes its header too
         at, chunk = _HEADER.size, bytearray(text)
         for each in buckets:
             if len(chunk) >= _CHUNK:
@@ -193,7 +193,7 @@ class Ledger:
         header = _LedgerHeader(self._header.generation + 1, len(text), at - _HEADER.size, 0, 0)
         self._put(file, header)
         old, self._newest, self._header = self._newest, file, header
-        with contextlib.suppress(OSError):  # only frees memory
+        with contextlib.suppress(OSError):  # this only frees memory
             os.ftruncate(self._files[old], 0)
 
     def _put(self, file: int, header: _LedgerHeader) -> None:

@@ -1,4 +1,4 @@
-"""The states of the daemon, and the table of what may follow what."""
+"""The states of the daemon, and the table of allowed steps."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where the daemon stands between its start and its end."""
+    """A state of the daemon, from its start to its end."""
 
     CREATED = "created"
-    """The sockets listen. Nothing that needs privileges is done yet."""
+    """The sockets listen. All other work that needs privileges is still to do."""
     PREPARED = "prepared"
-    """Everything that needs privileges is done, or in the hands of the loader."""
+    """Everything that needs privileges is done, or is now the work of the loader."""
     LOADING = "loading"
-    """The loader compiles and attaches the program, or a program is taken over."""
+    """The loader compiles and attaches the program, or this process takes over a program."""
     WAITING_FOR_KVM = "waiting for KVM"
     """The loader waits for the tracepoints of KVM."""
     TAKING_OVER = "taking over"
     """The program of an earlier process counts. Some of its vCPUs have no name yet, so their series may lack counts."""
     ATTACHED = "attached"
-    """The program counts, and pages are whole. A replay is attached to its recording."""
+    """The program counts, and pages are complete. A replay is in this state too."""
     STOPPING = "stopping"
-    """Everything is being freed."""
+    """The daemon frees everything."""
     STOPPED = "stopped"
 
 
@@ -45,7 +45,7 @@ class Lifecycle:
         self.state = State.CREATED
 
     def step(self, to: State) -> None:
-        """Enter a state. Raises RuntimeError where the table does not allow it: that is a defect of ours."""
+        """Enter a state. Raises RuntimeError if the table does not allow it, which is a bug."""
         if to not in FOLLOWERS[self.state]:
             raise RuntimeError(f"the daemon is {self.state.value}: it cannot become {to.value}")
         self.state = to

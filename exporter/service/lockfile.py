@@ -1,4 +1,4 @@
-"""The lock that keeps a second instance from doubling what every exit costs."""
+"""The lock that prevents a second instance. A second instance would double the cost of every exit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 
 class LockError(Exception):
-    """The lock cannot be had; one line for the operator."""
+    """The lock cannot be taken. The message is one line for the operator."""
 
 
 def hold(path: Path) -> int:
-    """Take the lock and return its descriptor; it is free again when that is closed. Raises LockError.
+    """Take the lock and return its descriptor. Closing the descriptor releases the lock. Raises LockError.
 
-    A missing folder is made, for everybody to read: /run is empty after a boot.
+    A missing folder is made, readable for everybody: /run is empty after a boot.
     """
     try:
         with contextlib.suppress(FileExistsError):
             path.parent.mkdir(0o755)
-        # No link is followed in a folder that may belong to another user than this one.
+        # No symbolic link is followed, because the folder may belong to another user.
         folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -24,9 +24,9 @@ _FALLBACK = "nobody"
 
 
 def _keep_heap_small() -> None:
-    """Make glibc use one heap, and return large blocks to the kernel.
+    """Make glibc use only one heap, and return large blocks to the kernel.
 
-    By default each thread that answers a scrape gets a heap of its own, and that heap never shrinks.
+    By default each thread that answers a scrape has its own heap, and this heap never shrinks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -35,7 +35,7 @@ def _keep_heap_small() -> None:
 
 
 def _account(run_as: str) -> Account | None:
-    """The account to run as; None keeps the present one. Raises ConfigError."""
+    """Return the account as which to run; None keeps the present one. Raises ConfigError."""
     if os.geteuid() != 0:
         return None  # systemd's User=, or the user who started the exporter
     if not run_as:
@@ -69,7 +69,7 @@ def _drop(account: Account | None) -> None:
 
 
 def _refused(error: ConfigError) -> int:
-    """Log each problem; returns the exit status."""
+    """Log each problem. Returns the exit status."""
     for problem in error.problems:
         event(log, "error", problem)
     return 1 if isinstance(error, UnreadableError) else 2
@@ -78,7 +78,7 @@ def _refused(error: ConfigError) -> int:
 def _failure(error: Exception) -> str:
     if isinstance(error, program.LoadError):
         return error.explained()
-    if isinstance(error, OSError):  # descriptors or memory ran out between loading and counting
+    if isinstance(error, OSError):  # for example, no descriptors or no memory
         return f"cannot start: {error.strerror or error}"
     return str(error)
 
@@ -89,7 +89,7 @@ def run(
     replay: Callable[[Account | None], ProgramSource] | None = None,
     reread: Callable[[], Config] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, reload on SIGHUP; returns the exit status.
+    """Serve until SIGTERM or SIGINT, and reload on SIGHUP. Returns the exit status.
 
     `replay` makes the source of a replay, whose stand-ins run as the account; it raises StartError and LoadError.
     `reread` reads the configuration again, and raises ConfigError.
@@ -106,7 +106,8 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
-    # Python runs the handlers in the main thread, but the kernel may interrupt another one: this wakes the main one.
+    # Python runs signal handlers in the main thread, but the kernel may interrupt another thread. This wakes the main
+    # thread.
     signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)

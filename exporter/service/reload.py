@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Reads the configuration again."""
+    """Reads the configuration again and puts it in force."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Reloader:
         apply: Callable[[Config], None],
         announce: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`reread` raises ConfigError; `apply` puts a configuration in force; `announce` is entered during a reload."""
+        """`reread` raises ConfigError. `apply` puts a configuration in force. `announce` is entered during a reload."""
         self.config = config
         self.status = ConfigStatus(loaded=time.time())
         self._reread = reread
@@ -37,7 +37,7 @@ class Reloader:
     def reload(self) -> str:
         """Put the new configuration in force, except for options that need a restart. Any thread may call it.
 
-        Returns "", or one line that says what is wrong; the old configuration then stays in force.
+        Returns "", or one line with the error. After an error the old configuration stays in force.
         """
         if not self._reread:
             return "there is nothing to read again"

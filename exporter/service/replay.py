@@ -1,4 +1,4 @@
-"""A recording as the daemon's program: the program is loaded and not attached, and stand-ins for VMs feed it."""
+"""A replay as the daemon's program source: stand-ins for VMs send recorded events to a program that is not attached."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class ReplaySource(ProgramSource):
         del timeout
         self._received = True
         clock_ns = self._player.clock_ns
-        # A replay has its own clock: there is no Unix time at which it began.
+        # A replay has its own clock, so no Unix time says when counting began.
         return Attached(self._loaded, self._formats, CountingSince(0.0, clock_ns()), clock_ns, recording=self._about)
 
     def discard(self) -> None:
-        """Do nothing: no program of a replay outlives its process."""
+        """Do nothing: the program of a replay always ends with its process."""
 
     def broken(self) -> str:
-        """A few words if a stand-in ended, else ""."""
+        """Return a few words if a stand-in ended, else ""."""
         return "a stand-in for a VM ended: the replay is no longer complete" if self._player.ended() else ""
 
     def close(self) -> None:
-        """End the stand-ins, and free the program if nobody received it."""
+        """End the stand-ins. Free the program if receive() did not return it."""
         self._player.close()
         if not self._received:
             self._loaded.close()

@@ -1,4 +1,4 @@
-"""Which path of the web server answers what."""
+"""The paths of the web server, and their answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from exporter.readings import document
 from exporter.web.response import WRITE_METHODS, Request, Response, Route, Routes, constant, text_response
 
 Render = Callable[[str, str], MetricsPage]
-"""Makes the metrics page from the headers Accept and Accept-Encoding."""
+"""A function that makes the metrics page for the headers Accept and Accept-Encoding."""
 
 Reload = Callable[[], str]
-"""Reads the configuration again; returns "" or one line that says what is wrong with it."""
+"""A function that reloads the configuration. It returns "" or one line with the error."""
 
 
 def routes(
@@ -24,9 +24,9 @@ def routes(
     page: HtmlPage | None = None,
     reload: Reload | None = None,
 ) -> Routes:
-    """Every path there is. `vcpus` makes the JSON document of /-/vcpus, `page` the page at /.
+    """Return all paths. `vcpus` makes the JSON document of /-/vcpus, and `page` makes the page at /.
 
-    Without `reload` reloading is forbidden.
+    Without `reload`, a request to reload is refused.
     """
 
     def metrics(request: Request) -> Response:
@@ -48,7 +48,7 @@ def routes(
 
 
 def _reload(reload: Reload | None) -> Response:
-    if reload is None:  # the words of Prometheus
+    if reload is None:  # Prometheus answers with the same text
         return text_response(403, "Lifecycle API is not enabled.")
     wrong = reload()
     return text_response(500, f"failed to reload config: {wrong}") if wrong else text_response(200)

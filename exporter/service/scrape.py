@@ -1,4 +1,4 @@
-"""The scraper: makes the page that a scrape asks for out of the latest collection."""
+"""The scraper: it makes the metrics page from the latest collection."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WAIT_SECONDS = 0.25
 """How long a scrape waits for the names of VMs that it sees for the first time. Later scrapes do not wait."""
 
 _TAKEOVER_WAIT_SECONDS = 6.0
-"""The same right after a takeover: a VM's sum must not lack a vCPU that it had. The lookup gives up earlier."""
+"""The same after a takeover: a VM's sum must not lack a vCPU that it had before. The lookup gives up earlier."""
 
 
 class Scraper:
-    """Makes one page at a time: two scrapes share the caches, and would render the same series twice."""
+    """Makes one page at a time: two scrapes use the same caches, and would render the same series twice."""
 
     def __init__(self, config: Config, lookup: Lookup, registry: CollectorRegistry) -> None:
-        """Serve the `registry`; no vCPU is served before use()."""
+        """Serve the `registry`. No vCPU is served before use()."""
         self.status = ScrapeStatus()
         self._lookup = lookup
         self._registry = registry
@@ -40,9 +40,9 @@ class Scraper:
         self._collection: Collected = NothingCollected()
         self._reasons = ReasonNames()
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
-        """Of ended threads: the cells that the metrics had last, and their sums."""
+        """By ended thread: its last cells in the metrics, and their numbers of exits and of exits to the VMM."""
         self._served_before: dict[ThreadKey, tuple[int, int]] = {}
-        """Of threads that ended before this process, and that no page of it had: the sums on an earlier one's pages."""
+        """The same numbers on pages of an earlier process, for ended threads that no page of this process had."""
         self._taking_over = False
         self._metrics = self._new_metrics(config)
         self._carried = NOTHING_CARRIED
@@ -61,7 +61,7 @@ class Scraper:
     def set_reasons(
         self, reasons: ReasonNames, config: Config, before: LedgerState = EMPTY_STATE, *, takeover: bool = False
     ) -> None:
-        """Take the names of reasons, and what an earlier process served if this is a takeover. Call it before use()."""
+        """Set the names of reasons, and after a takeover the state of the earlier process. Call it before use()."""
         with self._lock:
             self._reasons = reasons
             self._carried = before.carried
@@ -75,7 +75,7 @@ class Scraper:
             self._collection = collection
 
     def reconfigure(self, config: Config) -> None:
-        """Serve the series that this configuration asks for. A series that both have continues from its value."""
+        """Serve the series of this configuration. A series that existed before continues from its value."""
         with self._lock:
             self._collection.set_linger(round(config.linger * 1e9))
             self._collection.collect()
@@ -95,7 +95,7 @@ class Scraper:
         self._lookup.wait_known(_TAKEOVER_WAIT_SECONDS if self._taking_over else _WAIT_SECONDS)
         with self._lock:
             self.status = replace(self.status, lookups_pending=self._lookup.pending)
-            vcpus, vanished, complete = self._collection.observed()  # may be newer than our own collection
+            vcpus, vanished, complete = self._collection.observed()  # may be newer than the collection of this scrape
             self._metrics.update(vcpus, ())
             self._forget_vanished(vanished, complete)
             for record, _ in vcpus if self._served_before else ():
@@ -103,15 +103,15 @@ class Scraper:
             return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
 
     def tidy(self) -> None:
-        """Forget the vanished vCPUs. Without scrapes they would pile up."""
+        """Forget the vanished vCPUs. Otherwise they would fill the memory while no scrape comes."""
         with self._lock:
             vcpus, vanished, complete = self._collection.observed()
-            if self._taking_over and self._sums:
+            if self._taking_over and self._sums_over_threads:
                 self._metrics.update(vcpus, ())
             self._forget_vanished(vanished, complete)
 
     def served(self, key: ThreadKey) -> tuple[int, int]:
-        """The exits, and the exits to the VMM, that pages had of an ended thread. Needs no lock."""
+        """Return how many exits, and exits to the VMM, of an ended thread were on a page. Needs no lock."""
         before = self._served_before.get(key)
         if before is not None:
             return before
@@ -122,7 +122,7 @@ class Scraper:
         return known[1]
 
     def carried_over(self) -> CarriedOver:
-        """Counts that series hold besides the cells of present threads. Needs no lock."""
+        """Return the counts that series carry over from ended threads. Needs no lock."""
         return self._carried
 
     def _forget_in_metrics(self, keys: Sequence[ThreadKey]) -> None:
@@ -133,7 +133,7 @@ class Scraper:
         """Forget threads that no later snapshot has. Exits that no page had are counted as unserved."""
         if not vanished:
             return
-        if self._taking_over and self._sums:
+        if self._taking_over and self._sums_over_threads:
             named = [(record, self._lookup.get(record.key)) for record in vanished]
             self._metrics.update([(record, vcpu) for record, vcpu in named if vcpu], ())
         unserved, unserved_userspace = self.status.unserved_exits, self.status.unserved_userspace_exits
@@ -149,7 +149,7 @@ class Scraper:
             self._served_before.pop(key, None)
 
     def _forget_vanished(self, vanished: Sequence[VcpuRecord], complete: bool) -> None:
-        """Forget the vanished vCPUs. After a takeover only once all vCPUs have names: a VM's series is whole then."""
+        """Forget the vanished vCPUs. After a takeover, first wait for the names of all vCPUs: sums are complete then."""
         if self._taking_over and not complete:
             return
         self._forget(vanished)
@@ -159,6 +159,6 @@ class Scraper:
             self._carried = self._metrics.carried_over()
 
     def _new_metrics(self, config: Config, carried: CarriedOver = NOTHING_CARRIED) -> Metrics:
-        # Series that are sums over threads: an ended thread must have been in them, scraped or not.
-        self._sums = "vm" in (config.level.counters, config.level.histograms)
+        # True if series are sums over threads. Such a sum must include each ended thread, even one without a scrape.
+        self._sums_over_threads = "vm" in (config.level.counters, config.level.histograms)
         return Metrics(ReasonFilter(self._reasons.lookup, config.reasons), config.level, carried)

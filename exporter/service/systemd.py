@@ -1,6 +1,6 @@
 """Messages and descriptors between systemd and this process: sd_notify(3), sd_listen_fds(3), the store, the watchdog.
 
-Everything works without systemd as well: then nothing is sent, and nothing was passed.
+All of it works without systemd too: then no message is sent, and no descriptor is passed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _SEND_SECONDS = 5.0
 
 
 def _number(text: str) -> int:
-    """The number in a variable that anybody may have set; 0 if it is not a number of at most 64 bits."""
+    """Return the number in a variable, which may have any text; 0 if it is not a number of at most 19 digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
 class Systemd:
     """The service manager, if the environment names one.
 
-    Takes its variables out of `environ`, so that no child of this process speaks for it.
+    Removes its variables from `environ`, so that no child process sends messages for this process.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
@@ -43,9 +43,9 @@ class Systemd:
         count, for_pid = _number(environ.pop("LISTEN_FDS", "")), environ.pop("LISTEN_PID", "")
         names = environ.pop("LISTEN_FDNAMES", "").split(":")
         self.passed: list[tuple[str, int]] = []
-        """Name and number of each passed descriptor: listening sockets, and those that an earlier process stored."""
+        """Name and number of each passed descriptor: listening sockets, and descriptors of an earlier process."""
         for number in range(min(count, _MAX_FDS) if for_pid == str(pid) else 0):
-            with contextlib.suppress(OSError):  # announced, and not open
+            with contextlib.suppress(OSError):  # announced but not open
                 os.set_inheritable(_FIRST_FD + number, False)
                 self.passed.append((names[number] if number < len(names) else "", _FIRST_FD + number))
 
@@ -87,7 +87,7 @@ class Systemd:
     def store(self, name: str, descriptor: int) -> None:
         """Store a descriptor for the next process, also if this process is killed.
 
-        FDPOLL=0 (systemd 246), since poll() reports an error for most BPF descriptors, and systemd then drops them.
+        FDPOLL=0 (systemd 246): poll() reports an error for most BPF descriptors, and systemd would then drop them.
         """
         self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=[descriptor])
 

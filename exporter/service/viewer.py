@@ -1,4 +1,4 @@
-"""The viewer: makes readings of the latest collection, for /-/vcpus and for the page at /."""
+"""The viewer: it makes readings of the latest collection, for /-/vcpus and for the page at /."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WAIT_SECONDS = 0.25
 
 
 class Viewer:
-    """Collects, and names everything that the collection has. `status` returns the present status of the exporter."""
+    """Collects, and makes readings with names. `status` returns the present status of the exporter."""
 
     def __init__(self, observer: Observer, status: Callable[[], OwnStatus]) -> None:
         self._observer = observer
@@ -29,17 +29,17 @@ class Viewer:
         self._collection, self._observer = collection, observer
 
     def document(self) -> bytes:
-        """The JSON document of all vCPUs."""
+        """Return the JSON document of all vCPUs."""
         return encode(self._reading())
 
     def page_data(self) -> PageData:
-        """Everything that the page at / is made of."""
+        """Return the data of the page at /."""
         reading, status = self._reading(), self._status()
         up = status.collection.snapshot is not None
         return PageData(reading, Health(up, status.collection.errors, self._observer.lookup.pending))
 
     def _reading(self) -> Reading:
-        """All vCPUs with their names; without a snapshot no vCPU, counted since 0."""
+        """Return all vCPUs with their names. Without a snapshot there is no vCPU, and counting began at 0."""
         self._collection.collect()
         self._observer.lookup.wait_known(_WAIT_SECONDS)
         status = self._status()

@@ -1,4 +1,4 @@
-"""A sleep that any thread, a signal or another process can end."""
+"""A sleep that another thread or a signal can end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Waker:
         self._read, self.fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for this time, or until somebody wakes this thread."""
+        """Sleep for this time, or until wake() or a write to `fd`."""
         if select.select([self._read], [], [], seconds)[0]:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 64)
 
     def wake(self) -> None:
-        """End the sleep, or the next one; safe in a signal handler."""
+        """End the present sleep or the next one. Safe in a signal handler."""
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes the sleeper too
             os.write(self.fd, b".")
 

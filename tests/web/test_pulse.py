@@ -85,7 +85,7 @@ def test_a_hanging_server_sends_no_watchdog_message(tmp_path: Path, monkeypatch:
         daemon = Daemon(configured, systemd=systemd)
         for responds in (True, False, True):
             monkeypatch.setattr(WebServer, "responds", lambda _, responds=responds: responds)
-            daemon._tell_alive()
+            daemon._notify_alive()
         assert [notified.recv(4096) for _ in range(2)] == [b"WATCHDOG=1"] * 2
         with pytest.raises(BlockingIOError):
             notified.recv(4096)

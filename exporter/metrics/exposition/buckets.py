@@ -1,4 +1,4 @@
-"""The kernel's buckets in the two forms that Prometheus knows: cumulative bounds, and native spans."""
+"""The kernel's buckets in the two forms of Prometheus: cumulative counts at classic bounds, and native spans."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from exporter.config.options import Classic
 from exporter.model.buckets import BUCKETS, COUNTS, FIRST_BOUND
 
 _MAX_GAP = 2
-"""A gap of this many empty buckets is cheaper inside a span than a new span."""
+"""A gap of at most this many empty buckets is cheaper inside a span than a new span."""
 
 
 class ClassicBounds:
-    """Classic bounds: powers of two seconds, and for each the last native bucket below it."""
+    """Classic bounds: powers of two, in seconds. `last` has the number of the last bucket below each bound."""
 
     def __init__(self, octaves: Sequence[int]) -> None:
         self.bounds = tuple(2.0**octave for octave in octaves)
@@ -25,8 +25,8 @@ class ClassicBounds:
     def of(classic: Classic) -> ClassicBounds:
         """Bounds that are `classic.factor` (2, 4 or 16) apart and cover the range from `classic.min` to `classic.max`.
 
-        The bounds of a larger factor are among those of a smaller one. Only the outermost bounds may differ: they may
-        lie further out.
+        The bounds of a larger factor are among those of a smaller one. Only the outermost bounds may
+        differ: they may lie further out.
         """
         step = classic.factor.bit_length() - 1
         lowest, highest = FIRST_BOUND // 4, (FIRST_BOUND + BUCKETS - 2) // 4
@@ -39,15 +39,15 @@ class ClassicBounds:
         )
 
     def cumulate(self, buckets: bytes) -> tuple[int, ...]:
-        """The counts up to each bound, and the count of all: one number more than there are bounds."""
+        """Return the cumulative count at each bound, and then the count of all buckets."""
         cumulated: tuple[int, ...] = self._pick(tuple(accumulate(COUNTS.unpack(buckets))))
         return cumulated
 
 
 def nonzero(buckets: bytes) -> tuple[int, list[int]]:
-    """The number of the first bucket that is not empty, and the counts from there to the last one that is not empty."""
-    # As one large number (both architectures are little-endian): three operations in C, where stripping zero
-    # bytes is a loop over them.
+    """Return the number of the first bucket that is not empty, and the counts from it to the last such bucket."""
+    # The buckets are taken as one large number (both architectures are little-endian). Its bit length gives the last
+    # bucket, and its lowest bit the first one: three operations, without a loop over the buckets.
     bits = int.from_bytes(buckets, "little")
     if not bits:
         return 0, []
@@ -58,7 +58,7 @@ def nonzero(buckets: bytes) -> tuple[int, list[int]]:
 def spans(first: int, counts: list[int]) -> list[tuple[int, list[int]]]:
     """Split counts into native spans: (native index of the first bucket, counts). Bucket 0 must not be among them.
 
-    Native index k of schema 2 ends at 2^(k/4) s; the overflow bucket becomes the one above 2^12 s.
+    The bucket with native index k of schema 2 ends at 2^(k/4) s. The overflow bucket gets the index above 2^12 s.
     """
     if 0 not in counts:
         return [(first + FIRST_BOUND, counts)] if counts else []

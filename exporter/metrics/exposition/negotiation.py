@@ -1,4 +1,4 @@
-"""Which format and encoding a scraper gets: HTTP's Accept and Accept-Encoding (RFC 9110), as Prometheus uses them."""
+"""The format and encoding for a scraper, from the HTTP headers Accept and Accept-Encoding (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Range(NamedTuple):
 
 
 def _ranges(header: str) -> list[_Range]:
-    """The elements of a header such as Accept; an element that cannot be parsed is left out."""
+    """Return the elements of a header such as Accept. An empty element is left out."""
     found = []
     for element in header[:_MAX_HEADER].split(","):
         kind, *rest = (part.strip() for part in element.split(";"))
@@ -41,7 +41,7 @@ def _ranges(header: str) -> list[_Range]:
             name, value = name.strip().lower(), value.strip().strip('"')
             if name == "q":
                 quality = _quality(value)
-                break  # the rest are no parameters of the type
+                break  # parameters after q do not belong to the type
             parameters[name] = value
         if kind:
             found.append(_Range(kind.lower(), parameters, quality))
@@ -57,7 +57,7 @@ def _quality(text: str) -> float:
 
 
 def _offered(wanted: _Range) -> Format | None:
-    """The format that an element of Accept asks for; None if it is none of ours."""
+    """Return the format that an element of Accept asks for; None if the exporter does not have it."""
     parameters = wanted.parameters
     if wanted.kind == "application/vnd.google.protobuf":
         if (
@@ -75,7 +75,7 @@ def _offered(wanted: _Range) -> Format | None:
 
 
 def choose_format(accept: str) -> Format:
-    """The format with the highest quality, the first of equal ones; text if none fits, as Prometheus' clients do."""
+    """Return the format with the highest quality, and of equal ones the first. Text if the exporter has none."""
     best, quality = TEXT, 0.0
     for wanted in _ranges(accept):
         offered = _offered(wanted)

@@ -18,7 +18,7 @@ from exporter.metrics.exposition.protobuf import ProtobufRenderer, registry_metr
 from exporter.metrics.exposition.text import TextRenderer
 from exporter.metrics.families import Family
 
-_FASTEST = 1  # zlib's level: half the size at a fifth of the default's time
+_FASTEST = 1  # zlib's level: half the size of the page, in a fifth of the time of the default level
 _GZIP = 31  # zlib's window bits for a gzip header
 
 
@@ -38,7 +38,7 @@ class MetricsPage(NamedTuple):
 
 
 class Exposition:
-    """All formats. The renderers keep their caches on the series themselves."""
+    """Renders pages in all formats. The renderers keep their caches on the series."""
 
     def __init__(self, histogram: Histogram, registry: CollectorRegistry, *, gzip: bool = True) -> None:
         classic = ClassicBounds.of(histogram.classic)
@@ -49,7 +49,7 @@ class Exposition:
         self._protobuf = ProtobufRenderer(classic if with_classic else None, native=histogram.native)
 
     def page(self, families: list[Family], accept: str, accept_encoding: str) -> MetricsPage:
-        """Render for a scraper that sent these headers."""
+        """Render the page for a scraper that sent these headers."""
         chosen = choose_format(accept)
         pieces = self._pieces(chosen, families)
         headers = [("Content-Type", chosen.content_type), ("Vary", "Accept, Accept-Encoding")]

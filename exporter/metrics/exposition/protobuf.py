@@ -1,6 +1,6 @@
-"""The protobuf format: length-delimited io.prometheus.client.MetricFamily messages, histograms native.
+"""The protobuf format: length-delimited io.prometheus.client.MetricFamily messages with native histograms.
 
-Written by hand, since the messages are few and their speed is this project's business; the field numbers are those of
+The encoder is written by hand, because it has few messages and must be fast. The field numbers are those of
 https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto. The tests decode
 every page with Google's protobuf.
 """
@@ -35,7 +35,7 @@ def _varint(value: int) -> bytes:
 
 
 _TABLE = [_varint(value) for value in range(1 << 14)]
-"""All varints of one and two bytes: all lengths and most counts."""
+"""All varints of one and two bytes. They cover all lengths and most counts."""
 
 
 def varint(value: int) -> bytes:
@@ -44,7 +44,7 @@ def varint(value: int) -> bytes:
 
 
 def zigzag(value: int) -> bytes:
-    """A signed integer of type sint32 or sint64."""
+    """Encode a signed integer as sint32 or sint64."""
     return varint(value * 2 if value >= 0 else -value * 2 - 1)
 
 
@@ -79,9 +79,9 @@ def _simple(kind: int, labels: bytes, value: float) -> bytes:
 
 
 class ProtobufRenderer:
-    """Renders families; a series whose values did not change is not encoded again.
+    """Renders families. A series whose values did not change is not encoded again.
 
-    `native` False leaves the native buckets out; `classic` None the classic ones.
+    `native` False leaves out the native buckets. `classic` None leaves out the classic buckets.
     """
 
     def __init__(self, classic: ClassicBounds | None, *, native: bool) -> None:
@@ -141,17 +141,17 @@ def _labels_of(family: CounterFamily | HistogramFamily, series: Series) -> bytes
 _SAMPLE_COUNT, _SAMPLE_SUM = _tag(1, 0), _tag(2, 1)
 _METRIC, _HISTOGRAM_FIELD = _tag(4, 2), _tag(7, 2)
 _COUNTER_HEAD = _tag(3, 2) + varint(9) + _tag(1, 1)
-"""Start of a counter in a Metric: a message of one double."""
+"""Start of the field `counter` of a Metric: a message with one double."""
 _CUMULATIVE = _tag(1, 0)
 _ZERO_COUNT = _tag(7, 0)
 _NATIVE_HEAD = _tag(5, 0) + zigzag(SCHEMA) + _double(6, ZERO_THRESHOLD)
 _NO_SPAN = _bytes_field(12, _tag(1, 0) + zigzag(0) + _tag(2, 0) + varint(0))
-"""Marks a histogram without any bucket as native."""
+"""A span without buckets: it marks an empty histogram as native."""
 
 
 _FEW = 8192
 _DELTAS = {delta: zigzag(delta) for delta in range(1 - _FEW, _FEW)}
-"""Most deltas are small: a look-up table for them halves the time of a page."""
+"""Encoded small deltas. Most deltas are small, and this table halves the time of a page."""
 
 _OFFSET, _LENGTH, _POSITIVE_SPAN, _POSITIVE_DELTAS = _tag(1, 0), _tag(2, 0), _tag(12, 2), _tag(13, 2)
 
@@ -177,7 +177,7 @@ def _add_native(parts: list[bytes], first: int, counts: list[int]) -> None:
 
 
 def registry_metrics(metrics: Iterable[Metric]) -> Iterator[bytes]:
-    """Yield the counters and gauges of prometheus_client's registry as families; it has no other kinds here."""
+    """Yield the metrics of prometheus_client's registry as families. The registry has only counters and gauges."""
     for metric in metrics:
         kind = _KINDS.get(metric.type, _UNTYPED)
         samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]

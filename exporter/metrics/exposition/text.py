@@ -1,7 +1,7 @@
 """The text formats 0.0.4 and OpenMetrics 1.0. They differ only in headers.
 
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and the OpenMetrics specification.
-A number prints so that parsing gives the same float back; `le` values are powers of two and print exactly.
+A printed number is parsed as the same float again. `le` values are powers of two, so their text is exact.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 def escaped_labels(names: tuple[str, ...], values: tuple[str, ...]) -> bytes:
-    """The inside of the braces: `pid="1",vm="a\\"b"`."""
+    """Return the text between the braces: `pid="1",vm="a\\"b"`."""
     pairs = (f'{name}="{value.translate(_LABEL_ESCAPES)}"' for name, value in zip(names, values))
     return ",".join(pairs).encode()
 
 
 class TextRenderer:
-    """Renders families; a series whose values did not change is not formatted again."""
+    """Renders families. A series whose values did not change is not formatted again."""
 
     def __init__(self, classic: ClassicBounds) -> None:
         self._classic = classic
@@ -87,7 +87,7 @@ def _header(family: Family, openmetrics: bool) -> bytes:
     )
     name = family.name
     if openmetrics and kind == "counter":
-        name = name[: -len("_total")]  # the family has no suffix there, its samples have
+        name = name[: -len("_total")]  # in OpenMetrics only the samples have the suffix
     text = family.help.translate(_LABEL_ESCAPES if openmetrics else _HELP_ESCAPES)
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
 

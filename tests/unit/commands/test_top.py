@@ -217,9 +217,9 @@ def test_a_restart_of_the_exporter_is_reported(fake: FakeExporter) -> None:
         ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
         ((401, b""), "requires a password, which top cannot send: use --source own"),
         ((200, b"<html>"), "is not a kvm-exit-exporter of this version: not JSON"),
-        ((200, b"{}"), "is not a kvm-exit-exporter of this version: without version"),
-        ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: version 99, known is 1"),
-        ((200, b'{"\\u001b[2J": 1}'), "without version"),
+        ((200, b"{}"), "is not a kvm-exit-exporter of this version: version is missing"),
+        ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: document version 99, expected 1"),
+        ((200, b'{"\\u001b[2J": 1}'), "version is missing"),
         (reading(0), "counts nothing: it waits for KVM, or its log says why"),
     ],
 )

@@ -67,7 +67,7 @@ def test_strings_of_a_hostile_owner_are_cut_and_decoded(tmp_path: Path) -> None:
     assert identify(5, tmp_path) == Vm(5, "5", "", "__")
 
 
-def test_a_read_is_bounded_and_an_argument_that_it_cuts_is_dropped(tmp_path: Path) -> None:
+def test_a_read_has_a_limit_and_an_argument_that_is_cut_off_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "cmdline"
     file.write_bytes(b"qemu\0-name\0web-server\0")
     assert read_head(file, 14) == b"qemu\0-name\0web"

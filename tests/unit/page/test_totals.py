@@ -1,4 +1,4 @@
-"""The page's history: which sums it compares, and how long it keeps them."""
+"""The page's history: which totals it compares, and how long it keeps them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support.readings import SECOND
 from tests.unit.page.views import figures, seen, vcpu
 
 
-def test_the_first_look_shows_all_counts_and_the_next_shows_the_difference() -> None:
+def test_the_first_request_shows_all_counts_and_the_next_one_the_difference() -> None:
     history = History()
     first = seen(history, 10, vcpu(2, 101, 3), vcpu(3, 7))
     assert (first.whole, first.elapsed_ns) == (True, 10 * SECOND)
@@ -17,14 +17,14 @@ def test_the_first_look_shows_all_counts_and_the_next_shows_the_difference() -> 
     assert figures(second) == [("web", 0.12, [("IRQ", 30, 15.0)]), ("db", 0.02, [("IRQ", 5, 2.5)])]
 
 
-def test_rates_cover_at_least_four_seconds_with_looks_at_any_time() -> None:
+def test_rates_cover_about_four_seconds_or_more() -> None:
     history = History()
     spans = [seen(history, at, vcpu(2, at * 10)).elapsed_ns // SECOND for at in (1, 3, 5, 7, 9, 14, 15, 16, 17, 18, 19)]
     assert spans == [1, 2, 4, 4, 4, 5, 6, 7, 8, 4, 5]
     assert len(history) <= 4
 
 
-def test_sums_are_dropped_a_minute_after_the_last_look() -> None:
+def test_totals_are_dropped_a_minute_after_the_last_request() -> None:
     history = History()
     seen(history, 1, vcpu(2, 1))
     history.forget(60.9)
@@ -36,8 +36,8 @@ def test_sums_are_dropped_a_minute_after_the_last_look() -> None:
     assert not seen(history, 181, vcpu(2, 1)).whole
 
 
-def test_without_comparable_sums_the_page_shows_all_counts() -> None:
-    """Two cases: a vCPU of the earlier sums is missing, or counting began anew."""
+def test_without_comparable_totals_the_page_shows_all_counts() -> None:
+    """Two cases: a vCPU of the earlier totals is missing, or counting began anew."""
     history = History()
     seen(history, 10, vcpu(2, 100), vcpu(3, 50))
     missing = seen(history, 12, vcpu(2, 103))

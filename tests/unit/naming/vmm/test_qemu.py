@@ -88,7 +88,7 @@ def test_a_vm_of_kubevirt_has_its_namespace_in_its_name(tmp_path: Path) -> None:
     assert known(tmp_path, argv, cgroup=pod) == Vm(42, "shop_web-1", UUID, "qemu")
 
 
-def test_two_different_typical_options_are_enough() -> None:
+def test_two_different_typical_options_identify_qemu() -> None:
     assert has_typical_options(["x", "-machine", "virt", "--smp", "2"])
     assert not has_typical_options(["x", "-machine", "-smp"])
     assert not has_typical_options(["x", "-smp", "2", "-smp", "4"])
