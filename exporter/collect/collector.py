@@ -1,7 +1,7 @@
 """The collector: reads the BPF maps and makes records of live vCPUs and of vCPUs that ended a short time ago.
 
-Each collection copies the ended vCPUs out and returns their slot and cells to the kernel at once. The copies are kept
-for `linger`. So a host that starts and stops thousands of VMs needs no larger pools than it has vCPUs.
+Each collection copies the ended vCPUs, and returns their slots and cells to the kernel at once. The copies are kept for
+`linger`. So a host that starts and stops thousands of VMs needs pools only for the vCPUs that run at the same time.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Collector:
         lingers_ns = clock_ns() + linger_ns
         self._ended = [EndedVcpu(each.record, max(each.expires_ns, lingers_ns)) for each in handover.ended]
         self._free_entries: list[FreeEntry] = []
-        """Cleared, and not returned to the kernel yet; the last one is returned first."""
+        """Entries that are cleared, and not returned to the kernel yet. The last entry is returned first."""
         self._expired_early = 0
         self._resume(handover)
 
@@ -106,7 +106,7 @@ class Collector:
 
         Raises OSError or MemoryError. The next collection then reads the values that this one missed.
         """
-        # The clock is read before any slot, so that no age and no guest time is longer than the truth.
+        # The clock is read before any slot, so that no age and no guest time is too long.
         now = self._clock_ns()
         self._slots.map_used()
         self._cells.map_used()
@@ -148,7 +148,7 @@ class Collector:
                     self._store(slot, number, cell)
                 else:  # just taken: a weakly ordered CPU may show the exit before the owner
                     self._cells.mark_changed(number)
-        except BaseException:  # MemoryError too: the next collection must read the cells that this one did not
+        except BaseException:  # MemoryError too: the next collection must read the cells that this one did not read
             for number in changed:
                 self._cells.mark_changed(number)
             raise

@@ -111,14 +111,14 @@ class ArrayMap:
         self.memory[start : start + self.layout.size] = bytes(self.layout.size)
 
     def close(self) -> None:
-        """Unmap. The kernel frees the map with its last descriptor."""
+        """Unmap. The kernel frees the map when its last descriptor is closed."""
         self._columns.clear()
         self._view.release()
         self.memory.close()
 
 
 def _unpacker(layout: LeafLayout, names: tuple[str, ...]) -> struct.Struct:
-    """A Struct that reads the named members, which must stand in this order, from a leaf."""
+    """Return a Struct that unpacks these members of a leaf. `names` must be in the order of the leaf."""
     form, at = "=", 0
     for name in names:
         field: LeafField = layout.fields[name]
@@ -232,9 +232,9 @@ class SlotMap(ArrayMap):
 
 
 class CounterMap(ArrayMap):
-    """Events that no cell counts, by name."""
+    """The counters of events that are in no cell."""
 
     def read(self) -> dict[str, int]:
-        """Every counter of struct counters."""
+        """Read every counter of struct counters, by name."""
         fields = self.layout.fields
         return dict(zip(fields, _unpacker(self.layout, tuple(fields)).unpack_from(self.memory)))

@@ -1,4 +1,4 @@
-"""Records to metric families: the kvm_* part of the contract.
+"""Records become metric families: the kvm_* part of the contract.
 
 The exporter's own metrics are in own.py. Names and labels are API: dashboards and alerts depend on them.
 """
@@ -21,7 +21,7 @@ Identified = tuple[VcpuRecord, Vcpu]
 
 
 class TotalsFamily(NamedTuple):
-    """A counter of each vCPU without a reason."""
+    """A counter that each vCPU has only once, without a reason."""
 
     member: str
     """Name of a member of VcpuTotals."""
@@ -39,7 +39,7 @@ TOTALS = (
 
 
 class Metrics:
-    """The kvm_* families. Remembers each thread until it is told to forget it. Not thread-safe."""
+    """The kvm_* families. Each thread stays in memory until update() gets it as vanished. Not thread-safe."""
 
     def __init__(self, name: NameReason, level: Level, carried: CarriedOver = NOTHING_CARRIED) -> None:
         self._name = name
@@ -64,7 +64,8 @@ class Metrics:
     def continue_from(self, earlier: Metrics) -> None:
         """Continue each series from its value in `earlier`, even if the series is now the sum of other cells.
 
-        So no counter falls or jumps when the configuration changes. The last snapshot of both must be the same.
+        So no counter falls or jumps when the configuration changes. The last update() of both must have got the same
+        snapshot.
         """
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():

@@ -22,7 +22,7 @@ class CollectionStatus:
     """The status that the collection publishes."""
 
     snapshot: Snapshot | None = None
-    """The latest collection; None before the first one, and after one that failed."""
+    """The latest collection; None before the first collection, and after a failed one."""
     seconds: float = 0.0
     """Duration of the last successful collection."""
     collections: int = 0
@@ -51,7 +51,7 @@ class ConfigStatus:
 
 @dataclass(frozen=True)
 class OwnStatus:
-    """All parts together, each published by its owner."""
+    """The status of all parts. Each part publishes its own."""
 
     collection: CollectionStatus = CollectionStatus()
     scrape: ScrapeStatus = ScrapeStatus()

@@ -36,7 +36,7 @@ def bound_ns(number: int) -> int | None:
     if number == BUCKETS - 1:
         return None
     exponent = number + FIRST_BOUND
-    # The fourth root of 10^36 * 2^exponent, rounded down: integers throughout.
+    # The fourth root of 10^36 * 2^exponent, rounded down, with integers only.
     power = 10**36 << exponent if exponent >= 0 else 10**36 >> -exponent
     return isqrt(isqrt(power))
 

@@ -56,7 +56,7 @@ class VcpuRecord:
     key: ThreadKey
     comm: bytes
     vcpu_id: int | None
-    """The kernel's vcpu_id; None where the tracepoint has none."""
+    """The kernel's vcpu_id; None if the tracepoint does not have it."""
     totals: VcpuTotals
     cells: Sequence[Cell]
     in_progress: ExitInProgress | None
@@ -87,7 +87,7 @@ FreeEntry = tuple[str, int]
 
 
 class Handover(NamedTuple):
-    """The state of a collector that no map holds. The next process goes on from it."""
+    """The state of a collector that is in no map. The next process goes on from this state."""
 
     ended: Sequence[EndedVcpu] = ()
     """Their slots are cleared, or listed in `free_entries`."""
@@ -119,10 +119,10 @@ class Snapshot:
     runs: Mapping[str, RunStats]
     """By the name of the BPF program."""
     slots: int
-    """How many vCPU threads there is room for."""
+    """Number of vCPU threads that the maps have room for."""
     slots_in_use: int
     cells: int
-    """How many pairs of vCPU and reason there is room for."""
+    """Number of pairs of vCPU and reason that the maps have room for."""
     cells_in_use: int
     vanished: Sequence[VcpuRecord] = ()
     """vCPUs that ended and whose linger time is over. No later snapshot has them."""

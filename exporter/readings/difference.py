@@ -63,7 +63,7 @@ class ReasonDifference:
     def percentile_ns(self, percent: int) -> int | None:
         """Upper bound, in ns, of the bucket with the percentile (1 to 100); None without a completed interval.
 
-        A bucket is 19 % wide. The last bucket, above 2^12 s, has no bound: then it is the sum of all intervals.
+        A bucket is 19 % wide. The last bucket, above 2^12 s, has no bound: the result is then the sum of all intervals.
         """
         completed = self.completed
         rank, seen = -(-completed * percent // 100), 0

@@ -37,7 +37,7 @@ class Observed(NamedTuple):
 
 
 class Collected(Protocol):
-    """The collection as the scraper sees it."""
+    """The methods of a collection that the scraper uses."""
 
     status: CollectionStatus
 
@@ -128,7 +128,7 @@ class Collection:
                 event(log, "error", "collection failed", err=error)
                 return
             self._vanished += snapshot.vanished
-            # The snapshot must be visible before the lookups, which observed() compares it with.
+            # observed() compares the snapshot with the lookups, so the snapshot must be visible first.
             self.status = CollectionStatus(snapshot, before.seconds, before.collections, before.errors)
             self._observer.look_up(snapshot)
             self._log_new_drops(snapshot)

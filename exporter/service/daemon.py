@@ -40,8 +40,8 @@ _LOADER_SECONDS = 0.5
 class Daemon:
     """One running exporter.
 
-    lifecycle.py has its states. The caller calls prepare() with privileges and drops them, then start(), attach() and
-    wait(), and close() at the end in any case.
+    lifecycle.py has its states. The caller calls prepare() while the process has privileges, and then drops them. Then
+    it calls start(), attach() and wait(). At the end it always calls close().
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Daemon:
         self.lifecycle.step(State.PREPARED)
 
     def give_sockets_to(self, account: Account) -> None:
-        """Give the unix sockets to this account, as which the process will run. Raises ListenError."""
+        """Make this account the owner of the unix sockets. The process will run as this account. Raises ListenError."""
         self._frontend.chown(account)
 
     def start(self) -> None:
@@ -219,7 +219,7 @@ class Daemon:
     @staticmethod
     def _log_begin(attached: Attached, config: Config) -> None:
         if attached.recording:
-            event(log, "warn", "replaying a recording: no number on /metrics is of this host", **attached.recording)
+            event(log, "warn", "replaying a recording: no number on /metrics describes this host", **attached.recording)
             return
         limits = config.limits
         event(

@@ -45,7 +45,7 @@ class Frontend:
         return self._web.addresses
 
     def chown(self, account: Account) -> None:
-        """Give the unix sockets to this account, as which the process will run. Raises ListenError."""
+        """Make this account the owner of the unix sockets. The process will run as this account. Raises ListenError."""
         self._web.chown(account.uid, account.gid)
 
     def start(self, config: Config, notice: str) -> None:

@@ -59,7 +59,7 @@ class StoredDescriptors:
             state = json.loads(_read(self.descriptors[_STATE]))
             changed = [part for part, value in wanted.items() if state["version"].get(part) != value]
             if changed:
-                raise HandoverError(f"another {', '.join(changed)}")
+                raise HandoverError(f"changed: {', '.join(changed)}")
             loaded = Loaded(
                 *(self._named("map", state["maps"]), layouts(state["layouts"])),
                 *(self._named("program", state["programs"]), self._named("attachment", state["attachments"])),
@@ -145,5 +145,5 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
 
 
 def _read(fd: int) -> bytes:
-    """Return the whole content of a memfd. Its own offset is at the end of the file, after the write."""
+    """Return the whole content of a memfd. pread(), because the offset of the descriptor is at the end of the file."""
     return os.pread(fd, os.fstat(fd).st_size, 0)

@@ -39,7 +39,7 @@ FOLLOWERS: Mapping[State, frozenset[State]] = {
 
 
 class Lifecycle:
-    """The present state. Only the thread that runs the daemon may step; any thread may read `state`."""
+    """The present state. Only the thread that runs the daemon may call step(). Any thread may read `state`."""
 
     def __init__(self) -> None:
         self.state = State.CREATED

@@ -35,7 +35,7 @@ def _keep_heap_small() -> None:
 
 
 def _account(run_as: str) -> Account | None:
-    """Return the account as which to run; None keeps the present one. Raises ConfigError."""
+    """Return the account for this process; None means the present one. Raises ConfigError."""
     if os.geteuid() != 0:
         return None  # systemd's User=, or the user who started the exporter
     if not run_as:

@@ -40,7 +40,7 @@ class Reloader:
         Returns "", or one line with the error. After an error the old configuration stays in force.
         """
         if not self._reread:
-            return "there is nothing to read again"
+            return "there is no configuration to read again"
         with self._lock, self._announce():
             try:
                 config, waiting = load.reloaded(self.config, self._reread())

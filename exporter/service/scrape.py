@@ -149,7 +149,7 @@ class Scraper:
             self._served_before.pop(key, None)
 
     def _forget_vanished(self, vanished: Sequence[VcpuRecord], complete: bool) -> None:
-        """Forget the vanished vCPUs. After a takeover, first wait for the names of all vCPUs: sums are complete then."""
+        """Forget the vanished vCPUs. After a takeover, wait for the names of all vCPUs, so that sums are complete."""
         if self._taking_over and not complete:
             return
         self._forget(vanished)
@@ -159,6 +159,6 @@ class Scraper:
             self._carried = self._metrics.carried_over()
 
     def _new_metrics(self, config: Config, carried: CarriedOver = NOTHING_CARRIED) -> Metrics:
-        # True if series are sums over threads. Such a sum must include each ended thread, even one without a scrape.
+        # True if series are sums over threads. A sum must include each ended thread, even a thread that no scrape saw.
         self._sums_over_threads = "vm" in (config.level.counters, config.level.histograms)
         return Metrics(ReasonFilter(self._reasons.lookup, config.reasons), config.level, carried)

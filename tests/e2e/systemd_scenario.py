@@ -189,7 +189,7 @@ class Scenario:
         installed.wait_for_another(before)
         self.checks.equal("slots", Page().select("kvm_exit_exporter_vcpu_slots"), [({}, 23.0)])
         self.checks.equal("programs in the kernel", installed.loaded_programs(), 1)
-        self.checks.true("the log names the changed limits", "another limits.vcpus, limits.cells" in installed.log())
+        self.checks.true("the log names the changed limits", "changed: limits.vcpus, limits.cells" in installed.log())
         guest = ExactGuest(identity("other"), {workload.SIMPLEST: 311})
         guest.wait_parked()
         self.comparison.parked("with other limits", guest, Page.settled())

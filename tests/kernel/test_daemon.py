@@ -26,7 +26,7 @@ Start = Callable[..., "Service"]
 def test_demo_serves_the_recorded_vms_and_says_that_it_replays(start: Start) -> None:
     """Three VMs, five vCPUs and the reasons of a real host; the log, the metrics and the page call it a replay."""
     demo = start("demo", "--speed", "100")
-    demo.logged("replaying a recording: no number on /metrics is of this host")
+    demo.logged("replaying a recording: no number on /metrics describes this host")
     wanted = {("web-1", "0"), ("web-1", "1"), ("db-1", "0"), ("db-1", "1"), ("idle-1", "0")}
     reasons: set[str] = set()
     vcpus: set[tuple[str, str]] = set()

@@ -161,6 +161,6 @@ def test_reload_returns_the_first_error() -> None:
         assert wrong.startswith("c.yaml:1: linger: 1 has no unit")
         assert wrong.endswith(" more)")
         assert "\n" not in wrong
-        assert Daemon(config).reload() == "there is nothing to read again"
+        assert Daemon(config).reload() == "there is no configuration to read again"
     finally:
         daemon.close()

@@ -263,7 +263,7 @@ def test_counters_start_at_0_after_a_change_of_limits(start: Start, systemd: Fak
         systemd.wait_for("FDNAME=state", times=3)  # kept, removed, kept
         (line,) = [line for line in serve.log if "level=warn" in line]
         assert "counting anew" in line
-        assert "another limits.vcpus, limits.cells" in line
+        assert "changed: limits.vcpus, limits.cells" in line
         assert systemd.names() == STORED
         assert len(systemd.store) == len(STORED)
         assert serve.value("kvm_exit_exporter_vcpu_slots") == 23

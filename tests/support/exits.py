@@ -52,7 +52,7 @@ def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
 
 
 def metrics(level: Level = Level(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
-    """Return metrics like the daemon's; `lists` are allow and deny."""
+    """Return metrics as the daemon makes them; `lists` are allow and deny."""
     return Metrics(ReasonFilter(name, Reasons(**{key: tuple(names) for key, names in lists.items()})), level)
 
 

@@ -1,4 +1,4 @@
-"""A loaded program driven by hand: threads that exit, enter and end at times that the test chooses."""
+"""A loaded program, and threads that exit, enter and end at times that the test chooses."""
 
 from __future__ import annotations
 

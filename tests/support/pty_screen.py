@@ -73,7 +73,7 @@ class Terminal:
         fcntl.ioctl(self._controller, termios.TIOCSWINSZ, struct.pack("HHHH", height, columns, 0, 0))
 
     def resize(self, columns: int, height: int) -> None:
-        """Set a new size like a terminal emulator. The kernel then sends SIGWINCH."""
+        """Set a new size, as a terminal emulator does. The kernel then sends SIGWINCH."""
         self.screen.resize(height, columns)
         self._set_size(columns, height)
 
@@ -133,7 +133,7 @@ class Terminal:
         return self.process.returncode, said, after
 
     def hang_up(self) -> None:
-        """Close the terminal, like a closed window. After that only close() may be called."""
+        """Close the terminal, as if its window was closed. After that only close() may be called."""
         os.close(self._terminal)
         os.close(self._controller)
         self._controller = self._terminal = -1

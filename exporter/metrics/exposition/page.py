@@ -25,7 +25,7 @@ _GZIP = 31  # zlib's window bits for a gzip header
 class MetricsPage(NamedTuple):
     """A page of metrics: its headers without the length, and its body in pieces.
 
-    Most pieces are cached bytes of the renderers, so a page of 20 MB needs no 20 MB of its own.
+    Most pieces are cached bytes of the renderers, so a page of 20 MB does not take another 20 MB.
     """
 
     headers: list[tuple[str, str]]

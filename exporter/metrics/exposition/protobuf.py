@@ -20,7 +20,7 @@ from exporter.model.buckets import SCHEMA, ZERO_THRESHOLD
 
 _COUNTER, _GAUGE, _UNTYPED, _HISTOGRAM = 0, 1, 3, 4  # enum MetricType
 _KINDS = {"counter": _COUNTER, "gauge": _GAUGE, "info": _GAUGE}
-_VALUE_FIELD = {_COUNTER: 3, _GAUGE: 2, _UNTYPED: 5}  # of message Metric; each holds a double as its field 1
+_VALUE_FIELD = {_COUNTER: 3, _GAUGE: 2, _UNTYPED: 5}  # fields of Metric; each is a message with a double as field 1
 
 _pack_double = struct.Struct("<d").pack
 

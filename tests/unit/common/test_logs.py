@@ -1,4 +1,4 @@
-"""Log lines: any text reads back unchanged, and no value and no broken stream raises an exception."""
+"""Log lines: any text is read back unchanged, and no value and no broken stream raises an exception."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_an_exception_is_one_field_and_level_debug_adds_the_stack(level: str) ->
         assert first["stack"].endswith("raise ValueError(text)\nValueError: a\nb\n")
 
 
-def test_an_err_that_is_text_is_an_ordinary_field() -> None:
+def test_an_err_field_with_text_is_an_ordinary_field() -> None:
     stream = logged("logfmt")
     logs.event(LOGGER, "warn", "x", err="Broken pipe")
     assert line(stream).endswith(' level=warn msg=x err="Broken pipe"')

@@ -1,4 +1,4 @@
-"""Records to families: names, labels and values of the contract, levels, and series of vCPUs that end."""
+"""Records become families: names, labels and values of the contract, levels, and series of vCPUs that end."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_counters_of_a_vm_keep_ended_vcpus_until_the_last_vcpu_ends() -> None:
 
 
 def test_in_progress_and_info_are_those_of_the_snapshot() -> None:
-    """A vCPU that has ended, or whose VM is unknown, is not in the snapshot and has neither."""
+    """A vCPU that has ended, or whose VM is unknown, is not in the snapshot and has no series there."""
     made = metrics(BY_VM)
     busy = record(100, 101, in_progress=ExitInProgress(Space.VMX, 48, 1_500_000_000))
     idle = record(100, 102)

@@ -57,7 +57,7 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 
 
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
-def test_nothing_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
+def test_no_count_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
     """Each class has the same sum with and without the lists."""
     shown = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     for userspace in (False, True):

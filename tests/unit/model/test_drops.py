@@ -18,7 +18,7 @@ def test_the_table_has_every_counter_of_the_program() -> None:
     }
 
 
-def test_a_drop_is_reported_when_its_counter_first_moves() -> None:
+def test_a_drop_is_reported_once_when_its_counter_is_above_0() -> None:
     known: set[str] = set()
     counters = {"dropped_no_slot": 0, "dropped_no_cell": 7, "dropped_userspace_no_cell": 3, "unmatched_exit": 5}
     found = [(drop.cause, metric) for drop, metric in newly_dropped(counters, known)]

@@ -1,4 +1,4 @@
-"""Lookups in a tree in the shape of /proc whose processes can hang."""
+"""Lookups in a fake /proc whose processes can hang."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clock:
 
 
 class Proc:
-    """A tree in the shape of /proc whose processes can be made to hang."""
+    """A fake /proc. A test can make its processes hang."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""Processes in a tree in the shape of /proc."""
+"""Processes in a fake /proc."""
 
 from __future__ import annotations
 

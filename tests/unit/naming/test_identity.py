@@ -1,4 +1,4 @@
-"""Identity of the VM that a process runs, from trees in the shape of /proc."""
+"""Identity of the VM that a process runs, read from a fake /proc."""
 
 from __future__ import annotations
 

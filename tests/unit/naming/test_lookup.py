@@ -1,4 +1,4 @@
-"""exporter.naming.lookup: each VM is read once, no caller waits, and no answer changes."""
+"""The lookup: each VM is read once, no caller waits, and no answer changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of exit reasons: no two codes share a name, with any tables of a kernel. kernel/isa tests each ISA's names."""
+"""Names of exit reasons: no two codes share a name, with any tables. The tests of kernel/isa have each ISA's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.naming.reasons import ReasonNames
 from tests.support.formats import KERNELS, reason_names
 
 EXIT_TABLES = ("REC->exit_reason & 0xffff", "REC->exit_reason", "REC->esr_ec", "REC->ret", "REC->reason")
-#: Spaces that share a metric, so that their names must differ across spaces as well.
+#: Spaces whose names are in one metric. So their names must differ across these spaces too.
 TOGETHER = [
     (Space.VMX,),
     (Space.SVM,),

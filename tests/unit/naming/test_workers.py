@@ -1,4 +1,4 @@
-"""exporter.naming.workers, as exporter.naming.lookup uses it: when a worker starts, and when it ends."""
+"""Workers of the lookup: when a worker starts, and when it ends."""
 
 from __future__ import annotations
 

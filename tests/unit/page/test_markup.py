@@ -10,7 +10,7 @@ from tests.support.readings import SECOND
 from tests.unit.page.views import seen, vcpu
 
 
-def test_a_row_is_this_html() -> None:
+def test_a_row_has_this_html() -> None:
     """The interrupts are in bucket 64, which ends at 2^-7 s (7.81 ms)."""
     shown = fragment(seen(History(), 10, vcpu(2, 101, 3)))
     assert (

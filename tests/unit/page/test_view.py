@@ -1,4 +1,4 @@
-"""Which VMs and reasons the page shows, and in which order."""
+"""The VMs and reasons on the page, and their order."""
 
 from __future__ import annotations
 

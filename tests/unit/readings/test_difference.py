@@ -21,7 +21,7 @@ def test_a_percentile_is_the_bound_of_its_bucket() -> None:
     assert (row.p50_ns, row.p99_ns, row.max_ns) == (bound_ns(10), bound_ns(20), bound_ns(30))
 
 
-def test_percentiles_without_intervals_and_in_the_last_bucket() -> None:
+def test_a_percentile_is_none_without_intervals_and_the_sum_in_the_last_bucket() -> None:
     none, endless = counted("A", "other", 1), counted("B", "other", 1, {141: 1}, 5000 * SECOND)
     first, second = between(NOTHING, reading(1, thread(1, 2, none, endless))).rows()
     assert (first.avg_ns, first.p50_ns, first.p99_ns, first.max_ns) == (None, None, None, None)

@@ -98,7 +98,7 @@ def shows(*wanted: str) -> Callable[[list[str]], bool]:
     return lambda lines: reasons(lines) == list(wanted)
 
 
-def test_the_view_at_80_columns_and_the_table_after_it(start: Start) -> None:
+def test_the_view_fits_80_columns_and_the_table_follows(start: Start) -> None:
     top = start()
     lines = top.wait(shows(*TIME_ORDER))
     assert lines[0].startswith("top  ")

@@ -56,7 +56,7 @@ def test_contexts_are_ret_and_esr_ec() -> None:
     ("space", "code"),
     [
         (Space.ARM64_RET, 2),  # a trap, which has a space of its own
-        (Space.ARM64_RET, 1 << 31),  # the pending SError is no part of a code
+        (Space.ARM64_RET, 1 << 31),  # the pending SError is not part of a code
         (Space.ARM64_TRAP, 1 << 40),
         (Space.SVM, 22),
         (9, 0),

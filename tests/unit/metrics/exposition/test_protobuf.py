@@ -51,7 +51,7 @@ def test_protobuf_has_every_value_of_the_records(
                     assert pages.native_counts(histogram) == total.counts
                     assert (
                         histogram.positive_span or histogram.zero_count
-                    )  # Prometheus recognises a native histogram by them
+                    )  # Prometheus recognises a native histogram by these
                 else:
                     assert not histogram.positive_span
                     assert not histogram.HasField("schema")
@@ -70,7 +70,7 @@ def test_protobuf_has_every_value_of_the_records(
     assert not found
 
 
-def test_the_first_bucket_is_the_zero_bucket_and_the_last_has_an_index() -> None:
+def test_the_first_bucket_is_the_zero_bucket_and_the_last_one_has_a_native_index() -> None:
     """The bound of bucket 0 is the zero threshold. The overflow bucket has the native index above 2^12 s."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 12, {0: 3, 1: 4, 141: 5}, 1))))
     (metric,) = pages.read_protobuf(pages.page(made, PROTOBUF).body)["kvm_exit_duration_seconds"].metric
