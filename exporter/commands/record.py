@@ -227,7 +227,7 @@ def nothing(options: RecordOptions, others: set[str]) -> str:
 def summary(
     file: Path, events: Mapping[str, int], lost: Mapping[str, int], *, vms: int, seconds: float, size: int
 ) -> str:
-    """One line on what was recorded: the counts of events and of lost events by kind, VMs, seconds, bytes."""
+    """One line with the events and the lost events of each kind, and the number of VMs, seconds and bytes."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in events.items())
     missing = ", ".join(f"{kind} {count}" for kind, count in lost.items() if count)
     remedy = f" ({missing}): try a larger --ring-size" if missing else ""

@@ -17,7 +17,7 @@ from exporter.readings.reading import Reading, VcpuReading, nothing
 FORGET_SECONDS = 60.0
 """Totals are dropped if the page was not requested for this long."""
 _SPAN_SECONDS = 3.5
-"""Shortest time that rates are averaged over, if there are totals of that age: two intervals of the page's script."""
+"""Rates are averaged over at least this time, once totals of this age are kept. It is two refreshes of the page."""
 _APART_SECONDS = 1.5
 """Shortest time between two readings whose totals are kept."""
 

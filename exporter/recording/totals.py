@@ -26,7 +26,7 @@ class RecordingTotals:
         self.last_ns = max(self.last_ns, *times)
 
     def counted(self) -> int:
-        """Number of events without the announcements of threads."""
+        """Number of events. Announcements of threads do not count."""
         return sum(self.events[kind] for kind in COUNTED)
 
     def by_name(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -111,7 +111,7 @@ class TimedStream(IOStream):
         return True
 
     def write_to_fd(self, data: memoryview) -> int:
-        """Write, and record the progress of the client."""
+        """Send data, and record how much of it the client has taken."""
         count = super().write_to_fd(data)
         if count:
             self.progress_at = self._clock()

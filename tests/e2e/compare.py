@@ -25,7 +25,7 @@ CLASSES = {
 }  # fmt: skip
 # Allows for the kernel's work between KVM_RUN and the first entry, and between an exit and the VMM.
 SLACK_SECONDS = 0.5
-# Exit reasons that the host's own interrupts cause. vintr: an interrupt is pending until the guest enables interrupts.
+# Interrupts of the host cause exits for these reasons. vintr: an interrupt waits until the guest enables interrupts.
 INTERRUPTS = {"IRQ", "interrupt", "vintr"}
 TIMES = ("kvm_vcpu_guest_seconds_total", "kvm_exit_duration_seconds_sum", "kvm_vcpu_exit_in_progress_seconds")
 VCPU_LABELS = {"pid", "tid", "vm", "vcpu"}

@@ -19,7 +19,7 @@ ARM64 = platform.machine() == "aarch64"
 if ARM64:
     QEMU, MACHINE, CONSOLE = "qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0"
 else:
-    # The smallest machine that boots Linux: in nested emulation Linux probes a PC's devices for minutes.
+    # microvm, because it has few devices. In nested emulation Linux needs minutes to probe the devices of a PC.
     QEMU, MACHINE = "qemu-system-x86_64", "microvm,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off"
     CONSOLE = "ttyS0 tsc=reliable mitigations=off"
 

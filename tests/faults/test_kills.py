@@ -27,7 +27,7 @@ def systemd() -> Iterator[FakeSystemd]:
 
 
 class Churn(threading.Thread):
-    """Runs groups of vCPU stand-ins, each smaller than the number of slots, until `threads` of them have ended."""
+    """Start vCPU threads in groups until `threads` threads have ended. A group has fewer threads than there are slots."""
 
     def __init__(self, programs: dict[str, int], threads: int) -> None:
         super().__init__(daemon=True)

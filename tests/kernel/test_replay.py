@@ -147,7 +147,7 @@ def _comms(pid: int) -> list[str]:
     return [path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
 
 
-def test_later_passes_cause_no_unmatched_event() -> None:
+def test_only_the_first_pass_of_a_replay_may_have_unmatched_events() -> None:
     """Each pass after the first starts with an exit, and the pass before it ends with an entry."""
     recorded = recording.read(recording.DEFAULT)
     duration_ns = recorded.last_ns - recorded.first_ns

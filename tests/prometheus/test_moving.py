@@ -25,7 +25,7 @@ SPEED = 5
 RUNNING_SECONDS = 6.0
 
 ENOUGH = 100
-"""Fewest durations for which a quantile is compared."""
+"""A quantile is compared only if it is made of at least this many durations."""
 FEW = 3
 """Fewest series that must have changed. The machine's speed decides how much of the recording is replayed."""
 

@@ -47,7 +47,7 @@ def record(
 
 
 def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
-    """Return the records as vCPUs of one VM. The index is tid - pid - 1."""
+    """Return each record with its vCPU, all of one VM. The index of a vCPU is tid - pid - 1."""
     return [(each, Vcpu(vm, str(each.key.tid - each.key.pid - 1))) for each in records]
 
 
@@ -103,7 +103,7 @@ def total_of(member: str, vcpus: Iterable[Identified], level: str) -> dict[Label
     return found
 
 
-# Without surrogates: they cannot be encoded, and identify() never returns one because it decodes with errors="replace".
+# These texts have no surrogates, which cannot be encoded. identify() decodes with errors="replace", so it returns none.
 HOSTILE = st.text(st.sampled_from('"\\\n\r\t\0 ,{}=#%n') | st.characters(exclude_categories=["Cs"]), max_size=40)
 
 

@@ -75,7 +75,7 @@ class Isa:
     classic: bool
     """Attach that program to the classic tracepoint (the context is the record), not to the raw one (its arguments)."""
     recognise: Callable[[Fields], Mapping[str, int] | None]
-    """Returns the C macros that the front needs; None if kvm:kvm_exit has fields of another ISA."""
+    """Returns the C macros for this ISA's C file; None if kvm:kvm_exit has the fields of another ISA."""
     exit_encoder: Callable[[Fields, int], EncodeExit]
     """Returns the encoder of exits for these fields. A context has at most the given number of bytes. If it is
     shorter, zeros follow. Raises ValueError if the fields need more bytes."""

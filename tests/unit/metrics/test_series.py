@@ -188,7 +188,7 @@ def alive() -> list[Series]:
 
 
 @pytest.mark.parametrize("level", [Level("vcpu", "vcpu"), Level("vm", "vm"), Level("vm", "vcpu")])
-def test_series_and_their_caches_are_freed_with_the_threads(level: Level) -> None:
+def test_the_end_of_a_thread_frees_its_series_and_their_caches(level: Level) -> None:
     before = len(alive())
     made, exposition = metrics(level), pages.exposition()
 

@@ -118,7 +118,7 @@ def test_this_process_has_an_identity_without_a_vm() -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=40), st.integers(0, 9))
-def test_any_content_of_proc_is_read_without_an_error(
+def test_identify_raises_nothing_whatever_proc_contains(
     tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: bytes, pid: int
 ) -> None:
     folder = tmp_path / str(pid)

@@ -100,7 +100,7 @@ def test_close_ends_the_workers(proc: Proc) -> None:
     assert not running_workers()
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(
+def test_a_worker_thread_that_fails_to_start_is_started_again_later(
     proc: Proc, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(thread: threading.Thread) -> None:

@@ -55,7 +55,7 @@ def test_contexts_are_ret_and_esr_ec() -> None:
 @pytest.mark.parametrize(
     ("space", "code"),
     [
-        (Space.ARM64_RET, 2),  # a trap, which has a space of its own
+        (Space.ARM64_RET, 2),  # traps are numbered in a space of their own
         (Space.ARM64_RET, 1 << 31),  # the pending SError is not part of a code
         (Space.ARM64_TRAP, 1 << 40),
         (Space.SVM, 22),

@@ -77,7 +77,9 @@ def test_each_name_of_its_program_is_labelled_qemu(tmp_path: Path, program: str)
         {"comm": "qemu-web\n"},
     ],
 )
-def test_an_odd_argv_0_is_labelled_qemu_by_its_executable_or_comm(tmp_path: Path, files: dict[str, str]) -> None:
+def test_qemu_with_an_unusual_argv_0_is_recognised_by_its_executable_or_comm(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
     argv = ["microvm@web", "-name", "guest=web", "-M", "microvm", "-smp", "2"]
     assert known(tmp_path, argv, **files) == Vm(42, "web", "", "qemu")
 
