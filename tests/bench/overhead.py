@@ -1,6 +1,7 @@
 """Measure the kernel time of an exit: this exporter, the least possible, and other designs, on real tracepoints.
 
-The kernel measures the run times (kernel.bpf_stats_enabled). So every figure includes the cost of the measurement. The empty programs
+The kernel measures the run times (kernel.bpf_stats_enabled). So every figure includes the cost of the measurement.
+The empty programs
 show that cost. Only one pair of programs is attached at a time. Figures are medians of all rounds.
 """
 

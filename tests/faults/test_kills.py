@@ -27,7 +27,7 @@ def systemd() -> Iterator[FakeSystemd]:
 
 
 class Churn(threading.Thread):
-    """Start vCPU threads in groups until `threads` threads have ended. A group has fewer threads than there are slots."""
+    """Start vCPU threads in groups until `threads` threads have ended. A group has fewer threads than slots exist."""
 
     def __init__(self, programs: dict[str, int], threads: int) -> None:
         super().__init__(daemon=True)
