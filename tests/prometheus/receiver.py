@@ -10,7 +10,7 @@ from tests.support.prometheus.server import Labels
 
 
 class Receiver:
-    """Listens on loopback. It counts received `bytes`, `requests` and `samples`; `series` has the labels of all series."""
+    """Listens on loopback. It counts received `bytes`, `requests` and `samples`; `series` has all labels."""
 
     def __init__(self) -> None:
         self.bytes = self.requests = self.samples = 0
