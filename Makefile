@@ -31,6 +31,7 @@ help:
 	@echo "sudo make run         serve /metrics of this host's own VMs"
 	@echo "make check            linters, unit tests and short fuzzing; no root, no network once .venv is there; a minute"
 	@echo "sudo make test        the same, then the kernel suite, servers and faults"
+	@echo "make pytest           one suite or file: TESTS=tests/web"
 	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
 	@echo "sudo make e2e-amd64   the same with SVM"
 	@echo "sudo make e2e-systemd the unit on a host that systemd has booted: restarts without losing an exit"
@@ -84,10 +85,10 @@ lint: $(VENV)/done
 	MYPYPATH=tests/e2e $(VENV)/bin/mypy --explicit-package-bases tests/e2e/*.py
 	$(VENV)/bin/lint-imports --no-cache --no-logo
 
-# Nothing here needs root, the network, or the machine for itself: a worker for each CPU.
+# Nothing here needs root, the network, or the machine for itself. One worker more than CPUs: some tests only wait.
 .PHONY: check
 check: lint
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal tests/unit tests/fuzz
+	$(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist worksteal tests/unit tests/fuzz
 
 # The rest compares counters of the whole host, or measures time: one test after the other.
 .PHONY: test
