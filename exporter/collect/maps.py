@@ -170,7 +170,7 @@ class CellMap(ArrayMap):
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and the number of the next cell in its chain (0: none).
 
-        The sum of the buckets is `exits`, or one less while an exit is in flight. It can be lower still if the vCPU
+        The sum of the buckets is `exits`, or one less while an exit is in progress. It can be lower still if the vCPU
         exits faster than this function reads: `exits` is then newer than the buckets, and no exit is lost. Raises
         OSError if there is no memory to map.
         """

@@ -19,7 +19,7 @@ OTHER = "other"
 
 
 class ReasonFilter:
-    """Names reasons and applies the lists `allow` and `deny`: reasons that they leave out get the name "other"."""
+    """Returns names of reasons. A reason that the lists `allow` and `deny` leave out gets the name "other"."""
 
     def __init__(self, lookup: NameReason, reasons: Reasons) -> None:
         self._lookup = lookup
@@ -48,7 +48,7 @@ class Series:
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
         self.carried = carried
-        """Counts besides those of the cells. None for most series: they have no such counts."""
+        """Counts besides those of the cells. None for most series, which have only cells."""
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:

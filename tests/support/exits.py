@@ -109,7 +109,7 @@ HOSTILE = st.text(st.sampled_from('"\\\n\r\t\0 ,{}=#%n') | st.characters(exclude
 
 @st.composite
 def observations(draw: st.DrawFn, most: int) -> dict[int, int]:
-    """Draw counts by bucket, in few or many buckets, large or small. Their sum is at most `most`."""
+    """Draw counts by bucket. They fill few or many buckets, with small or large counts. Their sum is at most `most`."""
     if draw(st.booleans()):
         return dict(enumerate(draw(st.binary(min_size=BUCKETS, max_size=BUCKETS))))
     counts = draw(st.dictionaries(st.integers(0, BUCKETS - 1), st.integers(1, most), max_size=12))

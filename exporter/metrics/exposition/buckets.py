@@ -45,7 +45,7 @@ class ClassicBounds:
 
 
 def nonzero(buckets: bytes) -> tuple[int, list[int]]:
-    """Return the number of the first bucket that is not empty, and the counts from it to the last such bucket."""
+    """Return the number of the first bucket that is not empty, and the counts up to the last one that is not empty."""
     # The buckets are taken as one large number (both architectures are little-endian). Its bit length gives the last
     # bucket, and its lowest bit the first one: three operations, without a loop over the buckets.
     bits = int.from_bytes(buckets, "little")

@@ -70,6 +70,6 @@ class Exposition:
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    squeeze = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
-    yield from map(squeeze.compress, batches(pieces))
-    yield squeeze.flush()
+    compressor = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
+    yield from map(compressor.compress, batches(pieces))
+    yield compressor.flush()

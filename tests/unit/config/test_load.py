@@ -45,7 +45,7 @@ def microseconds(low: int, high: int) -> st.SearchStrategy[float]:
     return st.integers(low, high).map(lambda us: us / 1_000_000)
 
 
-# Characters are chosen by category: from_regex() would check each of a million characters, for half a minute.
+# Characters are chosen by category: from_regex() would check a million characters, in half a minute.
 PRINTABLE = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
 NAME_OF_A_FILE = st.characters(exclude_categories=["C", "Z"], include_characters=" ", exclude_characters="/")
 PATHS = st.text(NAME_OF_A_FILE, min_size=1).map(lambda name: f"/{name}")

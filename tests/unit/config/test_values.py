@@ -1,4 +1,4 @@
-"""Values of options: durations, addresses and paths, from text and back."""
+"""Values of options: durations, addresses and paths, read from text and written as text."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
     made.close()
 
 
-def test_without_systemd_nothing_happens() -> None:
+def test_without_systemd_no_call_has_an_effect() -> None:
     environ = {"HOME": "/", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000"}
     systemd = Systemd(environ, os.getpid())
     assert not systemd
