@@ -19,7 +19,7 @@ def main() -> int | str:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         return _INTERRUPTED
     except ModuleNotFoundError as error:
-        # Probably not the distribution's Python: only that one finds the distribution's packages.
+        # This is probably not the distribution's Python. Only the distribution's Python finds its packages.
         return (
             f"{sys.executable} has no module {error.name}: "
             "install the packages that README.md lists, or use /usr/bin/python3"

@@ -1,1 +1,1 @@
-"""The bytes of the BPF maps become records."""
+"""Reads the bytes of the BPF maps, and makes records of them."""

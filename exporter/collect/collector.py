@@ -28,36 +28,43 @@ from exporter.model.records import (
 )
 
 MAX_ENDED_CELLS = 16384
-"""Limit of the cells that are kept of ended vCPUs: about 20 MB. It is higher if the pools hold more cells."""
+"""Largest number of cells that are kept for ended vCPUs, about 20 MB.
+
+If the pools hold more cells, the limit is higher.
+"""
 
 
 class Journal(NamedTuple):
-    """Functions that write down the next steps of the collector, so that another process can go on from any step."""
+    """Functions that record each step of the collector. Another process can then continue after any step."""
 
     before_clearing: Callable[[Sequence[EndedVcpu], Sequence[FreeEntry]], None]
-    """Called with all ended vCPUs, and all entries still to return to the kernel, in reverse order. Raises nothing."""
+    """Called with all ended vCPUs, and all entries that must still be returned to the kernel, in reverse order.
+
+    Raises nothing.
+    """
     step: Callable[[bool], None]
-    """Called with False before the next entry is returned, and with True afterwards. Raises OSError."""
+    """Called with False before the next entry is returned to the kernel, and with True afterwards. Raises OSError."""
 
 
 @dataclass
 class _TrackedSlot:
-    """Values of a slot in use that a collection keeps for the next one."""
+    """The values of a slot in use. A collection keeps them for the next collection."""
 
     key: ThreadKey
     comm: bytes
     guest_ns: int = 0
     cells: dict[int, Cell] = field(default_factory=dict)
     cells_tuple: tuple[Cell, ...] = ()
-    """The values of `cells`: the same object until a cell changes. Empty if it must be made anew."""
+    """The values of `cells`. It stays the same object until a cell changes. It is empty if it must be made again."""
 
 
 class Collector:
     """Reads the maps of a loaded program. Not thread-safe: one collection at a time.
 
-    `clock_ns` must be the clock of the program's timestamps: CLOCK_MONOTONIC, or that of a replay. `handover` is the
-    state of an earlier process that read the same maps. With a `journal` another process can go on from this one.
-    Raises OSError, also if there is no memory for the maps; KeyError or ValueError for maps that do not fit.
+    `clock_ns` must be the clock of the program's timestamps: CLOCK_MONOTONIC, or the clock of a replay. `handover` is
+    the state of an earlier process that read the same maps. With a `journal`, another process can continue from the
+    state of this one. Raises OSError, for example if there is no memory for the maps. Raises KeyError or ValueError if
+    the maps do not have the expected form.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class Collector:
         journal: Journal | None = None,
     ) -> None:
         self.linger_ns = linger_ns
-        """How long the record of an ended vCPU is kept. A change applies to vCPUs that end from then on."""
+        """How long the record of an ended vCPU is kept. A change applies only to vCPUs that end after the change."""
         self._loaded = loaded
         self._clock_ns = clock_ns
         self._slots = SlotMap(loaded.maps["slots"], loaded.layouts["slots"])
@@ -78,11 +85,11 @@ class Collector:
         self._counters = CounterMap(loaded.maps["counters"], loaded.layouts["counters"])
         self._tracked: dict[int, _TrackedSlot] = {}
         self._journal = journal
-        # The linger time begins anew: nobody could scrape the ended vCPUs between the two processes.
+        # The linger time begins again, because nobody could scrape the ended vCPUs between the two processes.
         lingers_ns = clock_ns() + linger_ns
         self._ended = [EndedVcpu(each.record, max(each.expires_ns, lingers_ns)) for each in handover.ended]
         self._free_entries: list[FreeEntry] = []
-        """Entries that are cleared, and not returned to the kernel yet. The last entry is returned first."""
+        """Entries that are cleared, but not yet returned to the kernel. The last entry is returned first."""
         self._expired_early = 0
         self._resume(handover)
 
@@ -93,18 +100,18 @@ class Collector:
 
     @property
     def ended(self) -> Sequence[EndedVcpu]:
-        """The vCPUs that ended and linger, in the order in which they ended."""
+        """The ended vCPUs whose linger time is not over, in the order in which they ended."""
         return self._ended
 
     @property
     def free_entries(self) -> Sequence[FreeEntry]:
-        """Entries still to return to the kernel, in reverse order."""
+        """Entries that must still be returned to the kernel, in reverse order."""
         return self._free_entries
 
     def collect(self) -> Snapshot:
         """Read every slot in use and every changed cell, recycle ended vCPUs, and drop records after their linger time.
 
-        Raises OSError or MemoryError. The next collection then reads the values that this one missed.
+        Raises OSError or MemoryError. After an error, the next collection reads the values that this one missed.
         """
         # The clock is read before any slot, so that no age and no guest time is too long.
         now = self._clock_ns()
@@ -171,7 +178,7 @@ class Collector:
         alive = slot.owner != 0
         guest_ns = slot.totals.guest_ns
         if alive and slot.state == STATE_GUEST:
-            # A vCPU with few exits can be in the guest for minutes. So the time since its entry counts already.
+            # A vCPU with few exits can be in the guest for minutes. So the time since its entry is already counted.
             guest_ns += max(0, now - slot.since_ns)
         # The exit's own timestamp may be older than the `now` of a collection that ran at the same moment. The time
         # in the guest must not fall then.
@@ -200,14 +207,17 @@ class Collector:
             cell_number = first
             while cell_number:
                 cell, owner, following = self._cells.read(cell_number)
-                if not owner:  # cleared by an earlier process that could not write its journal
+                if not owner:  # an earlier process cleared this cell, but could not write its journal
                     break
                 self._store(number, cell_number, cell)
                 cell_number = following
         return self._record(number, slot, now)
 
     def _clear_ended(self, ended: Sequence[tuple[int, EndedVcpu]]) -> None:
-        """Clear the slots and cells of ended threads. Nothing may fail afterwards: no later collection reads them."""
+        """Clear the slots and cells of ended threads.
+
+        No later step may fail, because no later collection reads these slots and cells.
+        """
         if not ended:
             return
         entries: list[FreeEntry] = []
@@ -224,7 +234,7 @@ class Collector:
                 self._map_of_stack[stack].clear(number)
 
     def _return_free_entries(self) -> None:
-        """Return free entries to the kernel. The next collection tries again with the entries that it refuses now."""
+        """Return free entries to the kernel. If the kernel refuses an entry, the next collection tries again."""
         while self._free_entries:
             stack, number = self._free_entries[-1]
             try:
@@ -235,7 +245,7 @@ class Collector:
                 return  # kvm_exit_exporter_recycling_pending shows it
             self._free_entries.pop()
             if self._journal:
-                with contextlib.suppress(OSError):  # the next process then finds out whether it was returned
+                with contextlib.suppress(OSError):  # the next process then finds out whether the entry was returned
                     self._journal.step(True)
 
     def _resume(self, handover: Handover) -> None:
@@ -256,7 +266,7 @@ class Collector:
         for _ in range(2):
             if syscall.stack_top(self._loaded.maps[stack]) == number or leaves.in_use(number):
                 return True
-            time.sleep(0.001)  # the program may have taken it just now, and not marked it as used yet
+            time.sleep(0.001)  # the program may have taken the entry just now, but not yet marked it as used
         return False
 
     def _expire(self, now: int) -> list[VcpuRecord]:

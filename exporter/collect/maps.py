@@ -1,8 +1,8 @@
-"""The program's array maps, mapped into this process. So reading takes no system call for each key.
+"""The program's array maps, mapped into this process. So reading a key takes no system call.
 
 Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h. A vCPU
-goes on writing while this process reads. The order of its writes is in on_exit() and on_entry() of
-kernel/bpf/count.bpf.c.
+continues to write while this process reads. on_exit() and on_entry() of kernel/bpf/count.bpf.c define the order of its
+writes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from exporter.kernel.program import LeafField, LeafLayout
 from exporter.model.records import Cell, VcpuTotals
 
 _TRIES = 8
-"""How often a cell or slot is read if it changes during the reading. One try takes about a microsecond."""
+"""How many times a cell or slot is read at most, if it changes while it is read. One try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
-"""vcpu_id of a slot if the tracepoint has none."""
+"""vcpu_id of a slot if the tracepoint has no vcpu_id."""
 _CODES = {4: "I", 8: "Q"}
 _FIRST_BYTES = 1 << 18
 """Bytes of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
@@ -54,9 +54,9 @@ STATE_HOST = 2
 class ArrayMap:
     """One mmap'd BPF array (BPF_F_MMAPABLE, Linux 5.5): leaf `i` lies at `i * layout.size`.
 
-    Only the part that was ever in use is mapped. The program takes leaves from below, and only this process returns
-    them. So if the program took any leaf beyond the mapped part since the last collection, all mapped leaves are in
-    use, and the last one too. Raises OSError if there is no memory to map.
+    Only the part that was ever in use is mapped. The program takes leaves with low numbers first, and only this process
+    returns leaves. So if the program took a leaf beyond the mapped part since the last collection, all mapped leaves
+    are in use, including the last one. Raises OSError if there is no memory to map.
     """
 
     _in_use = ""
@@ -79,7 +79,8 @@ class ArrayMap:
         self._view = memoryview(memory)
 
     def map_up_to(self, number: int) -> None:
-        """Map a leaf and all leaves before it. Raises OSError if there is no memory; the present mapping then stays."""
+        """Map a leaf and all leaves before it. Raises OSError if there is no memory; the mapping then stays as it is.
+        """
         if number >= self.mapped:
             longer = self._map(max(2 * self.mapped, number + 1))
             self.close()
@@ -91,7 +92,7 @@ class ArrayMap:
             self.map_up_to(self.mapped)
 
     def in_use(self, number: int) -> bool:
-        """True if the program took this leaf, which must be mapped, and it was not cleared since."""
+        """True if the program took this leaf, and the leaf was not cleared since then. The leaf must be mapped."""
         field = self.layout.fields[self._in_use]
         start = number * self.layout.size + field.offset
         return any(self.memory[start : start + field.size])
@@ -146,8 +147,8 @@ class CellMap(ArrayMap):
     def changed(self) -> list[int]:
         """Numbers of the cells with events since the last call.
 
-        It compares the columns with those of the last call, not with the values that read() returned since. So the
-        cell of an event between the two calls is read twice, and never missed.
+        It compares the columns with the columns of the last call, not with the values that read() has returned since
+        then. So if an event comes between the two calls, its cell is read twice, but never missed.
         """
         columns = [self.column("exits"), self.column("completed")]
         for seen in self._seen:
@@ -170,8 +171,8 @@ class CellMap(ArrayMap):
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and the number of the next cell in its chain (0: none).
 
-        The sum of the buckets is `exits`, or one less while an exit is in progress. It can be lower still if the vCPU
-        exits faster than this function reads: `exits` is then newer than the buckets, and no exit is lost. Raises
+        The sum of the buckets is `exits`, or one less while an exit is in progress. The sum can be even lower if the vCPU
+        exits faster than this function reads. `exits` is then newer than the buckets, and no exit is lost. Raises
         OSError if there is no memory to map.
         """
         self.map_up_to(number)
@@ -223,7 +224,10 @@ class SlotMap(ArrayMap):
         return SlotIdentity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
 
     def died(self, number: int) -> bool:
-        """True if the thread of a slot has ended. A slot without an owner and without an end is just being taken."""
+        """True if the thread of a slot has ended.
+
+        If a slot has no owner and no time of death, the program is just taking it.
+        """
         return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
 
     def heads(self, number: int) -> list[int]:

@@ -37,7 +37,7 @@ class Once(argparse.Action):
     """Store a value, and refuse a second one. argparse's own "store" silently keeps the last."""
 
     def __call__(self, _: object, namespace: argparse.Namespace, value: object, *__: object) -> None:
-        """Store the value. Raises argparse.ArgumentError if there is one already."""
+        """Store the value. Raises argparse.ArgumentError if a value is stored already."""
         if getattr(namespace, self.dest) != self.default:
             raise argparse.ArgumentError(self, "can be given only once")
         setattr(namespace, self.dest, value)

@@ -39,7 +39,7 @@ def output_failed(error: OSError, out: TextIO, command: str) -> int:
     The status is 0 if the reader closed the pipe, as `head` does after its last line. Any other error, such as a full
     disk or a closed terminal, is printed on stderr.
     """
-    # Python flushes `out` again at exit, and that would fail again: the rest goes to /dev/null.
+    # Python flushes `out` again at exit, and that would fail again. So the rest of the output goes to /dev/null.
     os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     if isinstance(error, BrokenPipeError):
         return 0

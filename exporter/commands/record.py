@@ -167,7 +167,7 @@ def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), s
 
 
 class _TargetError(Exception):
-    """Standard output cannot hold a recording; one line for the operator."""
+    """Standard output cannot hold a recording. The message is one line for the operator."""
 
 
 def _check_target(options: RecordOptions) -> None:
@@ -216,7 +216,7 @@ def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], boo
 
 
 def nothing(options: RecordOptions, others: set[str]) -> str:
-    """One line on why no event was recorded. `others` are the VMs that had events, but do not match --vm."""
+    """One line that says why no event was recorded. `others` are the VMs that had events, but do not match --vm."""
     if others:
         return f"no event matches --vm; seen: {', '.join(map(printable, sorted(others)[:_MAX_NAMES]))}"
     if options.pid:

@@ -50,7 +50,7 @@ class TopOptions(Output):
     """The parsed command line."""
 
     duration: float | None
-    """Seconds; None: until a signal."""
+    """How many seconds to count; None: until a signal."""
     interval: float | None
     """Seconds; None: the default of the live view or, without it, a single table at the end."""
     plain: bool
@@ -152,7 +152,7 @@ def _say(line: str) -> None:
 
 
 def _live_view(options: TopOptions, out: TextIO, term: str) -> bool:
-    """True if the live view is wanted and possible. If it is only wanted, stderr says why it is not possible."""
+    """True if the live view is wanted and possible. If it is wanted but not possible, stderr says why."""
     if options.plain or options.form != "table" or not (out.isatty() and sys.stdin and sys.stdin.isatty()):
         return False
     from exporter.terminal import live  # noqa: PLC0415
@@ -193,7 +193,7 @@ def _count(session: Session, stop: Stop, options: TopOptions, out: TextIO, *, li
 
 
 def _conclude(session: Session, options: TopOptions) -> int:
-    """Say on stderr what the printed numbers do not show; returns the exit status."""
+    """Print on stderr the facts that the printed numbers do not show; returns the exit status."""
     from exporter.terminal import report  # noqa: PLC0415
 
     for note in report.notes(options, session.first, session.last, "is a VM running on this host?"):

@@ -57,7 +57,7 @@ class _Handler(logging.Handler):
         self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A closed pipe, a full disk or a closed file: the line is lost, and the exporter goes on counting.
+        # The pipe or file is closed, or the disk is full. This line is lost, but the exporter goes on counting.
         with contextlib.suppress(Exception):
             self.stream.write(self.format(record) + "\n")
             self.stream.flush()

@@ -12,7 +12,7 @@ _END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """While entered, SIGINT, SIGTERM and SIGHUP set `asked`; a second SIGINT raises KeyboardInterrupt.
+    """While the context is entered, SIGINT, SIGTERM and SIGHUP set `asked`; a second SIGINT raises KeyboardInterrupt.
 
     SIGWINCH sets `resized`, which the live view of `top` resets. A signal that was ignored at the start stays ignored
     (nohup).
@@ -23,7 +23,8 @@ class Stop:
         self.resized = False
 
     def __enter__(self) -> Stop:
-        # Sockets, not descriptor numbers: after the end, wake() must not write to another file with the same number.
+        # These are sockets, not descriptor numbers. After the context has ended, another file may have the same number,
+        # and wake() must not write to that file.
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
@@ -52,7 +53,7 @@ class Stop:
 
     def wake(self) -> None:
         """End the current wait(), or the next one. Any thread may call this, also after the context has ended."""
-        with contextlib.suppress(OSError):  # a full socket ends the wait anyway; a closed one has no wait
+        with contextlib.suppress(OSError):  # a full socket ends the wait anyway; after close, no wait runs
             self._write.send(b"\0")
 
     def wait(self, seconds: float, *descriptors: int) -> bool:

@@ -1,1 +1,1 @@
-"""The configuration: options and their defaults, what a value may be, and how a file and flags are read."""
+"""The configuration: the options with their defaults and allowed values, and the code that reads a file and flags."""

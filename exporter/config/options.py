@@ -42,7 +42,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Reasons:
-    """Exit reasons that are served under their own name. The others are summed as "other". An empty `allow`: all."""
+    """Exit reasons that are served under their own name. The others are summed as "other".
+
+    An empty `allow` allows all reasons.
+    """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -76,7 +79,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """All options. Times are in seconds, with a resolution of a microsecond. "" stands for none."""
+    """All options. Times are in seconds, with a resolution of a microsecond. An option whose value is "" is not set."""
 
     web: Web = field(default_factory=Web)
     collect_interval: float = 15.0
@@ -152,7 +155,7 @@ LIVE = frozenset(
 
 
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the keys of each contradiction, and its error message. Each value is allowed by itself."""
+    """Yield the keys and the error message of each contradiction between values that are allowed by themselves."""
     vcpus, cells = config.limits.vcpus, config.limits.cells
     if cells < vcpus:
         # A cell counts one exit reason of one vCPU. All exits of a vCPU without a cell are dropped.

@@ -46,10 +46,10 @@ class Reader:
         self.null_problem = null_problem
         self.problems: list[tuple[int, str]] = []
         self.values: dict[str, object] = {}
-        self.lines: dict[str, int] = {}  # of every key and item that is set, valid or not
+        self.lines: dict[str, int] = {}  # the line of every key and item that is set, valid or not
 
     def add_problem(self, line: int, key: str, problem: str) -> None:
-        """Keep a problem of a key for check()."""
+        """Keep a problem of a key until check() raises it."""
         self.problems.append((line, f"{self.place(line, shorten(key))}: {problem}"))
 
     def check(self) -> None:

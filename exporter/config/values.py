@@ -168,7 +168,7 @@ def path(*words: str, directory: bool = False) -> Option:
 
 
 def _boolean(text: str) -> bool:
-    """Read the texts that YAML 1.1 takes for a boolean. Raises ValueError."""
+    """Read a text that YAML 1.1 reads as a boolean. Raises ValueError."""
     booleans = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() not in booleans:
         raise ValueError("is not a boolean")

@@ -1,6 +1,6 @@
 """Turns a file into YAML nodes, within limits of size and nesting.
 
-A file never becomes Python objects. Nodes know their line, and a tag in the file cannot run code.
+A file never becomes Python objects, so a tag in the file cannot run code. Each node has the number of its line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""This host's KVM: its tracepoint formats, the requests for its loader, and the things that it lacks."""
+"""This host's KVM: its tracepoint formats, the requests to the loader, and the requirements that the host does not
+meet.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from exporter.kernel.isa import registry
 from exporter.kernel.preflight import Check
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
-# A slot with its entry in the hash and on the stack, and a cell with its entry on the stack: about 500 and 1,220 bytes.
+# A slot takes about 500 bytes, including its entries in the hash and on the stack. A cell takes about 1,220 bytes,
+# including its entry on the stack.
 _SLOT_BYTES, _CELL_BYTES = 512, 1280
 
 NO_KVM = "the tracepoint kvm:kvm_exit does not exist"
@@ -29,7 +32,7 @@ class Formats(NamedTuple):
 
 
 def kvm_remedy() -> str:
-    """Return the remedy where this host has no KVM; "" on a machine of an unknown instruction set."""
+    """Return the remedy for this host if it has no KVM; "" if its instruction set is unknown."""
     return registry.kvm_remedy(platform.machine())
 
 
@@ -77,7 +80,7 @@ def read_formats(sysfs: Path) -> Formats:
 def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.LoadRequest:
     """Return the request for a program that reads this kvm_exit.
 
-    A program that is not attached takes the time of its events from a recording. Raises LoadError.
+    A program that is not attached uses the recorded timestamps. Raises LoadError.
     """
     return program.request_for(
         kvm_exit,
@@ -114,7 +117,7 @@ def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
 
 
 def lacks(request: Mapping[str, Any]) -> list[str]:
-    """Return the things that this host lacks for a LoadRequest (as a dict) that failed: a few words for each."""
+    """Return the requirements of a failed LoadRequest (a dict) that this host does not meet, in a few words each."""
     limits = Limits(request["slots"], request["cells"])
     config = Config(limits=limits, kernel_headers=request["kernel_headers"])
     found = _checks(config, Path("/proc"), Path(request["sysfs"] or "/sys"), lambda: "")

@@ -20,7 +20,7 @@ from typing import Any
 from exporter.kernel import remedies
 from exporter.kernel.program import Loaded, LoadError, LoadRequest, layouts
 
-_COMPILE_SECONDS = 120  # an emulated machine needs ten
+_COMPILE_SECONDS = 120  # on an emulated machine, compiling takes ten seconds
 _EXIT_SECONDS = 5
 _MESSAGE_SIZE = 1 << 18  # two tracepoint formats with all their names take about 15 KB
 _MORE_FILES = "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)"
@@ -30,7 +30,7 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 def isolated(module: str) -> list[str]:
     """Return the command of a child that runs `module` of this package.
 
-    A child has the privileges of its parent. So it may import nothing from the current directory or PYTHONPATH, as
+    A child has the privileges of its parent. So it must not import from the current directory or PYTHONPATH, as
     `python3 -m` would.
     """
     start = f"import runpy, sys; sys.path.insert(0, {_ROOT!r}); runpy.run_module({module!r}, run_name='__main__')"
@@ -38,7 +38,10 @@ def isolated(module: str) -> list[str]:
 
 
 class Launcher:
-    """A running loader. It waits for KVM if necessary, builds, answers and exits. It also exits with this process."""
+    """A running loader. It waits for KVM if necessary, builds the program, sends its answer and exits.
+
+    It also exits when this process exits.
+    """
 
     def __init__(self, request: LoadRequest) -> None:
         """Start the loader. Raises LoadError."""
@@ -70,7 +73,7 @@ class Launcher:
                 raise LoadError(f"the compiler did not finish within {_COMPILE_SECONDS} s")
             return None
         message, fds, flags, _ = socket.recv_fds(self._socket, _MESSAGE_SIZE, 64)
-        if flags & socket.MSG_CTRUNC:  # RLIMIT_NOFILE: the kernel passes only as many as it allows
+        if flags & socket.MSG_CTRUNC:  # the kernel passes only as many descriptors as RLIMIT_NOFILE allows
             for fd in fds:
                 os.close(fd)
             raise LoadError(f"the loader's descriptors: {os.strerror(errno.EMFILE)}", _MORE_FILES)

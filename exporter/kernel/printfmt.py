@@ -1,4 +1,4 @@
-"""Tables of names in a tracepoint's print fmt. Nothing in it is run as code.
+"""Tables of names in a tracepoint's print fmt. No part of the text is run as code.
 
 The kernel writes the C source of TP_printk() into the format file, with values in place of the enums that it knows
 (kernel/trace/trace_events.c). So a value may be `2`, `(0x0C)`, `(((0x00UL)))`, `0x040 + 14` or `-1`, and a name may be
@@ -32,7 +32,7 @@ _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 _OPENING, _CLOSING = frozenset("({["), frozenset(")}]")
 _PRECEDENCE = {"|": 1, "^": 2, "&": 3, "<<": 4, ">>": 4, "+": 5, "-": 5, "*": 6}
 _MAX_DEPTH = 32
-#: The kernel's own have four at most; the format file of a recording may have any text.
+#: A format of the kernel has four tables at most, but the format file of a recording may have any text.
 _MAX_TABLES = 64
 _LIMIT = 1 << 64
 
@@ -104,7 +104,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         if kind == "space":
             continue
         if match.group() == '"':
-            return  # a literal without an end: all text behind it is unclear
+            return  # a literal without an end: all text after it is unclear
         yield _Token(kind, match.group(), match.start(), match.end())
 
 

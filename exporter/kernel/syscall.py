@@ -1,4 +1,4 @@
-"""The bpf(2) commands that are needed without bcc.
+"""The bpf(2) commands that the exporter calls without bcc.
 
 Numbers and structures are those of include/uapi/linux/bpf.h. Every function raises OSError.
 """
@@ -65,7 +65,7 @@ def stack_top(stack: int) -> int | None:
 
 
 def permitted() -> bool:
-    """Return False if the kernel refuses bpf() on every map to this thread."""
+    """Return False if the kernel refuses all bpf() calls on maps from this thread."""
     try:
         _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", 0xFFFFFFFF, 0, 0, 0))
     except OSError as error:
@@ -89,7 +89,7 @@ class TestRun:
     """
 
     CONTEXT_SIZE = 96
-    __test__ = False  # the name is the kernel's, not pytest's
+    __test__ = False  # "Test" in the name is the kernel's word: pytest must not collect this class
 
     def __init__(self, program: int) -> None:
         self._context = ctypes.create_string_buffer(self.CONTEXT_SIZE)

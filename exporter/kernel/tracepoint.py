@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from exporter.kernel.printfmt import symbol_tables
 
-#: The file holds one event; the largest in the kernel tree is some 20 KB.
+#: The file describes one event. The largest file in the kernel tree has about 20 KB.
 _MAX_CHARACTERS = 1 << 20
 _NAME = re.compile(r"name: ([A-Za-z_][A-Za-z0-9_]*)")
 _FIELD = re.compile(r"\tfield:([^;]*);\toffset:([0-9]{1,6});\tsize:([0-9]{1,6});\tsigned:([01]);")

@@ -1,1 +1,1 @@
-"""Records become metric families, and families become pages in the wire formats."""
+"""Makes metric families of records, and pages in the wire formats of families."""

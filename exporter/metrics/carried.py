@@ -1,4 +1,4 @@
-"""Counts that a series carries over from ended threads, in the form that the ledger writes down."""
+"""Counts that a series carries over from ended threads, in the form in which the ledger stores them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CarriedCounts(NamedTuple):
 NO_COUNTS = CarriedCounts(0, 0, (0,) * BUCKETS)
 
 CarriedSeries = tuple[str, bool, Labels, int, int, tuple[int, ...]]
-"""Level, True for exits to the VMM, label values; then exits, nanoseconds and counts as in CarriedCounts."""
+"""The level; True for exits to the VMM; the label values; then exits, nanoseconds and counts as in CarriedCounts."""
 
 
 class CarriedOver(NamedTuple):
@@ -44,7 +44,10 @@ class CarriedOver(NamedTuple):
 
     @classmethod
     def of(cls, read: Any) -> CarriedOver:
-        """Make it from JSON values. Raises ValueError, TypeError or AttributeError if they have another shape."""
+        """Make the carried counts from JSON values.
+
+        Raises ValueError, TypeError or AttributeError if they have another shape.
+        """
         series, totals = read
         return cls(
             [

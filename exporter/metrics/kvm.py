@@ -1,4 +1,4 @@
-"""Records become metric families: the kvm_* part of the contract.
+"""Makes metric families of records: the kvm_* part of the contract.
 
 The exporter's own metrics are in own.py. Names and labels are API: dashboards and alerts depend on them.
 """
@@ -64,8 +64,8 @@ class Metrics:
     def continue_from(self, earlier: Metrics) -> None:
         """Continue each series from its value in `earlier`, even if the series is now the sum of other cells.
 
-        So no counter falls or jumps when the configuration changes. The last update() of both must have got the same
-        snapshot.
+        So no counter falls or jumps when the configuration changes. Both must have had their last update() from the
+        same snapshot.
         """
         for mine, theirs in ((self._exits, earlier._exits), (self._userspace, earlier._userspace)):
             for level in mine.keys() & theirs.keys():
@@ -86,7 +86,10 @@ class Metrics:
         )
 
     def drop_unmatched(self) -> None:
-        """Drop the carried counts that no series has taken. Call it when every thread that could take them was seen."""
+        """Drop the carried counts that no series has taken.
+
+        Call this only when every thread that could take them was seen.
+        """
         for table in self._tables:
             table.drop_unmatched()
         for totals in self._totals:

@@ -35,7 +35,7 @@ class ScrapeStatus:
 
     lookups_pending: int = 0
     unserved_exits: int = 0
-    """Exits of ended vCPUs that no page had before their series ended."""
+    """Exits of ended vCPUs that were on no page before their series ended."""
     unserved_userspace_exits: int = 0
 
 
@@ -61,7 +61,9 @@ class OwnStatus:
 
 
 def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorRegistry:
-    """Return a registry with the metrics of the process, the platform and the exporter; none of them is global.
+    """Return a registry with the metrics of the process, the platform and the exporter.
+
+    No metric is in the global registry.
 
     `read` returns the present status each time the registry is collected.
     """
@@ -84,7 +86,7 @@ class _OwnCollector:
         self._read = read
 
     def describe(self) -> list[Metric]:
-        """Return no metric, so that the registry does not collect once only to learn the names."""
+        """Return no metric. Otherwise the registry would collect once only to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:

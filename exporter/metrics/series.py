@@ -1,8 +1,8 @@
 """Series: the cells of one label set, and their sum.
 
 A series exists while one of its threads is alive or lingers. The renderers cache their output on the series, so the
-caches are freed with it. A scrape touches only the cells that changed since the last scrape: the cells of a vCPU are
-a tuple that stays the same object until a cell changes. Then only the changed cells are other objects.
+caches are freed with it. A scrape touches only the cells that changed since the last scrape: the cells of a vCPU are a
+tuple that stays the same object until a cell changes. In the new tuple, only the changed cells are new objects.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Series:
         self.labels_message: bytes | None = None
         self._cells: dict[tuple[ThreadKey, int], Cell] = {}
         self.carried = carried
-        """Counts besides those of the cells. None for most series, which have only cells."""
+        """Counts in addition to those of the cells. It is None for most series, which have no such counts."""
         self._drop_rendered()
 
     def _drop_rendered(self) -> None:

@@ -101,7 +101,10 @@ class SeriesTable:
 
 
 class TotalsTable:
-    """One member of VcpuTotals, by the same rules. At level vm it is a sum over threads, which keeps ended threads."""
+    """The counts of one member of VcpuTotals, by the rules of SeriesTable.
+
+    At level vm, a count is the sum over all threads, including ended ones.
+    """
 
     def __init__(self, member: str, level: str, carried: CarriedOver = NOTHING_CARRIED) -> None:
         self.member = member

@@ -1,4 +1,6 @@
-"""The bucket scheme of every duration: the bounds are exact powers of 2^(1/4) seconds. Drawn histograms use octaves.
+"""The bucket scheme of every duration: the bounds are exact powers of 2^(1/4) seconds.
+
+Histograms on the screen use octaves.
 
 Bucket 0 holds durations up to 2^-23 s. Bucket i holds durations above the bound of bucket i - 1, up to
 2^((i - 92) / 4) s inclusive. The last bucket holds durations above 2^12 s. The loader passes these numbers to the C
@@ -42,7 +44,10 @@ def bound_ns(number: int) -> int | None:
 
 
 def octave_counts(buckets: Mapping[int, int], columns: int = OCTAVES) -> list[int]:
-    """Counts of 1 to 24 columns. The first column also has all shorter durations, the last column all longer ones."""
+    """Return the counts of 1 to 24 columns.
+
+    The first column also has all shorter durations, the last column all longer ones.
+    """
     counts = [0] * columns
     for number, value in buckets.items():
         # A bucket ends at 2^(k / 4) s, inclusive. The octave above 2^n s has the buckets with k from 4n + 1 to 4n + 4.

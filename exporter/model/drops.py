@@ -1,4 +1,4 @@
-"""Events that no metric counts, or that match no earlier event: each cause once, with its counter and its remedy.
+"""Causes for which no metric counts an event, or an event matches no earlier one, each with its counter and its remedy.
 
 The BPF program counts them (struct counters in the C file). /metrics, the log, `top` and the page read this table.
 """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Space(IntEnum):
-    """The kind of number that a code is. The code itself is an unsigned 64-bit number, in practice 32-bit."""
+    """The kind of number that an exit code is. The code itself is an unsigned 64-bit number, in practice 32-bit."""
 
     #: exit_reason of Intel VMX, all 32 bits: the basic reason in bits 15:0 and flags above them (bit 31 is
     #: "failed VM entry"). The value is the kernel's own KVM_ISA_VMX, arch/x86/kvm/trace.h.

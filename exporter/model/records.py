@@ -43,7 +43,10 @@ class ExitInProgress(NamedTuple):
 
 
 class VcpuTotals(NamedTuple):
-    """Counts of one vCPU without a reason. Each has a member of the same name in struct slot of the C files."""
+    """Counts of one vCPU that belong to no exit reason.
+
+    Each has a member of the same name in struct slot of the C files.
+    """
 
     guest_ns: int = 0
     """Time in guest mode."""
@@ -87,10 +90,10 @@ FreeEntry = tuple[str, int]
 
 
 class Handover(NamedTuple):
-    """The state of a collector that is in no map. The next process goes on from this state."""
+    """The part of a collector's state that is in no map. The next process goes on from this state."""
 
     ended: Sequence[EndedVcpu] = ()
-    """Their slots are cleared, or listed in `free_entries`."""
+    """Ended vCPUs. Their slots are cleared, or listed in `free_entries`."""
     free_entries: Sequence[FreeEntry] = ()
     """Slots and cells that are cleared or will be cleared, and are not returned to the kernel yet."""
     unsure: FreeEntry | None = None

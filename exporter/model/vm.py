@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Vm:
     """A virtual machine: the process (TGID) that runs it, its name, its uuid and its VMM.
 
-    An unknown `name` is str(pid), an unknown `uuid` "". `vmm` is the label of a VMM that the exporter knows
-    (naming/vmm), the base name of another program, or "unknown". The VM's owner chooses the strings: any character
-    may be in them.
+    If the name is unknown, `name` is str(pid). If the uuid is unknown, `uuid` is "". `vmm` is the label of a VMM that
+    the exporter knows (naming/vmm), the base name of another program, or "unknown". The VM's owner chooses the strings,
+    so they may contain any character.
     """
 
     pid: int

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from exporter.web.stream import TimedStream
 
 HEADER_SECONDS = 10.0
-"""Limit from the first byte of a request to the end of its header. On a new connection, it begins with accept(), and
-includes the TLS handshake."""
+"""Limit from the first byte of a request to the end of its header.
+
+On a new connection, it begins with accept(), and includes the TLS handshake.
+"""
 IDLE_SECONDS = 120.0
 """Limit between two requests."""
 WRITE_SECONDS = 30.0

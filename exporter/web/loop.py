@@ -1,4 +1,4 @@
-"""The part of the web server that runs in the event loop. It handles all connections; a few threads make the pages.
+"""The part of the web server that runs in the event loop. The loop handles all connections; a few threads make pages.
 
 A slow, idle or silent client costs the loop a few kilobytes and no thread. tornado parses HTTP. The limits that tornado
 lacks are in connections.py.

@@ -153,9 +153,12 @@ class LinuxGuest:
     def rounds(self) -> int:
         """Return the rounds that its init has finished, 0 at first. Raises RuntimeError if QEMU has ended."""
         if self.process.poll() is not None:
-            raise RuntimeError(f"QEMU of {self.identity.name} ended with {self.process.returncode}")
-        text = self.console.read_text(errors="replace") if self.console.exists() else ""
-        return int((re.findall(r"^round (\d+) ", text, re.MULTILINE) or ["0"])[-1])
+            last = "\n".join(self._console_text().splitlines()[-20:])
+            raise RuntimeError(f"QEMU of {self.identity.name} ended with {self.process.returncode}; its console:\n{last}")
+        return int((re.findall(r"^round (\d+) ", self._console_text(), re.MULTILINE) or ["0"])[-1])
+
+    def _console_text(self) -> str:
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
 
     def stop(self) -> None:
         """Let QEMU take all vCPUs out of KVM_RUN; store their threads."""

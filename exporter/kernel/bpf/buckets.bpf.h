@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * From a duration to its histogram bucket. The upper bounds are powers 2^(k/4) of a
- * second, inclusive: bucket i ends at 2^((i - SECOND_BUCKET) / 4) s. The first bucket
- * also holds all shorter durations, the last one all longer durations.
+ * bucket_of() returns the histogram bucket of a duration. The upper bounds are powers
+ * 2^(k/4) of a second, inclusive: bucket i ends at 2^((i - SECOND_BUCKET) / 4) s. The
+ * first bucket also holds all shorter durations. The last bucket holds all longer ones.
  *
  * The loader defines the scheme (exporter/model/buckets.py): NR_BUCKETS,
  * SECOND_BUCKET (the bucket that ends at 1 s), MIN_BUCKET_NS (the longest duration
- * of the first bucket) and MAX_BUCKET_NS (that of the last bucket but one).
+ * of the first bucket) and MAX_BUCKET_NS (the longest one of the second-last bucket).
  */
 
 /*
@@ -22,9 +22,9 @@
 #define BOUND_Q0	8589934592000000000ULL
 
 /*
- * The bucket of a value whose highest set bit is bit log2, and which is above none
- * of the four boundaries of its octave. For 1 s that bit is 29; 1 s is above three
- * boundaries, and in SECOND_BUCKET.
+ * The bucket of a value whose highest set bit is bit log2, if the value is above none
+ * of the four boundaries of its octave. For 1 s, the highest set bit is bit 29. 1 s is
+ * above three boundaries, and belongs to SECOND_BUCKET.
  */
 #define OCTAVE_BUCKET(log2)	(4 * (log2) - (4 * 29 + 3 - SECOND_BUCKET))
 

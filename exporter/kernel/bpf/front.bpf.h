@@ -4,10 +4,10 @@
  * programs: each reads what its tracepoint passes, and calls one of the four
  * handlers below. count.bpf.c and record.bpf.c each define all four.
  *
- * bcc makes programs of the functions of the main file only. So the loader joins
+ * bcc makes BPF programs only of functions in the main file. So the loader joins
  * the files into one source text, this file first; no file includes another. The
- * loader defines SPACE_* (exporter/model/reason.py), and CLOCK_IN_CONTEXT when
- * the events bring their own time.
+ * loader defines SPACE_* (exporter/model/reason.py). It defines CLOCK_IN_CONTEXT
+ * if each event contains its time.
  */
 
 #ifndef __always_inline
@@ -16,18 +16,18 @@
 
 #define NO_VCPU_ID	(~0U)
 
-/* All times are of CLOCK_MONOTONIC, in ns. */
+/* All times are in ns on CLOCK_MONOTONIC. */
 static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now);
 static __always_inline int on_entry(u64 now);
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now);
 static __always_inline int on_thread_end(u32 tid, u64 now);
 
 #ifdef CLOCK_IN_CONTEXT
-/* The twelfth and last u64 of a raw tracepoint context: no tracepoint has that many arguments. */
+/* The time is in the twelfth and last u64 of the context: no raw tracepoint has twelve arguments. */
 #define NOW(ctx)	(((u64 *)(ctx))[11])
 #else
 #define NOW(ctx)	bpf_ktime_get_ns()
 #endif
 
-/* A field of the record of a classic tracepoint, where ctx points at the record. */
+/* A field of the record of a classic tracepoint: ctx points to the record. */
 #define FIELD(type, offset)	(*(volatile type *)((char *)ctx + (offset)))

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
  * Look-up of the slot of a thread, and of the cell of a reason. The first event of a
- * thread takes a free slot, the first event of a reason takes a free cell. Both are
- * declared in maps.bpf.h.
+ * thread takes a free slot. The first event of a reason takes a free cell. maps.bpf.h
+ * declares slots and cells.
  */
 
-#define MAX_CHAIN	8	/* cells of one hash in a slot */
+#define MAX_CHAIN	8	/* most cells in a slot whose codes have the same hash */
 
 /* The first event of this thread: take a slot. Returns its number, 0 if no slot is free. */
 static __always_inline u32 adopt_thread(u64 id, u64 now)
@@ -24,7 +24,7 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 	s->vcpu_id = NO_VCPU_ID;
 	s->born_ns = now;
 	bpf_get_current_comm(&s->comm, sizeof(s->comm));
-	/* For a reader, a slot that has an owner is complete. */
+	/* The owner is set last: a reader assumes that a slot with an owner is complete. */
 	barrier();
 	s->owner = tid;
 	if (tid_slot.update(&tid, &n)) {
@@ -45,8 +45,9 @@ static __always_inline struct slot *current_slot(u64 now)
 	struct slot *s;
 
 	/*
-	 * The slot of the vCPU that last ran on this CPU. Its owner is compared: a
-	 * slot of another thread costs a look-up, and never a wrong count.
+	 * The slot of the vCPU that last ran on this CPU. The owner of the slot is
+	 * compared with this thread. If they differ, this costs a look-up, but never
+	 * makes a count wrong.
 	 */
 	cached = cpu_slot.lookup(&zero);
 	if (!cached)
@@ -103,7 +104,7 @@ take:
 	c->space = space;
 	c->next = first;
 	c->slot = s->number;
-	/* A reader follows the chain from its head: the cell must be complete. */
+	/* A reader follows the chain from its head: the cell must be complete before it is the head. */
 	barrier();
 	s->heads[h] = n;
 	*number = n;

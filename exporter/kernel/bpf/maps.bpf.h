@@ -10,7 +10,7 @@
  * The loader defines NR_SLOTS, NR_CELLS and NR_BUCKETS.
  */
 
-/* Stores before it must be seen first by a reader in user space: the compiler may not move them. */
+/* A reader in user space must see the stores before it first: the compiler may not move them. */
 #define barrier()	asm volatile("" ::: "memory")
 
 #define NR_HEADS	64	/* chains of cells in a slot; arm64's 64 ECs get one each */
@@ -25,31 +25,31 @@ enum vcpu_state {
 struct cell {
 	u64 exits;
 	u64 completed;		/* exits followed by an entry; the sum of the buckets */
-	u64 sum_ns;		/* of the completed exits */
+	u64 sum_ns;		/* duration of the completed exits */
 	u64 code;
-	u32 space;		/* of the code: SPACE_* */
+	u32 space;		/* the space of the code: SPACE_* */
 	u32 next;		/* the next cell of the chain */
-	u32 slot;		/* that the cell belongs to */
+	u32 slot;		/* the slot that the cell belongs to */
 	u32 pad0;
 	u64 buckets[NR_BUCKETS];
-	u64 pad[4];		/* to whole cache lines: the next cell is of another vCPU */
+	u64 pad[4];		/* fills the cache line: the next cell may belong to another vCPU */
 };
 
 /* One vCPU thread. An exit and an entry touch the first cache line only. */
 struct slot {
 	u32 owner;		/* tid while the thread lives, else 0 */
 	u32 state;
-	u64 since_ns;		/* of the last exit or entry, CLOCK_MONOTONIC */
+	u64 since_ns;		/* time of the last exit or entry, CLOCK_MONOTONIC */
 	u64 guest_ns;		/* completed intervals from entry to exit */
-	u32 exit_cell;		/* of the exit in flight */
-	u32 user_cell;		/* of its first exit to the VMM, 0: none yet */
+	u32 exit_cell;		/* cell of the exit in flight */
+	u32 user_cell;		/* cell of its first exit to the VMM; 0: none yet */
 	u32 vcpu_id;		/* the kernel's, or NO_VCPU_ID */
-	u32 tid;		/* this and all below stay when the thread has ended */
+	u32 tid;		/* tid and all members below stay after the thread has ended */
 	u32 tgid;
-	u32 number;		/* of this slot */
+	u32 number;		/* number of this slot */
 	u64 born_ns;
 	u64 died_ns;		/* 0 while the thread lives */
-	char comm[16];		/* at the first event */
+	char comm[16];		/* the thread's comm at its first event */
 	u32 heads[NR_HEADS];	/* chains of cells, by hash of the code */
 	u64 pad[6];
 };
@@ -62,8 +62,8 @@ struct counters {
 	u64 dropped_userspace_no_slot;
 	u64 dropped_userspace_no_cell;
 	u64 dropped_userspace_chain_full;
-	u64 unmatched_exit;		/* of a vCPU that was out of its guest already */
-	u64 unmatched_entry;		/* of a vCPU that was in its guest already */
+	u64 unmatched_exit;		/* the vCPU was out of its guest already */
+	u64 unmatched_entry;		/* the vCPU was in its guest already */
 	u64 unmatched_userspace_exit;	/* no exit was in flight */
 };
 
@@ -74,9 +74,9 @@ BPF_TABLE("hash", u32, u32, tid_slot, NR_SLOTS);
 BPF_TABLE("percpu_array", u32, u32, cpu_slot, 1);
 /*
  * The numbers of free slots and cells. User space fills these stacks at the start,
- * lowest numbers on top, and returns the numbers of ended threads. On a stack the
- * number that was freed last is used next, so the arrays fill from below: user
- * space maps and reads no more of them than was ever in use.
+ * with the lowest number on top. Later it returns the numbers of ended threads. The
+ * number that was returned last is used next, so the arrays fill from the lowest
+ * number upwards. User space maps and reads only the part that was ever in use.
  */
 BPF_STACK(free_slots, u32, NR_SLOTS);
 BPF_STACK(free_cells, u32, NR_CELLS);

@@ -12,7 +12,10 @@ Fields = Mapping[str, RecordField]
 """Fields of the record of kvm:kvm_exit, by name."""
 
 EncodeExit = Callable[[int, int, int], bytes]
-"""From (space, code, vcpu_id) to the context that the front reads. Raises ValueError for an exit of another ISA."""
+"""A function from (space, code, vcpu_id) to the context that the front reads.
+
+Raises ValueError for an exit of another ISA.
+"""
 
 
 def unknown(code: int) -> str:
@@ -42,13 +45,16 @@ class CodeSpace:
     table: str = ""
     """Expression of the kernel's table of names in the print fmt; "" if the kernel has no table."""
     prefix: str = ""
-    """Stands in front of each name, of the kernel's table or built in."""
+    """The beginning that is added to each name, from the kernel's table or built in."""
     fixed: Mapping[int, str] = field(default_factory=dict)
-    """Names that no table and no prefix changes."""
+    """Names that neither a table nor the prefix changes."""
     unnamed: Callable[[int], str] = unknown
     """Makes the name of a code that is in no table. No two codes may get the same name."""
     reserved: tuple[str, ...] = ()
-    """Beginnings of names that these rules make. If a kernel's name begins like that, its code is appended to it."""
+    """Beginnings of the names that these rules make.
+
+    If a name from the kernel begins like that, its code is appended to it.
+    """
     flags: FlagBits | None = None
 
     def names(self) -> dict[int, str]:
@@ -62,7 +68,7 @@ class CodeSpace:
 
 @dataclass(frozen=True)
 class Isa:
-    """All that the exporter knows of an instruction set."""
+    """All facts about an instruction set that the exporter uses."""
 
     name: str
     """Short name. The C compiler gets it in capitals, as FRONT_<NAME>."""
@@ -77,9 +83,11 @@ class Isa:
     recognise: Callable[[Fields], Mapping[str, int] | None]
     """Returns the C macros for this ISA's C file; None if kvm:kvm_exit has the fields of another ISA."""
     exit_encoder: Callable[[Fields, int], EncodeExit]
-    """Returns the encoder of exits for these fields. A context has at most the given number of bytes. If it is
-    shorter, zeros follow. Raises ValueError if the fields need more bytes."""
+    """Returns the encoder of exits for these fields. A context has at most the given number of bytes.
+
+    If it is shorter, zeros follow. Raises ValueError if the fields need more bytes.
+    """
     spaces: tuple[CodeSpace, ...]
     """Spaces of its exit codes."""
     kvm_remedy: str
-    """Remedy if the kernel has no tracepoints of KVM."""
+    """Remedy for a kernel without the tracepoints of KVM."""

@@ -1,7 +1,7 @@
 """The list of instruction sets, and look-ups in it.
 
-A new one takes a file in this folder and its line in ISAS, a front in kernel/bpf, its spaces in model/reason.py, and a
-test. No other module names an instruction set.
+A new instruction set needs a file in this folder, a line in ISAS, a front in kernel/bpf, its spaces in model/reason.py,
+and a test. No other module names an instruction set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USERSPACE_SPACES = userspace.SPACES
 """Spaces of kvm:kvm_userspace_exit, the same on every ISA."""
 
 RESERVED = ("UNKNOWN", *(name for space in (*EXIT_SPACES, *USERSPACE_SPACES) for name in space.reserved))
-"""Beginnings that belong to names which the exporter makes."""
+"""Beginnings of the names that the exporter makes."""
 
 
 def recognise(kvm_exit: Fields) -> tuple[Isa, Mapping[str, int]] | None:

@@ -8,7 +8,7 @@ import struct
 from exporter.kernel.isa.entry import CodeSpace
 from exporter.model.reason import Space
 
-#: include/uapi/linux/kvm.h, without the prefix KVM_EXIT_; the tracepoint names the first 31 only.
+#: include/uapi/linux/kvm.h, without the prefix KVM_EXIT_; the tracepoint has names only for the first 31.
 _REASONS = {
     # AP_RESET_HOLD: a processor of an SEV-ES guest parked until it is woken by an INIT-SIPI.
     "idle": {5: "HLT", 32: "AP_RESET_HOLD"},

@@ -34,7 +34,7 @@ def run(
     `proc`, `sys`, `dev` and `modules` are the roots of those trees, `tracefs` is the result of find_tracefs(),
     `release` and `machine` are those of uname, `map_bytes` is the size of the maps, `kernel_headers` the configuration
     key. `trial` compiles and loads the program without attaching it, and returns a detail. If it raises an exception,
-    its row shows the exception's `what` and `remedy`, as far as it has them.
+    its row shows the exception's `what` and `remedy`, if it has them.
     """
     version = kernel.kernel_version(release)
     caps = rights.read_capabilities(proc)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Check:
-    """One row. `needed` is False for a thing that the exporter can do without; its row is always ok."""
+    """One row. `needed` is False for a thing that the exporter does not need; such a row must have `ok` True."""
 
     name: str
     ok: bool
@@ -46,14 +46,17 @@ def table(checks: Sequence[Check]) -> str:
 
 
 def _wrapped(text: str, head: str, indent: str) -> list[str]:
-    # The text may be of a compiler or of a file: one paragraph, and no control characters for the terminal.
+    # The text may come from a compiler or a file. It becomes one paragraph without control characters.
     words = "".join(c if c.isprintable() else " " for c in text[:2000])
     return textwrap.wrap(words, 80, initial_indent=head, subsequent_indent=indent, break_long_words=False,
                          break_on_hyphens=False) or [head.rstrip()]  # fmt: skip
 
 
 def exists(path: Path) -> bool:
-    """Return True if the path exists and may be looked at. Path.exists() raises if it may not, up to Python 3.13."""
+    """Return True if the path exists and this process can access it.
+
+    Without access, Path.exists() raises PermissionError up to Python 3.13.
+    """
     try:
         path.stat()
     except OSError:

@@ -75,7 +75,7 @@ def check_kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
 
 
 def check_sched_tracepoints(tracefs: Path | None) -> Check:
-    """Check that the tracepoints exist that fire at the end of a thread."""
+    """Check that the tracepoints for the end of a thread exist."""
     return _check_tracepoints("sched", tracefs, "a kernel with CONFIG_TRACEPOINTS=y")
 
 

@@ -46,7 +46,7 @@ def check_capabilities(caps: int | OSError, version: Version | None) -> Check:
 
 
 def check_memlock(path: Path, map_bytes: int, caps: int | OSError, version: Version | None) -> Check:
-    """Check that the maps fit into the limit of locked memory, which older kernels charge them to."""
+    """Check that the maps fit into the limit of locked memory: older kernels count maps as locked memory."""
     name = "memlock"
     if version and version >= (5, 11, 0):  # maps are charged to the memory cgroup
         return Check(name, True, "no limit on maps since Linux 5.11")

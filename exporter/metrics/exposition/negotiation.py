@@ -75,7 +75,10 @@ def _offered(wanted: _Range) -> Format | None:
 
 
 def choose_format(accept: str) -> Format:
-    """Return the format with the highest quality, and of equal ones the first. Text if the exporter has none."""
+    """Return the format with the highest quality, the first one of equal formats.
+
+    Return text if the exporter has none of the formats.
+    """
     best, quality = TEXT, 0.0
     for wanted in _ranges(accept):
         offered = _offered(wanted)
