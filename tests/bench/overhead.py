@@ -1,4 +1,4 @@
-"""Measure the kernel time of an exit: this exporter, the least possible, and other designs, on real tracepoints.
+"""Measure the kernel time of an exit on real tracepoints: with this exporter, the least possible, and other designs.
 
 The kernel measures the run times (kernel.bpf_stats_enabled). So every figure includes the cost of the measurement.
 The empty programs
@@ -82,7 +82,7 @@ def _load(**options: Any) -> program.Loaded:
 
 
 def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
-    """Do the work of `record` with /dev/null as file. End the bench if events are lost: lost events cost less time."""
+    """Do the work of `record` with /dev/null as file. End the bench if events are lost, because they cost less time."""
     with Path(os.devnull).open("wb", buffering=0) as out:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
         recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, Path("/proc"))
@@ -92,7 +92,7 @@ def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
 
 
 def _recording() -> list[float]:
-    """Return the rounds of the recording program, while another process reads the events."""
+    """Return the figures of all rounds of the recording program. Another process reads the events."""
     defines = {"RING_BYTES": RING_BYTES}
     loaded = _load(
         kind="recording",

@@ -19,7 +19,8 @@ from exporter.kernel.syscall import TestRun
 
 VCPUS, REASONS, ROUNDS = 1000, 10, 11
 
-# Run in another process, because this one must not import bcc. It has the same number of leaves of the same size.
+# This code runs in another process, because this process must not import bcc. Its hash has as many leaves, of the same
+# size.
 _BCC = """
 import statistics, sys, time
 sys.path.insert(0, ".")

@@ -135,7 +135,7 @@ def main() -> None:
         seconds = statistics.median(times)
         print(f"| {name}, gzip | none | {seconds:.3f} | {baseline / seconds:.0f} x | {size:,} |")
 
-    print("\nMemory a scrape takes at its peak beside what is cached (tracemalloc):\n")
+    print("\nPeak memory of a scrape, without the cached memory (tracemalloc):\n")
     print("| renderer | MB |")
     print("|---|---:|")
     for name, work in (

@@ -116,7 +116,7 @@ def main() -> None:
         (f"{wanted:,} histograms, after {SCRAPES:,} scrapes, text and protobuf in turn", last),
     ):
         print(f"| {label} | {resident:.0f} | {maps:.0f} |")
-    print(f"\nCPU of one such scrape, collection, rendering and HTTP: {cpu * 1e3:.0f} ms.")
+    print(f"\nCPU time of one of these scrapes, with collection, rendering and HTTP: {cpu * 1e3:.0f} ms.")
 
 
 def _scrape_count() -> int:

@@ -14,7 +14,7 @@ from tests.support.prometheus.exporters import Demo
 
 _ALL = tuple((width, scheme) for width in (320, 768, 1280, 1920) for scheme in ("light", "dark"))
 _SECONDS = 8.0
-"""After this time the page shows rates over the last seconds."""
+"""After this number of seconds, the page shows rates over the last seconds."""
 
 
 def main(folder: Path | None) -> None:

@@ -61,7 +61,10 @@ def lies(shown: str, *bounds: str) -> bool:
 
 
 def test_the_first_view_agrees_with_vcpus(tmp_path: Path, chromium: Browser) -> None:
-    """The counters do not change during the test. Rates must lie between those of a reading before and one after."""
+    """The counters do not change during the test.
+
+    Each rate must lie between those of a reading before and a reading after.
+    """
     demo = Demo(tmp_path, speed=20)
     try:
         time.sleep(2)
@@ -90,7 +93,7 @@ def test_the_first_view_agrees_with_vcpus(tmp_path: Path, chromium: Browser) -> 
             assert lies(lost, *(figure(view.lost(each)) for each in (row, later)))
 
 
-def test_updates_keep_open_vms_focus_and_scroll_position(demo: Demo, chromium: Browser) -> None:
+def test_an_update_keeps_open_vms_focus_and_scroll_position(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     chromium.until(lambda: "over the last" in chromium.run('document.querySelector("#over").textContent'))
     chromium.run('document.querySelectorAll("details")[1].querySelector("summary").click()')
@@ -110,7 +113,7 @@ def test_updates_keep_open_vms_focus_and_scroll_position(demo: Demo, chromium: B
     assert chromium.run('document.querySelector("#live").textContent') == "live"
 
 
-def test_shows_the_replay_notice_the_state_and_the_links(demo: Demo, chromium: Browser) -> None:
+def test_the_page_shows_the_replay_notice_the_state_and_the_links(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     text = chromium.run("document.body.innerText")
     assert "This is a replay of a recording, not this host." in text
@@ -126,7 +129,7 @@ def test_a_hidden_page_sends_no_requests(demo: Demo, chromium: Browser) -> None:
     chromium.open(f"http://{demo.address}/")
     asked = 'performance.getEntriesByType("resource").length'
     chromium.until(lambda: chromium.run(asked) >= 1)
-    # As if another tab were in front: headless Chromium does not hide a tab by itself.
+    # This acts as if another tab were in front. Headless Chromium does not hide a tab by itself.
     chromium.run('Object.defineProperty(document, "hidden", {value: true, configurable: true})')
     time.sleep(1)
     before = chromium.run(asked)
@@ -147,7 +150,9 @@ def test_without_scripts_the_page_reloads_itself(demo: Demo, chromium: Browser) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_fits_every_width_in_both_colour_schemes(demo: Demo, chromium: Browser, width: int, scheme: str) -> None:
+def test_the_page_fits_every_width_in_both_colour_schemes(
+    demo: Demo, chromium: Browser, width: int, scheme: str
+) -> None:
     chromium.size(width)
     chromium.scheme(scheme)
     chromium.open(f"http://{demo.address}/")
@@ -178,7 +183,7 @@ def weak(chromium: Browser) -> list[Any]:
 
 
 class Served:
-    """The page on the real web server, with readings made by the test. A test may replace `look`."""
+    """The page on the real web server. Its readings come from look(), which a test may replace."""
 
     def __init__(self, look: Callable[[], PageData]) -> None:
         self.look = look
@@ -219,7 +224,7 @@ def test_hostile_names_are_shown_as_text(served: Served, chromium: Browser, widt
     assert red == "rgb(255, 147, 138)"
 
 
-def test_shows_since_when_the_page_is_stale(served: Served, chromium: Browser) -> None:
+def test_the_page_shows_since_when_it_is_stale(served: Served, chromium: Browser) -> None:
     chromium.open(f"http://{served.web.addresses[0]}/")
     stale = 'document.querySelector("#stale")'
     assert chromium.run(f"{stale}.hidden")
@@ -247,7 +252,7 @@ def test_an_open_vm_stays_open_and_focused_when_the_order_changes(served: Served
         step = looks[0]
         vms = []
         for pid in range(1, 6):
-            # After each look another VM has the largest sum.
+            # After each reading another VM has the largest sum.
             total = sum(((pid + at) % 5 + 1) * 10**7 for at in range(step))
             vms.append(thread(pid, pid, counted("IRQ", "interrupt", step, {64: step}, total), vm=f"vm-{pid}"))
         return PageData(reading(10 + step, *vms), Health(True, 0, 0))
@@ -269,7 +274,7 @@ def test_an_open_vm_stays_open_and_focused_when_the_order_changes(served: Served
     assert len(seen) > 2
 
 
-def test_works_below_a_path_of_a_reverse_proxy(demo: Demo, chromium: Browser) -> None:
+def test_the_page_works_below_a_path_of_a_reverse_proxy(demo: Demo, chromium: Browser) -> None:
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.path.startswith("/host-7/")

@@ -115,7 +115,7 @@ def test_the_datasource_is_a_variable(board: boards.Board) -> None:
     assert boards.variables(board)["datasource"]["query"] == "prometheus"
 
 
-def test_class_has_every_class_but_idle(board: boards.Board) -> None:
+def test_the_variable_class_has_every_class_except_idle(board: boards.Board) -> None:
     assert boards.variables(board)["class"]["query"].split(",") == [name for name in CLASSES if name != "idle"]
 
 

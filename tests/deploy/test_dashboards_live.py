@@ -32,7 +32,7 @@ SERIES = 28
 EMPTY_WHEN_HEALTHY = {"Exporters that need attention"}
 """A list of problems. On the replay it has one line: the exporter replays a recording."""
 OF_A_MOMENT = {"vCPUs out of their guest now", "Out of the guest now", "Age of exits in flight"}
-"""These panels are empty while every vCPU runs its guest: one scrape with a value is enough."""
+"""These panels are empty while every vCPU runs its guest. So one scrape with a value is enough."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Server:
             self.prometheus,
             chosen,
             __rate_interval=f"{round(max(2 * scrape, 4 * scrape))}s",
-            __range=f"{self.last_ms - self.first_ms + 1}ms",  # Grafana uses whole seconds; with ms the test is exact
+            __range=f"{self.last_ms - self.first_ms + 1}ms",  # Grafana uses whole seconds; ms are exact
         )
 
     def table(self, panel: dict[str, Any], settings: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         stack.callback(demo.end)
         servers = of_every_kind(demo.address, tmp_path_factory, stack)
         deadline = time.monotonic() + 60
-        while len(values(demo.page(), "kvm_exits_total")) < SERIES:  # otherwise some begin in the time range
+        while len(values(demo.page(), "kvm_exits_total")) < SERIES:  # otherwise some series begin in the time range
             assert time.monotonic() < deadline
             time.sleep(0.5)
         for server in servers.values():
@@ -181,7 +181,7 @@ def test_annotations_are_accepted(server: Server) -> None:
             assert marks["New process of this VM"], name
 
 
-def test_tables_have_a_column_for_every_label_and_value(server: Server) -> None:
+def test_every_table_has_a_column_for_each_label_and_value(server: Server) -> None:
     """A label without a column would split rows. At least one row must have all its labels and values."""
     for name, board, settings in _boards(server):
         for panel in boards.panels(board):
@@ -197,7 +197,7 @@ def test_tables_have_a_column_for_every_label_and_value(server: Server) -> None:
             assert complete, f"{name}: {panel['title']}"
 
 
-def test_the_heatmap_has_one_kind_of_histogram(server: Server, request: pytest.FixtureRequest) -> None:
+def test_the_heatmap_shows_only_one_kind_of_histogram(server: Server, request: pytest.FixtureRequest) -> None:
     """Grafana can draw native histograms or classic buckets, but not both in one panel."""
     native = "native" in request.node.callspec.id
     for _, board, settings in _boards(server):
@@ -295,7 +295,7 @@ def test_a_chosen_class_and_host_exclude_all_others(server: Server) -> None:
 
 
 def test_panels_show_at_most_top_series(server: Server) -> None:
-    """A graph must show the same few lines at every step, also for a large fleet."""
+    """A graph must show the same few lines at every step, even for a large fleet."""
     for _, board, settings in _boards(server):
         settings["top"] = "1"
         for panel in boards.panels(board):

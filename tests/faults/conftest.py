@@ -20,7 +20,7 @@ from tests.faults.service import Service  # noqa: E402 - imported after the regi
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Return start(**options of Service): it starts a service that is ended after the test."""
+    """Return the function start(**options of Service). It starts a service, and the service is ended after the test."""
     with ExitStack() as stack:
 
         def begin(**options: object) -> Service:
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A free port, for a service whose log cannot be read."""
+    """A free port. A test needs it if it cannot read the port from the service's log."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         return int(bound.getsockname()[1])
 
@@ -51,6 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if figures.LINES:
-        terminalreporter.section("faults: what was sent and what was counted")
+        terminalreporter.section("faults: events sent and events counted")
         for line in figures.LINES:
             terminalreporter.write_line(line)

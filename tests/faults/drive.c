@@ -52,7 +52,7 @@ static long threads = 1, parallel = 1, rounds = 1, reasons = 1, vcpus, seconds;
 /* Shared between this process and the processes that stand in for VMs. */
 static struct shared {
 	long begun, ended, exits, entries, userspace, failed, reused, killed;
-	long vm_ended[MAX_PARALLEL];	/* threads of each worker's VM that have sent everything */
+	long vm_ended[MAX_PARALLEL];	/* of each worker's VM: the number of threads that have sent everything */
 	uint32_t tids[MAX_TID];
 } *shared;
 
@@ -244,7 +244,7 @@ int main(int argc, char **argv)
 		*keys[key].value = atol(equals + 1);
 	}
 	if (parallel > MAX_PARALLEL || (vcpus && threads % vcpus)) {
-		fprintf(stderr, "drive: at most %d at a time, and whole VMs\n", MAX_PARALLEL);
+		fprintf(stderr, "drive: parallel must be at most %d, and threads a multiple of vcpus\n", MAX_PARALLEL);
 		return 2;
 	}
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

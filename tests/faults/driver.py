@@ -25,7 +25,7 @@ _NAME_OFFSET, _NAME_SIZE = 64, 16
 
 
 class Sent(NamedTuple):
-    """The counts of drive.c. `reused`: thread IDs that a second thread used; `killed`: VMs ended by SIGKILL."""
+    """The counts that drive.c prints. `reused`: thread IDs used by a second thread. `killed`: VMs ended by SIGKILL."""
 
     threads: int
     exits: int
@@ -60,14 +60,14 @@ def have_compiler() -> bool:
 
 
 def begin(programs: Mapping[str, int], **keys: int) -> subprocess.Popen[str]:
-    """Start drive.c with these keys; finish() waits for it."""
+    """Start drive.c with these keys. finish() waits until drive.c ends."""
     fds = [programs[name] for name in DRIVEN]
     words = [*map(str, fds), *(f"{key}={value}" for key, value in keys.items())]
     return subprocess.Popen([_binary(), *words], pass_fds=fds, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 600) -> Sent:
-    """Wait until drive.c and all of its threads have ended; return its counts."""
+    """Wait until drive.c and all of its threads have ended. Return its counts."""
     said, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, process.returncode
     sent = Sent(**json.loads(said))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 FULL = os.environ.get("FAULTS") == "full"
-"""True under `make faults`: the counts of README.md. Otherwise the tests use a tenth or less."""
+"""True under `make faults`: the tests then use the counts in README.md. Otherwise they use a tenth of them or less."""
 
 LINES: list[str] = []
 
@@ -16,5 +16,5 @@ def often(full: int, short: int) -> int:
 
 
 def say(fault: str, **figures: object) -> None:
-    """Keep a line of figures for the end of the run."""
+    """Store a line of figures, which is printed at the end of the run."""
     LINES.append(f"{fault}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items()))

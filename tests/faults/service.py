@@ -1,7 +1,7 @@
-"""The service as a process: `serve`, attached, while tests run its raw tracepoint programs by hand.
+"""Run the service (`serve`) as a process. Tests run its raw tracepoint programs with BPF_PROG_TEST_RUN.
 
-In its own mount namespace the service sees aarch64's kvm_exit format. So kvm_exit is a raw tracepoint too, and
-BPF_PROG_TEST_RUN can run its program on every machine.
+The service has a mount namespace in which it sees aarch64's kvm_exit format. So kvm_exit is a raw tracepoint there too,
+and BPF_PROG_TEST_RUN can run its program on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 FORMATS = (TEXT, OPENMETRICS, TEXT, PROTOBUF)
-"""The scraped formats in turn. Every second page is text: only text pages are summed."""
+"""The scraped formats, in this order. Every second page is text, because only text pages are summed."""
 
 AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
 
@@ -34,7 +34,8 @@ AS_ARM64 = f"mount --bind {FORMAT} {EVENTS}/kvm_exit/format"
 class Service(Logging):
     """`python3 -m exporter serve` in a mount namespace of its own. The shell commands in `before` run first.
 
-    `redirect` is a redirection of the shell, for example "2>/dev/full". Without it the log is read.
+    `redirect` is a redirection of the shell, for example "2>/dev/full". Without a redirection, the test can read the
+    log.
     """
 
     def __init__(
@@ -91,7 +92,10 @@ class Service(Logging):
         raise AssertionError(f"never up: {self.log}")
 
     def descriptors(self) -> int:
-        """Return the smallest number of open descriptors in 0.2 s, to leave out connections that are being closed."""
+        """Return the smallest number of open descriptors in 0.2 s.
+
+        This leaves out connections that are being closed.
+        """
         least = len(os.listdir(f"/proc/{self.pid}/fd"))
         for _ in range(10):
             time.sleep(0.02)
@@ -109,10 +113,10 @@ class Service(Logging):
 
 
 class Totals:
-    """Sums over all series of all pages, computed like a Prometheus server does.
+    """Sums over all series of all pages, computed as a Prometheus server computes them.
 
     A series that is missing on a page has ended: a later series of the same name belongs to another thread. From the
-    daemon's start on, pages must be added more often than `linger`.
+    daemon's start on, the time between two pages must be shorter than `linger`.
     """
 
     def __init__(self) -> None:
@@ -122,7 +126,10 @@ class Totals:
         self.pages = 0
         self.backwards = 0
         self.longest = 0.0
-        """Longest time between two pages in seconds. If it exceeds `linger`, threads that ended may be on no page."""
+        """The longest time between two pages, in seconds.
+
+        If it exceeds `linger`, some ended threads may be on no page.
+        """
         self._added = 0.0
 
     def add(self, page: bytes) -> None:
@@ -137,7 +144,7 @@ class Totals:
                 series, _, value = line.rpartition(b" ")
                 name = series.partition(b"{")[0].decode()
                 if name == USERSPACE and OURS not in series:
-                    continue  # from a real VM on this host
+                    continue  # this series is from a real VM on this host
                 if name in families:
                     assert series not in families[name], f"twice on one page: {series!r}"
                     families[name][series] = float(value)
@@ -167,7 +174,7 @@ SUMMED = (EXITS, DURATIONS, USERSPACE)
 
 
 class Scraper(threading.Thread):
-    """Scrapes all formats in turn, then pauses, and starts again. Sums the text pages."""
+    """Scrapes each format once, then pauses, then scrapes again. Sums the text pages."""
 
     def __init__(self, service: Service, pause: float = 0.1, formats: Sequence[str] = FORMATS) -> None:
         super().__init__(daemon=True)
@@ -199,7 +206,7 @@ class Scraper(threading.Thread):
             self.join()
 
     def finish(self) -> Totals:
-        """Stop; scrape until every thread has its names; return the totals."""
+        """Stop the thread. Then scrape until the VM of every vCPU is known, and return the totals."""
         self.stop()
         deadline = time.monotonic() + 30
         self.once()
@@ -211,7 +218,10 @@ class Scraper(threading.Thread):
 
 
 def agree(totals: Totals, sent: driver.Sent) -> dict[str, int]:
-    """Assert that every exit is on the pages once, or counted as dropped or unserved; return those counts by cause."""
+    """Assert that every exit is on the pages once, or counted as dropped or unserved.
+
+    Return the numbers of dropped and unserved exits by cause.
+    """
     dropped = {**totals.dropped(), "unserved": totals.own("unserved_exits_total")}
     assert totals.total(EXITS) + sum(dropped.values()) == sent.exits
     userspace = sum(totals.dropped("dropped_userspace_exits_total").values())

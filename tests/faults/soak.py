@@ -1,4 +1,4 @@
-"""Run the service at full load for half an hour: check that its memory stays constant and that no exit is lost.
+"""Run the service at full load for half an hour: check that its memory stays constant, and that no exit is lost.
 
     python3 -m tests.faults.soak [--minutes 30]
 
@@ -21,7 +21,7 @@ from tests.faults import driver
 from tests.faults.service import EXITS, Scraper, Service, agree
 
 _SAMPLE_SECONDS = 10
-_WARM_UP = 0.25  # part of the time: pools fill, caches and Python's heap grow to their size
+_WARM_UP = 0.25  # this part is left out: pools fill, caches and Python's heap grow to their size
 
 
 class Sample(NamedTuple):
@@ -34,17 +34,17 @@ class Sample(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """A straight line by least squares through the samples after the warm-up."""
+    """The straight line that fits the samples after the warm-up best (least squares)."""
 
     mean: float
     growth: float
-    """Growth over the time of the samples, from the line's slope."""
+    """How much the line grows from the first to the last sample."""
     noise: float
-    """Standard deviation of the samples from the line."""
+    """The standard deviation of the samples from the line."""
 
     @property
     def steady(self) -> bool:
-        """The growth is below twice the noise, or below 1 % of the mean."""
+        """True if the growth is below twice the noise, or below 1 % of the mean."""
         return self.growth < max(2 * self.noise, 0.01 * self.mean)
 
 

@@ -20,11 +20,14 @@ from tests.faults.driver import Sent
 from tests.faults.figures import often, say
 
 LINGER_NS = 10**8
-"""Short, so that the lingering vCPUs stay below the collector's limit. Each record is in at least one snapshot."""
+"""The time is short, so the number of lingering vCPUs stays below the collector's limit.
+
+Each record is in at least one snapshot.
+"""
 
 
 class Counted:
-    """Sums over every thread in the collector's snapshots, from the thread's last values."""
+    """Sums over all threads in the collector's snapshots. Each thread adds its last values."""
 
     def __init__(self, loaded: program.Loaded) -> None:
         self.collector = Collector(loaded, time.monotonic_ns, LINGER_NS)
@@ -82,7 +85,7 @@ def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
 
 
 def check(counted: Counted, sent: Sent, slots: int) -> Counter[str]:
-    """Assert that each exit is counted once or dropped, and that all slots and cells are free; return the drops."""
+    """Assert that each exit is counted once or dropped, and that all slots and cells are free. Return the drops."""
     last = counted.collect()
     exits, completed, userspace = counted.totals()
     dropped = Counter({name: value for name, value in last.counters.items() if name.startswith("dropped_")})
@@ -150,7 +153,10 @@ def test_every_exit_of_short_lived_vms_is_counted_or_dropped(
 
 
 def test_pools_run_out_and_recover(load: Callable[..., tuple[program.Loaded, Counted]]) -> None:
-    """More threads than slots, more reasons than cells, and few collections; then a load that fits into the pools."""
+    """The first load has more threads than slots, more reasons than cells, and few collections.
+
+    The second load fits into the pools.
+    """
     loaded, counted = load(slots=31, cells=61)
     threads = often(10_007, 1_009)
     driven = driver.begin(loaded.programs, threads=threads, parallel=61, rounds=37, reasons=5)

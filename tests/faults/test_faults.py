@@ -1,4 +1,4 @@
-"""Faults around the service: it logs one line, continues, and its totals stay exact."""
+"""Cause faults around the service. The service logs one line and continues, and its totals stay exact."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ Start = Callable[..., Service]
 
 
 _AS_ROOT = 'run_as: ""\n'
-"""The service stays root where a test changes its limits: without CAP_SYS_RESOURCE, as in some containers, prlimit(2)
-needs the same user on both sides."""
+"""The service stays root in tests that change its limits.
+
+Some containers have no CAP_SYS_RESOURCE. There prlimit(2) requires that both processes have the same user.
+"""
 
 
 class Driven:
-    """A service, and threads that stand in for vCPUs: 101 for each call of drive()."""
+    """A service, and threads that stand in for vCPUs. Each call of drive() runs 101 threads."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -66,7 +68,7 @@ def summary(driven: Driven, totals: Totals) -> dict[str, int]:
         ("no reader of the pipe on stderr", "2>&$pipe"),
     ],
 )
-def test_counts_and_serves_without_a_usable_log(start: Start, fault: str, redirect: str, free_port: int) -> None:
+def test_the_service_counts_without_a_usable_log(start: Start, fault: str, redirect: str, free_port: int) -> None:
     before = AS_ARM64
     if "pipe" in redirect:  # a pipe whose reading end is closed
         before += "\nmkfifo $PIPE; exec 8<>$PIPE 9>$PIPE 8<&-"
@@ -90,7 +92,7 @@ def test_counts_and_serves_without_a_usable_log(start: Start, fault: str, redire
 
 
 @pytest.mark.kvm
-def test_counts_with_a_full_disk(start: Start, tmp_path: Path) -> None:
+def test_the_service_counts_with_a_full_disk(start: Start, tmp_path: Path) -> None:
     """/tmp and the lock file's folder are full. The loader needs no disk space, and the lock file has 0 bytes."""
     full = tmp_path / "full"
     full.mkdir()
@@ -106,8 +108,11 @@ def test_counts_with_a_full_disk(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_ends_with_one_error_when_the_loader_is_killed(start: Start) -> None:
-    """SIGKILL while bcc compiles, as the kernel's OOM killer sends it: one line of error, and exit status 1."""
+def test_the_service_ends_with_one_error_when_the_loader_is_killed(start: Start) -> None:
+    """The loader gets SIGKILL while bcc compiles, for example from the kernel's OOM killer.
+
+    The service logs one line of error and ends with exit status 1.
+    """
     service = start()
     child = _loader_of(service)
     os.kill(child, signal.SIGKILL)
@@ -141,8 +146,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def test_demo_ends_when_a_stand_in_is_killed(start: Start) -> None:
-    """SIGKILL of one process of a replay: the demo ends, because its numbers would no longer be the recording's."""
+def test_the_demo_ends_when_a_stand_in_is_killed(start: Start) -> None:
+    """One process of a replay gets SIGKILL. The demo ends: its numbers would no longer equal the recording."""
     service = start(command="demo", before=":")
     service.logged("msg=.?replaying")
     victim = _children(service.pid)[1]
@@ -158,15 +163,18 @@ def test_demo_ends_when_a_stand_in_is_killed(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_counts_without_free_descriptors(start: Start) -> None:
-    """RLIMIT_NOFILE equals the open descriptors: scrapes are refused, counting goes on, the next page is complete."""
+def test_the_service_counts_without_free_descriptors(start: Start) -> None:
+    """RLIMIT_NOFILE equals the number of open descriptors.
+
+    Scrapes are refused, counting continues, and the next page is complete.
+    """
     service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
     driven.drive()
     limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
     collections = driven.agrees().own("collections_total")
-    # The lowest free number: with this limit, no descriptor can be opened.
+    # The lowest descriptor number that is free. With this number as the limit, no descriptor can be opened.
     taken = {int(name) for name in os.listdir(f"/proc/{service.pid}/fd")}
     free = next(number for number in range(len(taken) + 1) if number not in taken)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (free, limit[1]))
@@ -193,8 +201,8 @@ def test_counts_without_free_descriptors(start: Start) -> None:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("limit", [12, 17, 19, 22, 23, 24, 25, 26, 27, 32])
-def test_counts_or_names_the_cause_when_started_with_few_descriptors(start: Start, limit: int) -> None:
-    """The service counts; or it counts, cannot be scraped, and warns; or it ends and its last line names the cause."""
+def test_the_service_counts_or_names_the_cause_if_it_starts_with_few_descriptors(start: Start, limit: int) -> None:
+    """The service counts. Or it counts, warns, and cannot be scraped. Or it ends, and its last line names the cause."""
     service = start(before=f"{AS_ARM64}\nulimit -n {limit}")
     result = "counts"
     try:
@@ -221,8 +229,11 @@ def _cpu_seconds(pid: int) -> float:
 
 
 @pytest.mark.kvm
-def test_survives_without_memory_for_threads(start: Start) -> None:
-    """RLIMIT_AS equals the mapped memory: no thread can start for a scrape or look-up. The next page has all counts."""
+def test_the_service_survives_without_memory_for_threads(start: Start) -> None:
+    """RLIMIT_AS equals the size of the mapped memory.
+
+    So no thread can start for a scrape or a look-up. The next page has all counts.
+    """
     service = start(config=_AS_ROOT)
     service.up()
     driven = Driven(service)
@@ -256,7 +267,7 @@ def test_survives_without_memory_for_threads(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_attaches_when_kvm_is_loaded_later(start: Start, tmp_path: Path) -> None:
+def test_the_service_attaches_when_kvm_is_loaded_later(start: Start, tmp_path: Path) -> None:
     """Without events/kvm the service waits and answers requests. When events/kvm appears, the service counts."""
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -281,7 +292,7 @@ def test_attaches_when_kvm_is_loaded_later(start: Start, tmp_path: Path) -> None
 
 @pytest.mark.kvm
 def test_jumps_of_the_wall_clock_change_no_count(start: Start, tmp_path: Path) -> None:
-    """A preloaded clock_gettime jumps years forward and back: only the log's time stamps change."""
+    """A preloaded clock_gettime jumps years forward and back. Only the log's time stamps change."""
     jump = tmp_path / "jump"
     jump.write_text("0\n")
     library = tmp_path / "clock.so"
@@ -301,7 +312,7 @@ def test_jumps_of_the_wall_clock_change_no_count(start: Start, tmp_path: Path) -
     assert guest
     assert all(0 <= float(line.rpartition(" ")[2]) < 60 for line in guest)
     assert totals.own("collections_total") >= collections > 0
-    time.sleep(3.5)  # linger, by the monotonic clock
+    time.sleep(3.5)  # `linger`, measured by the monotonic clock
     assert f"{EXITS}{{".encode() not in service.get()
     driven.close()
     assert service.end() == 0
@@ -330,7 +341,7 @@ def test_look_ups_of_vanishing_processes_never_fail() -> None:
                 vcpu_index(b"worker", None, pid, pid, proc)
                 if vm == Vm(pid, f"vm-{pid}", "", "qemu"):
                     answers["whole"] += 1
-                else:  # between fork and exec, or after its end: no command line, or ours
+                else:  # between fork and exec: this test's command line. After the process has ended: none
                     assert vm.name == str(pid), vm
                     answers["gone"] += 1
                 assert began is None or began > 0
@@ -377,7 +388,7 @@ for room in range(1, 25):
 
 
 def test_the_loaders_answer_leaves_no_descriptor_open() -> None:
-    """With 1 to 24 free descriptors: one line of error where there are too few, and no descriptor stays open."""
+    """Try 1 to 24 free descriptors. If they are too few, there is one line of error. No descriptor stays open."""
     said = subprocess.run([sys.executable, "-c", _FEW_DESCRIPTORS], capture_output=True, text=True, check=True)
     answers = [line.partition(" ") for line in said.stdout.splitlines()]
     assert len(answers) == 24

@@ -62,7 +62,7 @@ def test_every_exit_beyond_the_linger_limit_is_counted_as_unserved(start: Start)
     sent = driver.NOTHING
     for _ in range(often(11, 3)):
         sent = sent.plus(driver.drive(programs, threads=4001, parallel=7, rounds=101, reasons=2))
-        service.get(path="/-/vcpus")  # collects and frees slots for the next round, but is no page of /metrics
+        service.get(path="/-/vcpus")  # collects and frees slots, without a scrape of /metrics
     totals = scraper.finish()
     # Three cells for each thread: two exit reasons, and one reason of returns to the VMM.
     lingering = (SLOTS + 1 + CELLS + 1) // 3

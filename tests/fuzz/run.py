@@ -15,7 +15,7 @@ from pathlib import Path
 
 SEEDS = Path(__file__).parent / "corpus"
 SLOW_SECONDS = 5
-"""An input that takes longer is a finding. Inputs have at most 64 KiB."""
+"""An input that takes longer than this is a finding. Inputs have at most 64 KiB."""
 
 
 def _fuzz(name: str, arguments: list[str]) -> None:

@@ -60,7 +60,10 @@ def _check_config(config: Config) -> None:
 
 
 def config(data: bytes) -> None:
-    """A configuration file: the result is a configuration that can be described and read again, or lines of errors."""
+    """Read a configuration file.
+
+    The result is a configuration that can be printed and read again, or lines of errors.
+    """
     try:
         read = configfile.parse(_text(data), "config.yaml")
     except ConfigError as error:
@@ -70,7 +73,7 @@ def config(data: bytes) -> None:
 
 
 def flags(data: bytes) -> None:
-    """Command line flags: `key=value`, separated by NULs."""
+    """Read command line flags: `key=value`, separated by NULs."""
     keys = sorted(OPTIONS)
     given: dict[str, list[str]] = {}
     for word in _text(data).split("\0"):
@@ -90,11 +93,14 @@ _KINDS = (
     {Space.ARM64_TRAP, Space.ARM64_RET},
     {Space.USERSPACE, Space.USERSPACE_ERRNO},
 )
-"""Spaces whose reasons can be in one metric of one host, so their names must differ."""
+"""Each tuple has spaces whose reasons can be in one metric of one host. So the names of these reasons must differ."""
 
 
 def tracepoint(data: bytes) -> None:
-    """A format file of tracefs: the result is fields and names, or one line of error. No two codes share a name."""
+    """Read a format file of tracefs.
+
+    The result is fields and names, or one line of error. No two codes share a name.
+    """
     try:
         read = parse_format(_text(data))
     except FormatError as error:
@@ -123,7 +129,7 @@ def _check_names(read: TracepointFormat) -> None:
 
 
 def command_line(data: bytes) -> None:
-    """/proc/PID/cmdline of a VMM. Any user of the host can choose its content."""
+    """Read /proc/PID/cmdline of a VMM. Any user of the host can choose its content."""
     argv = cmdline.split(data[:MAX_BYTES])
     found = registry.recognise([cmdline.base_name(argv[0])] if argv else [], argv)
     assert set(found) <= {*registry.VMMS, None}
@@ -139,7 +145,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-proc-", dir="/dev/shm" if Pat
 
 
 def identity(data: bytes) -> None:
-    """A process's folder in /proc: cmdline, cgroup, comm and stat."""
+    """Read a process's folder in /proc: cmdline, cgroup, comm and stat."""
     proc = Path(_FOLDER.name)
     process = proc / "7"
     thread = process / "task/8"
@@ -175,7 +181,10 @@ _OFFERED = {
 
 
 def accept(data: bytes) -> None:
-    """Accept and Accept-Encoding: the result is always an offered format, and gzip only if the client asks for it."""
+    """Read Accept and Accept-Encoding.
+
+    The result is always an offered format. It is gzip only if the client asks for it.
+    """
     wanted, encoding = (part.decode("latin-1") for part in _parts(data, 2))
     chosen = negotiation.choose_format(wanted)
     assert chosen in _OFFERED
@@ -204,7 +213,10 @@ def _assembled(data: bytes) -> bytes:
 
 
 def recording(data: bytes) -> None:
-    """A recording from another person: the result is a whole recording with correct counts, or one line of error."""
+    """Read a recording from another person.
+
+    The result is a whole recording with correct counts, or one line of error.
+    """
     path = Path(_FOLDER.name) / "fuzz.kvmrec"
     data = data[:MAX_BYTES]
     path.write_bytes(data if data.startswith(blocks.MAGIC) else _assembled(data))
@@ -237,7 +249,7 @@ def _check_secrets(text: str, said: str) -> None:
 
 
 def web_config(data: bytes) -> None:
-    """A web configuration file: the result is settings, or lines of errors without secrets."""
+    """Read a web configuration file. The result is settings, or lines of errors without secrets."""
     folder = Path(_FOLDER.name)
     path = folder / "web.yaml"
     path.write_bytes(data[:MAX_BYTES])

@@ -23,7 +23,7 @@ def test_every_target_has_a_strategy_and_seeds() -> None:
 
 
 @pytest.mark.parametrize(("name", "seed"), SEEDS, ids=[f"{name}-{path.name}" for name, path in SEEDS])
-def test_target_holds_for_a_seed(name: str, seed: Path) -> None:
+def test_the_target_accepts_each_seed(name: str, seed: Path) -> None:
     TARGETS[name](seed.read_bytes())
 
 
@@ -34,5 +34,5 @@ def test_target_holds_for_a_seed(name: str, seed: Path) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-def test_target_holds_for_generated_inputs(name: str, data: st.DataObject) -> None:
+def test_the_target_accepts_generated_inputs(name: str, data: st.DataObject) -> None:
     TARGETS[name](data.draw(st.one_of(STRATEGIES[name], st.binary(max_size=300))))

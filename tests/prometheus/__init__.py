@@ -1,8 +1,8 @@
-"""Debian's Prometheus servers scrape the replay: what they store and compute must equal the exporter's counts.
+"""Debian's Prometheus servers scrape the replay. Their values must equal the exporter's counts.
 
     python3 -m pytest tests/prometheus            needs root, like the kernel suite
 
-    test_standstill.py  counts, buckets and quantiles after that one pass equal the recording, in every form
+    test_standstill.py  after one pass, counts, buckets and quantiles equal the recording, in every form
     test_moving.py      rate(), and quantiles of rates, between two pauses of the demo
 
 In tests/support/prometheus, for other suites too:

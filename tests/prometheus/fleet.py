@@ -24,7 +24,7 @@ from tests.support.prometheus.server import Prometheus
 RULES = ROOT / "deploy/prometheus"
 HOSTS = 20
 SECONDS = 130
-"""With one evaluation per second this fills a chunk of the storage: a chunk holds 120 samples."""
+"""The rules are evaluated every second, so this time fills a chunk of the storage, which holds 120 samples."""
 
 
 def measure(suite: str, form: str, folder: Path) -> None:

@@ -10,7 +10,14 @@ from tests.support.prometheus.server import Labels
 
 
 class Receiver:
+<<<<<<< HEAD
     """Listens on loopback. It counts received `bytes`, `requests` and `samples`; `series` has all labels."""
+=======
+    """Listens on loopback.
+
+    It counts received `bytes`, `requests` and `samples`; `series` has the labels of all series.
+    """
+>>>>>>> ed1
 
     def __init__(self) -> None:
         self.bytes = self.requests = self.samples = 0
@@ -85,14 +92,14 @@ def _uncompressed(data: bytes) -> bytes:
             length, offset = (tag >> 2) + 1, int.from_bytes(data[at : at + width], "little")
             at += width
         start = len(out) - offset
-        for number in range(length):  # a copy may overlap its own output
+        for number in range(length):  # a copy may overlap the bytes that it writes
             out.append(out[start + number])
     assert len(out) == size
     return bytes(out)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of the length-delimited fields of a protobuf message. Skip all other fields."""
+    """Yield the number and the content of each length-delimited field of a protobuf message. Skip all other fields."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -108,7 +115,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _series(request: bytes) -> Iterator[tuple[Labels, int]]:
-    """Yield labels and number of samples and histograms of each series in a WriteRequest (prompb/remote.proto)."""
+    """Yield two values for each series in a WriteRequest (prompb/remote.proto).
+
+    The values are its labels, and its number of samples and histograms.
+    """
     for number, series in _fields(request):
         if number != 1:  # metadata
             continue

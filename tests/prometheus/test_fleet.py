@@ -1,4 +1,4 @@
-"""The examples in deploy/prometheus, in running servers: a server sends recorded series and nothing else."""
+"""Run the examples in deploy/prometheus in real servers. A server sends only recorded series."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def sending(
 
 
 def test_remote_write_sends_only_recorded_series(sending: Sending) -> None:
-    """Sent are all recorded series of hosts, and those of VMs except buckets and reasons. No label is `runbooks`."""
+    """All recorded series of hosts are sent, and those of VMs except buckets and reasons.
+
+    No series has label `runbooks`.
+    """
     recorded = {
         rule["name"]
         for group in sending.prometheus.api("rules")["groups"]

@@ -27,7 +27,7 @@ RUNNING_SECONDS = 6.0
 ENOUGH = 100
 """A quantile is compared only if it is made of at least this many durations."""
 FEW = 3
-"""Fewest series that must have changed. The machine's speed decides how much of the recording is replayed."""
+"""At least this many series must have changed. The machine's speed decides how much of the recording is replayed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Window:
         return f"[{self.last_ms - self.first_ms + 1}ms]"
 
     def increases(self, name: str) -> dict[Identity, tuple[float, float]]:
-        """Return first value and increase of each series that is on both pages."""
+        """Return the first value and the increase of each series that is on both pages."""
         before, after = (values(page, name) for page in self.pages)
         assert before.keys() <= after.keys()
         return {labels: (value, after[labels] - value) for labels, value in before.items()}
@@ -99,7 +99,7 @@ def window(request: pytest.FixtureRequest, build: Callable[[str], builds.Build],
 
 
 def _check_samples(window: Window, selector: str, name: str) -> None:
-    """Assert that samples equal the page at both pauses and never fall between them."""
+    """Assert that the samples equal the page at both pauses, and that no sample is lower than the sample before it."""
     before, after = (values(page, name) for page in window.pages)
     found = {identity(labels): samples for labels, samples in window.prometheus.raw(selector, window.last_ms)}
     assert {labels: samples[window.last_ms] for labels, samples in found.items()} == after
@@ -113,14 +113,14 @@ def _check_samples(window: Window, selector: str, name: str) -> None:
 
 
 def _check_rates(window: Window, expression: str, name: str) -> None:
-    """Assert that a rate expression equals the increase of a metric on the text page, per second."""
+    """Assert that a rate expression equals the metric's increase per second on the text page."""
     rates = window.query(expression)
     increases = window.increases(name)
     assert increases.keys() <= rates.keys()
     compared = 0
     for labels, (first, increase) in increases.items():
         if first * window.seconds < 0.002 * increase:
-            continue  # extrapolation reaches zero within that millisecond: versions of Prometheus differ there
+            continue  # rate() extrapolates to zero within that millisecond, and versions of Prometheus differ there
         assert math.isclose(rates[labels], increase / window.seconds, rel_tol=EXACT), labels
         compared += increase > 0
     assert compared >= FEW
@@ -148,9 +148,9 @@ def test_samples_and_rates_of_histograms_equal_the_page(window: Window, name: st
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
 def test_quantiles_of_rates_lie_in_the_pages_bucket(window: Window, name: str, quantile: float) -> None:
-    """Quantiles as in a dashboard, in either form, must lie in the classic bucket of the page's own increase.
-
-    A rank on the edge of two buckets may be rounded into either: then both buckets are allowed.
+    """The query is that of a dashboard, with classic or native histograms. From the page's increases the test finds the
+    classic bucket in which the quantile must lie. A rank on the edge between two buckets may be rounded into either
+    bucket: then both buckets are allowed.
     """
     form = name if window.native else f"{name}_bucket"
     found = window.query(f"histogram_quantile({quantile}, rate({form}{window.range}))")

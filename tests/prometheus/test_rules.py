@@ -1,8 +1,9 @@
-"""deploy/prometheus with promtool and in running servers: recorded rates equal the page's increases, in both forms.
+"""Check deploy/prometheus with promtool and in running servers. Recorded rates equal the page's increases, in both
+forms.
 
-All rates of one evaluation divide by the same time. The window begins before the first sample: there rate()
-extrapolates by half a scrape interval, and at the end up to the evaluation. So the increases of the text page between
-two pauses of the demo give the exact recorded values.
+In one evaluation, all rates are divided by the same time. The window begins before the first sample. At the beginning
+rate() extrapolates by half a scrape interval, and at the end up to the evaluation. So the increases of the text page
+between two pauses of the demo give the exact recorded values.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from tests.support.prometheus.server import Labels, Prometheus
 RULES = ROOT / "deploy/prometheus"
 SPEED = 20
 WARM_UP_SECONDS, RUNNING_SECONDS = 8.0, 5.0
-"""On a fast machine the recording's 41 seconds pass in two seconds."""
+"""At this speed, a fast machine replays the 41 seconds of the recording in two seconds."""
 EXACT = 1e-9
 WINDOW_SECONDS = 300.0
 STORING_MS = 500
-"""Samples have the time of the scrape's start, and are stored at its end: this is the largest time in between."""
+"""A sample has the time when its scrape started, and is stored when the scrape ends.
+
+This is the longest time between.
+"""
 NOT_WORK = re.compile(r"restart|error_.*|KVM_EXIT_HLT|KVM_EXIT_AP_RESET_HOLD")
 
 DURATION, USERSPACE = "kvm_exit_duration_seconds", "kvm_userspace_exit_duration_seconds"
@@ -75,7 +79,7 @@ class Recorded:
     native: bool
     pages: tuple[list[Sample], list[Sample]]
     since_ms: int
-    """When the second pause began."""
+    """The time when the second pause began."""
     until_ms: int
     """A time in the second pause, after an evaluation of the rules. All queries are for this time."""
 
@@ -88,7 +92,8 @@ class Recorded:
         total: dict[Group, float] = {}
         for key, sample in after.items():
             increase = sample.value - before[key].value
-            # Otherwise rate() extrapolates only to the point where the counter was zero. There are 5 scrapes or more.
+            # With a lower first value, rate() extrapolates only to the time when the counter was zero. (5 scrapes or
+            # more.)
             assert before[key].value * 5 >= increase, sample
             if keep(sample.labels):
                 group = tuple(sample.labels[label] for label in by)
@@ -114,7 +119,7 @@ class Recorded:
         return [at, last - 1] if at - last < STORING_MS else [at]
 
     def per_second(self, at: int, end: int) -> float:
-        """Return the factor from an increase to rate() over the window, if the evaluation read samples up to `end`."""
+        """Return the factor that turns an increase into rate(), for an evaluation that read the samples up to `end`."""
         scrapes = [stamp for stamp in self.prometheus.scrapes(0, 1) if stamp <= end]
         seconds = (scrapes[-1] - scrapes[0]) / 1000
         average = seconds / (len(scrapes) - 1)
@@ -146,7 +151,7 @@ def _close(found: dict[Group, float], expected: dict[Group, float]) -> bool:
 
 
 def _wait_for_every_reason(demo: exporters.Demo) -> None:
-    """Wait until the recording has been replayed once: no series begins later."""
+    """Wait until the recording has been replayed once. No series begins after that."""
     wanted = {"kvm_exits_total": "exit", "kvm_userspace_exits_total": "userspace"}
     deadline = time.monotonic() + 60
     while True:
@@ -343,7 +348,10 @@ def test_recorded_series_of_the_exporter_have_the_expected_values(recorded: Reco
 
 
 def test_every_rule_has_a_result(recorded: Recorded) -> None:
-    """No rule fails. Two exporter alerts are pending: Replay, and Absent because the job here has another name."""
+    """No rule fails.
+
+    Two exporter alerts are pending: Replay, and Absent, because the job in this test has another name.
+    """
     groups = recorded.prometheus.api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert [rule for rule in rules if rule["health"] != "ok"] == []

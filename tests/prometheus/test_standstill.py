@@ -1,4 +1,4 @@
-"""After one pass of the recording no counter changes: every number in Prometheus is compared exactly."""
+"""After one pass of the recording no counter changes. So every number in Prometheus can be compared exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.prometheus.server import Prometheus
 
 QUANTILES = (0.5, 0.9, 0.99)
 ENOUGH = 100
-"""Fewest durations of a vCPU's reason for which a quantile is compared."""
+"""The quantile of a vCPU's reason is compared only if the reason has at least this many durations."""
 
 DURATIONS = {"kvm_exit_duration_seconds": "exits", "kvm_userspace_exit_duration_seconds": "userspace_exits"}
 COUNTERS = {"kvm_exits_total": "exits", "kvm_userspace_exits_total": "userspace_exits"}
@@ -67,7 +67,10 @@ class Case:
 
 
 class Fleet:
-    """A suite's servers, one for each mode, started together because Prometheus begins to scrape after five seconds."""
+    """A suite's servers, one for each mode.
+
+    They start together: Prometheus begins to scrape only after five seconds.
+    """
 
     def __init__(self, build: Callable[[str], builds.Build], folders: pytest.TempPathFactory) -> None:
         self._build = build
@@ -135,7 +138,7 @@ def natives(case: Case, name: str) -> dict[Key, dict[str, Any]]:
 
 
 def test_counters_equal_the_recording(case: Case) -> None:
-    """Every exit of the recording is counted, and none twice."""
+    """Every exit of the recording is counted exactly once."""
     assert sum(case.exporter.exits.counts.values()) == 38801
     for name, kind in COUNTERS.items():
         truth = case.truth(kind).counts
@@ -144,7 +147,7 @@ def test_counters_equal_the_recording(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-def test_the_configured_form_is_stored_and_no_other(case: Case, name: str) -> None:
+def test_only_the_configured_form_is_stored(case: Case, name: str) -> None:
     classic = {sample.labels["__name__"] for sample in case.prometheus.query(f'{{__name__=~"{name}_.*"}}')}
     native = case.prometheus.query(f"histogram_count({name})")
     if "classic" in case.mode.stored:
@@ -167,7 +170,7 @@ def test_histograms_equal_the_recording(case: Case, name: str) -> None:
         found = case.prometheus.query(f"{name}_bucket")
         buckets = {(key(sample.labels), sample.labels["le"]): sample.value for sample in found}
         assert len(buckets) == len(found)
-        # `le` must be the same text in every format: otherwise it would be another series.
+        # `le` must be the same text in every format. Otherwise Prometheus would store another series.
         bounds = {sample.labels["le"] for sample in case.exporter.page if sample.name == f"{name}_bucket"}
         assert "+Inf" in bounds
         assert buckets == {(key, le): _up_to(le, durations) for key, durations in truth.items() for le in bounds}

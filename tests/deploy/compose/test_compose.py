@@ -37,7 +37,7 @@ def services() -> dict[str, Any]:
 
 
 def test_docker_compose_reports_unknown_keys(tmp_path: Path) -> None:
-    """understood() relies on this: `config` checks the file against the schema and reports errors on stderr."""
+    """understood() relies on `config`: it checks the file against the schema and reports errors on stderr."""
     (tmp_path / "compose.yaml").write_text("services: {exporter: {image: x, comand: [demo]}}\n")
     docker_compose = Path(sys.executable).parent / "docker-compose"
     command: list[str | Path] = [docker_compose, "--file", tmp_path / "compose.yaml", "config"]
@@ -45,7 +45,7 @@ def test_docker_compose_reports_unknown_keys(tmp_path: Path) -> None:
     assert "additional properties 'comand' not allowed" in done.stderr
 
 
-def test_exporter_has_the_documented_rights(services: dict[str, Any]) -> None:
+def test_the_exporter_has_the_documented_rights(services: dict[str, Any]) -> None:
     exporter = services["exporter"]
     options = documented.docker_run()
     assert exporter["cap_drop"] == ["ALL"]

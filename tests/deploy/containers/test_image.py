@@ -27,7 +27,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
     """podman's seccomp profile with the two rules of Docker 23.0 and containerd 1.7: moby #43988, containerd #7301."""
     rules = json.loads(SECCOMP.read_text())
     names = {"bpf": "CAP_BPF", "perf_event_open": "CAP_PERFMON"}
-    for rule in rules["syscalls"]:  # remove podman's own rules for these calls: they deny, and would take precedence
+    for rule in rules["syscalls"]:  # remove podman's own rules for these calls: they refuse the calls and would win
         rule["names"] = [name for name in rule["names"] if name not in names]
     for name, capability in names.items():
         rules["syscalls"].append({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [],
@@ -39,7 +39,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def options(profile: str) -> list[str]:
-    """The documented options without those for the network."""
+    """The documented options without the network options."""
     given = documented.without(documented.docker_run(), "--name", "--restart", "--publish")
     assert given[0] == "-d"
     assert given[-1] == "kvm-exit-exporter"
@@ -93,10 +93,10 @@ def test_the_image_has_labels_port_and_healthcheck(engine: Engine, image: str) -
 def test_the_image_is_small(engine: Engine, image: str) -> None:
     megabytes = engine.inspect("image", image)["Size"] / 1e6
     print(f"{image}: {megabytes:.0f} MB")
-    assert megabytes < 420  # bookworm 369, trixie 402: a larger image has an unwanted package
+    assert megabytes < 420  # MB: bookworm 369, trixie 402. A larger image has an unwanted package.
 
 
-def test_holds_the_package_byte_compiled_and_no_toolchain(engine: Engine, image: str) -> None:
+def test_the_image_has_the_byte_compiled_package_and_no_toolchain(engine: Engine, image: str) -> None:
     script = (
         "set -e; cd /usr/local/lib/python3*/dist-packages; find exporter -name '*.py' | sort; echo; "
         "find exporter -name '*.pyc' | wc -l; echo; "
@@ -109,7 +109,7 @@ def test_holds_the_package_byte_compiled_and_no_toolchain(engine: Engine, image:
     assert found[2].strip() == "ls: cannot access '/src': No such file or directory"
 
 
-def test_prints_its_version(engine: Engine, image: str) -> None:
+def test_the_image_prints_its_version(engine: Engine, image: str) -> None:
     assert engine.run("--rm", image, "--version").stdout == f"kvm-exit-exporter {__version__}\n"
 
 
@@ -146,7 +146,7 @@ def test_check_names_a_missing_capability(engine: Engine, image: str, options: l
     assert done.returncode == 1
 
 
-def test_serves_with_the_documented_options(engine: Engine, options: list[str], start: Start) -> None:
+def test_the_container_serves_with_the_documented_options(engine: Engine, options: list[str], start: Start) -> None:
     container = start(options)
     wait_for(lambda: "kvm_exit_exporter_up 1.0" in page(engine, container), "kvm_exit_exporter_up 1")
     assert engine("exec", container, *HEALTHCHECK).stdout == "http://127.0.0.1:9939/-/healthy: HTTP 200\n"
@@ -157,7 +157,7 @@ def test_serves_with_the_documented_options(engine: Engine, options: list[str], 
     assert status(state["State"]["Pid"])["NoNewPrivs"] == "1"
 
 
-def test_drops_to_its_user(engine: Engine, options: list[str], start: Start) -> None:
+def test_the_exporter_becomes_its_user(engine: Engine, options: list[str], start: Start) -> None:
     container = start(options)
     wait_for(lambda: "kvm_exit_exporter_up 1.0" in page(engine, container), "kvm_exit_exporter_up 1")
     uid = engine("exec", container, "id", "-u", "kvm-exit-exporter").stdout.strip()
@@ -169,8 +169,8 @@ def test_drops_to_its_user(engine: Engine, options: list[str], start: Start) -> 
     assert int(now["CapEff"], 16) & ~(1 << 39) == 0
 
 
-def test_starts_within_the_memory_of_the_manifest(engine: Engine, options: list[str], start: Start) -> None:
-    """Compilation needs most memory: with a limit that is too low, the kernel kills the loader."""
+def test_the_container_starts_with_the_memory_of_the_manifest(engine: Engine, options: list[str], start: Start) -> None:
+    """Compilation needs the most memory. If the limit is too low, the kernel kills the loader."""
     daemonset = yaml.safe_load((ROOT / "deploy/kubernetes/base/daemonset.yaml").read_text())
     limit = daemonset["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
     container = start([*options, f"--memory={limit.replace('Mi', 'm')}", f"--memory-swap={limit.replace('Mi', 'm')}"])

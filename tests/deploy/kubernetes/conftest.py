@@ -11,7 +11,7 @@ from tests.deploy.kubernetes.kustomize import COMPONENTS, FOLDER, OVERLAYS, Mani
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder beside the base: kustomize reads nothing outside its own tree."""
+    """A folder beside the base, because kustomize reads nothing outside its own tree."""
     with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".test-") as folder:
         yield Path(folder)
 

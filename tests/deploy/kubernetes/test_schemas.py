@@ -30,7 +30,7 @@ def test_manifests_follow_the_schemas_of_the_prometheus_operator(built: dict[str
         if manifest["apiVersion"] != "monitoring.coreos.com/v1":
             continue
         model = getattr(operator, kind).model_validate(manifest)
-        # The model drops an unknown key, and then the two differ.
+        # The model drops an unknown key. Then the two manifests differ.
         assert json.loads(model.model_dump_json(by_alias=True, exclude_unset=True)) == manifest
 
 

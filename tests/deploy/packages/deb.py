@@ -1,4 +1,4 @@
-"""The Debian package: building one, and its list of files."""
+"""Build the Debian package, and list its files."""
 
 from __future__ import annotations
 

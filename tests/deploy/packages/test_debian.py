@@ -1,4 +1,4 @@
-"""The Debian package: its files, and its life on a Debian 12: installed, used, upgraded, removed, purged."""
+"""The Debian package on Debian 12: its files, installation, use, upgrade, removal and purge."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_installation_creates_the_user_and_enables_the_service(
     assert debian.run("systemd-analyze", "verify", "--man=no", f"{NAME}.service") == ""
 
 
-def test_runs_from_any_folder_and_imports_only_its_own_code(debian: tree.Tree) -> None:
+def test_the_program_runs_in_any_folder_and_imports_only_its_own_code(debian: tree.Tree) -> None:
     (debian.root / "tmp/exporter.py").write_text("raise SystemExit('the wrong one')\n")
     said = debian.run("sh", "-c", f"cd /tmp && PYTHONPATH=/tmp {NAME} --version")
     assert said == f"{NAME} {__version__}\n"
@@ -130,7 +130,7 @@ def test_man_shows_the_manual_page_without_warnings(debian: tree.Tree) -> None:
     assert "warning" not in page
 
 
-def test_completion_is_found_by_name(debian: tree.Tree) -> None:
+def test_shells_find_the_completion_file_by_its_name(debian: tree.Tree) -> None:
     script = f"""
         . /usr/share/bash-completion/bash_completion
         _completion_loader {NAME}
@@ -141,7 +141,7 @@ def test_completion_is_found_by_name(debian: tree.Tree) -> None:
     assert debian.run("bash", "-c", script) == "replay\n"
 
 
-def test_upgrade_keeps_a_changed_configuration(debian: tree.Tree, newer: Path) -> None:
+def test_an_upgrade_keeps_a_changed_configuration(debian: tree.Tree, newer: Path) -> None:
     with (debian.root / CONFIG).open("a") as file:
         file.write("\nlinger: 7m\n")
     changed = (debian.root / CONFIG).read_bytes()

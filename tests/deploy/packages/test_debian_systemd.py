@@ -1,4 +1,4 @@
-"""The Debian package on a KVM host with systemd: started, upgraded without losing a count, purged."""
+"""The Debian package on a KVM host with systemd: its start, an upgrade that loses no count, and its purge."""
 
 from __future__ import annotations
 

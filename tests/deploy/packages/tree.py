@@ -42,10 +42,10 @@ def own_mounts() -> None:
 
 
 class Tree:
-    """A temporary layer over base(). In it no package may start a service."""
+    """A temporary layer over base(). No package may start a service in this layer."""
 
     def __init__(self, folder: Path) -> None:
-        # A tmpfs for the layer: overlayfs cannot have its upper layer on another overlayfs.
+        # The layer is on a tmpfs, because overlayfs cannot have its upper layer on another overlayfs.
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
         self.root = folder / "root"
         for name in ("root", "upper", "work"):
@@ -63,7 +63,7 @@ class Tree:
         policy.chmod(0o755)
 
     def command(self, *words: str | Path) -> list[str]:
-        """Return the command of this machine that runs a command in the tree."""
+        """Return the command that this machine must run, so that `command` runs in the tree."""
         clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"]
         return [*clean, "chroot", str(self.root), *map(str, words)]
 
