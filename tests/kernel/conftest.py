@@ -1,6 +1,7 @@
-"""The kernel suite runs the real programs on the running kernel. If that is impossible, it skips and names the cause.
+"""The kernel suite runs the real programs on the running kernel.
 
-With KERNEL_SUITE=required (.ci/run sets it) a missing requirement is a failure instead.
+If that is impossible, it skips and names the cause. .ci/run sets KERNEL_SUITE=required: then a missing requirement
+fails the tests instead.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Callable[..., Machine]]:
-    """Load programs: machine(front, **request options). They are freed after the module's tests."""
+    """Return machine(front, **request options). It loads programs, which are freed after the module's tests."""
     with ExitStack() as stack:
 
         def load(front: str = "arm64", **options: Any) -> Machine:
@@ -60,7 +61,10 @@ def loaded_now() -> Iterator[Callable[..., program.Loaded]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder for the configuration. The exporter's user must read it; only root can read pytest's own folders."""
+    """A folder for the configuration.
+
+    The exporter's user must be able to read it, and only root can read pytest's folders.
+    """
     with tempfile.TemporaryDirectory() as made:
         os.chmod(made, 0o755)
         yield Path(made)
@@ -68,7 +72,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[..., Service]]:
-    """Return start(command, *options): it starts a service that is ended after the test."""
+    """Return start(command, *options). It starts a service, which is ended after the test."""
     with ExitStack() as stack:
 
         def begin(command: str, *options: str) -> Service:

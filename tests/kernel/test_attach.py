@@ -1,4 +1,4 @@
-"""Programs attached to this kernel's real tracepoints, and errors where they cannot be attached."""
+"""Programs are attached to this kernel's real tracepoints. If they cannot be attached, the error names the cause."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def kvm_exit() -> TracepointFormat:
 
 
 @pytest.mark.kvm
-def test_counts_the_kernels_own_events(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    """A thread fires the kernel's own kvm_userspace_exit 1009 times and then ends."""
+def test_every_event_of_this_kernel_is_counted(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+    """A thread fires the kernel's kvm_userspace_exit event 1009 times and then ends."""
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
     assert loaded.attachments.keys() == set(program.TRACEPOINTS)
     collector = Collector(loaded, lambda: 0, 10**18)
@@ -52,7 +52,7 @@ def test_counts_the_kernels_own_events(loaded_now: Load, kvm_exit: TracepointFor
 
 
 @pytest.mark.kvm
-def test_bpf_stats_count_every_run(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+def test_bpf_stats_count_every_run_of_a_program(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
     thread = threading.Thread(target=run_interrupted, args=(503,))
@@ -65,7 +65,7 @@ def test_bpf_stats_count_every_run(loaded_now: Load, kvm_exit: TracepointFormat)
 
 
 @pytest.mark.kvm
-def test_closing_the_last_descriptor_detaches(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+def test_closing_the_last_descriptor_detaches_the_program(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
     loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
     held = os.dup(loaded.programs["kvm_userspace_exit"])
     stats = os.dup(loaded.attachments["stats"])
@@ -81,14 +81,14 @@ def test_closing_the_last_descriptor_detaches(loaded_now: Load, kvm_exit: Tracep
         os.close(stats)
 
 
-def test_the_calling_process_maps_neither_bcc_nor_llvm(loaded_now: Load) -> None:
+def test_the_calling_process_loads_neither_bcc_nor_llvm(loaded_now: Load) -> None:
     loaded_now(program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False))
     maps = Path("/proc/self/maps").read_text()
     assert "LLVM" not in maps
     assert "libbcc" not in maps
 
 
-def test_a_compiler_error_is_one_line(loaded_now: Load) -> None:
+def test_a_compiler_error_is_reported_in_one_line(loaded_now: Load) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
             program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, extra_source="\nint x = ;")
@@ -97,7 +97,7 @@ def test_a_compiler_error_is_one_line(loaded_now: Load) -> None:
     assert caught.value.what == "cannot compile the BPF program: expected expression"
 
 
-def test_a_verifier_error_is_one_line(loaded_now: Load) -> None:
+def test_a_verifier_error_is_reported_in_one_line(loaded_now: Load) -> None:
     source = "\nint probe(u64 *ctx) { return *(u64 *)ctx[0]; }\n"
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
@@ -115,7 +115,7 @@ def test_a_verifier_error_is_one_line(loaded_now: Load) -> None:
     assert caught.value.what == "the verifier refused the BPF program: R1 invalid mem access 'scalar'"
 
 
-def test_the_error_for_missing_headers_is_one_line(loaded_now: Load, tmp_path: Path) -> None:
+def test_missing_headers_are_reported_in_one_line(loaded_now: Load, tmp_path: Path) -> None:
     with pytest.raises(program.LoadError) as caught:
         loaded_now(
             program.LoadRequest(front="arm64", defines={}, slots=4, cells=4, attach=False, kernel_headers=str(tmp_path))
@@ -125,8 +125,8 @@ def test_the_error_for_missing_headers_is_one_line(loaded_now: Load, tmp_path: P
     assert caught.value.remedy == "set kernel_headers: builtin in the configuration"
 
 
-def test_the_error_for_missing_privileges_is_one_line(readable: Path) -> None:
-    """In a child that is no longer root, the loader names the refused operation."""
+def test_missing_privileges_are_reported_in_one_line(readable: Path) -> None:
+    """The loader runs in a child process that is no longer root. Its error names the refused operation."""
     code = (
         "import os; from exporter.kernel import launcher, program\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -138,7 +138,7 @@ def test_the_error_for_missing_privileges_is_one_line(readable: Path) -> None:
     assert said.stdout == "the kernel refused the BPF map free_cells: Operation not permitted\n"
 
 
-def test_unknown_architecture_is_refused() -> None:
+def test_an_unknown_architecture_is_refused() -> None:
     riscv = (
         'name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: "x"\n'
     )

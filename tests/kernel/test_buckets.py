@@ -1,4 +1,4 @@
-"""The BPF program's buckets, compared with the definition at and around every boundary."""
+"""The BPF program's buckets are compared with their definition, at and around every boundary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ int probe(struct bpf_raw_tracepoint_args *ctx)
 
 
 def _last_below(k: int) -> int:
-    """The largest whole number of ns that is at most 2^(k/4) s: floor of the fourth root of 2^k * 10^36."""
+    """The largest whole number of ns that is at most 2^(k/4) s.
+
+    This is the fourth root of 2^k * 10^36, rounded down.
+    """
     square = 10**36 * 2**k if k >= 0 else 10**36 // 2**-k
     low, high = 0, 10**14
     while low < high:
@@ -27,7 +30,7 @@ def _last_below(k: int) -> int:
     return low
 
 
-def test_boundaries_are_exact_and_inclusive(machine: Callable[..., Machine]) -> None:
+def test_bucket_boundaries_are_exact_and_inclusive(machine: Callable[..., Machine]) -> None:
     run = TestRun(machine(extra_source=_PROBE, extra_programs=("probe",)).loaded.programs["probe"])
 
     def of(ns: int) -> int:
@@ -36,8 +39,8 @@ def test_boundaries_are_exact_and_inclusive(machine: Callable[..., Machine]) -> 
     bounds = [_last_below(k) for k in range(FIRST_BOUND, FIRST_BOUND + BUCKETS - 1)]
     assert bounds[0] == 119
     assert bounds[-1] == 4096 * 10**9
-    assert bounds[92] == 10**9  # a second, exactly
-    assert bounds[92 - 36] == 1953125  # 2^-9 s, the smallest power of two that is a whole number of ns
+    assert bounds[92] == 10**9  # exactly one second
+    assert bounds[92 - 36] == 1953125  # 2^-9 s: the smallest power of two that is a whole number of ns
     for number, bound in enumerate(bounds):
         assert (number, of(bound)) == (number, number)
         assert (number, of(bound + 1)) == (number, number + 1)

@@ -1,4 +1,7 @@
-"""Every exit is in its cell and every interval in its bucket: known primes, exact equality."""
+"""Every exit is counted in its cell, and every interval in its bucket.
+
+The counts are known primes, compared exactly.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,11 @@ WFX, HVC64, SYS64, IABT, DABT = 0x01, 0x16, 0x18, 0x20, 0x24
 IRQ = (Space.ARM64_RET, 0)
 
 
-def test_counts_every_exit_of_many_threads(machine: Load) -> None:
-    """23 threads run at the same time. Each has its own primes of five reasons, in random order."""
+def test_every_exit_of_many_threads_is_counted(machine: Load) -> None:
+    """23 threads run at the same time.
+
+    Each thread has exits of five reasons in random order. Each count is another prime.
+    """
     primes = [101, 211, 307, 401, 503, 601, 701, 809, 907, 1009]
     under_test = machine()
     want: dict[int, dict[tuple[int, int], list[int]]] = {}
@@ -73,8 +79,11 @@ def _play(vcpu: Vcpu, intervals: list[tuple[tuple[int, int], int, int]]) -> Call
     return play
 
 
-def test_counts_every_exit_of_many_threads_on_one_cpu(machine: Load) -> None:
-    """At each event the per-CPU cache still points to another thread's slot. The event must not reach that slot."""
+def test_every_exit_of_many_threads_on_one_cpu_is_counted(machine: Load) -> None:
+    """At each event, the per-CPU cache still points to another thread's slot.
+
+    The event must not be counted in that slot.
+    """
     under_test = machine()
     cpu = min(os.sched_getaffinity(0))
     vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(13)]
@@ -91,8 +100,8 @@ def test_counts_every_exit_of_many_threads_on_one_cpu(machine: Load) -> None:
         assert record.totals.guest_ns == 210 * 500
 
 
-def test_decodes_arm64_return_codes(machine: Load) -> None:
-    """The program decodes ret before esr_ec, and ignores the pending-SError bit (31)."""
+def test_arm64_return_codes_are_decoded(machine: Load) -> None:
+    """The program decodes ret before esr_ec. It ignores bit 31 of ret, the pending SError."""
     under_test = machine()
     vcpu = under_test.vcpu()
 
@@ -104,10 +113,10 @@ def test_decodes_arm64_return_codes(machine: Load) -> None:
             (11, TRAP, 0x3F),  # an EC without a name
             (13, 3, 0),  # IL
             (17, 0xBADCA11, 0),  # HYP_GONE
-            (19, 0x80000002, SYS64),  # a trap, SError pending
-            (23, 0x80000000, 0),  # an IRQ, SError pending
-            (29, 0xFFFFFFFF80000002, WFX),  # the same int, sign-extended
-            (31, 77, WFX),  # an unknown return code: esr_ec must be ignored
+            (19, 0x80000002, SYS64),  # a trap, with a pending SError
+            (23, 0x80000000, 0),  # an IRQ, with a pending SError
+            (29, 0xFFFFFFFF80000002, WFX),  # a trap again, but sign-extended to 64 bits
+            (31, 77, WFX),  # an unknown return code: the program must ignore esr_ec
         ):
             for _ in range(times):
                 vcpu.arm_exit(1000, ret, esr_ec)
@@ -127,8 +136,8 @@ def test_decodes_arm64_return_codes(machine: Load) -> None:
     }
 
 
-def test_decodes_x86_reasons(machine: Load) -> None:
-    """`isa` selects VMX or SVM. The program keeps flag bits, -1 and vcpu_id."""
+def test_x86_reasons_are_decoded(machine: Load) -> None:
+    """The field `isa` selects VMX or SVM. The program keeps the flag bits, the reason -1, and vcpu_id."""
     under_test = machine("x86")
     codes = Counter(
         {
@@ -155,11 +164,11 @@ def test_decodes_x86_reasons(machine: Load) -> None:
     record = under_test.record(vcpu)
     assert exits(record) == codes
     assert record.vcpu_id == 5
-    assert record.totals.guest_ns == 0  # each exit is earlier than the entry before it
+    assert record.totals.guest_ns == 0  # each exit has an earlier time than the entry before it
     assert {sum_ns // times for (_, sum_ns), times in zip(durations(record).values(), exits(record).values())} == {300}
 
 
-def test_every_exit_class_of_arm64_has_its_own_cell(machine: Load) -> None:
+def test_every_exit_class_of_arm64_has_a_separate_cell(machine: Load) -> None:
     under_test = machine()
     vcpu = under_test.vcpu()
 

@@ -1,4 +1,4 @@
-"""demo and serve as processes, scraped over HTTP."""
+"""The commands demo and serve run as processes and are scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from tests.support.services import Service
 Start = Callable[..., "Service"]
 
 
-def test_demo_serves_the_recorded_vms_and_says_that_it_replays(start: Start) -> None:
-    """Three VMs, five vCPUs and the reasons of a real host; the log, the metrics and the page call it a replay."""
+def test_demo_serves_the_recorded_vms_and_says_that_it_replays_a_recording(start: Start) -> None:
+    """The page has three VMs, five vCPUs and the reasons of a real host.
+
+    The log, the metrics and the page mention the replay.
+    """
     demo = start("demo", "--speed", "100")
     demo.logged("replaying a recording: no number on /metrics describes this host")
     wanted = {("web-1", "0"), ("web-1", "1"), ("db-1", "0"), ("db-1", "1"), ("idle-1", "0")}
@@ -44,7 +47,7 @@ def test_demo_serves_the_recorded_vms_and_says_that_it_replays(start: Start) -> 
     assert not [line for line in demo.log if "level=error" in line]
 
 
-def test_stand_ins_end_when_the_demo_is_killed(start: Start) -> None:
+def test_the_stand_ins_end_when_the_demo_is_killed(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
@@ -57,7 +60,7 @@ def test_stand_ins_end_when_the_demo_is_killed(start: Start) -> None:
         time.sleep(0.05)
 
 
-def test_concurrent_scrapes_are_consistent(start: Start) -> None:
+def test_counters_never_fall_during_concurrent_scrapes(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     failures: list[BaseException] = []
@@ -91,7 +94,10 @@ def test_concurrent_scrapes_are_consistent(start: Start) -> None:
 
 @pytest.mark.kvm
 def test_serve_counts_real_events(start: Start) -> None:
-    """Attached to this kernel: the page has every event of a vCPU that starts and ends between two scrapes."""
+    """The service is attached to this kernel.
+
+    A vCPU starts and ends between two scrapes, and the page has all its events.
+    """
     serve = start("serve")
     serve.logged("msg=attached")
     assert serve.value("kvm_exit_exporter_up") == 1
@@ -130,7 +136,7 @@ def test_a_second_instance_is_refused(start: Start) -> None:
     second.end()
     (error,) = [line for line in second.log if "level=error" in line]
     assert "another instance is running: it holds the lock" in error
-    assert start("demo").logged("replaying")  # a demo attaches nothing, so it may run at the same time
+    assert start("demo").logged("replaying")  # a demo attaches no program, so it may run at the same time
     assert first.value("kvm_exit_exporter_up") == 1
 
 
@@ -143,8 +149,11 @@ def test_sigint_ends_the_service(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_a_signal_to_another_thread_ends_the_service(start: Start) -> None:
-    """The kernel may interrupt any thread, for example in a frozen cgroup. Python's handlers run in the main thread."""
+def test_a_signal_to_any_thread_ends_the_service(start: Start) -> None:
+    """The kernel may deliver a signal to any thread, for example in a frozen cgroup.
+
+    Python's handlers run in the main thread.
+    """
     service = start("demo", "--collect-interval", "1h")
     service.logged("replaying")
     service.scrape()
@@ -156,7 +165,7 @@ def test_a_signal_to_another_thread_ends_the_service(start: Start) -> None:
     assert service.process.wait(timeout=30) == 0
 
 
-def test_log_format_json_makes_every_line_json(start: Start) -> None:
+def test_with_log_format_json_every_line_is_json(start: Start) -> None:
     import json
 
     serve = start("serve", "--log.format=json")
@@ -170,8 +179,8 @@ def test_log_format_json_makes_every_line_json(start: Start) -> None:
     ]
 
 
-def test_serves_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
-    """A name of the largest length, with quotes, backslashes and commas, is escaped and read back unchanged."""
+def test_a_hostile_vm_name_is_served(start: Start, tmp_path: Path) -> None:
+    """The name has the maximum length, with quotes, backslashes and commas. It is escaped, and read back unchanged."""
     hostile = ('x"\\y,}' + "\U0001f4a9" + "z" * 65536)[:128]
     traced = parse_format((from_ftrace.DEMO / "kvm_exit.format").read_text())
     identities = [
@@ -190,8 +199,8 @@ def test_serves_a_hostile_vm_name(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture) -> None:
-    """tracefs has no kvm events at first; they appear later."""
+def test_serve_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture) -> None:
+    """At first, tracefs has no kvm events. They appear later."""
     import shutil
     import tempfile
 

@@ -1,4 +1,4 @@
-"""A collector is killed at any moment: the next one has every vCPU once, and all slots and cells become free."""
+"""A collector is killed at any moment. The next collector has every vCPU once, and all slots and cells become free."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntr
 
 
 def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
-    """Collect like the daemon: continue from the ledger, and write each ended vCPU to it before clearing its slot."""
+    """Collect like the daemon: continue from the ledger, and write each ended vCPU there before its slot is cleared."""
     journal = Journal(partial(write, ledger), ledger.step)
     collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().handover, journal)
     found = collector.collect()
@@ -40,7 +40,7 @@ def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
 
 
 def die_at(number: int) -> None:
-    """Make this process end instead of its n-th write to the ledger or the maps."""
+    """After `number` writes to the ledger or the maps, end this process instead of the next write."""
     left = number
 
     def counted(real: Callable[..., object]) -> Callable[..., object]:
@@ -58,7 +58,7 @@ def die_at(number: int) -> None:
 
 
 def dies(loaded: Loaded, ledger: Ledger, number: int) -> bool:
-    """Collect in a process that ends at its n-th step. Return False if the collection finished before that step."""
+    """Collect in a child process that ends after `number` steps. Return False if the collection finished earlier."""
     child = os.fork()
     if child == 0:
         try:
@@ -71,7 +71,7 @@ def dies(loaded: Loaded, ledger: Ledger, number: int) -> bool:
 
 
 def live(machine: Machine) -> dict[int, dict[tuple[int, int], int]]:
-    """Run as many vCPUs as there are slots, one after the other. Return their exits by time of birth."""
+    """Run as many vCPUs as there are slots, one after the other. Return their exits by the time of their birth."""
     wanted = {}
     for prime in (3, 5, 7, 11, 13)[:SLOTS]:
         machine.now += 1000
@@ -92,12 +92,12 @@ def live_once(vcpu: Vcpu, now: int, prime: int) -> None:
 
 
 def found(records: Sequence[VcpuRecord]) -> dict[int, dict[tuple[int, int], int]]:
-    assert len({record.key for record in records}) == len(records), "twice"
+    assert len({record.key for record in records}) == len(records), "a vCPU was collected twice"
     return {record.key.born_ns: exits(record) for record in records}
 
 
 def test_a_kill_at_any_step_loses_no_exit(machine: Callable[..., Machine]) -> None:
-    """The test kills the collecting process at each step, and also its successor at another step."""
+    """The test kills the collecting process at each step, and then also kills its successor at another step."""
     under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
     number, came_through = 0, False
     while not came_through:
@@ -111,14 +111,19 @@ def test_a_kill_at_any_step_loses_no_exit(machine: Callable[..., Machine]) -> No
         assert set(last.counters.values()) == {0}, number
         ledger.close()
         number += 1
-    # Two truncations and two writes. Then each number takes four steps: clear, announce, push to the stack, confirm.
+    # The ledger takes two truncations and two writes. Then each freed slot or cell takes four steps: clear it, announce
+    # it in the ledger, push it to the stack, confirm it.
     assert number == 1 + 4 + 4 * SLOTS * (1 + REASONS)
 
 
 def test_a_failed_write_of_the_ledger_returns_no_entry_twice(
     machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counting goes on. The next process must not return an entry of an older write to the kernel a second time."""
+    """The vCPUs go on counting.
+
+    An older write of the ledger lists entries that were already returned to the kernel. The next process must not
+    return them a second time.
+    """
     under_test = machine(slots=SLOTS, cells=SLOTS * REASONS)
     ledger = Ledger.create()
     pushes = 0
@@ -165,7 +170,7 @@ def _write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEnt
 
 
 def test_a_failed_write_leaves_no_entry_to_return() -> None:
-    """The write fails before the first number is returned to the kernel: the ledger then lists no entry to return."""
+    """The write fails before the first entry is returned to the kernel. The ledger then lists no entry to return."""
     ledger = Ledger.create()
     ledger.write([], [("free_cells", 3), ("free_cells", 5)], NOTHING_CARRIED, always=True)
     with pytest.MonkeyPatch.context() as patched:
@@ -189,7 +194,7 @@ def _no_room(*_: object) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"KVMEXIT\1" + b"\xff" * 40])
-def test_a_damaged_ledger_is_refused_or_empty(damage: bytes) -> None:
+def test_a_damaged_ledger_is_refused_or_read_as_empty(damage: bytes) -> None:
     ledger = Ledger.create()
     for fd in ledger.files:
         os.pwrite(fd, damage, 0)
@@ -201,7 +206,7 @@ def test_a_damaged_ledger_is_refused_or_empty(damage: bytes) -> None:
     ledger.close()
 
 
-def test_reads_the_newer_file_unless_it_is_half_written() -> None:
+def test_the_newer_file_is_read_unless_it_is_half_written() -> None:
     ledger = Ledger.create()
     for prime in (101, 103, 107):
         record = VcpuRecord(

@@ -1,4 +1,4 @@
-"""Threads that end: their last values, free slots and cells, reused tids, full pools."""
+"""Threads end: their last values are served, their slots and cells become free, and their tids are used again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_last_values_stay_until_linger_is_over(machine: Load) -> None:
     assert record.comm == b"CPU 7/KVM"
     assert exits(record) == {trap(HVC64): 101}
     assert durations(record) == {trap(HVC64): (histogram([50] * 101), 101 * 50)}
-    assert record.totals.guest_ns == 100 * 50  # the time from the last entry to the thread's end is not counted
+    assert record.totals.guest_ns == 100 * 50  # the time between the last entry and the thread's end is not counted
     assert record.in_progress is None
     snapshot = under_test.collect()
     assert (snapshot.slots_in_use, snapshot.cells_in_use) == (0, 0)
@@ -65,7 +65,7 @@ def test_last_values_stay_until_linger_is_over(machine: Load) -> None:
 
 
 def test_a_reused_tid_has_two_records_and_one_series(machine: Load) -> None:
-    """Two threads have the same (pid, tid). The series keeps the sum after the first thread's linger."""
+    """Two threads have the same (pid, tid). The series still has the sum after the first thread's linger is over."""
     under_test = machine(linger_ns=1000)
     metrics = Metrics(ReasonNames().lookup, Level())
     identity = Identity(Vm(pid=os.getpid(), name="web-1", uuid="", vmm="qemu"), "0")
@@ -95,8 +95,8 @@ def test_a_reused_tid_has_two_records_and_one_series(machine: Load) -> None:
     assert served(10**9 + 1000) == {}
 
 
-def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
-    """Another thread gets an ended thread's slot while a CPU's cache still points to that slot."""
+def test_an_outdated_cpu_cache_does_not_reach_a_reused_slot(machine: Load) -> None:
+    """A second thread gets the slot of an ended thread, while a CPU's cache still points to that slot."""
     under_test = machine(slots=1)
     cpu = min(os.sched_getaffinity(0))
     first, second = under_test.vcpu(), under_test.vcpu()
@@ -104,7 +104,7 @@ def test_stale_cpu_cache_does_not_reach_a_recycled_slot(machine: Load) -> None:
         vcpu.call(lambda: os.sched_setaffinity(0, {cpu}))
     first.call(_rounds(first, 7, HVC64))
     first.call(lambda: first.dies(9_000))
-    first.call(_rounds(first, 11, HVC64))  # gets no slot: the old slot is not recycled yet
+    first.call(_rounds(first, 11, HVC64))  # the thread gets no slot, because its old slot is not free yet
     assert exits(under_test.record(first)) == {trap(HVC64): 7}
     second.call(_rounds(second, 13, SYS64))
     first.call(_rounds(first, 5, HVC64))
@@ -159,8 +159,11 @@ def test_exits_without_a_cell_are_counted_as_dropped(machine: Load) -> None:
     assert durations(under_test.record(other)) == {trap(9): (histogram([50] * 37), 37 * 50)}
 
 
-def test_a_recycled_cell_with_equal_counts_is_read_again(machine: Load) -> None:
-    """Several threads use the same slot and cell one after the other, with equal counts: each gets its own record."""
+def test_a_reused_cell_with_equal_counts_is_read_again(machine: Load) -> None:
+    """Several threads use the same slot and cell one after the other, with equal counts.
+
+    Each thread gets its own record.
+    """
     under_test = machine(slots=1, cells=1)
     for number in range(5):
         vcpu = under_test.vcpu(f"CPU {number}/KVM")
@@ -171,8 +174,11 @@ def test_a_recycled_cell_with_equal_counts_is_read_again(machine: Load) -> None:
         assert exits(under_test.record(vcpu)) == {trap(HVC64): 3}
 
 
-def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
-    """More vCPUs and reasons than are mapped at the start. Some vCPUs start and end between two collections."""
+def test_more_of_the_arrays_is_mapped_as_they_fill(machine: Load) -> None:
+    """There are more vCPUs and reasons than are mapped at the start.
+
+    Some vCPUs start and end between two collections.
+    """
     under_test = machine(slots=2003, cells=4001)
     vcpu = under_test.vcpu()
     for life in range(1009):
@@ -190,7 +196,7 @@ def test_arrays_are_mapped_as_they_fill(machine: Load) -> None:
 
 
 def test_exits_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None:
-    """Nine codes have the same hash: exits of the ninth code count as dropped_chain_full."""
+    """Nine codes have the same hash. Exits of the ninth code are counted as dropped_chain_full."""
     under_test = machine()
     vcpu = under_test.vcpu()
     codes = [1 + number * 0x10000 for number in range(9)]
@@ -202,7 +208,7 @@ def test_exits_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None
 
 
 def test_the_end_of_a_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:
-    """sched:sched_process_exit is attached: 1009 threads use 7 slots, and no slot stays in use."""
+    """sched:sched_process_exit is attached. 1009 threads run in batches of 7 and use 7 slots. No slot stays in use."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
     collector = Collector(loaded, lambda: 0, 10**18)
@@ -237,7 +243,7 @@ def test_the_end_of_a_thread_frees_its_slot(loaded_now: Callable[..., program.Lo
 
 
 def test_an_exec_in_a_vcpu_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:
-    """After exec the thread has the leader's tid. Its own tid ends without sched_process_exit."""
+    """After exec, the thread has the leader's tid. The thread's old tid ends without a sched_process_exit event."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     names = ("sched_process_exit", "sched_process_exec")
     attached = [_open_raw_tracepoint(name.encode(), loaded.programs[name]) for name in names]
@@ -294,8 +300,8 @@ def test_a_failed_push_is_tried_again(machine: Load, monkeypatch: pytest.MonkeyP
     assert set(under_test.collect().counters.values()) == {0}
 
 
-def test_the_oldest_ended_vcpus_expire_early_beyond_the_limit(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """expired_early counts the ended vCPUs that were removed before `linger` was over."""
+def test_the_oldest_ended_vcpus_beyond_the_limit_expire_early(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """expired_early counts the ended vCPUs that were removed before their linger was over."""
     monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 10)
     under_test = machine(slots=1, cells=3)
     vcpu = under_test.vcpu()
@@ -309,10 +315,10 @@ def test_the_oldest_ended_vcpus_expire_early_beyond_the_limit(machine: Load, mon
     assert last.expired_early == 4
 
 
-def test_a_snapshot_has_every_vcpu_that_ended_since_the_last_one(
+def test_a_snapshot_has_every_vcpu_that_ended_since_the_last_snapshot(
     machine: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds even if they exceed the limit on ended vCPUs."""
+    """This is true even if there are more ended vCPUs than the limit allows."""
     monkeypatch.setattr(snapshot, "MAX_ENDED_CELLS", 2)
     under_test = machine(slots=11, cells=11)
     vcpu = under_test.vcpu()
@@ -330,6 +336,6 @@ def _open_raw_tracepoint(name: bytes, program: int) -> int:
 
 
 def _wait_until_gone(tid: int | None) -> None:
-    """join() returns while the thread is still in do_exit(): wait until /proc no longer has it."""
+    """join() returns while the thread is still in do_exit(). Wait until the thread has disappeared from /proc."""
     while os.path.exists(f"/proc/self/task/{tid}"):
         pass

@@ -1,4 +1,4 @@
-"""The process that talks to the network has no privileges once it has started."""
+"""After its start, the process that serves the network has no privileges."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _has_no_privilege(status: dict[str, str]) -> None:
 
 
 @pytest.mark.kvm
-def test_root_becomes_another_user_without_any_capability(start: Start) -> None:
+def test_the_service_changes_from_root_to_a_user_without_any_capability(start: Start) -> None:
     serve = start()
     serve.logged("msg=attached")
     serve.scrape()  # now the threads for requests and look-ups exist
@@ -69,7 +69,10 @@ def test_root_becomes_another_user_without_any_capability(start: Start) -> None:
 
 @pytest.mark.kvm
 def test_ambient_capabilities_are_dropped(start: Start, tmp_path: Path) -> None:
-    """As under systemd, the service starts as another user with the loader's capabilities. It must drop them too."""
+    """The service starts as under systemd: as another user, with the capabilities that the loader needs.
+
+    It must drop them.
+    """
     (tmp_path / "run").mkdir()
     os.chown(tmp_path / "run", NOBODY.pw_uid, NOBODY.pw_gid)
     sets = [f"--{name}=-all,+{NEEDED.replace('cap_', '').replace(',', ',+')}" for name in ("inh-caps", "ambient-caps")]
@@ -81,7 +84,7 @@ def test_ambient_capabilities_are_dropped(start: Start, tmp_path: Path) -> None:
     assert not [line for line in serve.log if "level=info" not in line]
 
 
-def test_the_stand_ins_of_a_demo_have_no_privilege(start: Start) -> None:
+def test_the_stand_ins_of_a_demo_have_no_privileges(start: Start) -> None:
     demo = start("demo")
     demo.logged("replaying")
     _has_no_privilege(demo.status())
@@ -98,7 +101,7 @@ def test_the_stand_ins_of_a_demo_have_no_privilege(start: Start) -> None:
 
 
 def test_after_the_drop_maps_are_writable_and_loading_is_refused(readable: Path) -> None:
-    """After privileges.drop() the process can write to its open maps, and cannot load programs or create maps."""
+    """After privileges.drop(), the process can write to its open maps. It cannot load programs or create maps."""
     code = """
 import errno, os, struct, ctypes
 from exporter.kernel import launcher, privileges, program
@@ -207,7 +210,10 @@ def test_without_cap_setuid_the_service_stays_root_without_capabilities(start: S
 
 @pytest.mark.kvm
 def test_the_waiting_child_is_small_and_ends_with_the_daemon(tmp_path: Path) -> None:
-    """The child keeps its privileges, and the daemon may not signal it: so it must end with the daemon."""
+    """The child keeps its privileges, so the daemon may not send it a signal.
+
+    The child must therefore end with the daemon.
+    """
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     code = f"""
 import sys, time
@@ -238,7 +244,7 @@ time.sleep(60)
 
 
 @pytest.mark.kvm
-def test_the_lock_file_never_follows_a_symbolic_link(start: Start, tmp_path: Path) -> None:
+def test_the_service_never_follows_a_symbolic_link_to_its_lock_file(start: Start, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     precious = tmp_path / "precious"
     precious.write_text("unchanged")

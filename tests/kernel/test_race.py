@@ -1,4 +1,4 @@
-"""Reading the maps while the program writes to them, and the layout of the maps."""
+"""The maps are read while the program writes to them. The maps have the expected layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for _ in range(300007):
 
 
 def test_readings_during_exits_are_consistent(loaded_now: Callable[..., program.Loaded]) -> None:
-    """No interval without its exit, at most one exit without its interval, and no number falls."""
+    """Each interval has its exit. At most one exit has no interval yet. No number falls."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=2, cells=4, attach=False))
     collector = Collector(loaded, lambda: 0, 10**18)
     programs = [loaded.programs["kvm_exit"], loaded.programs["kvm_entry"]]
@@ -30,7 +30,7 @@ def test_readings_during_exits_are_consistent(loaded_now: Callable[..., program.
     readings = []
     while hammer.poll() is None:
         for record in collector.collect().vcpus:
-            for cell in record.cells:  # empty if the first exit came after the cells were read
+            for cell in record.cells:  # the record has no cells if the first exit came after the cells were read
                 readings.append((cell.exits, sum(cell.counts()), cell.sum_ns))
     assert hammer.returncode == 0
     assert len(readings) > 1000, "too few readings while the program ran"
@@ -42,7 +42,7 @@ def test_readings_during_exits_are_consistent(loaded_now: Callable[..., program.
 
 
 def test_slots_and_cells_fill_whole_cache_lines(loaded_now: Callable[..., program.Loaded]) -> None:
-    """Slots and cells fill whole cache lines, so no two vCPUs share one. The code relies on the other numbers."""
+    """No two vCPUs share a cache line. The code also relies on the other numbers."""
     layouts = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=3, cells=5, attach=False)).layouts
     assert layouts["slots"].size % 64 == 0
     assert layouts["cells"].size % 64 == 0

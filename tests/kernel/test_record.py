@@ -1,4 +1,7 @@
-"""The recording program: every event is written or counted as lost, and a replay gives the same numbers."""
+"""The recording program writes every event or counts it as lost.
+
+A replay gives the same numbers as the counting program.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def _header(front: str) -> RecordingHeader:
 
 
 class Recorded:
-    """A recording program without tracepoints, driven by hand like the counting one in tests/support/machine.py."""
+    """A recording program without tracepoints.
+
+    The test runs it by hand, as tests/support/machine.py runs the counting program.
+    """
 
     def __init__(self, path: Path, front: str = "arm64", ring_bytes: int = RING, **options: Any) -> None:
         defines = {"RING_BYTES": ring_bytes, **(X86_DEFINES if front == "x86" else {}), **options.pop("defines", {})}
@@ -84,7 +90,7 @@ class Recorded:
             self.recorder.take()
 
     def read(self) -> recording.Recording:
-        """Finish the recording; return it as read from its file."""
+        """Finish the recording, read its file, and return the recording."""
         self.take()
         self.recorder.finish("test")
         self._file.close()
@@ -101,7 +107,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recorded]]:
-    monkeypatch.setattr(recorder, "_IDENTITY_SECONDS", 60.0)  # look-ups must not time out on a busy machine
+    monkeypatch.setattr(recorder, "_IDENTITY_SECONDS", 60.0)  # on a busy machine, look-ups must not time out
     with ExitStack() as stack:
         numbers = itertools.count()
 
@@ -131,7 +137,7 @@ def _enter(vcpu: Vcpu, times: Iterable[int]) -> None:
 
 
 def _play(vcpu: Vcpu, front: str, seed: int, rounds: int) -> None:
-    """Play exits, most of them followed by an entry; some return to user space, and some events do not match."""
+    """Run exits. An entry follows most of them, some return to user space, and some events do not match."""
     chance = random.Random(seed)
     now = seed + 1
     vcpu.userspace_exit(now, 10, -EINTR)
@@ -159,7 +165,7 @@ def test_a_replay_gives_the_same_counts_as_counting(
     loaded_now: Callable[..., program.Loaded],
     front: str,
 ) -> None:
-    """Both programs get the same events. Then the recording is replayed through a new counting program."""
+    """Both programs get the same events. Then a new counting program replays the recording."""
     counting, recording_ = machine(front), recorded(front)
     for on in (counting, recording_):
         for number, rounds in ((3, 5003), (4, 1009), (5, 101)):
@@ -183,7 +189,10 @@ def test_a_replay_gives_the_same_counts_as_counting(
 
 
 def test_events_beyond_a_full_ring_are_counted_as_lost(recorded: Callable[..., Recorded]) -> None:
-    """The ring holds 1365 of 7919 events, and nothing reads it. Each event is written or counted as lost, by kind."""
+    """7919 events occur, and nothing reads the ring, which holds 1365.
+
+    Each event is either written or counted as lost. Lost events are counted by kind.
+    """
     made = recorded(ring_bytes=1 << 16)
     vcpu = made.vcpu()
 
@@ -203,7 +212,8 @@ def test_events_beyond_a_full_ring_are_counted_as_lost(recorded: Callable[..., R
     read = made.read()
     sent = {Kind.EXIT: 3495, Kind.USERSPACE_EXIT: 1132 + 34, Kind.ENTRY: 3495, Kind.THREAD_END: 1}
     assert {kind: read.events[kind] + read.lost[kind] for kind in COUNTED} == sent
-    # A record takes 8 bytes more than an event. One record is the thread's name. The kernel leaves one byte free.
+    # A record takes 8 bytes more than an event. One record has the thread's name. The kernel leaves one byte of the
+    # ring free.
     assert sum(read.events.values()) == ((1 << 16) - 1) // 48 + 101 * 2 + 34 + 1
     assert read.lost[Kind.THREAD_END] == 0
 
@@ -221,7 +231,7 @@ def test_events_of_a_thread_without_a_slot_are_counted_as_lost(recorded: Callabl
 
 
 @pytest.mark.parametrize("events", [1, 2, 503, 70_001])
-def test_records_exactly_the_given_number_of_events(recorded: Callable[..., Recorded], events: int) -> None:
+def test_exactly_the_given_number_of_events_is_recorded(recorded: Callable[..., Recorded], events: int) -> None:
     made = recorded(events=events, ring_bytes=1 << 24)
     for number in range(3):
         vcpu = made.vcpu(f"CPU {number}/KVM")
@@ -237,7 +247,7 @@ def test_records_exactly_the_given_number_of_events(recorded: Callable[..., Reco
     assert not any(read.lost.values())
 
 
-def test_records_only_the_given_process(recorded: Callable[..., Recorded]) -> None:
+def test_only_the_given_process_is_recorded(recorded: Callable[..., Recorded]) -> None:
     for tgid, expected in ((os.getpid(), 101), (1, 0)):
         made = recorded(defines={"ONLY_TGID": tgid})
         vcpu = made.vcpu()
@@ -249,8 +259,8 @@ def test_records_only_the_given_process(recorded: Callable[..., Recorded]) -> No
         assert not any(read.lost.values())
 
 
-def test_records_only_the_given_vm(recorded: Callable[..., Recorded]) -> None:
-    """This process has no VM's name, so its pid is the VM's name."""
+def test_only_the_given_vm_is_recorded(recorded: Callable[..., Recorded]) -> None:
+    """This process has no VM name, so its pid stands for the VM's name."""
     for name, expected in ((str(os.getpid()), 101), ("web-1", 0)):
         made = recorded(vm_name=name)
         vcpu = made.vcpu()
@@ -263,7 +273,7 @@ def test_records_only_the_given_vm(recorded: Callable[..., Recorded]) -> None:
         assert made.recorder.others == (set() if expected else {str(os.getpid())})
 
 
-def test_records_all_threads_of_a_vm_that_ends_before_the_second_look_up(
+def test_all_threads_of_a_vm_that_ends_before_the_second_look_up_are_recorded(
     recorded: Callable[..., Recorded], tmp_path: Path
 ) -> None:
     process = tmp_path / "proc" / str(os.getpid())
@@ -299,10 +309,13 @@ def test_a_recording_of_several_blocks_is_replayed_in_full(
     assert snapshot.counters["unmatched_entry"] == 4 * 40_009 - 2
 
 
-def test_a_replay_needs_slots_only_for_threads_at_the_same_time(
+def test_a_replay_needs_slots_only_for_threads_that_run_at_the_same_time(
     recorded: Callable[..., Recorded], loaded_now: Callable[..., program.Loaded]
 ) -> None:
-    """One slot is enough for a tid that ends and starts 307 times. It is too few for two threads at the same time."""
+    """One slot is enough for a tid that ends and starts again 307 times.
+
+    It is too few for two threads at the same time.
+    """
     made = recorded()
     vcpu = made.vcpu()
 
@@ -329,7 +342,7 @@ def test_a_replay_needs_slots_only_for_threads_at_the_same_time(
 
 
 class Command:
-    """`record` as a process."""
+    """The command `record` as a process."""
 
     def __init__(self, path: Path, *options: str) -> None:
         self.path = path
@@ -340,7 +353,7 @@ class Command:
         while not path.exists() and self.process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        # The file is created after the program is attached.
+        # The file is created only after the program is attached.
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
         if number:
@@ -361,10 +374,10 @@ def _in_a_thread(times: int) -> int:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_records_real_events_until_a_signal(
+def test_real_events_are_recorded_until_a_signal(
     tmp_path: Path, loaded_now: Callable[..., program.Loaded], number: signal.Signals
 ) -> None:
-    """A thread fires the kernel's own kvm_userspace_exit 1009 times and then ends."""
+    """A thread fires the kernel's kvm_userspace_exit event 1009 times and then ends."""
     command = Command(tmp_path / "real.kvmrec", "-p", str(os.getpid()))
     tid = _in_a_thread(1009)
     status, said = command.end(number)
@@ -410,7 +423,7 @@ def _ended(path: Path) -> str:
 
 
 @pytest.mark.kvm
-def test_records_exactly_the_given_number_of_real_events(tmp_path: Path) -> None:
+def test_exactly_the_given_number_of_real_events_is_recorded(tmp_path: Path) -> None:
     command = Command(tmp_path / "counted.kvmrec", "--events=53", f"--pid={os.getpid()}")
     _in_a_thread(101)
     status, said = command.end()
@@ -428,7 +441,10 @@ def test_records_exactly_the_given_number_of_real_events(tmp_path: Path) -> None
     ],
 )
 def test_a_recording_without_events_ends_with_a_note(tmp_path: Path, options: list[str], note: str) -> None:
-    """Once with a vCPU of this process, which has no VM's name, and once without a vCPU. The status is 0."""
+    """There are two runs: one with a vCPU of this process, which has no VM name, and one without a vCPU.
+
+    Both exit with status 0.
+    """
     command = Command(tmp_path / "none.kvmrec", f"--pid={os.getpid()}", *options)
     if options:
         _in_a_thread(11)
@@ -448,7 +464,7 @@ def test_the_note_has_at_most_twenty_printable_names() -> None:
 
 
 @pytest.mark.kvm
-def test_each_refusal_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_refusal_is_reported_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "there"
     there.write_text("")
     config = Config()
@@ -479,7 +495,10 @@ def _limited(size: int) -> Callable[[], None]:
 
 @pytest.mark.kvm
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
-    """The write fails at the header or at the end. `record` removes its own file, but no device or redirected file."""
+    """The write fails at the header or at the end.
+
+    `record` removes the file that it created, but no device and no redirected file.
+    """
     path, redirected = tmp_path / "m.kvmrec", tmp_path / "redirected"
     whole = _record(f"{path} 0.001 --pid={os.getpid()}")
     assert whole.returncode == 0
@@ -507,15 +526,15 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_a_whole_recording_stays_when_stderr_cannot_be_written(tmp_path: Path) -> None:
+def test_a_complete_recording_stays_when_stderr_cannot_be_written(tmp_path: Path) -> None:
     said = _record(f"{tmp_path}/whole 0.001 --pid={os.getpid()} 2>/dev/full")
     assert said.returncode == 0
     assert not any(recording.read(tmp_path / "whole").events.values())
 
 
 @pytest.mark.kvm
-def test_without_memory_for_the_ring_the_old_file_stays(tmp_path: Path) -> None:
-    """The error names the ring buffer. The file that --force would overwrite is unchanged."""
+def test_without_memory_for_the_ring_the_old_file_is_unchanged(tmp_path: Path) -> None:
+    """The error names the ring buffer. --force would overwrite the old file, but the file is unchanged."""
     path = tmp_path / "old"
     path.write_text("before")
     limited = (

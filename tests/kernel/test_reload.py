@@ -1,4 +1,4 @@
-"""SIGHUP: options that change at once, options that need a restart, and counters that never fall."""
+"""SIGHUP reloads the configuration. Some options change at once, others need a restart, and counters never fall."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def reload(service: Service, path: Path, text: str, times: int) -> None:
 
 
 def test_no_counter_falls(start: Start, folder: Path) -> None:
-    """Reloads change levels, reasons and buckets during a busy replay. Every series that stays must not fall."""
+    """Reloads change levels, reasons and buckets during a busy replay.
+
+    The counters of a series must not fall while the series exists.
+    """
     demo = start("demo", "--speed", "20")
     demo.logged("replaying")
     path = folder / "demo.yaml"
@@ -130,7 +133,7 @@ def test_options_that_need_a_restart_are_logged_and_not_applied(start: Start, fo
     assert said == ["web.listen_address", "limits.vcpus", "bpf_stats", "kernel_headers", "lock_file", "run_as"]
     assert "in_force=nobody" in waiting[-1].replace('"', "").replace("\\", "")
     assert serve.value("kvm_exit_exporter_vcpu_slots") == 4096
-    # linger and collect_interval are in force, so an ended vCPU is soon no longer served
+    # The new linger and collect_interval are in force, so an ended vCPU soon disappears from the page.
     thread = threading.Thread(target=run_interrupted, args=(101,))
     thread.start()
     thread.join()
@@ -145,7 +148,7 @@ def test_options_that_need_a_restart_are_logged_and_not_applied(start: Start, fo
 
 @pytest.mark.kvm
 def test_reload_returns_the_first_error() -> None:
-    """Daemon.reload() returns the answer to POST /-/reload: "", or the first error."""
+    """Daemon.reload() returns the answer to POST /-/reload: the first error, or "" without an error."""
     answers: list[Callable[[], Config]] = []
     config = Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file="")
 

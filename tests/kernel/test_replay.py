@@ -1,4 +1,4 @@
-"""Replays of the demo's recording through the real program: every event is counted, every interval is exact."""
+"""The demo's recording is replayed through the real program: every event is counted, and every interval is exact."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from tests.support.trace import TRACE, truth
 def _by_recorded_tid(
     recorded: recording.Recording, pids: list[int], records: Sequence[VcpuRecord]
 ) -> dict[int, VcpuRecord]:
-    """Return the records of the player's stand-ins by recorded tid, matched by process and thread name."""
+    """Return the records of the player's stand-ins by their recorded tids.
+
+    The names of process and thread tell which tid a record has.
+    """
     by_name = {(record.key.pid, record.comm): record for record in records}
     stand_ins = {vm.pid: pid for vm, pid in zip(recorded.vms, pids)}
     return {
@@ -81,24 +84,24 @@ def _equals_the_trace(
     assert {key: (counted, total) for key, (_, counted, total) in seen.items()} == {
         key: (histogram(times[key]), sum(times[key])) for key in counts
     }
-    assert counters["unmatched_userspace_exit"] == 5  # each vCPU's first KVM_RUN, interrupted
+    assert counters["unmatched_userspace_exit"] == 5  # the first KVM_RUN of each vCPU was interrupted
     assert sum(counters.values()) == 5
 
 
 def test_the_shipped_recording_equals_the_trace(tmp_path: Path) -> None:
-    """The recording has no event and no name that the trace does not have."""
+    """Recording and trace have the same events and the same names."""
     from_ftrace.convert(from_ftrace.DEMO, tmp_path / "converted")
     shipped, converted = recording.read(recording.DEFAULT), recording.read(tmp_path / "converted")
     assert shipped == replace(converted, path=shipped.path)
     assert [_plain(runs) for runs in shipped.runs()] == [_plain(runs) for runs in converted.runs()]
-    assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text takes 863,179 bytes after gzip
+    assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text still takes 863,179 bytes after gzip
 
 
 def _plain(runs: list[recording.EventRun]) -> list[object]:
     return [(run.thread.tid, run.thread.comm, run.times, run.events) for run in runs]
 
 
-def test_one_pass_of_the_player_counts_exactly_the_trace(replayed: program.Loaded) -> None:
+def test_one_pass_of_the_player_counts_exactly_the_events_of_the_trace(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     player = Player(recorded, replayed.programs, speed=1000.0, endless=False)
     player.join()
@@ -111,7 +114,7 @@ def test_one_pass_of_the_player_counts_exactly_the_trace(replayed: program.Loade
     _equals_the_trace(recorded, records, snapshot.counters)
 
 
-def test_a_rerun_counts_exactly_the_trace(replayed: program.Loaded) -> None:
+def test_a_rerun_counts_exactly_the_events_of_the_trace(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     snapshot, vcpus = rerun(recorded, replayed)
     _equals_the_trace(recorded, {record.key.tid: record for record in snapshot.vcpus}, snapshot.counters)
@@ -128,7 +131,7 @@ def test_a_rerun_counts_exactly_the_trace(replayed: program.Loaded) -> None:
     }
 
 
-def test_stand_ins_have_the_names_of_the_recorded_vms(replayed: program.Loaded) -> None:
+def test_the_stand_ins_have_the_names_of_the_recorded_vms(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
     player = Player(recorded, replayed.programs)
     traced = {vm.pid: vm for vm in from_ftrace.vms(from_ftrace.DEMO)}
@@ -148,7 +151,7 @@ def _comms(pid: int) -> list[str]:
 
 
 def test_only_the_first_pass_of_a_replay_may_have_unmatched_events() -> None:
-    """Each pass after the first starts with an exit, and the pass before it ends with an entry."""
+    """Each pass ends with an entry, and the next pass starts with an exit. So these two events match."""
     recorded = recording.read(recording.DEFAULT)
     duration_ns = recorded.last_ns - recorded.first_ns
     for vm in range(len(recorded.vms)):
@@ -172,8 +175,8 @@ def _replay(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_equals_the_trace() -> None:
-    """The table has every reason of every vCPU with its recorded ids and names, its count and its mean duration."""
+def test_the_table_has_the_numbers_of_the_trace() -> None:
+    """The table has every reason of every vCPU, with the recorded ids and names, the count and the mean duration."""
     counts, times = truth(TRACE)
     said = _replay(str(recording.DEFAULT), "--sort=count")
     assert (said.returncode, said.stderr) == (0, "")
@@ -189,7 +192,7 @@ def test_the_table_equals_the_trace() -> None:
     }
     assert {match.groups() for match in found if match} == expected
     assert len(lines) == len(expected)
-    in_order = sorted(expected, key=lambda row: (row[3] == "EC_WFx", -int(row[4])))  # idle reasons last
+    in_order = sorted(expected, key=lambda row: (row[3] == "EC_WFx", -int(row[4])))  # idle reasons come last
     assert [int(match[5]) for match in found if match] == [int(row[4]) for row in in_order]
 
 
@@ -207,7 +210,10 @@ def test_filters_select_the_rows_of_one_vcpu() -> None:
 
 @pytest.mark.parametrize("begun", ["", "libbcc"])
 def test_ctrl_c_ends_replay_and_loader_while_the_program_is_loaded(begun: str) -> None:
-    """SIGINT to the foreground process group, as a terminal sends it: status 130, no output, and the loader ends."""
+    """A terminal sends SIGINT to the foreground process group, and so does the test.
+
+    The status is 130, the output is empty, and the loader ends.
+    """
     command = [sys.executable, "-m", "exporter", "replay", str(recording.DEFAULT)]
     with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -223,7 +229,7 @@ def test_ctrl_c_ends_replay_and_loader_while_the_program_is_loaded(begun: str) -
 
 @pytest.mark.parametrize("moment", ["recording.read", "rerun._ReplayThread.play", "report.text"])
 def test_ctrl_c_ends_replay_without_output(moment: str) -> None:
-    """The same holds if a second Ctrl-C comes while replay ends its threads."""
+    """There is also no output if a second Ctrl-C comes while `replay` ends its threads."""
     interrupted = (
         "import os, runpy, signal, sys\n"
         "from exporter.recording import recording, rerun\n"
@@ -243,7 +249,7 @@ def test_ctrl_c_ends_replay_without_output(moment: str) -> None:
     assert (said.returncode, said.stdout, said.stderr) == (130, b"", b"")
 
 
-def test_replay_reports_events_that_the_recording_lost(tmp_path: Path) -> None:
+def test_replay_reports_the_events_that_the_recording_lost(tmp_path: Path) -> None:
     path = tmp_path / "lost.kvmrec"
     with path.open("wb") as out:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
@@ -261,9 +267,10 @@ def test_replay_reports_events_that_the_recording_lost(tmp_path: Path) -> None:
 def test_each_pass_has_a_new_thread_for_a_recorded_thread_that_ends(
     loaded_now: Callable[..., program.Loaded], tmp_path: Path
 ) -> None:
-    """Endless passes of 50 ms: the thread that ends has one record for each pass, the other thread one in all.
+    """Passes of 50 ms repeat without end.
 
-    The pools are large enough for a minute of passes without a collection.
+    The thread that ends has one record for each pass. The other thread has one record for all passes. The pools are
+    large enough for a minute of passes without a collection.
     """
     request = program.LoadRequest(
         front="arm64", defines={}, slots=2048, cells=4096, attach=False, clock_in_context=True
@@ -300,7 +307,7 @@ def test_each_pass_has_a_new_thread_for_a_recorded_thread_that_ends(
 
 
 @pytest.mark.parametrize("vmm", ["qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"])
-def test_a_stand_ins_command_line_identifies_the_vm(tmp_path: Path, vmm: str) -> None:
+def test_the_command_line_of_a_stand_in_identifies_the_vm(tmp_path: Path, vmm: str) -> None:
     uuid = "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001" if vmm in ("qemu", "cloud-hypervisor") else ""
     wanted = Vm(41, "web-1,x", uuid, vmm)
     argv = command_line(wanted, "aarch64")

@@ -1,4 +1,4 @@
-"""Restarts under a stand-in for systemd: exits happen all the time, and none is missing afterwards."""
+"""The service restarts under a stand-in for systemd. Exits occur all the time, and no exit is missing afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Start = Callable[..., Service]
 
 
 class Busy(threading.Thread):
-    """A vCPU thread that returns to user space about 100,000 times a second until `finish` is set."""
+    """A vCPU thread that returns to user space about 100,000 times a second, until `finish` is set."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -68,7 +68,7 @@ class Busy(threading.Thread):
 
 
 def short_lived(times: int) -> int:
-    """Run a vCPU thread for this number of returns, wait for its end, and return its tid."""
+    """Start a vCPU thread that returns to user space `times` times. Wait for its end, and return its tid."""
     thread = threading.Thread(target=run_interrupted, args=(times,))
     thread.start()
     thread.join()
@@ -80,7 +80,7 @@ def short_lived(times: int) -> int:
 
 @pytest.fixture
 def systemd() -> Iterator[FakeSystemd]:
-    # A folder of its own: only root can read pytest's folders, and the exporter is not root.
+    # The exporter is not root, and only root can read pytest's folders. So the test makes another folder.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         played = FakeSystemd(f"{folder}/notify")
@@ -106,7 +106,7 @@ def start(tmp_path: Path, systemd: FakeSystemd) -> Iterator[Start]:
 
 
 def test_restarts_lose_no_exit(start: Start, systemd: FakeSystemd) -> None:
-    """Seven starts, three of them after SIGKILL, while one vCPU never pauses and other vCPUs end."""
+    """The service starts seven times, three of them after SIGKILL. One vCPU never pauses, and other vCPUs end."""
     serve = start()
     systemd.wait_for("FDNAME=state")
     assert systemd.names() == STORED
@@ -123,11 +123,11 @@ def test_restarts_lose_no_exit(start: Start, systemd: FakeSystemd) -> None:
             time.sleep(0.01)
         assert seen["restart"] >= last
         last = seen["restart"]
-        ended[short_lived(prime)] = prime  # not scraped before the service ends
+        ended[short_lived(prime)] = prime  # this vCPU is not scraped before the service ends
         before = busy.sent
         status = serve.end(number)
         assert status == (0 if number == signal.SIGTERM else -9)
-        ended[short_lived(prime + 6)] = prime + 6  # while no exporter runs
+        ended[short_lived(prime + 6)] = prime + 6  # this vCPU runs while no exporter runs
         serve = start()
         assert busy.sent > before
         assert "kept_over_restart=true" in "".join(serve.log)
@@ -144,7 +144,7 @@ def test_restarts_lose_no_exit(start: Start, systemd: FakeSystemd) -> None:
     busy.leave.set()
 
 
-def test_ended_vcpus_keep_their_names(start: Start, systemd: FakeSystemd) -> None:
+def test_ended_vcpus_keep_their_names_over_a_restart(start: Start, systemd: FakeSystemd) -> None:
     serve = start()
     tid = short_lived(211)
     assert serve.of_thread("kvm_userspace_exits_total", tid) == {"restart": 211}
@@ -161,14 +161,20 @@ EXITS, UNSERVED = "kvm_userspace_exits_total", "kvm_exit_exporter_unserved_users
 
 
 def _of_this_process(service: Service) -> dict[str, float]:
-    """Return the served returns of this process's vCPUs by tid. At level vm the key is ""."""
+    """Return the served number of returns to user space for each vCPU of this process, by tid.
+
+    At level vm, the key is "" instead of a tid.
+    """
     samples = service.settled().get(EXITS, [])
     return {labels.get("tid", ""): value for labels, value in samples if labels["pid"] == str(os.getpid())}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_vms_sum_keeps_its_ended_threads_over_a_restart(start: Start, number: signal.Signals) -> None:
-    """At level vm the VM's series keeps the counts of an ended thread after its linger, until its last thread ends."""
+def test_the_sum_of_a_vm_keeps_its_ended_threads_over_a_restart(start: Start, number: signal.Signals) -> None:
+    """At level vm, the series of a VM includes the counts of ended threads, even after their linger.
+
+    It ends with the VM's last thread.
+    """
     more = "level: {counters: vm, histograms: vm}\nlinger: 1s\ncollect_interval: 1s\n"
     serve = start(more)
     busy = Busy()
@@ -193,12 +199,15 @@ def test_a_vms_sum_keeps_its_ended_threads_over_a_restart(start: Start, number: 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_only_exits_that_no_page_had_are_unserved_after_a_restart(start: Start, number: signal.Signals) -> None:
-    """One vCPU was scraped, the next was not. After the restart no scrape comes until linger is over for both."""
+    """One vCPU was scraped, the next one was not.
+
+    After the restart, the linger of both is over before the next scrape.
+    """
     more = "linger: 2s\ncollect_interval: 1s\n"
     serve = start(more)
     served = short_lived(1009)
     assert serve.of_thread(EXITS, served) == {"restart": 1009}
-    time.sleep(1.5)  # the timer collects, and the ledger records the served counts
+    time.sleep(1.5)  # the timer collects, and the ledger then contains the served counts
     short_lived(503)
     serve.end(number)
     serve = start(more)
@@ -208,8 +217,8 @@ def test_only_exits_that_no_page_had_are_unserved_after_a_restart(start: Start, 
 
 
 def test_ended_vcpus_survive_a_kill_without_free_descriptors(start: Start, systemd: FakeSystemd) -> None:
-    """No descriptor can be opened: the service goes on and still keeps the counts of vCPUs that end."""
-    serve = start("collect_interval: 1s\n", run_as="")  # prlimit(2) needs the same user on both sides
+    """The service cannot open any more descriptors. It goes on, and still keeps the counts of vCPUs that end."""
+    serve = start("collect_interval: 1s\n", run_as="")  # prlimit(2) works only between processes of the same user
     serve.scrape()
     pid = serve.process.pid
     limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -222,7 +231,7 @@ def test_ended_vcpus_survive_a_kill_without_free_descriptors(start: Start, syste
 
 
 def test_scrapes_send_nothing_to_systemd(start: Start, systemd: FakeSystemd) -> None:
-    """A scrape must not wait for systemd. After the start only watchdog messages are sent."""
+    """A scrape must not wait for systemd. After the start, the service sends only watchdog messages."""
     serve = start()
     systemd.wait_for("READY=1")
     serve.scrape()
@@ -235,7 +244,10 @@ def test_scrapes_send_nothing_to_systemd(start: Start, systemd: FakeSystemd) -> 
 
 
 def test_restarts_leak_no_slot_and_no_cell(start: Start) -> None:
-    """The pool has three slots. Four vCPUs start and end in each life of the service, and no exit is dropped."""
+    """The pool has three slots.
+
+    Four vCPUs start and end each time that the service runs. No exit is dropped.
+    """
     tids = {}
     for number in (signal.SIGTERM,) * 3:
         serve = start("limits: {vcpus: 3, cells: 5}\n")
@@ -260,7 +272,7 @@ def test_counters_start_at_0_after_a_change_of_limits(start: Start, systemd: Fak
     try:
         serve.end()
         serve = start("limits: {vcpus: 23, cells: 29}\n")
-        systemd.wait_for("FDNAME=state", times=3)  # kept, removed, kept
+        systemd.wait_for("FDNAME=state", times=3)  # stored, removed, and stored again
         (line,) = [line for line in serve.log if "level=warn" in line]
         assert "counting anew" in line
         assert "changed: limits.vcpus, limits.cells" in line
@@ -301,7 +313,7 @@ def test_counters_start_at_0_when_the_state_is_damaged(start: Start, systemd: Fa
     assert "counting anew" in "".join(start().log)
 
 
-def test_notifies_systemd_of_start_watchdog_reload_and_stop(start: Start, systemd: FakeSystemd) -> None:
+def test_systemd_is_notified_of_start_watchdog_reload_and_stop(start: Start, systemd: FakeSystemd) -> None:
     systemd.environ["WATCHDOG_USEC"] = "400000"
     serve = start()
     systemd.wait_for("READY=1")

@@ -1,4 +1,4 @@
-"""A takeover after a kill: counters continue, and exits that were never scraped count as unserved."""
+"""A process takes over after a kill. Counters continue, and exits that were never scraped are counted as unserved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _no_worker_stays() -> Iterator[None]:
 
 
 class Process:
-    """One life of the exporter on a machine's maps. The next life gets its ledger."""
+    """One process of the exporter on the maps of a test's machine. The next process gets its ledger."""
 
     def __init__(self, machine: Machine, level: str, before: Process | None = None) -> None:
         self._machine = machine
@@ -79,7 +79,7 @@ class Process:
         return self._collection
 
     def page(self) -> tuple[float, float]:
-        """Return the exits on a page on which every vCPU has its names, and the unserved exits."""
+        """Wait for a page on which every vCPU has its names. Return the exits and the unserved exits on it."""
         deadline = time.monotonic() + 30
         while True:
             text = b"".join(self.scraper.page("", "").pieces).decode()
@@ -88,7 +88,7 @@ class Process:
             assert time.monotonic() < deadline
 
     def turn(self) -> None:
-        """Do the work of the daemon's timer."""
+        """Do the work of the daemon's timer once."""
         self._collection.collect()
         self.scraper.tidy()
 
@@ -112,7 +112,7 @@ def _ends(machine: Machine, vcpu: Vcpu) -> None:
 
 @pytest.fixture
 def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
-    """A machine with two vCPUs. They have 101 and 7 exits."""
+    """A machine with two vCPUs. One has 101 exits, the other 7."""
     made = machine(slots=7, cells=11)
     made.now = 10
     first, second = made.vcpu(), made.vcpu("CPU 1/KVM")
@@ -122,8 +122,10 @@ def two(machine: Callable[..., Machine]) -> tuple[Machine, Vcpu, Vcpu]:
 
 
 @pytest.mark.parametrize("ended", ["before the kill", "after it"])
-def test_a_vms_sum_continues_without_a_scrape_before_linger_ends(two: tuple[Machine, Vcpu, Vcpu], ended: str) -> None:
-    """The linger of a served vCPU ends in the next process before that process serves its first page."""
+def test_the_sum_of_a_vm_continues_without_a_scrape_before_linger_ends(
+    two: tuple[Machine, Vcpu, Vcpu], ended: str
+) -> None:
+    """The linger of a served vCPU ends in the next process, before that process serves its first page."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()
@@ -143,7 +145,10 @@ def test_a_vms_sum_continues_without_a_scrape_before_linger_ends(two: tuple[Mach
 
 
 def test_a_page_before_the_first_collection_loses_no_count(two: tuple[Machine, Vcpu, Vcpu]) -> None:
-    """The service answers before it counts. The carried-over counts must survive several takeovers."""
+    """The service answers a scrape before its first collection.
+
+    The carried-over counts must survive several takeovers.
+    """
     machine, first, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -162,7 +167,7 @@ def test_a_page_before_the_first_collection_loses_no_count(two: tuple[Machine, V
 
 
 def test_the_first_page_has_every_vcpu(two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look-up of one vCPU is slow. Without that vCPU the sum at level vm would fall and then rise again."""
+    """The look-up of one vCPU is slow. Without this vCPU, the sum at level vm would fall and then rise again."""
     machine, _, second = two
     process = Process(machine, "vm")
     process.begin()
@@ -181,7 +186,7 @@ def test_the_first_page_has_every_vcpu(two: tuple[Machine, Vcpu, Vcpu], monkeypa
     assert _sum("kvm_exits_total", text) == 108
 
 
-def test_unserved_counts_exits_that_no_page_of_any_process_had(two: tuple[Machine, Vcpu, Vcpu]) -> None:
+def test_exits_that_no_page_of_any_process_had_are_counted_as_unserved(two: tuple[Machine, Vcpu, Vcpu]) -> None:
     machine, first, second = two
     process = Process(machine, "vcpu")
     process.begin()
@@ -200,8 +205,8 @@ def test_unserved_counts_exits_that_no_page_of_any_process_had(two: tuple[Machin
     assert process.page() == (0, 13)
 
 
-def test_the_next_process_returns_slots_and_cells_that_failed_to_return(machine: Callable[..., Machine]) -> None:
-    """The kernel refuses them in several collections. The ledger names them for the next process."""
+def test_the_next_process_returns_the_slots_and_cells_that_the_kernel_refused(machine: Callable[..., Machine]) -> None:
+    """The kernel refuses them in several collections. The ledger lists them for the next process."""
     under_test = machine(slots=3, cells=3)
     under_test.now = 10
     process = Process(under_test, "vcpu")
@@ -228,10 +233,10 @@ def test_the_next_process_returns_slots_and_cells_that_failed_to_return(machine:
     assert following.page() == (15 + 41, 0)
 
 
-def test_no_vcpu_vanishes_in_a_failed_collection(
+def test_no_vcpu_is_lost_in_a_failed_collection(
     two: tuple[Machine, Vcpu, Vcpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The collection fails at its last step: a vCPU whose linger is over vanishes in the next collection."""
+    """The collection fails at its last step. A vCPU whose linger is over is then removed in the next collection."""
     machine, first, _ = two
     process = Process(machine, "vm")
     process.begin()

@@ -1,4 +1,4 @@
-"""`top` with the real programs: exact tables from known primes, from the demo, and from this kernel's events."""
+"""`top` runs with the real programs. Its tables are exact for known primes, the demo and this kernel's events."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def _reading(machine: Machine) -> Reading:
 
 
 def test_known_events_give_the_exact_table(machine: Callable[..., Machine]) -> None:
-    """101 hypercalls of 1009 ns, 211 stores of 50021 ns and one in flight, 7 sleeps. Then the same events again."""
+    """The vCPU has 101 hypercalls of 1009 ns, 211 stores of 50021 ns, 7 sleeps, and then a store that has not ended.
+
+    Then the same events occur again.
+    """
     loaded = machine()
     vcpu = loaded.vcpu("CPU 0/KVM")
 
@@ -67,7 +70,7 @@ TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME 
     assert whole == expected.format(pid=os.getpid(), tid=vcpu.tid, average=50_021)
 
     def again() -> None:
-        vcpu.entry(loaded.now)  # ends the exit in flight after 500 us
+        vcpu.entry(loaded.now)  # ends the unfinished store after 500 us
         work()
 
     vcpu.call(again)
@@ -105,11 +108,11 @@ def demo(start: Start) -> Service:
     return demo
 
 
-def test_vcpus_and_metrics_agree(demo: Service) -> None:
+def test_the_counts_of_the_json_and_of_the_metrics_agree(demo: Service) -> None:
     """Each count on /metrics lies between the counts of /-/vcpus before and after it."""
     wanted = [("db-1", "0"), ("db-1", "1"), ("idle-1", "0"), ("web-1", "0"), ("web-1", "1")]
     deadline = time.monotonic() + 60
-    while True:  # until each vCPU has its first event and its name
+    while True:  # wait until each vCPU has its first event and its name
         now = document.decode(demo.get("/-/vcpus").encode())
         if sorted((each.vm or "", each.vcpu) for each in now.vcpus) == wanted:
             break
@@ -167,7 +170,7 @@ def _live_and_die(times: int) -> int:
 
 
 class Counting:
-    """A running `top` that counts until table() interrupts it."""
+    """A running `top`. It counts until table() interrupts it."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "exporter", "top", *arguments, "-p", str(os.getpid()), "--userspace"]
@@ -185,7 +188,7 @@ class Counting:
 
 @pytest.mark.kvm
 def test_both_sources_count_the_same_real_events(start: Start) -> None:
-    """An exporter and top's own programs count the same threads, which start and end during the run."""
+    """An exporter and top's programs count the same threads. The threads start and end during the run."""
     serve = start("serve")
     serve.logged("msg=attached")
     before = _live_and_die(53)
@@ -204,7 +207,7 @@ def test_both_sources_count_the_same_real_events(start: Start) -> None:
 
 
 @pytest.mark.kvm
-def test_without_an_exporter_top_counts_with_own_programs() -> None:
+def test_without_an_exporter_top_counts_with_its_own_programs() -> None:
     said = _top("0.3", "--json", "--url", "http://127.0.0.1:1")
     assert said.returncode == 0
     assert said.stderr.splitlines()[0] == (
@@ -216,7 +219,7 @@ def test_without_an_exporter_top_counts_with_own_programs() -> None:
 
 @pytest.mark.kvm
 def test_without_privileges_top_can_only_read_an_exporter(start: Start, readable: Path) -> None:
-    """Own programs are refused with one line. Every user can read from an exporter."""
+    """The refusal of top's own programs is reported in one line. Every user can read from an exporter."""
     user = {"user": 65534, "group": 65534, "extra_groups": []}
     as_nobody = functools.partial(_top, python=PYTHON, folder=readable, **user)
     said = as_nobody("0.1", "--url", "http://127.0.0.1:1")

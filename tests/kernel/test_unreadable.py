@@ -1,4 +1,7 @@
-"""The daemon in a checkout that only root can read. After the drop of root it opens no file of its own."""
+"""The daemon runs in a checkout that only root can read.
+
+After it has dropped root, it opens no file of the checkout.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import pytest
 from tests.support.readable import copy_package
 from tests.support.services import FakeSystemd, Service
 
-# sitecustomize: Python runs it at its start. It reports each late import and each file of the checkout.
+# A sitecustomize module, which Python runs when it starts. After the drop of root, it reports each import and each
+# opened file of the checkout.
 WATCH = """
 import os, sys
 
@@ -36,7 +40,7 @@ Start = Callable[..., Service]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """The configuration files. The exporter reads them again after the drop."""
+    """The folder of the configuration files. The exporter reads these files again after the drop of root."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -44,7 +48,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start the exporter of a copy that only root can read: start(command, *options)."""
+    """Return start(command, *options). It starts the exporter of a copy that only root can read."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     copy_package(checkout)
@@ -81,7 +85,7 @@ def _ask(service: Service, path: str, method: str = "GET", **headers: str) -> No
 
 
 def _use(service: Service) -> None:
-    """Ask for everything that can be asked for, end the service, and see that nothing was wrong."""
+    """Request every path, reload, and end the service. The log must have no error."""
     for path in ("/metrics", "/", "/-/overview", "/-/vcpus", "/-/healthy"):
         _ask(service, path)
     _ask(service, "/metrics", Accept=PROTOBUF, **{"Accept-Encoding": "gzip"})
@@ -92,7 +96,7 @@ def _use(service: Service) -> None:
 
 @pytest.mark.kvm
 def test_serve_reads_nothing_after_the_drop(start: Start, folder: Path) -> None:
-    """Not at the first start, and not at a restart that takes the program over."""
+    """This is checked at the first start, and at a restart that continues with the same program."""
     systemd = FakeSystemd(f"{folder}/notify")
     for kept in ("false", "true"):
         service = start("serve", systemd=systemd)

@@ -1,4 +1,4 @@
-"""Returns to the VMM are counted by KVM_EXIT_* reason. The interval of an exit counts for its first return."""
+"""Returns to the VMM are counted by KVM_EXIT_* reason. The duration of an exit is counted for its first return."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MMIO, IO, INTR, SYSTEM_EVENT = 6, 2, 10, 24
 EINTR, EFAULT = 4, 14
 
 
-def test_counts_every_return_and_gives_the_interval_to_the_first(machine: Load) -> None:
+def test_every_return_is_counted_and_the_first_one_gets_the_interval(machine: Load) -> None:
     under_test = machine()
     vcpu = under_test.vcpu()
 
     def play() -> None:
-        # As on real hosts, QEMU's first KVM_RUN is interrupted before guest entry: there was no exit before.
+        # As on real hosts, QEMU's first KVM_RUN is interrupted before guest entry. So no exit precedes this return.
         vcpu.userspace_exit(10, INTR, -EINTR)
         now = 1000
         vcpu.entry(now)
-        for number in range(101):  # to the VMM and straight back
+        for number in range(101):  # returned to the VMM, then entered the guest again
             vcpu.arm_exit(now + 10, TRAP, DABT)
             vcpu.userspace_exit(now + 500, MMIO)
             now += 10 + 2000 + number
@@ -32,7 +32,7 @@ def test_counts_every_return_and_gives_the_interval_to_the_first(machine: Load) 
             vcpu.arm_exit(now + 10, TRAP, DABT)
             now += 10 + 300
             vcpu.entry(now)
-        for _ in range(7):  # to the VMM, and KVM_RUN interrupted twice on its way back
+        for _ in range(7):  # returned to the VMM; then KVM_RUN was interrupted twice
             vcpu.arm_exit(now + 10, TRAP, DABT)
             vcpu.userspace_exit(now + 500, IO)
             vcpu.userspace_exit(now + 600, IO, -EINTR)
@@ -63,19 +63,20 @@ def test_counts_every_return_and_gives_the_interval_to_the_first(machine: Load) 
         trap(DABT): (histogram([*out, *[300] * 53, *[100_000] * 7]), sum(out) + 300 * 53 + 100_000 * 7),
         mmio: (histogram(out), sum(out)),
         io: (histogram([100_000] * 7), 700_000),
-        restart: (none, 0),  # the intervals count for KVM_EXIT_IO
+        restart: (none, 0),  # their intervals are counted for KVM_EXIT_IO
         event: (none, 0),
         fault: (none, 0),
     }
     assert under_test.collect().counters["unmatched_userspace_exit"] - before == 1
 
 
-def test_unmatched_events_are_counted_and_make_no_interval(machine: Load) -> None:
+def test_unmatched_events_are_counted_and_give_no_interval(machine: Load) -> None:
     under_test = machine()
     vcpu = under_test.vcpu()
 
     def play() -> None:
-        vcpu.arm_exit(100, 0)  # the program was attached while the vCPU was in the guest: this exit is matched
+        # the vCPU may have been in the guest when the program was attached, so this exit counts as matched
+        vcpu.arm_exit(100, 0)
         for _ in range(3):
             vcpu.arm_exit(200, 0)
         vcpu.entry(1_200)
@@ -102,7 +103,7 @@ def test_unmatched_events_are_counted_and_make_no_interval(machine: Load) -> Non
 
 
 def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:
-    """While a vCPU is out of the guest, its exit has an age. While it is in the guest, its guest time grows."""
+    """While a vCPU is out of the guest, the age of its exit grows. While it is in the guest, its guest time grows."""
     under_test = machine()
     vcpu = under_test.vcpu()
     vcpu.call(lambda: vcpu.entry(1_000))
@@ -119,7 +120,7 @@ def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:
     assert under_test.record(vcpu).in_progress is None
     assert under_test.record(vcpu).totals.guest_ns == 4_000 + 1_000_000
 
-    # The exit has an earlier time than the last reading: the counter must not fall.
+    # The time of this exit is earlier than the last reading. The counter must not fall.
     vcpu.call(lambda: vcpu.arm_exit(8_999_000, TRAP, DABT))
     assert under_test.record(vcpu).totals.guest_ns == 4_000 + 1_000_000
     vcpu.call(lambda: vcpu.entry(9_100_000))

@@ -10,14 +10,10 @@ from tests.support.prometheus.server import Labels
 
 
 class Receiver:
-<<<<<<< HEAD
-    """Listens on loopback. It counts received `bytes`, `requests` and `samples`; `series` has all labels."""
-=======
     """Listens on loopback.
 
     It counts received `bytes`, `requests` and `samples`; `series` has the labels of all series.
     """
->>>>>>> ed1
 
     def __init__(self) -> None:
         self.bytes = self.requests = self.samples = 0

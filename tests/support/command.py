@@ -1,4 +1,4 @@
-"""Runs of the command line."""
+"""Run the command line, in a new process or in this one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """Run wrong arguments in this process; return the text on stderr. Asserts status 2 and an empty stdout."""
+    """Run the command line with wrong arguments in this process.
+
+    Return the text on stderr. Asserts that the status is 2 and stdout is empty.
+    """
     out, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as caught:
         cli.main(arguments)

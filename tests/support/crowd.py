@@ -10,7 +10,10 @@ NAME = "<script>alert('\"&\u202e\ud800\U0001f4a5')</script><img src=x onerror=al
 
 
 def crowd() -> Reading:
-    """Return 4,096 vCPUs of 64 VMs. Each vCPU is in an exit, and has twelve reasons that fill every bucket."""
+    """Return 4,096 vCPUs of 64 VMs.
+
+    Each vCPU is in an exit. It has twelve reasons, and each reason has counts in every bucket.
+    """
     everywhere = {number: 10**12 + 7919 * number for number in range(BUCKETS)}
     held = InProgress("<b>" * 20, "sysreg", 5000 * SECOND)
     reasons = [counted(f"UNKNOWN_0x{code:08x}{NAME}", "hypercall<", 10**15, everywhere, 10**18) for code in range(12)]

@@ -1,4 +1,4 @@
-"""vCPU records for tests, made by hand or by hypothesis, and their expected totals, computed in a simple way."""
+"""vCPU records for tests, made by hand or by hypothesis. Their expected totals are computed in a simple way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
 BUCKETS = 142
-"""Bucket i ends at 2^((i - 92) / 4) s. Bucket 0 also has all shorter durations, bucket 141 all above 2^12 s."""
+"""Bucket i ends at 2^((i - 92) / 4) s.
+
+Bucket 0 has all shorter durations too. Bucket 141 has all durations above 2^12 s.
+"""
 
 WEB = Vm(pid=100, name="web-1", uuid="6f1c2a70", vmm="qemu")
 NAME = ReasonNames().lookup
@@ -47,17 +50,17 @@ def record(
 
 
 def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
-    """Return each record with its vCPU, all of one VM. The index of a vCPU is tid - pid - 1."""
+    """Return each record with its vCPU. All vCPUs are of one VM. The index of a vCPU is tid - pid - 1."""
     return [(each, Vcpu(vm, str(each.key.tid - each.key.pid - 1))) for each in records]
 
 
 def metrics(level: Level = Level(), name: Name = NAME, **lists: Iterable[str]) -> Metrics:  # noqa: B008 - frozen
-    """Return metrics as the daemon makes them; `lists` are allow and deny."""
+    """Return metrics as the daemon makes them. The names in `lists` are "allow" and "deny"."""
     return Metrics(ReasonFilter(name, Reasons(**{key: tuple(names) for key, names in lists.items()})), level)
 
 
 def families(vcpus: Sequence[Identified], level: Level = Level(), name: Name = NAME) -> list[Family]:  # noqa: B008
-    """Return the families of a first snapshot."""
+    """Return the families after a first snapshot of these vCPUs."""
     made = metrics(level, name)
     made.update(vcpus, [])
     return made.families(vcpus)
@@ -82,7 +85,7 @@ def who(each: VcpuRecord, vcpu: Vcpu, level: str) -> Labels:
 
 
 def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bool) -> dict[Labels, Total]:
-    """Return the totals by label set, in the order of their first appearance."""
+    """Return the totals by label set. The label sets are in the order of their first appearance."""
     found: dict[Labels, Total] = {}
     for each, vcpu in vcpus:
         for one in each.cells:
@@ -95,7 +98,7 @@ def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bo
 
 
 def total_of(member: str, vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
-    """Return the sums of one member of VcpuTotals by label set."""
+    """Return the sum of one member of VcpuTotals for each label set."""
     found: dict[Labels, int] = {}
     for each, vcpu in vcpus:
         labels = who(each, vcpu, level)
@@ -103,13 +106,17 @@ def total_of(member: str, vcpus: Iterable[Identified], level: str) -> dict[Label
     return found
 
 
-# These texts have no surrogates, which cannot be encoded. identify() decodes with errors="replace", so it returns none.
+# These texts have no surrogates, because surrogates cannot be encoded. identify() never returns surrogates: it decodes
+# with errors="replace".
 HOSTILE = st.text(st.sampled_from('"\\\n\r\t\0 ,{}=#%n') | st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @st.composite
 def observations(draw: st.DrawFn, most: int) -> dict[int, int]:
-    """Draw counts by bucket. They fill few or many buckets, with small or large counts. Their sum is at most `most`."""
+    """Draw a count for each bucket.
+
+    Few or many buckets have a count, and counts are large or small. Their sum is at most `most`.
+    """
     if draw(st.booleans()):
         return dict(enumerate(draw(st.binary(min_size=BUCKETS, max_size=BUCKETS))))
     counts = draw(st.dictionaries(st.integers(0, BUCKETS - 1), st.integers(1, most), max_size=12))
@@ -122,7 +129,7 @@ CODES = 4
 
 @st.composite
 def cells(draw: st.DrawFn, most: int) -> Cell:
-    """Draw a cell of any space whose exits and nanoseconds are at most `most`."""
+    """Draw a cell of any space. Its exits and its nanoseconds are each at most `most`."""
     observed = draw(observations(most))
     exits = draw(st.integers(sum(observed.values()), most))
     sum_ns = draw(st.integers(0, most))
@@ -131,14 +138,17 @@ def cells(draw: st.DrawFn, most: int) -> Cell:
 
 @st.composite
 def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
-    """Draw a few vCPUs of two VMs with hostile names. The sums of counts and of times are at most `all_most`."""
+    """Draw a few vCPUs of two VMs with hostile names.
+
+    The sum of all counts and the sum of all times are at most `all_most`.
+    """
     size = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     most = all_most // (size[0] * size[1])
     vms = [Vm(pid, draw(HOSTILE), draw(HOSTILE), draw(HOSTILE)) for pid in (100, 200)]
     vcpus: list[Identified] = []
     for born in range(size[0]):
         vm = draw(st.sampled_from(vms))
-        tid = vm.pid + draw(st.integers(1, 2))  # a tid that comes twice stands for a reused tid
+        tid = vm.pid + draw(st.integers(1, 2))  # if a tid is drawn twice, it is a reused tid
         found = draw(st.lists(cells(most), max_size=size[1], unique_by=lambda one: (one.space, one.code)))
         age = ExitInProgress(Space.VMX, 1, draw(st.integers(0, 2**63)))
         busy = draw(st.booleans()) and not any((each.key.pid, each.key.tid) == (vm.pid, tid) for each, _ in vcpus)
@@ -156,7 +166,7 @@ def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
 
 
 def names(texts: Sequence[str]) -> Name:
-    """Return a function that names codes with these texts. Codes with equal texts share a series."""
+    """Return a function that gives these texts to codes as names. Codes with equal texts share a series."""
 
     def name(space: int, code: int) -> Reason:
         return Reason(texts[code % len(texts)], "idle" if code % 2 else texts[space % len(texts)])

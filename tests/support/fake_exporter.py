@@ -1,4 +1,4 @@
-"""A fake exporter: it answers /-/vcpus with readings that the test chooses."""
+"""A fake exporter. It answers /-/vcpus with readings that the test chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from exporter.readings.reading import Reading
 
 
 class FakeExporter:
-    """Answers request n (from 0) with answer(n): a reading, or a status and a body. `asked` counts the requests."""
+    """It answers request n (from 0) with answer(n): a reading, or a status and a body.
+
+    `asked` is the number of requests.
+    """
 
     def __init__(self, answer: Callable[[int], Reading | tuple[int, bytes]]) -> None:
         self.answer = answer
@@ -32,7 +35,7 @@ class FakeExporter:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                with contextlib.suppress(ConnectionError):  # the client has ended meanwhile
+                with contextlib.suppress(ConnectionError):  # the client has closed the connection
                     self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
@@ -43,7 +46,7 @@ class FakeExporter:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def hang(self, _: int) -> tuple[int, bytes]:
-        """Use as `answer`: the request gets no answer until close()."""
+        """A function for `answer`: a request gets no answer until close()."""
         self.hanging.set()
         self._closed.wait()
         return 500, b""

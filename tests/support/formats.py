@@ -14,10 +14,10 @@ def read_format(kernel: str, event: str) -> TracepointFormat:
 
 
 def formats(kernel: str) -> tuple[TracepointFormat, TracepointFormat]:
-    """Return the formats of kvm_exit and kvm_userspace_exit of this kernel."""
+    """Return the formats of kvm_exit and of kvm_userspace_exit that this kernel has."""
     return read_format(kernel, "kvm_exit"), read_format(kernel, "kvm_userspace_exit")
 
 
 def reason_names(kernel: str | None) -> ReasonNames:
-    """Return the names on this kernel; with None only the built-in names."""
+    """Return the names of exit reasons on this kernel. With None, return only the built-in names."""
     return ReasonNames(*formats(kernel)) if kernel else ReasonNames()

@@ -1,4 +1,4 @@
-"""A loaded program, and threads that exit, enter and end at times that the test chooses."""
+"""A loaded program, and threads whose exits, entries and ends occur at times that the test chooses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from exporter.model.records import Snapshot, VcpuRecord
 from exporter.recording.vm import name_thread
 
 X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
-"""Offsets in every captured x86 kvm_exit format."""
+"""The offsets of the fields in every captured x86 kvm_exit format."""
 
 TRAP = 2
 
 
 def bucket(ns: int) -> int:
-    """Return the bucket of a duration from the definition: the first bucket whose bound is not below the duration.
+    """Return the bucket of a duration, computed from the definition.
 
-    The bound of bucket i is 2^((i + FIRST_BOUND) / 4) s. Both sides are compared as fourth powers, which are integers,
-    so nothing is rounded.
+    It is the first bucket whose bound is not below the duration. The bound of bucket i is 2^((i + FIRST_BOUND) / 4) s.
+    Both sides are raised to the fourth power, which gives integers, so nothing is rounded.
     """
     for i in range(BUCKETS - 1):
         k = i + FIRST_BOUND
@@ -38,7 +38,7 @@ def bucket(ns: int) -> int:
 
 
 def histogram(durations: Sequence[int]) -> tuple[int, ...]:
-    """Return the buckets that these durations must fill."""
+    """Return the expected count of each bucket for these durations."""
     counts = [0] * BUCKETS
     for ns in durations:
         counts[bucket(ns)] += 1
@@ -46,7 +46,7 @@ def histogram(durations: Sequence[int]) -> tuple[int, ...]:
 
 
 class Vcpu:
-    """A named thread in which a test runs calls. Times are in ns of the test's own clock."""
+    """A named thread in which a test runs functions. Times are in ns of the test's clock."""
 
     def __init__(self, machine: Machine, comm: str) -> None:
         self._machine = machine
@@ -79,12 +79,12 @@ class Vcpu:
         self._work.put(work)
 
     def finish(self) -> None:
-        """Wait for the end of the work that begin() started."""
+        """Wait for the end of the work that begin() has started."""
         error = self._done.get(timeout=120)
         if error:
             raise error
 
-    # Call these only in the thread itself:
+    # The following methods may be called only in the thread itself.
 
     def run(self, program: str, now: int, *args: int) -> int:
         return self._runs[program](struct.pack("=11Q", *args, *[0] * (11 - len(args))) + struct.pack("=Q", now))
@@ -109,7 +109,10 @@ class Vcpu:
         self.run("kvm_userspace_exit", now, reason, errno & 0xFFFFFFFFFFFFFFFF)
 
     def dies(self, now: int) -> None:
-        """Run sched_process_exit without ending the thread: later events of the thread come from a reused tid."""
+        """Run the program of sched_process_exit without ending the thread.
+
+        Later events of this thread then stand for a reused tid.
+        """
         self.run("sched_process_exit", now)
 
     def end(self) -> None:
@@ -156,7 +159,7 @@ class Machine:
 def exits(record: VcpuRecord) -> dict[tuple[int, int], int]:
     """Return the exits by (space, code)."""
     result = {(cell.space, cell.code): cell.exits for cell in record.cells}
-    assert len(result) == len(record.cells), "two cells for one reason"
+    assert len(result) == len(record.cells), "one reason has two cells"
     return result
 
 

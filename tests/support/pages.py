@@ -1,4 +1,7 @@
-"""Readers of metrics pages: a strict one for text, prometheus_client's parsers, and Google's protobuf."""
+"""Readers of metrics pages.
+
+Text is read by a strict reader and by the parsers of prometheus_client. Protobuf is read with Google's library.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ DEFAULT = Histogram()
 
 
 def exposition(registry: CollectorRegistry | None = None, histogram: Histogram = DEFAULT) -> Exposition:
-    """Return an exposition. Without a registry it has no metrics of the exporter itself."""
+    """Return an exposition. Without a registry, it has no metrics of the exporter itself."""
     return Exposition(histogram, registry or CollectorRegistry())
 
 
 def page(made: list[Family], accept: str = TEXT, encoding: str = "", histogram: Histogram = DEFAULT) -> MetricsPage:
-    """Return a first page of these families."""
+    """Return the first page with these families."""
     return exposition(histogram=histogram).page(made, accept, encoding)
 
 
@@ -57,7 +60,10 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def read_text(body: bytes) -> list[TextFamily]:
-    """Return the families of a text page. Raises AssertionError unless each has one HELP, one TYPE and one block."""
+    """Return the families of a text page.
+
+    Raises AssertionError unless each family has one HELP, one TYPE and one block.
+    """
     found: list[TextFamily] = []
     lines = body.decode().split("\n")
     assert lines.pop() == "", "the last line does not end with a newline"
@@ -108,7 +114,7 @@ def agrees_with_client(body: bytes, accept: str) -> None:
 
 @dataclass(frozen=True)
 class TextHistogram:
-    """A histogram of a text page: (le, cumulative count) of each bucket, count and sum, all as text."""
+    """A histogram of a text page. Each bucket is (le, cumulative count). All values are kept as text."""
 
     buckets: list[tuple[str, str]]
     count: str
@@ -116,7 +122,7 @@ class TextHistogram:
 
 
 def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
-    """Return the values of a counter or gauge by label values. Raises AssertionError if a label set comes twice."""
+    """Return the values of a counter or gauge by label values. Raises AssertionError if a label set occurs twice."""
     found = {}
     for sample in family.samples:
         assert sample.name == family.name + suffix
@@ -127,7 +133,7 @@ def simple(family: TextFamily, suffix: str = "") -> dict[tuple[str, ...], str]:
 
 
 def histograms(family: TextFamily) -> dict[tuple[str, ...], TextHistogram]:
-    """Return the histograms by label values. Raises AssertionError if lines are in the wrong order."""
+    """Return the histograms by label values. Raises AssertionError if the lines are in the wrong order."""
     found: dict[tuple[str, ...], TextHistogram] = {}
     buckets: list[tuple[str, str]] = []
     count = ""
@@ -148,7 +154,7 @@ def histograms(family: TextFamily) -> dict[tuple[str, ...], TextHistogram]:
 
 
 def native_counts(histogram: Any) -> tuple[int, ...]:
-    """Return the 142 buckets of a native histogram of schema 2."""
+    """Return the counts of all 142 buckets, from a native histogram of schema 2."""
     assert (histogram.schema, histogram.zero_threshold) == (2, 2.0**-23)
     counts = [0] * BUCKETS
     counts[0] = histogram.zero_count
@@ -168,7 +174,10 @@ def native_counts(histogram: Any) -> tuple[int, ...]:
 
 
 def read_protobuf(body: bytes) -> dict[str, Any]:
-    """Return the families by name. Raises AssertionError for empty families, and for duplicate families or labels."""
+    """Return the families by name.
+
+    Raises AssertionError if a family is empty, or if a family or label set occurs twice.
+    """
     found: dict[str, Any] = {}
     for family in prometheus_messages.decode(body):
         assert family.name not in found

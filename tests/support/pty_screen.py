@@ -1,4 +1,4 @@
-"""A program in a real pseudo-terminal, and the screen that a terminal would show."""
+"""Run a program in a real pseudo-terminal, and compute the screen that a terminal would show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SECONDS = 20
 
 
 class _Screen(pyte.Screen):
-    """A screen that stores dim (SGR 2) as italics: pyte does not support dim, and the exporter uses no italics."""
+    """A screen that stores dim text (SGR 2) as italics.
+
+    The library pyte does not support dim text, and the exporter uses no italics.
+    """
 
     def select_graphic_rendition(self, *attributes: int, **_: Any) -> None:
         super().select_graphic_rendition(*(3 if each == 2 else each for each in attributes))
@@ -40,7 +43,10 @@ class Terminal:
         changed: str = "",
         **environment: str,
     ) -> None:
-        """`before`: shell commands that run first. `changed`: Python code that changes the program before it starts."""
+        """`before` is shell commands that run first.
+
+        `changed` is Python code that changes the program before it starts.
+        """
         started = ["-c", f"{changed}\nimport sys\nfrom exporter.__main__ import main\nsys.exit(main())"]
         self.screen = _Screen(columns, height)
         self._stream = pyte.ByteStream(self.screen)
@@ -51,7 +57,8 @@ class Terminal:
         unset = [name for name, value in known.items() if not value]
         environ = {**os.environ, **known, **environment}
         self.process = subprocess.Popen(
-            # The session leader opens the terminal, so this is the controlling terminal: it sends Ctrl-C and SIGWINCH.
+            # The session leader opens the terminal, so it becomes the controlling terminal. Only then does Ctrl-C send
+            # SIGINT, and a resize SIGWINCH.
             [
                 "sh",
                 "-c",
@@ -78,7 +85,7 @@ class Terminal:
         self._set_size(columns, height)
 
     def read(self, seconds: float) -> None:
-        """Read the program's output for this time."""
+        """Read the program's output for the given time."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if not select.select([self._controller], [], [], left)[0]:
@@ -105,7 +112,7 @@ class Terminal:
         return [line.rstrip() for line in self.screen.display]
 
     def dim(self) -> list[bool]:
-        """Return for each line whether all of its text is dimmed."""
+        """Return for each line whether all its text is dimmed."""
         return [
             all(cell.italics for cell in map(row.__getitem__, range(self.screen.columns)) if cell.data.strip())
             for row in map(self.screen.buffer.__getitem__, range(self.screen.lines))
@@ -119,7 +126,7 @@ class Terminal:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for the program's end; return its status, its stderr, and the text after the live view."""
+        """Wait for the program's end. Return its status, its stderr, and the text after the live view."""
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.lines()
@@ -133,13 +140,13 @@ class Terminal:
         return self.process.returncode, said, after
 
     def hang_up(self) -> None:
-        """Close the terminal, as if its window was closed. After that only close() may be called."""
+        """Close the terminal, as when its window is closed. Afterwards, only close() may be called."""
         os.close(self._terminal)
         os.close(self._controller)
         self._controller = self._terminal = -1
 
     def restored(self) -> bool:
-        """Return whether the terminal's modes are the same as before the program."""
+        """Return whether the terminal's modes are the same as before the program started."""
         return bool(termios.tcgetattr(self._terminal) == self._before)
 
     def close(self) -> None:

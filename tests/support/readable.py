@@ -1,4 +1,4 @@
-"""A copy of the package for tests that run it as a user who cannot read this checkout."""
+"""Copy the package for tests that run it as a user who cannot read this checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PYTHON = os.path.realpath(sys.executable)
-"""The system's interpreter: the virtual environment may be in the checkout."""
+"""The system's Python. The virtual environment's Python may be inside the checkout."""
 
 
 def copy_package(folder: Path) -> None:
@@ -24,7 +24,10 @@ def copy_package(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def readable() -> Iterator[Path]:
-    """A folder with the package that every user can read. To import it, make it the current directory."""
+    """A folder with a copy of the package that every user can read.
+
+    To import the copy, make this folder the current directory.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_package(folder)

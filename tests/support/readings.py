@@ -19,7 +19,7 @@ def counted(
     *,
     kind: str = EXIT,
 ) -> ReasonReading:
-    """Return one reason. Its intervals lie in the given buckets."""
+    """Return one reason. `buckets` is the count of intervals in each bucket."""
     return ReasonReading(kind, reason, klass, exits, sum_ns, dict(buckets or {}))
 
 

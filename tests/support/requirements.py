@@ -1,4 +1,4 @@
-"""Requirements of tests that load BPF programs."""
+"""The requirements of tests that load BPF programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def missing() -> str:
-    """Return the reason why BPF programs cannot be loaded; "" if they can."""
+    """Return why BPF programs cannot be loaded, or "" if they can."""
     if os.geteuid() != 0:
         return "not root: BPF programs cannot be loaded"
     importable = subprocess.run([sys.executable, "-c", "import bcc"], capture_output=True, check=False)
@@ -18,7 +18,7 @@ def missing() -> str:
 
 
 def missing_kvm() -> str:
-    """Return the reason why programs cannot be attached to KVM; "" if they can."""
+    """Return why programs cannot be attached to KVM, or "" if they can."""
     if not os.path.exists("/sys/kernel/tracing/events/kvm/kvm_exit"):
         return "no kvm tracepoints: KVM is not loaded, or tracefs is not mounted on /sys/kernel/tracing"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):

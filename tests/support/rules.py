@@ -1,4 +1,4 @@
-"""The rules of deploy/prometheus, and every series that a rule can name."""
+"""The rules of deploy/prometheus, and every series that a rule may use."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ALL = [rule for file in FILES for rule in rules(file)]
 
 
 def level(record: str) -> set[str]:
-    """Return the labels of a recorded series, taken from its name."""
+    """Return the labels of a recorded series. They are the first part of its name."""
     labels = set(record.split(":", maxsplit=1)[0].split("_"))
     return labels | {"job"} | ({"le"} if "_bucket:" in record else set())
 
 
 def known() -> dict[str, set[str]]:
-    """Return the labels of every series: the exporter's, Prometheus' own, and the recorded ones."""
+    """Return the labels of every series: those of the exporter, those of Prometheus itself, and the recorded ones."""
     found = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
     for family in families([]):
         found[family.name] = TARGET | set(family.labels)

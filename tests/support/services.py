@@ -1,4 +1,4 @@
-"""The exporter in a separate process, with or without a stand-in for systemd."""
+"""Run the exporter in a separate process, with or without a stand-in for systemd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
-# Start the exporter as sd_listen_fds(3) describes: descriptors from 3 on, and LISTEN_PID is the exporter's own pid.
+# Start the exporter as sd_listen_fds(3) describes. The passed descriptors begin at 3, and LISTEN_PID is the exporter's
+# pid.
 _PASS = """
 import fcntl, os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
@@ -34,7 +35,7 @@ os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
 
 
 class Logging:
-    """A child process. A thread reads its log from its standard error."""
+    """A child process. A thread reads the log that the process writes to its standard error."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], fds: Sequence[int]) -> None:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ, pass_fds=fds)
@@ -52,10 +53,12 @@ class Logging:
             self.log.append(line.rstrip("\n"))
 
     def logged(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait until `times` lines of the log match the pattern; return the last match."""
+        """Wait until `times` lines of the log match the pattern. Return the last match."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            over = self.process.poll() is not None and not self._reader.is_alive()  # must come before the search
+            over = (
+                self.process.poll() is not None and not self._reader.is_alive()
+            )  # this check must come before the search
             found = [match for line in list(self.log) if (match := re.search(pattern, line))]
             if len(found) >= times:
                 return found[-1]
@@ -73,7 +76,7 @@ class Logging:
 
 
 class Service(Logging):
-    """`python3 -m exporter`."""
+    """The process `python3 -m exporter`."""
 
     def __init__(self, *arguments: str, systemd: FakeSystemd | None = None, prefix: Sequence[str] = ()) -> None:
         command, environ, fds = command_of(arguments, systemd)
@@ -92,7 +95,7 @@ class Service(Logging):
         return samples
 
     def settled(self) -> Samples:
-        """Scrape until every vCPU has its name: a page lacks the vCPUs that are still being looked up."""
+        """Scrape until every vCPU has its name. A vCPU is missing from the page while it is being looked up."""
         deadline = time.monotonic() + 30
         while (samples := self.scrape())["kvm_exit_exporter_lookups_pending"] != [({}, 0.0)]:
             assert time.monotonic() < deadline
@@ -108,7 +111,7 @@ class Service(Logging):
         return {labels["reason"]: value for labels, value in self.settled().get(name, []) if labels["tid"] == str(tid)}
 
     def status(self) -> dict[str, str]:
-        """Return the fields of /proc/PID/status of the process."""
+        """Return the fields of the process's /proc/PID/status."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
@@ -116,14 +119,14 @@ class Service(Logging):
 def command_of(
     arguments: Sequence[str], systemd: FakeSystemd | None
 ) -> tuple[list[str], Mapping[str, str], Sequence[int]]:
-    """Return command, environment and descriptors of the exporter, with or without the stand-in for systemd."""
+    """Return the exporter's command, environment and descriptors, with or without the stand-in for systemd."""
     if systemd:
         return systemd.command(arguments)
     return [sys.executable, "-m", "exporter", *arguments], os.environ, ()
 
 
 class FakeSystemd:
-    """A stand-in for systemd: receives notifications, stores descriptors, and passes them to the next start."""
+    """A stand-in for systemd. It receives notifications, stores descriptors, and passes them to the next start."""
 
     def __init__(self, address: str) -> None:
         self.messages: list[str] = []
@@ -143,7 +146,7 @@ class FakeSystemd:
                 data, ancillary, _, _ = self._socket.recvmsg(8192, socket.CMSG_SPACE(64 * size))
             except OSError:
                 return
-            if not data:  # close()
+            if not data:  # close() was called
                 return
             fds = array.array("i")
             for level, kind, content in ancillary:

@@ -1,4 +1,4 @@
-"""Expected counts and durations of the demo's trace, read only from its text."""
+"""Expected counts and durations of the demo's trace, computed only from its text."""
 
 from __future__ import annotations
 

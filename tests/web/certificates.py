@@ -1,4 +1,4 @@
-"""Make certificates with openssl: authorities, and certificates that they sign."""
+"""Make certificates with openssl: authorities, and certificates that the authorities sign."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 _NEW = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9"]
-# Replaces the machine's openssl.cnf. Python 3.13's strict verification needs the extensions that are set below.
+# This replaces the machine's openssl.cnf. Python 3.13 verifies certificates strictly, so it needs the extensions that
+# are set below.
 _CONFIG = "[req]\ndistinguished_name = name\n[name]\n"
 
 
@@ -16,7 +17,10 @@ def authority(folder: Path, name: str) -> None:
 
 
 def signed(folder: Path, name: str, by: str, names: str) -> None:
-    """Write NAME.crt and NAME.key, signed by `by`; `names` are the alternative names in openssl's syntax."""
+    """Write NAME.crt and NAME.key, signed by the authority `by`.
+
+    `names` are the alternative names in openssl's syntax.
+    """
     extensions = [
         "basicConstraints=critical,CA:false",
         "authorityKeyIdentifier=keyid:always",

@@ -1,4 +1,4 @@
-"""A simple scraper, and an application that it can scrape."""
+"""A simple scraper, and an application that the scraper can scrape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Got(NamedTuple):
 
 
 def app(size: int = 1) -> Routes:
-    """Return routes: /metrics is BODY repeated `size` times, / is the page of a host without VMs."""
+    """Return routes. /metrics is BODY repeated `size` times, and / is the page of a host without VMs."""
     page = MetricsPage([("Content-Type", "text/plain; version=0.0.4")], [BODY] * size)
     html_page = HtmlPage(
         lambda: PageData(nothing(0), Health(True, 0, 0)), lambda: 1.0, kernel="6.1", telemetry_path="/metrics"
@@ -43,7 +43,7 @@ def ask(
     tls: ssl.SSLContext | None = None,
     user: tuple[str, str] | None = None,
 ) -> Got:
-    """Send one request on a new connection; return the answer."""
+    """Send one request on a new connection. Return the answer."""
     address = web.addresses[0]
     if tls:
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(address, timeout=20, context=tls)
@@ -61,7 +61,7 @@ def ask(
 
 
 def connect(web: WebServer, source: str = "") -> socket.socket:
-    """Open a bare connection, from the address `source` if it is given."""
+    """Open a TCP connection without TLS and without a request. If `source` is given, it is the local address."""
     host, port = web.addresses[0].rsplit(":", 1)
     return socket.create_connection((host.strip("[]"), int(port)), 20, (source, 0) if source else None)
 
@@ -78,9 +78,9 @@ def all_of(raw: socket.socket) -> bytes:
 
 
 def trusting(pki: Path, client: str = "", **versions: ssl.TLSVersion) -> ssl.SSLContext:
-    """Return a context that trusts the authority `ca` and sends the certificate of `client` if it is given."""
+    """Return a TLS context that trusts the authority `ca`. If `client` is given, the context sends that certificate."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13's default
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # this is the default of Python 3.13
     if client:
         context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
     for name, version in versions.items():

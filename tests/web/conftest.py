@@ -29,7 +29,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Return start(config): it starts a server that is closed after the test. `config` may be a path."""
+    """Return start(config). It starts a server, which is closed after the test. `config` may be a path."""
     started: list[WebServer] = []
 
     def start(
@@ -49,5 +49,5 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turn the timer for changed files off: only the test's own check_files() checks them."""
+    """Switch off the timer that checks for changed files. Only the test's calls of check_files() check them."""
     monkeypatch.setattr(watched, "_POLL_SECONDS", 600.0)

@@ -1,4 +1,4 @@
-"""The present state of a server. With it a test waits for a state instead of a time."""
+"""Read the present state of a server, so that a test can wait for a state instead of a time."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def passwords(web: WebServer) -> Passwords:
 
 
 def only(web: WebServer) -> TimedStream:
-    """Wait until the server has exactly one connection; return the server's end of it."""
+    """Wait until the server has exactly one connection. Return the server's end of this connection."""
     until(lambda: len(held(web)) == 1)
     (stream,) = held(web)
     return stream
 
 
 def scrapes(web: WebServer) -> int:
-    """Return the number of scrapes in flight."""
+    """Return the number of scrapes in progress."""
     return len(held(web)._scrapes)
 
 
@@ -65,5 +65,5 @@ def writing(stream: TimedStream) -> bool:
 
 
 def stuck(stream: TimedStream) -> bool:
-    """Return whether the client reads nothing and the kernel's buffers stay full after delayed acknowledgements."""
+    """Return whether the client reads nothing. Then the kernel's buffers stay full after delayed acknowledgements."""
     return writing(stream) and not select.select([], [stream.socket], [], 0.1)[1]

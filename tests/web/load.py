@@ -25,12 +25,12 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 CONNECTIONS, PAGE_BYTES = 2000, 20_000_000
-AGAIN = 100  # closed connections that are opened again every tenth of a second
-BAD_HOST = "127.0.0.2"  # a loopback address, but not the good scraper's
+AGAIN = 100  # per tenth of a second, this many closed connections are opened again
+BAD_HOST = "127.0.0.2"  # a loopback address that the good scraper does not use
 
 _LINE = b'kvm_exits_total{pid="142",tid="150",vm="web-1",vcpu="0",reason="EC_WFx",class="idle"} 1597\n'
 _GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-# Each kind of bad connection: its name, its share in percent, and the bytes that it sends first.
+# Each kind of bad connection has a name, a share in percent, and the bytes that it sends first.
 _KINDS = (
     ("idle", 34, b""),
     ("half a request", 20, b"GET /metrics HTT"),
@@ -43,9 +43,10 @@ _KINDS = (
 
 @dataclass
 class Figures:
-    """Durations of good scrapes in seconds; the child's descriptors and resident memory in MB.
+    """Durations of good scrapes in seconds, and the child's open descriptors and resident memory in MB.
 
-    Descriptors and memory are taken five times: before, in and after the first flood, in and after the second flood.
+    Descriptors and memory are measured five times: before the first flood, during it, after it, during the second flood
+    and after it.
     """
 
     quiet: list[float]
@@ -70,7 +71,7 @@ def child() -> None:
 
 
 def measure() -> Figures:
-    """Run the child and flood it twice; return figures from before, during and after the floods."""
+    """Start the child and flood it twice. Return the figures from before, during and after the floods."""
     need = CONNECTIONS + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < need:
@@ -111,7 +112,7 @@ def _held(pid: int) -> tuple[int, float]:
 
 
 def _scrape(address: tuple[str, int]) -> float:
-    """Return the seconds from connecting to the last byte."""
+    """Return the seconds from the start of connecting until the last byte is received."""
     start = time.monotonic()
     with socket.create_connection(address, timeout=30) as raw:
         raw.sendall(_GET.replace(b"1.1", b"1.0"))
@@ -132,7 +133,7 @@ class _Bad:
         self.open()
 
     def open(self) -> None:
-        """Begin to connect, without waiting."""
+        """Start to connect, and do not wait."""
         self.rest = self.first
         self.raw = socket.socket()
         self.raw.setblocking(False)
@@ -142,7 +143,7 @@ class _Bad:
             self.raw.connect(self.address)
 
     def go_on(self, *, drop: bool) -> bool:
-        """Send the next bytes; with `drop` also a slow header's next byte. Return False if the server has closed."""
+        """Send the next bytes. With `drop`, a slow header gets one more byte. Return False if the server has closed."""
         try:
             if self.rest:
                 self.rest = self.rest[self.raw.send(self.rest) :]
@@ -157,7 +158,10 @@ class _Bad:
 
 @contextlib.contextmanager
 def _bad_connections(address: tuple[str, int]) -> Iterator[None]:
-    """Hold all bad connections open in another process: this one's interpreter lock must not slow the good scrapes."""
+    """Keep all bad connections open in another process.
+
+    In this process, the interpreter lock would slow the good scrapes.
+    """
     code = f"from tests.web.load import flood; flood({address!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdin
@@ -172,9 +176,9 @@ def _bad_connections(address: tuple[str, int]) -> Iterator[None]:
 
 
 def flood(address: tuple[str, int]) -> None:
-    """Open the connections, and open closed ones again, until standard input ends."""
+    """Open the connections, and open those again that the server has closed. Stop when standard input ends."""
     wanted = [(name, first) for name, share, first in _KINDS for _ in range(CONNECTIONS * share // 100)]
-    # The kinds are mixed, in the same order in each run.
+    # The kinds are mixed. Their order is the same in each run.
     all_bad = [_Bad(address, *wanted[number * 7919 % len(wanted)]) for number in range(len(wanted))]
     stop = threading.Event()
 

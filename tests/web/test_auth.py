@@ -26,7 +26,7 @@ def basic(pair: str) -> str:
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-def test_every_path_needs_a_user(serve: Serve, tmp_path: Path) -> None:
+def test_every_path_needs_a_user_and_a_password(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {GOOD}\n  bob: {GOOD.replace('$2b$', '$2y$')}\n")
     web = serve(path)
@@ -42,7 +42,7 @@ def test_every_path_needs_a_user(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The list of passwords that bcrypt has checked."""
+    """The list of the passwords that bcrypt has checked."""
     asked: list[bytes] = []
     matches = auth._matches
 
@@ -63,7 +63,8 @@ def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
         for _ in range(3):
             assert not await passwords.check(users, basic("alice:guess"), "::1")
             assert not await passwords.check(users, basic("nobody:secret"), "::1")
-        # A wrong pair costs one bcrypt check for known and unknown users alike, also after alice was right.
+        # A wrong pair costs one bcrypt check, for a known and for an unknown user. The same holds after alice was
+        # right.
         assert checks[1:] == [b"guess", b"secret"] * 3
         assert await passwords.check(users, basic("long:" + "x" * 99), "::1")
         # After a change of a password or the removal of a user, the old pair is refused at once.
@@ -77,7 +78,7 @@ def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
 
 @pytest.mark.parametrize("header", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "=" * 8, basic("no colon"),
                                     "Basic " + base64.b64encode(b"\xff:\xff").decode()])  # fmt: skip
-def test_refuses_malformed_headers_without_a_check(header: str, checks: list[bytes]) -> None:
+def test_malformed_headers_are_refused_without_a_check(header: str, checks: list[bytes]) -> None:
     passwords = Passwords()
     assert not asyncio.run(passwords.check({"alice": GOOD}, header, "::1"))
     assert checks == []
@@ -86,7 +87,7 @@ def test_refuses_malformed_headers_without_a_check(header: str, checks: list[byt
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threading.Event]]:
-    """Checks wait for the event. The list has their passwords in the order of the checks."""
+    """Each check waits for the event. The list has the checked passwords in the order of the checks."""
     order: list[bytes] = []
     go_on = threading.Event()
 
@@ -100,8 +101,11 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[bytes], threadi
     go_on.set()
 
 
-def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], threading.Event]) -> None:
-    """Seven guesses from one address wait. The check of a scraper at another address comes next, not last."""
+def test_guesses_from_one_address_do_not_delay_another_address(held: tuple[list[bytes], threading.Event]) -> None:
+    """Seven guesses from one address wait.
+
+    Then a scraper at another address comes. Its check is the next one, not the last.
+    """
     order, go_on = held
 
     async def main() -> None:
@@ -123,7 +127,10 @@ def test_guesses_of_one_address_do_not_delay_another(held: tuple[list[bytes], th
 
 
 def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], threading.Event]) -> None:
-    """Eight checks of one address may wait, and 256 in total. More are refused at once; a cached user does not wait."""
+    """At most eight checks of one address may wait, and 256 checks in all.
+
+    Further checks are refused at once. A user whose password is cached does not wait.
+    """
     _, go_on = held
 
     async def main() -> None:
@@ -153,7 +160,7 @@ def test_the_number_of_waiting_checks_is_limited(held: tuple[list[bytes], thread
 def test_guesses_do_not_delay_a_known_scraper(
     serve: Serve, tmp_path: Path, checks: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hashes have cost 11, about 0.15 s for each check. Seven guesses wait for their checks."""
+    """The hashes have cost 11, so each check takes about 0.15 s. Seven guesses wait for their checks."""
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {bcrypt.hashpw(b'secret', bcrypt.gensalt(11)).decode()}\n")
     web = serve(path)

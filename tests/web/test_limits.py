@@ -1,4 +1,4 @@
-"""Limits on clients: bytes, time, connections, scrapes."""
+"""Each limit on clients is applied: on bytes, time, connections and scrapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.web.client import BODY, all_of, app, ask, connect
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, held, idle, only, scrapes, stuck, until, writing
 
-BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets hold
+BIG = 400_009  # number of copies of BODY: 8 MB, more than the buffers of two sockets hold
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ BIG = 400_009  # times BODY: 8 MB, more than the buffers of two sockets hold
         (b"OPTIONS * HTTP/1.0\r\n\r\n", 404),
     ],
 )
-def test_answers_malformed_and_large_requests_with_their_status(
+def test_malformed_and_large_requests_get_their_status(
     serve: Serve, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
 ) -> None:
     web = serve()
@@ -62,7 +62,7 @@ def test_answers_malformed_and_large_requests_with_their_status(
         if status in (200, 403):
             assert raw.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status)
         else:
-            # A large request may reset the connection before the client has read the refusal.
+            # After a large request, the server may reset the connection before the client has read the refusal.
             answer = all_of(raw) if b"HTTP/1.0" not in sent else raw.recv(1 << 16)
             assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert ask(web).body == BODY
@@ -90,7 +90,7 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock for the limits that only the test advances. The server checks the limits often."""
+    """A clock for the limits. Only the test advances it. The server checks the limits often."""
     monkeypatch.setattr(loop, "_SWEEP_SECONDS", 0.02)
     return Clock()
 
@@ -130,7 +130,7 @@ def test_a_connection_beyond_a_time_limit_is_closed(
         raw.sendall(sent[-1])
         until(lambda: state(stream))
         clock.now += limit - 2
-        time.sleep(0.1)  # a few checks
+        time.sleep(0.1)  # the server checks a few times
         assert not stream.closed()
         clock.now += 3
         until(stream.closed)
@@ -151,15 +151,15 @@ def test_a_header_that_arrives_byte_by_byte_is_cut_off(serve: Serve, clock: Cloc
         until(stream.closed)
 
 
-def test_a_steady_reader_is_closed_after_the_limit_on_answers(serve: Serve, clock: Clock) -> None:
+def test_a_steady_reader_is_closed_after_the_time_limit_for_answers(serve: Serve, clock: Clock) -> None:
     web = serve(routes=app(BIG), clock=clock)
     with connect(web) as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # otherwise the kernel buffers more for us
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # otherwise the kernel buffers more of the answer
         stream = only(web)
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         until(lambda: writing(stream))
         read = 0
-        for _ in range(10):  # each time read enough for the server to send more
+        for _ in range(10):  # each round reads enough for the server to send more
             clock.now += connections.WRITE_SECONDS
             while stream.progress_at < clock.now:
                 read += len(raw.recv(1 << 16))
@@ -172,7 +172,7 @@ def test_a_steady_reader_is_closed_after_the_limit_on_answers(serve: Serve, cloc
 
 
 class Gate:
-    """A page that is rendered when the gate opens."""
+    """A page that is rendered only after the gate has opened."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -217,14 +217,14 @@ def spins() -> bool:
 @pytest.mark.parametrize(
     "pieces", [[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: x\r\n\r\n"]]
 )
-def test_a_half_closed_connection_is_answered(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
+def test_a_client_that_half_closes_its_connection_gets_an_answer(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
     web = serve(routes=routes(gate.render, "/metrics"), clock=Clock())
     with connect(web) as raw:
         for piece in pieces:
             raw.sendall(piece)
         raw.shutdown(socket.SHUT_WR)
         until(lambda: gate.asked == [1])
-        for _ in range(3):  # by the second of these the loop has seen the half close
+        for _ in range(3):  # during the second of these requests at the latest, the loop sees the half close
             assert ask(web, "/-/healthy").status == 200
         assert not spins()
         gate.open.set()
@@ -233,7 +233,7 @@ def test_a_half_closed_connection_is_answered(serve: Serve, gate: Gate, pieces: 
 
 @pytest.mark.parametrize("rest", [b"", b"GET /met"])
 def test_all_requests_before_a_half_close_are_answered(serve: Serve, rest: bytes) -> None:
-    """The pages are too large for the buffers."""
+    """The pages are larger than the socket buffers."""
     web = serve(routes=app(BIG), clock=Clock())
     with connect(web) as raw:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + rest)
@@ -246,10 +246,10 @@ def test_all_requests_before_a_half_close_are_answered(serve: Serve, rest: bytes
     assert answer.count(BODY) == 2 * BIG
 
 
-def test_a_half_close_during_the_read_of_a_request_is_answered(
+def test_a_half_close_while_the_server_reads_a_request_does_not_prevent_the_answer(
     serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has read the header but has not parsed it yet."""
+    """The server has read the header, but has not parsed it yet."""
     gate.open.set()
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw:
@@ -276,14 +276,17 @@ def test_a_body_that_ends_too_early_ends_the_connection(serve: Serve) -> None:
 
 
 def test_no_page_is_rendered_for_closed_connections(serve: Serve, gate: Gate) -> None:
-    """Four pages are rendered at a time. 23 scrapes wait for a thread, and their clients have closed."""
+    """Four pages are rendered at a time.
+
+    23 scrapes wait for a thread, and their clients have closed their connections.
+    """
     clock = Clock()
     web = serve(routes=routes(gate.render, "/metrics"), clock=clock)
     asked = [connect(web) for _ in range(27)]
     for raw in asked:
         raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
     until(lambda: scrapes(web) == 27 and len(gate.asked) == 4)
-    clock.now += 2  # soon after a request, a close looks the same as a half close
+    clock.now += 2  # shortly after a request, a close cannot be told from a half close
     for raw in asked:
         raw.close()
     until(lambda: len(held(web)) == 0)
@@ -292,7 +295,7 @@ def test_no_page_is_rendered_for_closed_connections(serve: Serve, gate: Gate) ->
     assert len(gate.asked) == 4 + 1
 
 
-def test_the_longest_stuck_reader_is_closed_for_a_new_scrape(serve: Serve) -> None:
+def test_the_reader_that_was_stuck_longest_is_closed_for_a_new_scrape(serve: Serve) -> None:
     clock = Clock()
     web = serve(routes=app(BIG), max_requests=3, clock=clock)
     standing = []
@@ -304,14 +307,14 @@ def test_the_longest_stuck_reader_is_closed_for_a_new_scrape(serve: Serve) -> No
     assert ask(web).status == 503
     clock.now += 1
     assert len(ask(web).body) == BIG * len(BODY)
-    # The server has closed the reader that was stuck for longest; the others get their pages.
+    # The server has closed the reader that was stuck longest. The others get their pages.
     assert [len(all_of(raw)) > BIG * len(BODY) for raw in standing] == [False, True, True]
     for raw in standing:
         raw.close()
 
 
-def test_the_address_with_most_scrapes_loses_one_to_another_address(serve: Serve) -> None:
-    """An address with many scrapes delays only its own scrapes, not those of another address."""
+def test_the_address_with_the_most_scrapes_loses_one_to_another_address(serve: Serve) -> None:
+    """An address with many scrapes delays only the scrapes from that address."""
     web = serve(routes=app(BIG), max_requests=3, clock=Clock())
     greedy = [connect(web, "127.0.0.2") for _ in range(3)]
     for raw in greedy:
@@ -326,7 +329,9 @@ def test_the_address_with_most_scrapes_loses_one_to_another_address(serve: Serve
         raw.close()
 
 
-def test_the_oldest_idle_connection_is_closed_for_a_new_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_idle_connection_is_closed_for_a_new_connection(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "max_connections", lambda: 23)
     web = serve()
     scraper = http.client.HTTPConnection(web.addresses[0], timeout=20)
@@ -340,7 +345,7 @@ def test_the_oldest_idle_connection_is_closed_for_a_new_one(serve: Serve, monkey
         with contextlib.suppress(TimeoutError):
             closed += raw.recv(1) == b""
     assert closed == 101 + 1 + 1 - 23
-    # A connection that has sent a request stays while there are others without one.
+    # A connection that has sent a request stays open while other connections have sent no request.
     scraper.request("GET", "/metrics")
     assert scraper.getresponse().read() == BODY
     scraper.close()
@@ -354,7 +359,7 @@ def test_the_connection_limit_leaves_descriptors_for_counting(monkeypatch: pytes
         assert connections.max_connections() == most
 
 
-def test_reload_answers_with_the_result_or_is_disabled(serve: Serve) -> None:
+def test_a_reload_request_returns_its_result_and_is_refused_if_disabled(serve: Serve) -> None:
     calls: list[int] = []
     wrong = ["", "config.yaml:3: linger: has no unit"]
 
@@ -372,7 +377,7 @@ def test_reload_answers_with_the_result_or_is_disabled(serve: Serve) -> None:
     assert (got.status, got.body) == (403, b"Lifecycle API is not enabled.\n")
 
 
-def test_close_finishes_running_answers(serve: Serve, gate: Gate) -> None:
+def test_close_finishes_the_answers_in_progress(serve: Serve, gate: Gate) -> None:
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
         raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Addresses, unix sockets, and inherited sockets."""
+"""The server listens on addresses, on unix sockets, and on inherited sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def over_unix(path: Path) -> bytes:
         return all_of(raw)
 
 
-def test_serves_on_a_unix_socket_and_removes_it(serve: Serve, tmp_path: Path) -> None:
+def test_the_server_serves_on_a_unix_socket_and_removes_it(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = serve(addresses=[f"unix:{path}"])
     assert web.addresses == [f"unix:{path}"]
@@ -43,7 +43,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:
     assert over_unix(path).endswith(BODY)
 
 
-def test_refuses_a_socket_in_use_and_a_path_that_is_no_socket(tmp_path: Path) -> None:
+def test_a_socket_in_use_and_a_path_that_is_no_socket_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     first = listen(f"unix:{path}")
     with pytest.raises(ListenError) as caught:
@@ -59,7 +59,7 @@ def test_refuses_a_socket_in_use_and_a_path_that_is_no_socket(tmp_path: Path) ->
         listen(f"unix:{tmp_path}/no/such/folder.sock")
 
 
-def test_another_instances_socket_is_not_removed(tmp_path: Path) -> None:
+def test_the_socket_of_another_instance_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     first = listen(f"unix:{path}")
     path.unlink()
@@ -92,7 +92,7 @@ def test_a_socket_bound_by_root_gets_the_new_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for chown")
-def test_only_the_socket_itself_changes_its_owner(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_socket_keeps_its_owner(tmp_path: Path) -> None:
     path, other = tmp_path / "web.sock", tmp_path / "roots"
     other.touch(0o600)
     listener = listen(f"unix:{path}")
@@ -118,7 +118,7 @@ def test_root_replaces_a_stale_socket_of_another_user(serve: Serve, tmp_path: Pa
     assert over_unix(path).endswith(BODY)
 
 
-def test_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path: Path) -> None:
+def test_the_server_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "systemd.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as given:
         given.bind(str(path))
@@ -129,7 +129,7 @@ def test_serves_on_an_inherited_socket_and_keeps_its_file(serve: Serve, tmp_path
     assert path.exists(), "the file belongs to systemd"
 
 
-def test_an_inherited_socket_must_listen() -> None:
+def test_an_inherited_socket_must_be_listening() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent, pytest.raises(ListenError) as caught:
         WebServer([], [silent])
     assert "is not a listening stream socket" in str(caught.value)
@@ -137,7 +137,7 @@ def test_an_inherited_socket_must_listen() -> None:
         WebServer([], [datagrams])
 
 
-def test_closing_before_serving_frees_the_address() -> None:
+def test_close_before_serve_frees_the_address() -> None:
     web = WebServer(["127.0.0.1:0"])
     address = web.addresses[0]
     web.close()

@@ -1,4 +1,4 @@
-"""The pulse detects a web server that hangs, from outside the server's loop, and raises no false alarm."""
+"""The pulse detects a hanging web server from outside the server's loop. It raises no false alarm."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def turn(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
 
 
-def test_a_loop_that_does_not_run_for_ten_seconds_hangs(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_does_not_run_for_ten_seconds_counts_as_hanging(caplog: pytest.LogCaptureFixture) -> None:
     loop, clock = asyncio.new_event_loop(), Clock()
     beating = Heartbeat(loop, clock)
-    for _ in range(3):  # checked rarely; the loop runs once between two checks
+    for _ in range(3):  # checked rarely: between two checks, the loop runs once
         clock.now += 500
         turn(loop)
         clock.now += 500
         assert beating.beats()
-    clock.now += 1000  # perhaps the whole process was stopped
+    clock.now += 1000  # the loop did not run, but perhaps the whole process was stopped
     assert beating.beats()
     turn(loop)
     assert beating.beats()

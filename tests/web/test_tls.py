@@ -1,4 +1,4 @@
-"""TLS for a Prometheus server: certificates, versions, client certificates, renewal."""
+"""TLS between a Prometheus server and the exporter: certificates, versions, client certificates, renewal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from tests.web.inside import Clock, only, until
 
 
 def config(folder: Path, pki: Path, more: str = "", cert: str = "server") -> Path:
-    """Write a web configuration and its certificate into `folder`; the configuration names it by a relative path."""
+    """Write a web configuration and its certificate into `folder`.
+
+    The configuration names the certificate by a relative path.
+    """
     for kind in ("crt", "key"):
         shutil.copy(pki / f"{cert}.{kind}", folder / f"server.{kind}")
     shutil.copy(pki / "ca.crt", folder / "ca.crt")
@@ -41,7 +44,7 @@ def common_name(web: WebServer, context: ssl.SSLContext) -> str:
     return str(certificate["subject"][0][0][1])
 
 
-def test_serves_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_the_server_serves_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     web = serve(config(tmp_path, pki))
     assert web.scheme == "https"
     got = ask(web, tls=trusting(pki))
@@ -50,14 +53,14 @@ def test_serves_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
         assert raw.version() == "TLSv1.3"
 
 
-def test_serves_a_large_page_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_a_large_page_is_served_over_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     from tests.web.client import app
 
     web = serve(config(tmp_path, pki), routes=app(200_003))
     assert ask(web, tls=trusting(pki)).body == BODY * 200_003
 
 
-def test_serves_on_after_a_client_rejects_the_certificate(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_the_server_goes_on_after_a_client_rejects_the_certificate(serve: Serve, pki: Path, tmp_path: Path) -> None:
     web = serve(config(tmp_path, pki))
     with pytest.raises(ssl.SSLCertVerificationError):
         ask(web, tls=ssl.create_default_context())
@@ -67,7 +70,9 @@ def test_serves_on_after_a_client_rejects_the_certificate(serve: Serve, pki: Pat
 @pytest.mark.parametrize(
     "garbage", [b"GET /metrics HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + b"\xff" * 600, b""]
 )
-def test_serves_on_after_bytes_that_are_not_tls(serve: Serve, pki: Path, tmp_path: Path, garbage: bytes) -> None:
+def test_the_server_goes_on_after_bytes_that_are_not_tls(
+    serve: Serve, pki: Path, tmp_path: Path, garbage: bytes
+) -> None:
     web = serve(config(tmp_path, pki))
     with connect(web) as raw:
         raw.sendall(garbage)
@@ -75,7 +80,7 @@ def test_serves_on_after_bytes_that_are_not_tls(serve: Serve, pki: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_min_and_max_version_are_enforced(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_the_minimum_and_maximum_version_are_enforced(serve: Serve, pki: Path, tmp_path: Path) -> None:
     only_13 = serve(config(tmp_path, pki, "  min_version: TLS13\n"))
     assert ask(only_13, tls=trusting(pki)).status == 200
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
@@ -136,7 +141,9 @@ def test_client_certificates_are_verified(serve: Serve, pki: Path, tmp_path: Pat
         ("127.0.0.1", False),
     ],
 )
-def test_client_allowed_sans_are_enforced(serve: Serve, pki: Path, tmp_path: Path, san: str, allowed: bool) -> None:
+def test_the_option_client_allowed_sans_is_enforced(
+    serve: Serve, pki: Path, tmp_path: Path, san: str, allowed: bool
+) -> None:
     more = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n"
     web = serve(config(tmp_path, pki, f"{more}  client_allowed_sans: ['{san}', grafana.example]\n"))
     if allowed:
@@ -147,10 +154,13 @@ def test_client_allowed_sans_are_enforced(serve: Serve, pki: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_renewed_certificate_is_served_once_its_key_fits(
+def test_a_renewed_certificate_is_served_once_its_key_matches(
     serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The certificate is replaced, then its key. Until both fit, and while a file is missing, the old pair is used."""
+    """First the certificate is replaced, then its key.
+
+    The old pair is used until both match, and while a file is missing.
+    """
     settings = WatchedSettings(config(tmp_path, pki))
     web, context = serve(settings), trusting(pki)
     assert common_name(web, context) == "server"
@@ -191,8 +201,8 @@ for line in sys.stdin:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop privileges")
-def test_warns_once_of_a_key_that_only_root_can_read(pki: Path) -> None:
-    """The warning comes after privileges are dropped. It is an error only when a file changes."""
+def test_a_key_that_only_root_can_read_gives_one_warning(pki: Path) -> None:
+    """The warning comes after privileges are dropped. It becomes an error only when a file changes."""
     with tempfile.TemporaryDirectory() as name:  # only root can read pytest's folders
         folder = Path(name)
         path = config(folder, pki)
@@ -227,7 +237,7 @@ def test_warns_once_of_a_key_that_only_root_can_read(pki: Path) -> None:
 def test_a_reload_can_add_tls_but_not_remove_it(
     serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A truncated file must not weaken access."""
+    """A truncated file must not weaken access control."""
     path = tmp_path / "web.yml"
     path.write_text("")
     settings = WatchedSettings(path)
@@ -251,7 +261,7 @@ CHECKED = """\
 
 
 def weaker(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the options that each logged reload would have weakened."""
+    """Return, for each refused reload in the log, the options that the reload would have weakened."""
     fields = [record.__dict__["fields"] for record in caplog.records]
     return [field["weaker"] for field in fields if "weaker" in field]
 
@@ -260,7 +270,10 @@ def weaker(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_reload_can_add_client_checks_but_not_remove_them(
     serve: Serve, pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file without its last lines still has a certificate, but would admit every client."""
+    """A file that lacks its last lines still names a certificate.
+
+    With this file, the server would accept every client.
+    """
     path = config(tmp_path, pki)
     bare = path.read_text()
     settings = WatchedSettings(path)
@@ -296,8 +309,11 @@ def test_a_handshake_that_never_ends_is_cut_off(serve: Serve, pki: Path, tmp_pat
         until(stream.closed)
 
 
-def test_a_tls_shutdown_of_the_client_ends_the_connection(serve: Serve, pki: Path, tmp_path: Path) -> None:
-    """unwrap() waits for the server's answer. The server closes the connection, so unwrap() raises SSLEOFError."""
+def test_a_tls_shutdown_by_the_client_ends_the_connection(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    """unwrap() waits for the server to answer the shutdown.
+
+    The server closes the connection instead, so unwrap() raises SSLEOFError.
+    """
     web = serve(config(tmp_path, pki))
     with trusting(pki).wrap_socket(connect(web), server_hostname="localhost") as raw:
         raw.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -308,7 +324,7 @@ def test_a_tls_shutdown_of_the_client_ends_the_connection(serve: Serve, pki: Pat
         assert time.monotonic() - start < 15
 
 
-def test_ipv6_and_unix_sockets_use_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
+def test_ipv6_and_unix_sockets_can_use_tls(serve: Serve, pki: Path, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     web = serve(config(tmp_path, pki), addresses=["[::1]:0", f"unix:{path}"])
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

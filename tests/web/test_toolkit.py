@@ -1,4 +1,4 @@
-"""The web configuration file: accepted files, and every problem of a refused file."""
+"""The web configuration file: which files are accepted, and how every problem of a refused file is reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read(folder: Path, text: str) -> Settings:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("good-*.yml")))
-def test_accepts_good_files(folder: Path, name: str) -> None:
+def test_good_files_are_accepted(folder: Path, name: str) -> None:
     settings = read(folder, (DATA / name).read_text())
     assert (settings.tls is not None) == (name in ("good-everything.yml", "good-minimal.yml"))
     if name == "good-everything.yml":
@@ -57,7 +57,7 @@ def test_accepts_good_files(folder: Path, name: str) -> None:
         }
 
 
-def test_accepts_certificates_in_the_file_itself(folder: Path) -> None:
+def test_certificates_in_the_configuration_file_itself_are_accepted(folder: Path) -> None:
     def block(name: str) -> str:
         return "|\n" + "".join(f"    {line}\n" for line in (folder / name).read_text().splitlines())
 
@@ -117,7 +117,7 @@ def test_accepts_certificates_in_the_file_itself(folder: Path) -> None:
                                   "node content, but found '<stream end>'"]),
     ],
 )  # fmt: skip
-def test_reports_every_problem_with_its_line(folder: Path, text: str, expected: list[str]) -> None:
+def test_every_problem_is_reported_with_its_line(folder: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         read(folder, text)
     problems = [problem.replace(f"{folder}/web.yml:", "", 1) for problem in caught.value.problems]
@@ -144,7 +144,7 @@ def test_users_without_the_module_bcrypt_are_refused(folder: Path, monkeypatch: 
         read(folder, f"basic_auth_users: {{alice: '{HASH}'}}")
 
 
-def test_the_token_bucket_refills_up_to_its_burst() -> None:
+def test_the_token_bucket_refills_up_to_its_burst_size() -> None:
     bucket = TokenBucket(interval=2.0, burst=3)
     assert [bucket.take(1000.0) for _ in range(5)] == [True, True, True, False, False]
     assert [bucket.take(1002.0), bucket.take(1003.9), bucket.take(1004.0)] == [True, False, True]
@@ -152,7 +152,7 @@ def test_the_token_bucket_refills_up_to_its_burst() -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_headers_and_rate_limit_are_applied(serve: Serve, folder: Path) -> None:
+def test_the_options_headers_and_rate_limit_are_applied(serve: Serve, folder: Path) -> None:
     path = folder / "web.yml"
     headers = (
         "http_server_config: {headers: {X-Frame-Options: deny, Content-Security-Policy: \"default-src 'self'\"}}\n"
@@ -174,7 +174,7 @@ def test_headers_and_rate_limit_are_applied(serve: Serve, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_wrong_change_is_logged_once_and_the_old_state_stays(
+def test_a_wrong_change_is_logged_once_and_the_old_configuration_stays_in_force(
     serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder / "web.yml"
@@ -194,7 +194,7 @@ def test_a_wrong_change_is_logged_once_and_the_old_state_stays(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_file_that_is_no_regular_file_is_refused_without_blocking(
+def test_a_file_that_is_no_regular_file_is_refused_without_waiting_for_it(
     serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder / "web.yml"

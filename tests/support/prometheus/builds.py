@@ -1,4 +1,4 @@
-"""The Prometheus of each Debian release: the installed one, or its package unpacked into a cache folder."""
+"""Find the Prometheus of each Debian release. It is the installed one, or a package unpacked into a cache folder."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pathlib import Path
 SUITES = ("bookworm", "trixie", "sid")
 
 _ARCHIVE = {*SUITES, "stable", "testing", "unstable"}
-"""Suite names of Debian's own archive. They distinguish it from other apt sources."""
+"""Suite names of Debian's archive. They distinguish this archive from other apt sources."""
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class UnavailableError(Exception):
-    """This server is not available on this machine. The message is one line with the cause."""
+    """This Prometheus is not available on this machine. The message is one line with the cause."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A Prometheus binary, and the promtool of the same package."""
+    """The Prometheus binary and the promtool of one package."""
 
     binary: Path
     promtool: Path
     text: str
-    """The version that the binary prints."""
+    """The version, as printed by the binary."""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -41,7 +41,10 @@ class Build:
 
 @functools.cache
 def find(suite: str) -> Build | UnavailableError:
-    """Return the suite's Prometheus, or the error. Tries only once: a failed download would fail again."""
+    """Return the Prometheus of a suite, or the error.
+
+    It is searched only once, because a failed download would fail again.
+    """
     try:
         if _codename() == suite and (installed := shutil.which("prometheus")):
             return _build(Path(installed))
@@ -81,7 +84,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
 
 
 def _fetch(suite: str, cache: Path, link: Path) -> None:
-    """Download and unpack, then rename to `<version>` and make the link `<suite>` to it."""
+    """Download and unpack the packages into a folder `<version>`, and make the link `<suite>` to it."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as name:
         new = Path(name)
@@ -94,22 +97,23 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
         unpacked.mkdir()
         for binary in ("prometheus", "promtool"):
             (new / "tree/usr/bin" / binary).rename(unpacked / binary)
-        _build(unpacked / "prometheus")  # it must run here: the Go binary needs a C library that is new enough
+        _build(unpacked / "prometheus")  # check that it runs here, because the Go binary needs a new enough C library
         folder = cache / version.replace(":", "_")
         try:
             unpacked.rename(folder)
         except OSError:
-            if not (folder / "prometheus").exists():  # another run was faster
+            if not (folder / "prometheus").exists():  # another run has made the folder meanwhile
                 raise
-            (unpacked / "promtool").replace(folder / "promtool")  # older caches have only the server
+            # a folder from an older version of this code has only the server
+            (unpacked / "promtool").replace(folder / "promtool")
         (new / "link").symlink_to(folder.name)
         (new / "link").replace(link)
 
 
 def _download(suite: str, new: Path) -> None:
-    """Download the packages of server and promtool (separate since Debian 13) from this machine's mirror.
+    """Download the packages of the server and of promtool from this machine's mirror.
 
-    apt gets a state of its own.
+    They are separate packages since Debian 13. apt uses a separate state folder.
     """
     for folder in (new / "lists/partial", new / "archives/partial"):
         folder.mkdir(parents=True)
@@ -125,12 +129,12 @@ def _download(suite: str, new: Path) -> None:
         "Dir::Etc::sourcelist": new / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
         "Acquire::Languages": "none",
-        "Acquire::Check-Valid-Until": "false",  # a mirror may be a snapshot
+        "Acquire::Check-Valid-Until": "false",  # the mirror may be an old snapshot
         "Acquire::Retries": "2",
         "Acquire::http::Timeout": "20",
         "Acquire::https::Timeout": "20",
         "APT::Sandbox::User": "root",
-        "APT::Update::Error-Mode": "any",  # otherwise a failed list is only a warning
+        "APT::Update::Error-Mode": "any",  # otherwise apt only warns of a failed list
     }
     settings = [f"-o{key}={value}" for key, value in options.items()]
     _run("apt-get", "-qq", *settings, "update")
@@ -147,7 +151,7 @@ def _mirror(etc: Path) -> str:
 
 
 def _sources(etc: Path) -> Iterator[tuple[str, set[str]]]:
-    """Yield URI and suites of every apt source, in both of apt's formats."""
+    """Yield the URI and the suites of every apt source. Sources are read in both of apt's formats."""
     for file in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
         if file.suffix == ".list" and file.is_file():
             for line in file.read_text().splitlines():

@@ -1,4 +1,7 @@
-"""The scraped exporters: one replays the recording once and then stops counting, one is a demo that can be paused."""
+"""The exporters that Prometheus scrapes.
+
+One replays the recording once and then stops counting. The other is a demo that can be paused.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +45,13 @@ def key(labels: Mapping[str, str]) -> Key:
 
 
 class Truth(NamedTuple):
-    """Expected values of one kind of exit, from the trace's text alone: counts, and the durations of ended exits."""
+    """Expected values of one kind of exit, computed only from the trace's text. Only ended exits have a duration."""
 
     counts: dict[Key, int]
     durations: dict[Key, tuple[int, ...]]
-    """In ns, sorted."""
+    """Sorted, in ns."""
     buckets: dict[Key, tuple[int, ...]]
-    """The kernel's buckets, computed from these durations."""
+    """The counts of the kernel's buckets, computed from these durations."""
 
 
 @functools.cache
@@ -66,14 +69,14 @@ def recorded() -> dict[str, dict[tuple[int, str], tuple[int, tuple[int, ...], tu
 
 
 class Standstill:
-    """An exporter that has replayed the recording once. Its counters do not change any more."""
+    """An exporter that has replayed the recording once. Its counters no longer change."""
 
     def __init__(self, address: str, pids: list[int], page: list[Sample]) -> None:
         self.address = address
         self.page = page
         self._vcpus = {
             tid: (str(pid), comm[len("CPU ") : -len("/KVM")])
-            for vm, pid in zip(from_ftrace.vms(from_ftrace.DEMO), pids)  # in the recording's order
+            for vm, pid in zip(from_ftrace.vms(from_ftrace.DEMO), pids)  # in the order of the recording
             for tid, comm in vm.comms.items()
             if comm.startswith("CPU ")
         }
@@ -95,7 +98,7 @@ def samples(text: str) -> list[Sample]:
 
 @contextmanager
 def standstill(config: Config) -> Iterator[Standstill]:
-    """Run the daemon in this process with one pass of the recording; yield it when all counts are on the page."""
+    """Run the daemon in this process with one pass of the recording. Yield it when all counts are on its page."""
     players: list[Player] = []
 
     def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float, account: None) -> Player:
@@ -122,7 +125,7 @@ def standstill(config: Config) -> Iterator[Standstill]:
 
 
 class Demo:
-    """The demo as a process. pause() stops its stand-ins: no counter changes, and the exporter still serves."""
+    """The demo as a process. pause() stops its stand-ins. Then no counter changes, but the exporter still serves pages."""
 
     def __init__(self, folder: Path, speed: int, options: str = "") -> None:
         config = folder / "demo.yaml"

@@ -1,4 +1,7 @@
-"""Fixtures of tests that start servers. A missing server skips a test; with KERNEL_SUITE=required it fails the test."""
+"""Fixtures for tests that start servers.
+
+A missing server skips the test. With KERNEL_SUITE=required it fails the test.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def _programs_can_be_loaded() -> None:
 
 @pytest.fixture(scope="session")
 def build() -> Callable[[str], builds.Build]:
-    """Return a function that returns a suite's Prometheus, or skips the test."""
+    """Return a function that returns the Prometheus of a suite, or skips the test."""
 
     def get(suite: str) -> builds.Build:
         found = builds.find(suite)

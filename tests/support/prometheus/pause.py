@@ -1,4 +1,4 @@
-"""Pauses of a demo, and its page during a pause."""
+"""Pause a demo, and read its page during the pause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.prometheus import exporters
 from tests.support.prometheus.server import Labels, Prometheus
 
 EXACT = 1e-9
-"""Relative tolerance for rounding of floating-point numbers."""
+"""The relative tolerance for rounding of floating-point numbers."""
 
 
 COUNTERS = ("kvm_exits_total", "kvm_userspace_exits_total")
@@ -31,9 +31,9 @@ def values(page: Iterable[Sample], name: str) -> dict[Identity, float]:
 
 
 def paused(demo: exporters.Demo, servers: dict[tuple[str, bool], Prometheus]) -> tuple[int, list[Sample]]:
-    """Pause the demo until every server has scraped; return the start of the pause in ms, and the page."""
+    """Pause the demo, and wait until every server has scraped it. Return the start of the pause in ms, and the page."""
     demo.pause()
-    since_ms = time.time_ns() // 10**6 + 10  # Prometheus moves its time stamps by up to 2 ms
+    since_ms = time.time_ns() // 10**6 + 10  # Prometheus may change its time stamps by up to 2 ms
     page = demo.page()
     for server in servers.values():
         server.scrapes(since_ms, 1)

@@ -1,4 +1,4 @@
-"""A running Prometheus with its own storage, and its query API."""
+"""A running Prometheus with a storage folder of its own, and its query API."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tests.support.prometheus.builds import Build
 
 INTERVAL_MS = 1000
 _SECONDS = 60
-"""Limit of every wait in this file."""
+"""The time limit of every wait in this file."""
 
 _SCRAPE = "up|scrape_.*"
-"""Series that Prometheus itself adds to every target."""
+"""The series that Prometheus itself adds to every target."""
 
 Labels = dict[str, str]
 
 
 class Sample(NamedTuple):
-    """One element of an instant vector: a number, or a native histogram in the API's form."""
+    """One element of an instant vector. Its value is a number, or a native histogram in the API's form."""
 
     labels: Labels
     value: float
@@ -41,10 +41,11 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """One server that scrapes one exporter and `others`.
+    """A server that scrapes one exporter and `others`.
 
-    `native`: store native histograms; `classic_too`: store classic ones as well. `rules` are rule files, evaluated
-    once per scrape interval. `settings` are added to the configuration, `flags` to the command line.
+    If `native` is set, it stores native histograms. If `classic_too` is set as well, it also stores classic histograms.
+    `rules` are rule files, which are evaluated once per scrape interval. `settings` are added to the configuration, and
+    `flags` to the command line.
     """
 
     def __init__(
@@ -76,7 +77,8 @@ class Prometheus:
             "scrape_timeout": f"{INTERVAL_MS}ms",
             "static_configs": [{"targets": [target, *others]}],
         }
-        # 3.8 replaced the feature flag with a setting. 2.45 added the setting for the classic form; 3.0 renamed it.
+        # Native histograms need a feature flag before 3.8, and a setting since 3.8. The setting for the classic form
+        # exists since 2.45, and 3.0 renamed it.
         if native and build.version < (3, 8):
             arguments.append("--enable-feature=native-histograms")
         elif native:
@@ -90,7 +92,7 @@ class Prometheus:
             "scrape_configs": [options],
             **settings,
         }
-        (folder / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML
+        (folder / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is also valid YAML
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
@@ -104,7 +106,7 @@ class Prometheus:
             raise
 
     def _address(self) -> str:
-        """Return the server's address, taken from its log."""
+        """Return the server's address. It is taken from the server's log."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             match = re.search(r'msg="Listening on" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log())
@@ -128,7 +130,10 @@ class Prometheus:
         return self._log.read_text()
 
     def complaints(self) -> list[str]:
-        """Return the log's lines at level warn and error: out of order, duplicate, different value, ..."""
+        """Return the log's lines at level warn and error.
+
+        They report for example samples out of order, duplicate samples and different values.
+        """
         return [line for line in self.log().splitlines() if re.search(r"level=(?!info|debug)", line, re.IGNORECASE)]
 
     def api(self, path: str, **parameters: str) -> Any:
@@ -157,7 +162,10 @@ class Prometheus:
         ]
 
     def raw(self, selector: str, at_ms: int) -> list[tuple[Labels, dict[int, float]]]:
-        """Return the samples of the ten minutes before at_ms by time stamp in ms. A histogram gives its count."""
+        """Return the samples in the ten minutes before at_ms, by time stamp in ms.
+
+        The value of a histogram is its count.
+        """
         data = self.api("query", query=f"{selector}[10m]", time=f"{at_ms / 1000:.3f}")
         assert data["resultType"] == "matrix"
         return [
@@ -172,11 +180,11 @@ class Prometheus:
         ]
 
     def stored(self) -> list[Labels]:
-        """Return the labels of all series of the exporter in the last scrape."""
+        """Return the labels of all series that the last scrape of the exporter gave."""
         return [sample.labels for sample in self.query(f'{{job="kvm", __name__!~"{_SCRAPE}"}}')]
 
     def scrapes(self, after_ms: int, count: int) -> list[int]:
-        """Wait for `count` successful scrapes that began after after_ms; return their time stamps."""
+        """Wait for `count` successful scrapes that began after after_ms. Return their time stamps."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             found = [
@@ -206,7 +214,7 @@ class Prometheus:
 def of_every_kind(
     address: str, folders: pytest.TempPathFactory, stack: ExitStack
 ) -> dict[tuple[str, bool], Prometheus]:
-    """Start each available suite's server twice, with and without native histograms. `stack` stops them."""
+    """Start the server of each available suite twice: with and without native histograms. `stack` stops the servers."""
     servers = {}
     for suite in builds.SUITES:
         build = builds.find(suite)
