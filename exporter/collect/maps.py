@@ -79,8 +79,7 @@ class ArrayMap:
         self._view = memoryview(memory)
 
     def map_up_to(self, number: int) -> None:
-        """Map a leaf and all leaves before it. Raises OSError if there is no memory; the mapping then stays as it is.
-        """
+        """Map a leaf and all leaves before it. If there is no memory, it keeps the mapping and raises OSError."""
         if number >= self.mapped:
             longer = self._map(max(2 * self.mapped, number + 1))
             self.close()
@@ -171,9 +170,9 @@ class CellMap(ArrayMap):
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and the number of the next cell in its chain (0: none).
 
-        The sum of the buckets is `exits`, or one less while an exit is in progress. The sum can be even lower if the vCPU
-        exits faster than this function reads. `exits` is then newer than the buckets, and no exit is lost. Raises
-        OSError if there is no memory to map.
+        The sum of the buckets is `exits`, or one less while an exit is in progress. The sum can be even lower if the
+        vCPU exits faster than this function reads. `exits` is then newer than the buckets, and no exit is lost.
+        Raises OSError if there is no memory to map.
         """
         self.map_up_to(number)
         start, size = number * self.layout.size, self._head.size

@@ -154,7 +154,9 @@ class LinuxGuest:
         """Return the rounds that its init has finished, 0 at first. Raises RuntimeError if QEMU has ended."""
         if self.process.poll() is not None:
             last = "\n".join(self._console_text().splitlines()[-20:])
-            raise RuntimeError(f"QEMU of {self.identity.name} ended with {self.process.returncode}; its console:\n{last}")
+            raise RuntimeError(
+                f"QEMU of {self.identity.name} ended with {self.process.returncode}; its console:\n{last}"
+            )
         return int((re.findall(r"^round (\d+) ", self._console_text(), re.MULTILINE) or ["0"])[-1])
 
     def _console_text(self) -> str:
