@@ -23,6 +23,7 @@ from exporter.model.records import VcpuRecord
 from exporter.model.vm import Vm
 from exporter.naming.identity import identify
 from exporter.naming.reasons import ReasonNames
+from exporter.naming.vmm import registry
 from exporter.recording import recording, tracks
 from exporter.recording.command_line import command_line
 from exporter.recording.events import Event, Kind
@@ -306,7 +307,7 @@ def test_each_pass_has_a_new_thread_for_a_recorded_thread_that_ends(
     assert not any(counters.values())
 
 
-@pytest.mark.parametrize("vmm", ["qemu", "firecracker", "cloud-hypervisor", "crosvm", "kvmtool"])
+@pytest.mark.parametrize("vmm", [vmm.label for vmm in registry.VMMS])
 def test_the_command_line_of_a_stand_in_identifies_the_vm(tmp_path: Path, vmm: str) -> None:
     uuid = "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001" if vmm in ("qemu", "cloud-hypervisor") else ""
     wanted = Vm(41, "web-1,x", uuid, vmm)

@@ -30,9 +30,8 @@ def test_every_file_is_installed(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     said = subprocess.run([sys.executable, "-c", _LIST], cwd=tmp_path, capture_output=True, text=True, check=True)
     installed = {line[line.index("exporter/") :] for line in said.stdout.split() if "exporter/" in line}
-    tracked = subprocess.run(
-        ["git", "ls-files", "exporter"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.split()
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "exporter"]
+    tracked = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     present = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "exporter").rglob("*")

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from exporter.kernel import program
+from exporter.kernel.isa import registry
 from exporter.kernel.tracepoint import TracepointFormat
 from exporter.model.buckets import BUCKETS
+from exporter.model.reason import Space
 from tests.support.formats import read_format
 
 KINDS = ("counting", "recording")
@@ -26,18 +28,13 @@ def test_both_kinds_have_the_same_fronts() -> None:
 
 
 def test_python_passes_these_numbers_to_the_c_files() -> None:
-    assert program.DEFINES == {
-        "SPACE_VMX": "1",
-        "SPACE_SVM": "2",
-        "SPACE_ARM64_TRAP": "3",
-        "SPACE_ARM64_RET": "4",
-        "SPACE_USERSPACE": "5",
-        "SPACE_USERSPACE_ERRNO": "6",
+    assert {
+        **{f"SPACE_{space.name}": str(space.value) for space in Space},
         "NR_BUCKETS": "142",
         "SECOND_BUCKET": "92",
         "MIN_BUCKET_NS": "119ULL",
         "MAX_BUCKET_NS": "4096000000000ULL",
-    }
+    } == program.DEFINES
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,10 +53,11 @@ def test_the_front_is_chosen_by_the_fields_of_kvm_exit() -> None:
 
 def test_an_unknown_layout_of_kvm_exit_is_an_error() -> None:
     fields = read_format("x86_64-6.18", "kvm_userspace_exit").fields
+    known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
     with pytest.raises(program.LoadError) as caught:
         program.front_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
-        "kvm:kvm_exit has a layout that is neither arm64's nor x86's (fields: common_type, common_flags, "
+        f"kvm:kvm_exit has a layout that is neither {known} (fields: common_type, common_flags, "
         "common_preempt_count, common_pid, reason, errno)"
     )
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"

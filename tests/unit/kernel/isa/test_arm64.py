@@ -15,6 +15,13 @@ FIELDS = read_format("aarch64-6.12", "kvm_exit").fields
 encode = arm64.ISA.exit_encoder(FIELDS, 88)
 
 
+def test_the_entry() -> None:
+    assert (arm64.ISA.name, arm64.ISA.machines, arm64.ISA.bpf_syscall, arm64.ISA.classic) == (
+        *("arm64", ("aarch64",), 280, False),
+    )
+    assert {space.space: len(space.names()) for space in arm64.ISA.spaces} == {Space.ARM64_TRAP: 45, Space.ARM64_RET: 5}
+
+
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
 def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> None:
     reasons = reason_names(kernel)

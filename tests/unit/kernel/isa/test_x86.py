@@ -19,6 +19,11 @@ def fields(**places: tuple[int, int]) -> dict[str, RecordField]:
     return {name: RecordField(name, *place, False) for name, place in places.items()}
 
 
+def test_the_entry() -> None:
+    assert (x86.ISA.name, x86.ISA.machines, x86.ISA.bpf_syscall, x86.ISA.classic) == ("x86", ("x86_64",), 321, True)
+    assert {space.space: len(space.names()) for space in x86.ISA.spaces} == {Space.VMX: 66, Space.SVM: 116}
+
+
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
 def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> None:
     reasons = reason_names(kernel)
