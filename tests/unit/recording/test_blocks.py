@@ -1,4 +1,4 @@
-"""Blocks of a recording: cut off, damaged, foreign, or with a false length."""
+"""A recording is refused if its blocks are cut off, damaged, foreign, or have a false length."""
 
 from __future__ import annotations
 
