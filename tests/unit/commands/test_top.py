@@ -270,7 +270,7 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in said
 
 
-def test_help_has_examples() -> None:
+def test_the_help_of_top_has_examples() -> None:
     said = run("top", "--help").stdout
     assert "examples:\n  top   " in said
     assert "a bucket is 19 % wide" in said
@@ -287,7 +287,7 @@ def test_a_closed_pipe_is_no_error(fake: FakeExporter) -> None:
     assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url}\n")
 
 
-def test_output_that_cannot_be_written_exits_with_status_1(fake: FakeExporter) -> None:
+def test_top_exits_with_status_1_if_its_output_cannot_be_written(fake: FakeExporter) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1"]
     with open("/dev/full", "w") as full:
         said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)

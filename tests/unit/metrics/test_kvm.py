@@ -74,7 +74,9 @@ def test_every_kvm_family_has_the_promised_labels_and_values() -> None:
 
 
 @given(snapshots(), NAMES, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
-def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Name, one: str, other: str) -> None:
+def test_each_family_has_sums_at_its_configured_level(
+    vcpus: list[Identified], name: Name, one: str, other: str
+) -> None:
     found = values_of(families(vcpus, Level(one, other), name))
     for counters, histograms, userspace in zip(SERIES[:1] + USERSPACE[:1], SERIES[1:] + USERSPACE[1:], (False, True)):
         assert found[counters] == exits.totals(vcpus, one, name, userspace=userspace)
@@ -83,7 +85,7 @@ def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Na
     assert found["kvm_vcpu_guest_seconds_total"] == {labels: ns / 1e9 for labels, ns in guest.items()}
 
 
-def test_level_vm_has_no_labels_of_a_vcpu() -> None:
+def test_series_at_level_vm_have_no_vcpu_labels() -> None:
     made = families(of(WEB, record(100, 101)), BY_VM)
     assert {family.name: family.labels for family in made[:5]} == {
         "kvm_exits_total": ("pid", "vm", "reason", "class"),

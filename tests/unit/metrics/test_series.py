@@ -48,7 +48,9 @@ def totals_of(table: SeriesTable) -> dict[Labels, Total]:
         (["nonsense"], ["nonsense"], [OTHER, OTHER, OTHER]),
     ],
 )
-def test_reasons_that_the_lists_leave_out_become_other(allow: list[str], deny: list[str], shown: list[str]) -> None:
+def test_reasons_that_the_lists_exclude_are_counted_as_other(
+    allow: list[str], deny: list[str], shown: list[str]
+) -> None:
     reasons = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown

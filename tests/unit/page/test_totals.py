@@ -37,7 +37,7 @@ def test_totals_are_dropped_a_minute_after_the_last_request() -> None:
 
 
 def test_without_comparable_totals_the_page_shows_all_counts() -> None:
-    """There are two cases: the earlier totals lack a vCPU, or counting has started anew."""
+    """There are two cases: the earlier totals lack a vCPU, or counting has started again from 0."""
     history = History()
     seen(history, 10, vcpu(2, 100), vcpu(3, 50))
     missing = seen(history, 12, vcpu(2, 103))

@@ -98,7 +98,7 @@ def test_a_descriptor_is_stored(listener: Listener, tmp_path: Path) -> None:
     os.close(stored)
 
 
-def test_messages_reach_an_abstract_address() -> None:
+def test_messages_reach_a_socket_with_an_abstract_address() -> None:
     name = f"kvm-exit-exporter-test-{os.getpid()}"
     listener = Listener("\0" + name)
     Systemd({"NOTIFY_SOCKET": f"@{name}"}, 1).ready()
@@ -106,7 +106,7 @@ def test_messages_reach_an_abstract_address() -> None:
     listener.close()
 
 
-def test_a_missing_socket_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_socket_only_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, 1).ready()
     assert caplog.messages == ["cannot notify systemd"]
 
