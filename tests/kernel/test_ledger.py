@@ -31,7 +31,7 @@ def write(ledger: Ledger, retired: Sequence[EndedVcpu], freed: Sequence[FreeEntr
 
 
 def collect(loaded: Loaded, ledger: Ledger) -> Snapshot:
-    """Collect like the daemon: continue from the ledger, and write each ended vCPU there before its slot is cleared."""
+    """Collect like the daemon: continue from the ledger, write each ended vCPU to it, then clear its slot."""
     journal = Journal(partial(write, ledger), ledger.step)
     collector = Collector(loaded, lambda: 10**6, 10**12, ledger.read().handover, journal)
     found = collector.collect()

@@ -42,7 +42,7 @@ def reload(service: Service, path: Path, text: str, times: int) -> None:
     service.logged("configuration (not )?reloaded", times)
 
 
-def test_no_counter_falls(start: Start, folder: Path) -> None:
+def test_no_counter_falls_after_a_reload(start: Start, folder: Path) -> None:
     """Reloads change levels, reasons and buckets during a busy replay.
 
     The counters of a series must not fall while the series exists.

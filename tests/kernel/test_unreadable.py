@@ -95,7 +95,7 @@ def _use(service: Service) -> None:
 
 
 @pytest.mark.kvm
-def test_serve_reads_nothing_after_the_drop(start: Start, folder: Path) -> None:
+def test_serve_reads_no_file_of_the_checkout_after_it_drops_root(start: Start, folder: Path) -> None:
     """This is checked at the first start, and at a restart that continues with the same program."""
     systemd = FakeSystemd(f"{folder}/notify")
     for kept in ("false", "true"):
@@ -106,7 +106,7 @@ def test_serve_reads_nothing_after_the_drop(start: Start, folder: Path) -> None:
     systemd.close()
 
 
-def test_demo_reads_nothing_after_the_drop(start: Start) -> None:
+def test_demo_reads_no_file_of_the_checkout_after_it_drops_root(start: Start) -> None:
     service = start("demo")
     service.logged("privileges dropped.*user=nobody")
     service.logged("replaying")

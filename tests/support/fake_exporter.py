@@ -13,7 +13,7 @@ from exporter.readings.reading import Reading
 
 
 class FakeExporter:
-    """It answers request n (from 0) with answer(n): a reading, or a status and a body.
+    """Answers request n, counted from 0, with answer(n): a reading, or a status and a body.
 
     `asked` is the number of requests.
     """

@@ -56,9 +56,8 @@ class Logging:
         """Wait until `times` lines of the log match the pattern. Return the last match."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            over = (
-                self.process.poll() is not None and not self._reader.is_alive()
-            )  # this check must come before the search
+            # This check must come before the search.
+            over = self.process.poll() is not None and not self._reader.is_alive()
             found = [match for line in list(self.log) if (match := re.search(pattern, line))]
             if len(found) >= times:
                 return found[-1]

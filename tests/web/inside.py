@@ -65,5 +65,5 @@ def writing(stream: TimedStream) -> bool:
 
 
 def stuck(stream: TimedStream) -> bool:
-    """Return whether the client reads nothing. Then the kernel's buffers stay full after delayed acknowledgements."""
+    """Return whether the client reads nothing: the kernel's buffers stay full even after delayed acknowledgements."""
     return writing(stream) and not select.select([], [stream.socket], [], 0.1)[1]

@@ -63,8 +63,8 @@ def test_only_correct_passwords_are_cached(checks: list[bytes]) -> None:
         for _ in range(3):
             assert not await passwords.check(users, basic("alice:guess"), "::1")
             assert not await passwords.check(users, basic("nobody:secret"), "::1")
-        # A wrong pair costs one bcrypt check, for a known and for an unknown user. The same holds after alice was
-        # right.
+        # A wrong pair costs one bcrypt check, for a known and for an unknown user. This is also true after alice
+        # has given the right password.
         assert checks[1:] == [b"guess", b"secret"] * 3
         assert await passwords.check(users, basic("long:" + "x" * 99), "::1")
         # After a change of a password or the removal of a user, the old pair is refused at once.

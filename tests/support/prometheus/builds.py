@@ -43,7 +43,7 @@ class Build:
 def find(suite: str) -> Build | UnavailableError:
     """Return the Prometheus of a suite, or the error.
 
-    It is searched only once, because a failed download would fail again.
+    Search only once, because a failed download would fail again.
     """
     try:
         if _codename() == suite and (installed := shutil.which("prometheus")):

@@ -125,7 +125,7 @@ def standstill(config: Config) -> Iterator[Standstill]:
 
 
 class Demo:
-    """The demo as a process. pause() stops its stand-ins: no counter changes, but the exporter still serves pages."""
+    """The demo as a process. pause() stops its stand-ins. Then no counter changes, but pages are still served."""
 
     def __init__(self, folder: Path, speed: int, options: str = "") -> None:
         config = folder / "demo.yaml"

@@ -1,4 +1,4 @@
-""".ci/run with stand-ins for the parts: which run at the same time, what is printed, and the exit status."""
+""".ci/run is tested with stand-ins for its parts: which parts run at the same time, the output, and the exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 
 
 class Gate:
-    """A list of stand-ins. Each notes when it starts and ends."""
+    """A list of stand-in parts. Each part notes when it starts and when it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._parts, self._notes = folder / "parts", folder / "notes"
@@ -47,7 +47,7 @@ class Gate:
         return process.returncode, said
 
     def notes(self) -> list[str]:
-        """Return +PART for a start, -PART for an end."""
+        """Return the notes in order: +PART for a start, -PART for an end."""
         return self._notes.read_text().replace("end-", "-").split() if self._notes.exists() else []
 
     def together(self) -> set[frozenset[str]]:
@@ -72,7 +72,7 @@ def gate(tmp_path: Path) -> Gate:
 def command_line(process: Path) -> bytes:
     try:
         return (process / "cmdline").read_bytes()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return b""
 
 
@@ -80,7 +80,7 @@ def without_seconds(said: str) -> str:
     return re.sub(r" +\d+ s\b", " N s", said)
 
 
-def test_output_is_printed_whole_and_a_table_at_the_end(gate: Gate) -> None:
+def test_the_output_of_each_part_is_printed_whole_and_a_table_comes_at_the_end(gate: Gate) -> None:
     gate.part("first", "-", "prepare", "echo ready")
     gate.part("beside", "-", "slow", "for i in 1 2 3; do echo $i; sleep 0.2; done; echo '==== 3 passed in 1s ===='")
     gate.part("beside", "-", "quick", "sleep 0.3; echo error >&2; echo 2 passed")
@@ -100,7 +100,7 @@ def test_output_is_printed_whole_and_a_table_at_the_end(gate: Gate) -> None:
     assert gate.together() == {frozenset(("slow", "quick"))}
 
 
-def test_a_failed_part_is_named_and_stops_no_other(gate: Gate) -> None:
+def test_a_failed_part_is_named_and_stops_no_other_part(gate: Gate) -> None:
     gate.part("alone", "-", "first", "echo 1 failed; exit 3")
     gate.part("beside", "-", "second", "kill -9 $$")
     gate.part("beside", "-", "third", "echo 5 passed")
@@ -137,11 +137,11 @@ def test_parts_with_the_same_lock_never_run_at_the_same_time(gate: Gate) -> None
     assert len(gate.notes()) == 10
     allowed = {frozenset(pair) for pair in ("ac", "cd", "ae", "be", "ce", "de")}
     assert gate.together() <= allowed
-    assert frozenset("ae") in gate.together()  # these start first
+    assert frozenset("ae") in gate.together()  # these two parts start first
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_no_more_parts_than_jobs_run_at_the_same_time(gate: Gate, jobs: int) -> None:
+def test_at_most_as_many_parts_as_jobs_run_at_the_same_time(gate: Gate, jobs: int) -> None:
     for name in "abcdef":
         gate.part("beside", "-", name)
     assert gate.run(jobs)[0] == 0
@@ -167,8 +167,8 @@ def test_a_signal_ends_all_parts(gate: Gate, number: signal.Signals) -> None:
     assert not [pid for pid in Path("/proc").glob("[0-9]*") if command_line(pid) == b"sleep\x0061.803\x00"]
 
 
-def test_the_parts_cover_every_suite() -> None:
-    """The tests of `make rules-test` are in `make test`."""
+def test_the_parts_contain_every_test_suite() -> None:
+    """`make test` runs the tests of `make rules-test`."""
     text = (ROOT / ".ci/parts").read_text()
     lines = [line.split(maxsplit=3) for line in text.splitlines() if line[:1] not in ("", "#")]
     assert {line[0] for line in lines} == {"first", "alone", "beside"}

@@ -51,7 +51,7 @@ def test_every_error_of_a_configuration_file_is_printed_with_its_line(tmp_path: 
     ]
 
 
-def test_wrong_flags_exit_with_status_2_and_unreadable_files_with_1(tmp_path: Path) -> None:
+def test_wrong_flags_exit_with_status_2_and_unreadable_files_with_status_1(tmp_path: Path) -> None:
     said = run("serve", "--web.listen-address=nowhere", "--log.level=loud")
     assert said.returncode == 2
     assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["--web.listen-address", "--log.level"]
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_a_recording_exits_with_status_1(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("module", ["yaml", "prometheus_client", "tornado"])
 def test_a_missing_module_is_reported_in_one_line(tmp_path: Path, module: str) -> None:
-    """A Python that is not the distribution's may lack the module."""
+    """A Python that was not installed by the distribution may lack the module."""
     hidden = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['exporter', 'serve']; "
     said = subprocess.run(
         [sys.executable, "-c", hidden + "runpy.run_module('exporter', run_name='__main__')"],

@@ -1,4 +1,4 @@
-"""The parser imports no code that counts, replays or serves. So --help and usage errors are fast."""
+"""The parser imports no code that counts, replays or serves. Therefore --help and usage errors are fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def test_the_parser_imports_only_these_rooms_and_no_slow_module() -> None:
         "print(*sorted({name.split('.')[1] for name in sys.modules if name.startswith('exporter.')}))\n"
         f"print(*[name for name in {SLOW!r} if name in sys.modules])\n"
     )
-    # -S: the site's .pth files may import modules of their own. The child gets this sys.path, so it finds yaml.
+    # With -S, Python runs no .pth files, which may import modules. The child gets the sys.path of this process, so it
+    # finds yaml.
     path = f"import sys; sys.path = {sys.path!r}\n"
     said = subprocess.run([sys.executable, "-S", "-c", path + code], capture_output=True, text=True, check=True)
     assert said.stdout == " ".join(sorted(ROOMS)) + "\n\n"

@@ -1,4 +1,4 @@
-"""The command record: wrong arguments, and an output that cannot be written."""
+"""The command `record` refuses wrong arguments, and an output that it cannot write."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.support.command import refused
         (("x", "--ring-size=2G"), "argument --ring-size: '2G': allowed is a power of two from 64K to 1G"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_allowed_values(arguments: tuple[str, ...], wrong: str) -> None:
+def test_wrong_arguments_are_refused_and_the_allowed_values_are_named(arguments: tuple[str, ...], wrong: str) -> None:
     assert refused("record", *arguments).splitlines()[-1] == f"kvm-exit-exporter record: error: {wrong}"
 
 
-def test_record_to_a_closed_standard_output_exits_with_status_1() -> None:
+def test_record_exits_with_status_1_if_standard_output_is_closed() -> None:
     said = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m exporter record - 0.1 >&-"], capture_output=True, text=True, check=False
     )

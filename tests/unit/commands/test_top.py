@@ -55,8 +55,8 @@ def read(fake: FakeExporter, *arguments: str) -> subprocess.CompletedProcess[str
     return said
 
 
-def test_the_table_has_only_exits_of_the_run(fake: FakeExporter) -> None:
-    """The first reading already has 5 IRQ exits. The table has only the 101 exits after it."""
+def test_the_table_has_only_the_exits_of_the_run(fake: FakeExporter) -> None:
+    """The first reading already has 5 IRQ exits. The table has only the 101 exits that follow."""
     said = read(fake, "0.1")
     assert said.stdout == HEADER + (
         "11       12       CPU 0/KVM        IRQ                             101          1000\n"
@@ -69,7 +69,7 @@ def test_the_table_has_only_exits_of_the_run(fake: FakeExporter) -> None:
     )
 
 
-def test_each_interval_prints_a_table(fake: FakeExporter) -> None:
+def test_a_table_is_printed_after_each_interval(fake: FakeExporter) -> None:
     said = read(fake, "0.35", "-i", "0.1", "--no-idle")
     tables = said.stdout.split("\n\n")
     assert len(tables) == 4
@@ -103,7 +103,7 @@ def test_ctrl_c_does_not_wait_for_an_exporter_that_hangs(fake: FakeExporter) -> 
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - pressed < 5  # top waits 10 s for an answer otherwise
+    assert time.monotonic() - pressed < 5  # without Ctrl-C, top waits 10 s for an answer
     assert process.returncode == 1
     assert out.count("IRQ") == 1
     assert re.search(r"the printed numbers end with the last reading: no answer for \d\.\d s\n", err)
@@ -270,7 +270,7 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in said
 
 
-def test_help_has_examples() -> None:
+def test_the_help_of_top_has_examples() -> None:
     said = run("top", "--help").stdout
     assert "examples:\n  top   " in said
     assert "a bucket is 19 % wide" in said
@@ -287,7 +287,7 @@ def test_a_closed_pipe_is_no_error(fake: FakeExporter) -> None:
     assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url}\n")
 
 
-def test_output_that_cannot_be_written_exits_with_status_1(fake: FakeExporter) -> None:
+def test_top_exits_with_status_1_if_its_output_cannot_be_written(fake: FakeExporter) -> None:
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url, "0.1"]
     with open("/dev/full", "w") as full:
         said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
@@ -307,14 +307,14 @@ def test_without_stderr_stdout_has_only_the_numbers(fake: FakeExporter) -> None:
 
 
 def test_the_daemon_imports_no_module_of_the_terminal() -> None:
-    # curses is not checked: tornado.log imports it if it is installed.
+    # The module curses is not checked, because tornado.log imports it if it is installed.
     code = "import sys, exporter.service.daemon, exporter.service.process; "
     code += "print([name for name in sys.modules if name.startswith('exporter.terminal')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_without_curses_top_prints_the_table(fake: FakeExporter, tmp_path: Path) -> None:
-    """Some distributions package curses separately. test_live.py has the same test on a terminal."""
+    """Some distributions have a separate package for curses. test_live.py has the same test on a terminal."""
     (tmp_path / "curses.py").write_text("raise ImportError('hidden')\n")
     said = run("top", "--source", "exporter", "--url", fake.url, "0.1", env={"PYTHONPATH": str(tmp_path)})
     assert (said.returncode, said.stdout.count("\n")) == (0, 3)

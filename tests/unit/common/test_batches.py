@@ -15,7 +15,7 @@ def test_pieces_are_joined_in_order_into_batches_of_at_least_256_kib() -> None:
     assert 26 * 10_007 < SIZE <= 27 * 10_007
 
 
-def test_without_pieces_there_is_no_batch() -> None:
+def test_no_pieces_give_no_batch() -> None:
     assert list(batches([])) == []
 
 

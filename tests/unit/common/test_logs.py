@@ -1,4 +1,4 @@
-"""Log lines: any text is read back unchanged, and no value and no broken stream raises an exception."""
+"""Any text in a log line is read back unchanged. No value and no broken stream raises an exception."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from exporter.common import logs
 
 LOGGER = logging.getLogger("exporter.test")
-ANYTHING = st.text(st.characters())  # lone surrogates and control characters too
+ANYTHING = st.text(st.characters())  # the characters include lone surrogates and control characters
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(
     lambda name: name not in {"ts", "level", "msg", "err", "stack", "logger"}
 )
@@ -58,7 +58,8 @@ def lines(stream: io.TextIOWrapper) -> list[str]:
     stream.seek(0)
     text = stream.read()
     assert text == "" or text.endswith("\n")
-    split = text.splitlines()  # splits at U+0085 and U+2028, too: a log line must not contain them
+    # splitlines() splits at U+0085 and U+2028 too, so a log line must not contain these characters
+    split = text.splitlines()
     assert "\n".join(split) + "\n" == (text or "\n")
     assert all(line.isprintable() for line in split)
     return split
@@ -170,7 +171,7 @@ class Unprintable:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_line_is_logged_even_if_str_of_a_value_raises(form: str) -> None:
+def test_a_line_is_logged_even_if_str_of_a_value_raises_an_exception(form: str) -> None:
     stream = logged(form)
     logs.event(LOGGER, "info", "x", a=Unprintable(), b=1)
     read = read_logfmt(line(stream)) if form == "logfmt" else json.loads(line(stream))
@@ -216,7 +217,7 @@ def test_fields_that_are_not_a_mapping_are_left_out() -> None:
     assert line(stream).endswith(" level=info msg=x")
 
 
-def test_arguments_of_standard_logging_calls_are_formatted() -> None:
+def test_the_arguments_of_standard_logging_calls_are_inserted_into_the_message() -> None:
     stream = logged("logfmt")
     LOGGER.info("%s of %d", "one", 2)
     LOGGER.info("%d", "not a number")
@@ -244,7 +245,7 @@ def fail(text: str) -> ValueError:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_an_exception_is_one_field_and_level_debug_adds_the_stack(level: str) -> None:
+def test_an_exception_is_one_field_and_at_level_debug_a_stack_field_is_added(level: str) -> None:
     stream = logged("json", level)
     logs.event(LOGGER, "error", "failed", err=fail("a\nb"), pid=7)
     try:
@@ -308,13 +309,13 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space"), ValueError("closed")])
-def test_a_broken_stream_raises_nothing(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_stream_raises_no_exception(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
     logs.setup("info", "logfmt", Broken(error))
     logs.event(LOGGER, "error", "x")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_closed_pipe_and_a_full_device_raise_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_pipe_and_a_full_device_raise_no_exception(capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     broken: list[TextIO] = [os.fdopen(writer, "w"), open("/dev/full", "w"), io.StringIO()]  # noqa: SIM115
@@ -336,7 +337,7 @@ def test_a_process_without_stderr_can_log(monkeypatch: pytest.MonkeyPatch) -> No
     logs.event(LOGGER, "error", "x")
 
 
-def test_stderr_is_the_default_and_a_second_setup_replaces_the_first(
+def test_stderr_is_the_default_and_a_second_setup_replaces_the_first_setup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.setup("error", "json")
@@ -354,7 +355,7 @@ def test_unknown_levels_and_formats_raise_value_error(level: str, form: str) -> 
         logs.setup(level, form)
 
 
-def test_a_stream_of_an_unknown_encoding_gets_ascii() -> None:
+def test_a_stream_with_an_unknown_encoding_gets_only_ascii() -> None:
     class Odd(io.StringIO):
         encoding = "martian"
 

@@ -1,4 +1,4 @@
-"""Short texts for numbers, and text that is safe to print."""
+"""Numbers are shortened to short texts. Text is escaped so that it is safe to print."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_times_are_shortened(ns: int | None, shown: str) -> None:
 
 
 @given(st.integers(0, 2**62))
-def test_a_time_has_at_most_six_characters_and_a_count_at_most_five(ns: int) -> None:
+def test_a_shortened_time_has_at_most_six_characters_and_a_count_at_most_five(ns: int) -> None:
     assert len(text.seconds(ns)) <= 6
     assert len(text.count(ns / 7)) <= 5
 

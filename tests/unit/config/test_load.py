@@ -1,4 +1,4 @@
-"""Configurations from files and flags. Every valid configuration can be written and read back."""
+"""Configurations are read from files and flags. Every valid configuration can be written and read back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def microseconds(low: int, high: int) -> st.SearchStrategy[float]:
     return st.integers(low, high).map(lambda us: us / 1_000_000)
 
 
-# Characters are chosen by category: from_regex() would check a million characters, in half a minute.
+# Characters are chosen by category. from_regex() would check each of a million characters, which takes half a minute.
 PRINTABLE = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
 NAME_OF_A_FILE = st.characters(exclude_categories=["C", "Z"], include_characters=" ", exclude_characters="/")
 PATHS = st.text(NAME_OF_A_FILE, min_size=1).map(lambda name: f"/{name}")
@@ -108,7 +108,7 @@ CONFIGS = st.builds(
 
 @settings(deadline=None)
 @given(CONFIGS)
-def test_a_configuration_that_describe_wrote_is_read_back(wanted: Config) -> None:
+def test_a_configuration_that_describe_has_written_is_read_back(wanted: Config) -> None:
     assert parse(describe(wanted), "described") == wanted
 
 
@@ -130,7 +130,7 @@ def test_without_flags_nothing_changes(wanted: Config) -> None:
     assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted
 
 
-def test_describe_writes_the_defaults() -> None:
+def test_describe_writes_the_default_values() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
@@ -146,11 +146,11 @@ def test_describe_writes_the_defaults() -> None:
     )
 
 
-def test_every_field_has_an_option_and_every_option_a_field() -> None:
+def test_every_field_has_an_option_and_every_option_has_a_field() -> None:
     assert list(OPTIONS) == list(leaves(Config()))
 
 
-def test_the_shipped_file_has_every_option_with_its_default() -> None:
+def test_the_shipped_file_has_every_option_with_its_default_value() -> None:
     assert load(ROOT / "config.yaml") == Config()
     nested = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert list(dotted(nested)) == list(OPTIONS)
@@ -169,7 +169,7 @@ def test_an_empty_file_gives_the_defaults(text: str) -> None:
     assert parse(text, "c.yaml") == Config()
 
 
-def test_a_file_changes_only_the_options_that_it_names() -> None:
+def test_a_file_changes_only_the_options_that_it_contains() -> None:
     text = "web: {listen_address: ['127.0.0.1:9939', '[::1]:9939']}\nlinger: 0s\nlog:\n  level: debug\n"
     web = Web(listen_address=("127.0.0.1:9939", "[::1]:9939"))
     assert parse(text, "c.yaml") == Config(web=web, linger=0.0, log=Log(level="debug"))
@@ -257,7 +257,7 @@ def test_each_option_has_its_own_flag() -> None:
 
 
 def test_off_without_quotes_is_read_as_a_level() -> None:
-    """YAML 1.1 reads off as a boolean. Here it is a level."""
+    """YAML 1.1 reads off as a boolean. In this option, off is a level."""
     assert parse("level: {histograms: off}", "c.yaml").level.histograms == "off"
     with pytest.raises(ConfigError, match=r"^c\.yaml:1: level\.histograms: true is not allowed"):
         parse("level: {histograms: true}", "c.yaml")
@@ -270,12 +270,12 @@ WAITING = {
 
 
 def test_each_option_is_applied_by_a_reload_or_waits_for_a_restart() -> None:
-    """A new option waits for a restart, until it is in LIVE and daemon.py applies it."""
+    """A new option waits for a restart. This changes when the option is added to LIVE and daemon.py applies it."""
     assert OPTIONS.keys() - LIVE == WAITING
     assert OPTIONS.keys() >= LIVE
 
 
-def test_a_reload_keeps_the_options_that_wait_for_a_restart() -> None:
+def test_a_reload_does_not_change_the_options_that_wait_for_a_restart() -> None:
     old = Config(limits=Limits(23, 29), run_as="a")
     new = replace(Config(), web=Web(gzip=False, max_requests=7), level=Level("vm", "off"), linger=9.0, run_as="b")
     config, waiting = reloaded(old, new)

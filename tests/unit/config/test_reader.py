@@ -1,4 +1,4 @@
-"""Error messages for a wrong configuration file: all problems at once, each with line and key, and quickly."""
+"""Errors in a configuration file are reported quickly and all at once. Each message has the line and the key."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_each_problem_is_one_line_with_its_key_and_the_allowed_values(text: str,
     assert problems(text) == (f"c.yaml:{problem}",)
 
 
-def test_no_python_object_is_made(tmp_path: Path) -> None:
+def test_no_python_object_is_created(tmp_path: Path) -> None:
     trace = tmp_path / "made"
     make = f"!!python/object/apply:os.mkdir ['{trace}']"
     problems(f"linger: {make}\n? {make}\n: 1\n")
@@ -235,7 +235,7 @@ def test_a_file_name_with_a_line_break_stays_on_one_line() -> None:
 def test_huge_files_are_refused_quickly_and_in_short_lines(text: str, problem: str) -> None:
     start = time.monotonic()
     assert problems(text) == (problem,)
-    assert time.monotonic() - start < 10  # it takes 0.5 s; without the limits it would take minutes
+    assert time.monotonic() - start < 10  # it takes 0.5 s; without the limits, it would take minutes
 
 
 def test_an_alias_bomb_is_not_expanded() -> None:
@@ -245,7 +245,7 @@ def test_an_alias_bomb_is_not_expanded() -> None:
     )
     unknown = [f"c.yaml:{line}: {key}: unknown key; allowed are {ALL_KEYS}" for line, key in enumerate(keys, 1)]
     lists = [f"c.yaml:9: web.listen_address[{i}]: is a list; allowed is {ADDRESS}" for i in range(8)]
-    # The line of an item is the line of its value; for an alias that is the line of the anchor.
+    # The line of an item is the line of its value. If the value is an alias, it is the line of the anchor.
     assert problems(text + "web: {listen_address: *j}\n") == (*unknown[:9], *lists, unknown[9])
 
 

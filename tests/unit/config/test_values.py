@@ -44,8 +44,8 @@ def test_a_number_without_a_unit_is_refused(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 10**17))
-def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
-    # At most 285 years: a double cannot hold single microseconds of longer durations.
+def test_the_text_of_a_duration_is_exact_to_the_microsecond(us: int) -> None:
+    # The durations are at most 285 years. A double cannot represent single microseconds of longer durations.
     seconds = min(us, 9 * 10**15) / 1_000_000
     assert values.duration(values.duration_text(seconds)) == seconds
 
@@ -53,7 +53,7 @@ def test_duration_text_is_exact_to_the_microsecond(us: int) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (15, "15s"), (5400.5, "1h30m500ms"), (604800.0, "1w"), (3e-6, "3us")]
 )
-def test_duration_text_uses_the_largest_units(seconds: float, text: str) -> None:
+def test_the_text_of_a_duration_uses_the_largest_units(seconds: float, text: str) -> None:
     assert values.duration_text(seconds) == text
 
 
@@ -126,6 +126,6 @@ def test_other_telemetry_paths_are_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/reload", "/-/"])
-def test_paths_of_the_exporters_own_pages_are_refused(path: str) -> None:
+def test_the_paths_of_the_exporters_own_pages_are_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=r"^--web\.telemetry-path: "):
         with_flags(Config(), {"web.telemetry_path": path})

@@ -1,4 +1,4 @@
-"""Shell completion: the committed files, and the completions that bash, zsh and fish offer."""
+"""Shell completion: the committed files are up to date, and bash, zsh and fish offer the right completions."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_the_committed_files_match_the_command_line(name: str) -> None:
     assert (FOLDER / name).read_text() == files()[name], "run `make completion`"
 
 
-def test_descriptions_of_flags_are_not_cut() -> None:
-    """Checked for --ring-size, which has parentheses, and for --source, which explains three values."""
+def test_the_descriptions_of_flags_are_not_cut() -> None:
+    """Two flags are checked. The text of --ring-size has parentheses, the text of --source explains three values."""
     helps = {name: flag.help for command in COMMANDS.values() for flag in command.flags for name in flag.names}
     assert helps["--ring-size"] == "kernel memory for unwritten events (16M; an event takes 48 bytes there)"
     assert all(f"{word}: " in helps["--source"] for word in ("own", "exporter", "auto"))
 
 
-def test_the_offered_values_are_the_allowed_ones() -> None:
+def test_the_offered_values_are_the_allowed_values() -> None:
     for flag in COMMANDS["serve"].flags:
         if flag.value and flag.value.words:
             option = OPTIONS[flag.names[0][2:]]
@@ -53,7 +53,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bash(words: list[str], cwd: Path) -> list[str]:
-    """Return the completions that bash offers for the last word. `words` are split as readline splits them."""
+    """Return the completions that bash offers for the last word.
+
+    `words` are split in the same way as readline splits them.
+    """
     run = 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvm_exit_exporter; printf "%s\\n" "${COMPREPLY[@]}"'
     script = f"source {BASH}; {run}"
     command = [needs("bash"), "--norc", "-uc", script, "bash", PROGRAM, *words]
@@ -63,7 +66,7 @@ def bash(words: list[str], cwd: Path) -> list[str]:
 
 
 def fish(line: str, cwd: Path) -> list[str]:
-    """Return the completions that fish offers after the line."""
+    """Return the completions that fish offers at the end of the line."""
     script = f"source {FISH}; complete -C {line!r}"
     said = subprocess.run([needs("fish"), "-Nc", script], cwd=cwd, capture_output=True, text=True, check=True)
     assert said.stderr == ""
@@ -119,7 +122,7 @@ def test_fish_offers_the_values_of_a_flag(line: str, offered: list[str], folder:
 
 
 def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: float = 20) -> str:
-    """Type lines into an interactive shell; return everything that it shows until `end` appears."""
+    """Type lines into an interactive shell. Return everything that it shows until `end` appears."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(cwd)
@@ -139,7 +142,7 @@ def typed(shell: list[str], cwd: Path, lines: list[str], end: str, seconds: floa
     return shown.decode(errors="replace")
 
 
-# Typed keys with tabs, and the arguments that the program then gets.
+# Each entry has the typed keys, with tabs, and the arguments that the program must get.
 KEYS = [
     ("ser\t--log.l\tw\t", "<serve><--log.level=warn>"),
     ("to\t--sort=av\t--no\t", "<top><--sort=avg><--no-idle>"),

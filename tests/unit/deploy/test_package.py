@@ -1,4 +1,4 @@
-"""The installed package has every file of exporter/: modules, C files and their headers, the recording."""
+"""The installed package has every file of exporter/: modules, C files, C headers and the recording."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print("\\n".join(str(path) for path in command.get_outputs(include_bytecode=Fals
 
 
 def test_every_file_is_installed(tmp_path: Path) -> None:
-    """It runs in a copy, because setuptools writes a folder beside the package."""
+    """The test uses a copy of the checkout, because setuptools writes a folder beside the package."""
     pytest.importorskip("setuptools")
     shutil.copytree(ROOT / "exporter", tmp_path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):

@@ -1,4 +1,7 @@
-"""deploy/prometheus: each rule uses known names, both forms of histograms have equal rules, alerts are explained."""
+"""The rules of deploy/prometheus use only known names.
+
+They are equal for both forms of histograms. Each alert is explained.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ LABELS = set().union(*KNOWN.values())
 
 
 def read(expr: str) -> tuple[set[str], Iterator[tuple[str, set[str]]], set[str]]:
-    """Return the metric names, (name, labels in its selector) of each selector, and the labels that are grouped by."""
+    """Return the metric names, the selectors as (name, labels), and the labels by which the expression groups."""
     selectors = [(name, {label for label, _ in _MATCHER.findall(inside)}) for name, inside in _SELECTOR.findall(expr)]
     grouped = {label.strip() for labels in _GROUPING.findall(expr) for label in labels.split(",")} - {""}
     bare = _GROUPING.sub("", re.sub(r"\[[^]]*\]|\boffset \w+|\{[^}]*\}", "", expr))
     return set(_METRIC.findall(bare)) - _WORDS, iter(selectors), grouped
 
 
-def test_names_and_labels_of_an_expression_are_found() -> None:
+def test_the_names_and_labels_of_an_expression_are_found() -> None:
     names, selectors, grouped = read(
         'sum by (a, b) (rate(x_total{c=~"d|e"}[5m] offset 1h)) > bool 2e3 unless on (f) y:z'
     )
@@ -56,7 +59,7 @@ def test_each_rule_uses_only_names_and_labels_that_exist(rule: Rule) -> None:
 
 @pytest.mark.parametrize("path", sorted((RULES / "tests").glob("*.yml")), ids=lambda path: path.name)
 def test_the_rule_tests_use_only_series_that_exist(path: Path) -> None:
-    """With an invented series, a rule test would pass although the exporter never serves that series."""
+    """The exporter never serves an invented series, but a rule test with this series would pass."""
     for test in yaml.safe_load(path.read_text())["tests"]:
         for series in test["input_series"]:
             found = re.fullmatch(r"([\w:]+)\{(.*)\}", series["series"])
@@ -64,7 +67,7 @@ def test_the_rule_tests_use_only_series_that_exist(path: Path) -> None:
             assert {label for label, _ in _MATCHER.findall(found[2])} <= KNOWN[found[1]] | {"rack"}
 
 
-def test_every_alert_is_tested_firing_and_quiet() -> None:
+def test_every_alert_has_a_test_in_which_it_fires_and_a_test_in_which_it_is_silent() -> None:
     outcomes: dict[str, set[bool]] = {}
     for path in (RULES / "tests").glob("*.yml"):
         for test in yaml.safe_load(path.read_text())["tests"]:
@@ -76,7 +79,7 @@ def test_every_alert_is_tested_firing_and_quiet() -> None:
 def test_every_recorded_series_is_tested() -> None:
     text = "".join(path.read_text() for path in (RULES / "tests").glob("recording*.yml"))
     missing = {rule.body["record"] for rule in ALL if "record" in rule.body and rule.body["record"] not in text}
-    # An intermediate step: another rule sums it over VMs, and that rule is tested.
+    # The test of another rule covers this one: the other rule sums this series over VMs.
     assert missing == {"instance_vm_class:kvm_exit_duration_seconds_bucket:rate5m"}
 
 
@@ -99,15 +102,15 @@ def test_every_runbook_belongs_to_an_alert() -> None:
 
 
 def test_no_name_is_recorded_twice() -> None:
-    """Prometheus loads the shared rules and the rules of one form together."""
+    """Prometheus loads two files together: the shared rules, and the rules for one form of histograms."""
     for form in ("classic", "native"):
         files = [file for file in FILES if file.startswith(("recording.", f"recording-{form}"))]
         names = [rule.body["record"] for file in files for rule in rules(file)]
         assert len(set(names)) == len(names)
 
 
-def test_both_forms_of_histograms_have_equal_rules() -> None:
-    """The native file differs only in two ways: the syntax of histograms, and it records no histogram."""
+def test_the_rules_for_both_forms_of_histograms_are_equal() -> None:
+    """The native file differs only in two ways. Its histograms have another syntax, and it records no histogram."""
     buckets = {"vm_class": "sum without (pid, tid, vcpu, reason) (rate(kvm_exit_duration_seconds_bucket[5m]))"}
     buckets["class"] = buckets["vm_class"].replace("(pid,", "(vm, pid,")
 

@@ -1,4 +1,4 @@
-"""The unit files, checked by systemd itself."""
+"""systemd itself checks the unit files."""
 
 from __future__ import annotations
 
@@ -38,17 +38,21 @@ def test_systemd_accepts_the_unit_files(tmp_path: Path) -> None:
 
 @needs_systemd
 def test_the_sandbox_does_not_get_weaker() -> None:
-    """The overall exposure is at most 1.9 of 10. The unit explains everything that its sandbox still allows."""
+    """The overall exposure is at most 1.9 of 10.
+
+    Comments in the unit explain everything that its sandbox still allows.
+    """
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=19", f"{FILES}/kvm-exit-exporter.service"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout
 
 
-def test_the_unit_fits_the_program() -> None:
+def test_the_settings_of_the_unit_fit_the_program() -> None:
     assert setting("User") == setting("Group") == [Config().run_as]
     assert setting("RuntimeDirectory") == [Path(Config().lock_file).parent.name]
     assert setting("AmbientCapabilities") == setting("CapabilityBoundingSet")
-    # All maps, a program and an attachment for each tracepoint, the state, and the two files of the ledger.
+    # Descriptors are stored for all maps, for a program and an attachment of each tracepoint, for the state, and for
+    # the two files of the ledger.
     stored = len(MAPS["counting"]) + 2 * len(TRACEPOINTS) + 1 + 2
     assert len(_KINDS) == 3
     assert int(setting("FileDescriptorStoreMax")[0]) >= stored

@@ -1,4 +1,4 @@
-"""docs/architecture.md: its picture is the contract of import-linter, and every file that it names exists."""
+"""docs/architecture.md: its picture matches the contract of import-linter, and every file that it names exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def _layers(text: str) -> list[list[str]]:
 
 
 def _contract() -> list[list[str]]:
-    """Return the layers in pyproject.toml. The oldest supported Python has no tomllib that could read them."""
+    """Return the layers in pyproject.toml.
+
+    The test parses them itself, because the oldest supported Python has no tomllib.
+    """
     contract = (ROOT / "pyproject.toml").read_text().split('type = "layers"')[1]
     assert "exhaustive = true" in contract
     return _layers(contract.split("layers = [")[1].split("]")[0])
@@ -26,11 +29,11 @@ def _picture() -> list[list[str]]:
     return [re.split(r"\s*\|\s*", re.split(r"\s{2,}", row)[0]) for row in rows]
 
 
-def test_the_picture_is_the_contract() -> None:
+def test_the_picture_matches_the_contract() -> None:
     assert _picture() == _contract()
 
 
-def test_the_package_has_only_rooms() -> None:
+def test_the_package_contains_only_rooms() -> None:
     found = {path.name for path in (ROOT / "exporter").iterdir() if path.name != "__pycache__"}
     assert found == {room for layer in _contract() for room in layer} | {"__init__.py", "__main__.py"}
 

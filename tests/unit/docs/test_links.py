@@ -1,4 +1,4 @@
-"""Links between the project's pages: the linked file exists and has the linked heading."""
+"""Links between the project's pages are right: the linked file exists and has the linked heading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links(page: Path) -> list[str]:
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", link)]
 
 
-def test_the_pages_are_found() -> None:
+def test_the_search_finds_these_three_pages() -> None:
     assert {ROOT / "README.md", ROOT / "docs/operations.md", ROOT / "deploy/README.md"} <= set(PAGES)
 
 

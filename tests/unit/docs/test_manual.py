@@ -17,7 +17,10 @@ COMMANDS = {command.name or PROGRAM: command for command in commands(command_lin
 
 
 def documented() -> dict[str, list[tuple[str, ...]]]:
-    """Return the flags of each subcommand, from sections with names such as "Options of top and replay"."""
+    """Return the flags of each subcommand.
+
+    They are read from sections with names such as "Options of top and replay".
+    """
     found: dict[str, list[tuple[str, ...]]] = {}
     for section in re.split(r"^\.S[sh] ", PAGE.read_text(), flags=re.MULTILINE):
         heading, _, text = section.partition("\n")
@@ -29,7 +32,7 @@ def documented() -> dict[str, list[tuple[str, ...]]]:
 
 
 def _names(item: str) -> list[str]:
-    """Return the names in an item such as "Fl p , Fl -pid Ar pid"."""
+    """Return the names of the flags in an item such as "Fl p , Fl -pid Ar pid"."""
     return ["-" + name for name in re.findall(r"Fl (\S+)", item)]
 
 
@@ -57,7 +60,7 @@ def test_every_subcommand_is_described() -> None:
     assert sorted(re.findall(r"^\.It Cm (\w+)", description, re.M)) == sorted(names)
 
 
-def test_allowed_words_of_flags_are_described() -> None:
+def test_the_allowed_words_of_a_flag_are_described() -> None:
     page = PAGE.read_text()
     for command in COMMANDS.values():
         for flag in command.flags:
@@ -68,6 +71,6 @@ def test_allowed_words_of_flags_are_described() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="no mandoc")
-def test_mandoc_reports_nothing() -> None:
+def test_mandoc_reports_no_problem() -> None:
     said = subprocess.run(["mandoc", "-Tlint", "-Wwarning", PAGE], capture_output=True, text=True, check=False)
     assert (said.stdout, said.returncode) == ("", 0)

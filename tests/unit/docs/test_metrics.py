@@ -1,4 +1,4 @@
-"""docs/metrics.md: its formula and its table give the number of series on rendered pages."""
+"""The formula and the table in docs/metrics.md give the number of series that rendered pages have."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ VCPUS_OF_A_VM = 4
 
 
 def name(space: int, code: int) -> Reason:
-    """Name a code. There are three classes."""
+    """Return a name for a code. The names have three classes."""
     return Reason(f"{'OUT' if space == Space.USERSPACE else 'EXIT'}_{code}", f"class_{code % 3}")
 
 
 def host(vcpus: int, reasons: int, userspace: int, busy: int) -> list[Identified]:
-    """Return `vcpus` vCPUs, each with these numbers of reasons. The first `busy` vCPUs are in an exit."""
+    """Return `vcpus` vCPUs, each with the given numbers of reasons. The first `busy` vCPUs are in an exit."""
     cells = [cell(Space.VMX, code, 1, {code: 1}, 1) for code in range(reasons)]
     cells += [cell(Space.USERSPACE, code, 1, {code: 1}, 1) for code in range(userspace)]
     made: list[Identified] = []
@@ -41,7 +41,7 @@ def host(vcpus: int, reasons: int, userspace: int, busy: int) -> list[Identified
 
 
 def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progress: int) -> int:
-    """Return the number of series by the formula of docs/metrics.md. `reasons` is R + U."""
+    """Return the number of series, computed with the formula of docs/metrics.md. `reasons` is R + U."""
     vms = -(-vcpus // VCPUS_OF_A_VM)
     lines = {"vcpu": vcpus, "vm": vms, "off": 0}
     counters, histograms = lines[level.counters], lines[level.histograms]
@@ -61,7 +61,7 @@ def rendered(
     classic = [metric for metric in metrics_found if metric.histogram.bucket]
     native = [metric for metric in metrics_found if metric.histogram.HasField("schema")]
     plain = sum(not metric.HasField("histogram") for metric in metrics_found)
-    # Prometheus makes a series of each classic bucket, and of +Inf, count and sum.
+    # Prometheus makes a series of each classic bucket, and also of +Inf, count and sum.
     return plain + len(native) + sum(len(metric.histogram.bucket) + 3 for metric in classic)
 
 
@@ -77,7 +77,7 @@ LEVELS = st.sampled_from(["vcpu", "vm", "off"])
     level=st.builds(Level, LEVELS, LEVELS),
     factor=st.sampled_from([2, 4, 16]),
 )
-def test_the_formula_gives_the_series_of_a_page(
+def test_the_formula_gives_the_number_of_series_of_a_page(
     *, vcpus: int, reasons: int, userspace: int, busy: int, level: Level, factor: int
 ) -> None:
     busy = min(busy, vcpus)
@@ -99,7 +99,7 @@ BY_VCPU, BY_VM = Level("vcpu", "vcpu"), Level("vm", "vm")
 ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
 BOTH = Histogram(classic=Classic(in_protobuf=True))
 WIDE = Histogram(classic=Classic(16))
-# Each line of the table: level, format, allow list, histogram options; R, U and h of the formula.
+# Each line of the table has a level, a format, an allow list, histogram options, and R, U and h of the formula.
 SHAPES: dict[str, tuple[Level, str, list[str], Histogram, tuple[int, int, int]]] = {
     "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
     "default, native": (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 1)),
@@ -116,7 +116,7 @@ SIZES = [100, 1000, 5000]
 
 
 def table() -> Iterator[tuple[str, list[int]]]:
-    """Yield each line of the table: the shape, and the series of 100, 1,000 and 5,000 vCPUs."""
+    """Yield each line of the table: the shape of a host, and the numbers of series of 100, 1,000 and 5,000 vCPUs."""
     lines = PAGE.read_text().split("| shape | 100 vCPUs | 1,000 vCPUs | 5,000 vCPUs |\n")[1].split("\n\n")[0]
     for line in lines.splitlines()[1:]:
         shape, *numbers = (part.strip() for part in line.strip("|").split("|"))

@@ -1,4 +1,4 @@
-"""docs/operations.md: it explains every warning and error in the log, and every series that it names exists."""
+"""docs/operations.md explains every warning and error in the log. Every series that it names exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _NO_METRICS = {"kvm_intel", "kvm_amd", "kvm_exit", "kvm_exit_exporter_"}
 
 
 def _logged() -> Iterator[tuple[str, str]]:
-    """Yield level and message of every event(log, "warn" or "error", ...); of an f-string its longest constant part."""
+    """Yield level and message of every event(log, "warn" or "error", ...).
+
+    Of an f-string, yield only its longest constant part.
+    """
     for path in sorted((ROOT / "exporter").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event"):
@@ -27,8 +30,8 @@ def _logged() -> Iterator[tuple[str, str]]:
                 yield level.value, max(texts, key=len).strip()
 
 
-def test_every_log_line_is_explained() -> None:
-    """A new log line needs a row in the table of its level, with its meaning and its remedy."""
+def test_every_warning_and_error_is_explained() -> None:
+    """A new warning or error needs a row in the table of its level. The row has its meaning and its remedy."""
     found = list(_logged())
     assert len(found) >= 5
     for level, message in found:
@@ -37,7 +40,7 @@ def test_every_log_line_is_explained() -> None:
         assert any(message in row.split(" | ")[0] for row in rows), f"docs/operations.md, {level}: {message}"
 
 
-def test_every_series_on_the_page_exists() -> None:
+def test_every_series_that_the_page_names_exists() -> None:
     words = set(re.findall(r"\b(?:instance\w*:|kvm_)[\w:]+", TEXT))
     assert {word for word in words if word.startswith("instance")}
     assert words - _NO_METRICS <= KNOWN.keys()

@@ -1,4 +1,4 @@
-"""docs/recording-format.md: its example of a reader works."""
+"""The example of a reader in docs/recording-format.md works."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from exporter.recording.events import Kind
 from tests.support.paths import ROOT
 
 
-def test_the_example_reads_the_same_events(tmp_path: Path) -> None:
-    """So the page is enough to write another reader."""
+def test_the_example_reads_the_same_events_as_the_exporter(tmp_path: Path) -> None:
+    """Therefore the page contains all that is needed to write another reader."""
     page = ROOT / "docs" / "recording-format.md"
     code = textwrap.dedent(page.read_text().split("## Reading one\n")[1])
     (tmp_path / "web-1.kvmrec").write_bytes(recording.DEFAULT.read_bytes())

@@ -1,4 +1,4 @@
-"""Tracepoint formats of the host, and the errors if KVM or tracefs is missing."""
+"""The tracepoint formats of the host are read. If KVM or tracefs is missing, the error names the remedy."""
 
 from __future__ import annotations
 

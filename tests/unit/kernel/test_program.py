@@ -1,4 +1,4 @@
-"""The C files of each kind of program, the numbers that Python passes to them, and the front for a kernel."""
+"""Each kind of program has its C files, the numbers that Python passes to them, and a front that fits the kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_both_kinds_have_the_same_fronts() -> None:
     assert counting[: len(recording) - 1] == recording[:-1]
 
 
-def test_python_passes_these_numbers_to_the_c_files() -> None:
+def test_python_passes_exactly_these_numbers_to_the_c_files() -> None:
     assert {
         **{f"SPACE_{space.name}": str(space.value) for space in Space},
         "NR_BUCKETS": "142",
@@ -38,7 +38,7 @@ def test_python_passes_these_numbers_to_the_c_files() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_c_files_do_not_repeat_the_bucket_scheme(kind: str) -> None:
+def test_the_c_files_do_not_repeat_the_numbers_of_the_bucket_scheme(kind: str) -> None:
     numbers = {int(number) for text in program.read_sources(kind) for number in re.findall(r"\b\d+\b", text)}
     assert not numbers & {BUCKETS, BUCKETS - 1, BUCKETS - 2, 92, 119, 4096000000000}
 
@@ -63,7 +63,7 @@ def test_an_unknown_layout_of_kvm_exit_is_an_error() -> None:
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
 
 
-def test_an_error_has_its_remedy_or_the_things_that_the_host_lacks() -> None:
+def test_an_error_has_its_remedy_or_a_list_of_the_things_that_the_host_lacks() -> None:
     assert program.LoadError("refused", "do this", ["BTF: none"]).explained() == "refused; do this"
     assert program.LoadError("refused", "", ["BTF: none", "memlock: low"]).explained() == (
         "refused; BTF: none; memlock: low"

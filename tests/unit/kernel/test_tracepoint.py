@@ -1,4 +1,4 @@
-"""The parsers of format files and of their print fmt: files of five kernels, and hostile files."""
+"""The parsers of format files and of their print fmt are tested with files of five kernels and with hostile files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(kernel: str, event: str) -> TracepointFormat:
 
 
 def entries_by_regex(text: str) -> list[tuple[int, str]]:
-    """Read the entries with a regular expression. It checks nothing, so it is only for files of real kernels."""
+    """Read the entries with a regular expression. It checks nothing, so it may only read files of real kernels."""
     found = re.findall(r"\{\s*([^{},]+),\s*((?:\"[^\"]*\"\s*)+)\}", text)
     return [(eval(value.replace("UL", ""), {}), "".join(re.findall(r'"([^"]*)"', name))) for value, name in found]
 
@@ -120,7 +120,7 @@ def test_values_are_read_in_every_notation() -> None:
         ("0xffffffffffffffff", (1 << 64) - 1),
     ],
 )
-def test_expressions_have_the_value_that_c_gives_them(value: str, expected: int) -> None:
+def test_expressions_have_the_same_value_as_in_c(value: str, expected: int) -> None:
     assert symbol_tables(f'__print_symbolic(REC->a, {{ {value}, "it" }})') == {"REC->a": {expected: "it"}}
 
 
@@ -155,7 +155,7 @@ def test_entries_with_an_unclear_value_are_left_out(value: str) -> None:
     assert "bad" not in tables["REC->a"].values()
 
 
-def test_names_are_read_and_bad_ones_are_left_out() -> None:
+def test_names_are_read_and_invalid_names_are_left_out() -> None:
     good = r'{1, "a\"b\\c"}, {2, "A_" "B" "C"}, {6, "}{,"}'
     bad = r'{3, ""}, {4, "\x41"}, {5, X "y"}'
     text = f"__print_symbolic(REC->a, {bad}, {good})"
@@ -166,7 +166,7 @@ def test_the_first_name_of_a_value_is_used() -> None:
     assert symbol_tables('__print_symbolic(REC->a, {1, "x"}, {1, "y"})') == {"REC->a": {1: "x"}}
 
 
-def test_a_second_table_of_one_expression_has_its_own_key() -> None:
+def test_a_second_table_of_the_same_expression_has_a_separate_key() -> None:
     text = 'isa == 1 ? __print_symbolic(REC->r, {1, "a"}) : __print_symbolic(REC->r, {1, "b"})'
     assert symbol_tables(text) == {"REC->r": {1: "a"}, "REC->r #2": {1: "b"}}
     assert symbol_tables('__print_symbolic(REC->r, {1, "a"}), __print_symbolic(REC->r, {1, "a"})') == {
@@ -183,7 +183,7 @@ def test_print_flags_and_64_bit_variants_are_read() -> None:
     }
 
 
-def test_a_text_that_is_cut_off_gives_its_complete_entries() -> None:
+def test_a_text_that_is_cut_off_still_gives_its_complete_entries() -> None:
     text = (FORMATS / "x86_64-6.18" / "kvm_userspace_exit.format").read_text()
     whole = parse_format(text).symbols["REC->reason"]
     for end in range(text.index("__print_symbolic"), len(text), 7):
@@ -238,7 +238,7 @@ PIECES = st.sampled_from(["__print_symbolic", "__print_flags", *'(){},"\\-1', '"
 @settings(deadline=None, max_examples=300)
 @given(st.lists(PIECES | st.text(max_size=5), max_size=80))
 @example(["__print_symbolic", "("])
-def test_garbled_print_fmt_raises_nothing(pieces: list[str]) -> None:
+def test_a_damaged_print_fmt_raises_no_exception(pieces: list[str]) -> None:
     parsed = parse_format(HEADER + "print fmt: " + " ".join(pieces))
     assert parsed.fields == {"ret": RecordField("ret", 8, 4, True)}
     for table in parsed.symbols.values():
@@ -247,7 +247,7 @@ def test_garbled_print_fmt_raises_nothing(pieces: list[str]) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.text() | st.sampled_from(ALL).map(Path.read_text), st.data())
-def test_any_text_gives_a_format_or_a_format_error(text: str, data: st.DataObject) -> None:
+def test_any_text_gives_a_format_or_raises_a_format_error(text: str, data: st.DataObject) -> None:
     if text:
         at = data.draw(st.integers(0, len(text) - 1))
         length = data.draw(st.integers(0, 40))
@@ -278,15 +278,15 @@ def test_any_text_gives_a_format_or_a_format_error(text: str, data: st.DataObjec
         " " * 1000000,
     ],
 )
-def test_no_input_takes_long(bomb: str) -> None:
-    started = time.process_time()  # not the time of day: other programs may use the CPU
+def test_no_input_takes_a_long_time(bomb: str) -> None:
+    started = time.process_time()  # CPU time and not the time of day, because other programs may use the CPU
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19])
     parse_format(HEADER + "print fmt: " + bomb[: 1 << 19].replace(" ", "\t"))
     assert time.process_time() - started < 20
 
 
 def test_thousands_of_tables_for_one_expression_are_read_quickly() -> None:
-    """Each table differs from the one before. The search for a free key once took minutes."""
+    """Each table differs from the one before. An older search for a free key took minutes here."""
     tables = "".join(f'__print_symbolic(REC->ret, {{ {code}, "x" }}), ' for code in range(20_000))
     started = time.process_time()
     found = symbol_tables(tables)

@@ -17,7 +17,7 @@ STAT = "1 (python3) S 1 1 1 0 -1 0 1 1 1 1 123 45 0 0 20 0 3 0 4711 1000000 250 
 
 
 class Frozen:
-    """A collector that always returns the same families. Without it, CPU time would differ between two pages."""
+    """A collector that always returns the same families. Otherwise, the CPU time would differ between two pages."""
 
     def __init__(self, collected: Iterable[Metric]) -> None:
         self._metrics = list(collected)
@@ -31,7 +31,7 @@ class Frozen:
 
 @pytest.fixture
 def own(tmp_path: Path) -> CollectorRegistry:
-    """A registry with all of the exporter's own metrics at one moment."""
+    """A registry with all of the exporter's own metrics. Their values do not change."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self/stat").write_text(STAT)
     (tmp_path / "self/limits").write_text("Max open files            1024                 4096                 files\n")

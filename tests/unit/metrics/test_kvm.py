@@ -1,4 +1,4 @@
-"""Records become families: names, labels and values of the contract, levels, and series of vCPUs that end."""
+"""Records become families. Names, labels and values are as promised, at each level, and series end with their vCPUs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def total(one: Cell) -> Total:
     return Total(one.exits, one.sum_ns, one.counts())
 
 
-def test_the_contract() -> None:
-    """Every kvm_* family, with the labels and values that dashboards rely on."""
+def test_every_kvm_family_has_the_promised_labels_and_values() -> None:
+    """Dashboards rely on the labels and values of every kvm_* family."""
     observed = cell(Space.ARM64_TRAP, 0x24, 7, {0: 2, 50: 3, 141: 1}, 5_000_000_500)
     out = cell(Space.USERSPACE, 6, 3, {50: 3}, 1_500)
     interrupted = cell(Space.USERSPACE_ERRNO, 4, 2, {}, 0)
@@ -74,7 +74,9 @@ def test_the_contract() -> None:
 
 
 @given(snapshots(), NAMES, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
-def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Name, one: str, other: str) -> None:
+def test_each_family_has_sums_at_its_configured_level(
+    vcpus: list[Identified], name: Name, one: str, other: str
+) -> None:
     found = values_of(families(vcpus, Level(one, other), name))
     for counters, histograms, userspace in zip(SERIES[:1] + USERSPACE[:1], SERIES[1:] + USERSPACE[1:], (False, True)):
         assert found[counters] == exits.totals(vcpus, one, name, userspace=userspace)
@@ -83,7 +85,7 @@ def test_each_family_has_the_sums_of_its_level(vcpus: list[Identified], name: Na
     assert found["kvm_vcpu_guest_seconds_total"] == {labels: ns / 1e9 for labels, ns in guest.items()}
 
 
-def test_level_vm_has_no_labels_of_a_vcpu() -> None:
+def test_series_at_level_vm_have_no_vcpu_labels() -> None:
     made = families(of(WEB, record(100, 101)), BY_VM)
     assert {family.name: family.labels for family in made[:5]} == {
         "kvm_exits_total": ("pid", "vm", "reason", "class"),
@@ -102,7 +104,7 @@ def test_level_vm_has_no_labels_of_a_vcpu() -> None:
         (Level("off", "off"), []),
     ],
 )
-def test_level_off_leaves_the_families_out(level: Level, left: list[str]) -> None:
+def test_a_level_of_off_leaves_its_families_out(level: Level, left: list[str]) -> None:
     made = metrics(level)
     vcpus = of(WEB, record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), cell(Space.USERSPACE, 6, 1, {}, 0)))
     made.update(vcpus, [])
@@ -115,7 +117,7 @@ def test_level_off_leaves_the_families_out(level: Level, left: list[str]) -> Non
 
 
 def test_two_threads_with_one_tid_share_a_series() -> None:
-    """The process used the tid again. Prometheus would take a counter that falls for a restart."""
+    """The process has used the tid again. If the counter fell, Prometheus would take this for a restart."""
     old = record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50), born_ns=1, guest_ns=7, alive=False)
     new = record(100, 101, cell(Space.VMX, 12, 3, {10: 1, 11: 2}, 40), born_ns=2, guest_ns=11)
     made = metrics()
@@ -152,15 +154,18 @@ def test_counters_of_a_vm_keep_ended_vcpus_until_the_last_vcpu_ends() -> None:
     made.update(of(WEB, more), [one.key])
     found = values_of(made.families([]))
     counts = tuple({10: 5, 11: 4}.get(number, 0) for number in range(exits.BUCKETS))
-    # The reason that only the first vCPU had ends with it. The sum of the other reason stays.
+    # The reason that only the first vCPU had ends with this vCPU. The sum of the other reason stays.
     assert found["kvm_exits_total"] == found["kvm_exit_duration_seconds"] == {halts: Total(9, 95, counts)}
     assert found["kvm_vcpu_guest_seconds_total"] == {("100", "web-1"): 27e-9}
     made.update([], [two.key])
     assert not any(values_of(made.families([])).values())
 
 
-def test_in_progress_and_info_are_those_of_the_snapshot() -> None:
-    """A vCPU that has ended, or whose VM is unknown, is not in the snapshot and has no series there."""
+def test_exits_in_progress_and_vm_info_are_those_of_the_snapshot() -> None:
+    """A vCPU is not in the snapshot if it has ended, or if its VM is not known yet.
+
+    Then it has no series in these families.
+    """
     made = metrics(BY_VM)
     busy = record(100, 101, in_progress=ExitInProgress(Space.VMX, 48, 1_500_000_000))
     idle = record(100, 102)
@@ -192,12 +197,12 @@ def test_every_series_ends_with_its_threads(vcpus: list[Identified], level: Leve
     made.update(vcpus, [])
     made.update([], [each.key for each, _ in vcpus])
     assert not any(values_of(made.families([])).values())
-    made.update([], [each.key for each, _ in vcpus])  # unknown threads are no error
+    made.update([], [each.key for each, _ in vcpus])  # an unknown thread is no error
 
 
 @given(snapshots(), st.data())
-def test_vcpus_may_be_seen_late_and_twice(vcpus: list[Identified], data: st.DataObject) -> None:
-    """update() gets a vCPU only after its VM is known. The same snapshot twice changes nothing."""
+def test_vcpus_may_be_passed_late_and_twice(vcpus: list[Identified], data: st.DataObject) -> None:
+    """update() gets a vCPU only after its VM is known. If it gets the same snapshot twice, nothing changes."""
     made = metrics(BY_VM)
     known = data.draw(st.sets(st.integers(0, len(vcpus) - 1)))
     made.update([vcpus[number] for number in sorted(known)], [])

@@ -1,4 +1,7 @@
-"""Series: sums over cells and threads, allow and deny lists, freed memory, and reloads."""
+"""Series have the sums over cells and threads.
+
+They follow allow and deny lists, free their memory, and survive reloads.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ def totals_of(table: SeriesTable) -> dict[Labels, Total]:
         (["nonsense"], ["nonsense"], [OTHER, OTHER, OTHER]),
     ],
 )
-def test_reasons_that_the_lists_leave_out_become_other(allow: list[str], deny: list[str], shown: list[str]) -> None:
+def test_reasons_that_the_lists_exclude_are_counted_as_other(
+    allow: list[str], deny: list[str], shown: list[str]
+) -> None:
     reasons = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     codes = [12, 10, 48]
     assert [reasons(Space.VMX, code).name for code in codes] == shown
@@ -57,7 +62,9 @@ LISTS = st.lists(st.sampled_from(ALL), max_size=6)
 
 
 @given(snapshots(), LISTS, LISTS, st.sampled_from(["vcpu", "vm"]))
-def test_no_count_is_lost_in_other(vcpus: list[Identified], allow: list[str], deny: list[str], level: str) -> None:
+def test_no_count_is_lost_in_the_reason_other(
+    vcpus: list[Identified], allow: list[str], deny: list[str], level: str
+) -> None:
     """Each class has the same sum with and without the lists."""
     shown = ReasonFilter(NAME, Reasons(tuple(allow), tuple(deny)))
     for userspace in (False, True):
@@ -90,9 +97,9 @@ Sums = dict[Labels, Any]
 
 
 class Threads(RuleBasedStateMachine):
-    """Compares all tables, at both levels, with plain sums over live and ended threads.
+    """Compare all tables, at both levels, with plain sums over live and ended threads.
 
-    An ended thread counts as long as a live thread has the same labels.
+    The counts of an ended thread stay in the sum as long as a live thread has the same labels.
     """
 
     def __init__(self) -> None:
@@ -204,7 +211,7 @@ def test_the_end_of_a_thread_frees_its_series_and_their_caches(level: Level) -> 
 
     old: list[Identified] = []
     sizes = set()
-    for generation in range(5):  # VMs that start and end leave nothing in memory
+    for generation in range(5):  # after VMs have started and ended, nothing of them stays in memory
         vcpus = collected(101 + 20 * generation)
         sizes.add(shown(vcpus, [each.key for each, _ in old]))
         old = vcpus
@@ -223,7 +230,7 @@ def stored_keys(made: Metrics) -> list[object]:
     ]
 
 
-# --- after a reload a series continues from its value ---
+# --- after a reload, a series continues from its value ---
 
 
 @given(snapshots(), LISTS, LISTS, st.sampled_from(LEVELS), st.booleans())
@@ -242,7 +249,7 @@ def test_a_series_keeps_its_value_over_a_reload(
 
 
 def test_a_series_grows_after_a_reload_and_never_falls() -> None:
-    """HLT has code 12, CPUID code 10. Both are in "other" before the reload, and only HLT after it."""
+    """HLT has code 12, and CPUID has code 10. Before the reload, both are in "other", then only HLT."""
     hlt, cpuid = cell(1, 12, 101, {3: 101}, 1010), cell(1, 10, 211, {4: 211}, 2110)
     (one,) = of(WEB, record(100, 101, hlt, cpuid))
     old = SeriesTable(
@@ -261,7 +268,7 @@ def test_a_series_grows_after_a_reload_and_never_falls() -> None:
     old.update(*one)
     others = [(total.labels, total.total().exits) for total in old.series()]
     assert {labels[2] for labels, _ in others} == {OTHER}
-    assert sorted(count for _, count in others) == [101, 211]  # by class: idle, and sysreg
+    assert sorted(count for _, count in others) == [101, 211]  # the classes are idle and sysreg
 
     new = SeriesTable("vm", ReasonFilter(NAME, Reasons(allow=("CPUID",))), userspace=False)
     new.update(*one)
@@ -274,8 +281,8 @@ def test_a_series_grows_after_a_reload_and_never_falls() -> None:
     assert (other.exits, other.sum_ns, other.counts[3], other.counts[5]) == (104, 1500, 103, 1)
 
 
-def test_counts_of_ended_threads_are_carried_over_a_reload() -> None:
-    """At level vm a sum has counts of ended threads, and the new table never saw these threads."""
+def test_counts_of_ended_threads_are_kept_over_a_reload() -> None:
+    """At level vm, a sum includes counts of ended threads. The new table has never seen these threads."""
     first, second = cell(1, 12, 101, {3: 101}, 1010), cell(1, 12, 211, {4: 211}, 2110)
     ended, stays = of(WEB, record(100, 101, first), record(100, 102, second))
     old, new = (SeriesTable("vm", NAME, userspace=False) for _ in range(2))
@@ -290,7 +297,7 @@ def test_counts_of_ended_threads_are_carried_over_a_reload() -> None:
     assert totals_of(new) == {}
 
 
-def test_guest_time_of_ended_threads_is_carried_over_a_reload() -> None:
+def test_guest_time_of_ended_threads_is_kept_over_a_reload() -> None:
     ended, stays = of(WEB, record(100, 101, guest_ns=1009), record(100, 102, guest_ns=503))
     old, new = TotalsTable("guest_ns", "vm"), TotalsTable("guest_ns", "vm")
     for each in (ended, stays):

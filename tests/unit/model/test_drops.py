@@ -1,4 +1,4 @@
-"""The table of drops: its counters are those of the program, and each cause has its sentence."""
+"""The table of drops has all counters of the program, and each cause has a sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_drop_is_reported_once_when_its_counter_is_above_0() -> None:
     assert later == [("no_slot", "dropped_exits_total")]
 
 
-def test_each_cause_with_a_count_has_one_sentence() -> None:
+def test_each_cause_with_a_count_gives_one_sentence() -> None:
     assert not_counted({}) == []
     assert not_counted({"dropped_no_slot": 0, "missed_kvm_exit": 0, "expired_early": 0}) == []
     assert not_counted(

@@ -1,4 +1,4 @@
-"""Spaces of exit codes. Recordings and ledgers store their numbers, so no number may change."""
+"""Recordings and ledgers store the numbers of the exit code spaces. Therefore no number may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lookups in a fake /proc whose processes can hang."""
+"""Lookups in a fake /proc. Reads of its processes can hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU0, CPU1 = b"CPU 0/KVM", b"CPU 1/KVM"
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -32,7 +32,7 @@ class Clock:
 
 
 class Proc:
-    """A fake /proc. A test can make its processes hang."""
+    """A fake /proc. The test can make reads of a process hang."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,12 +55,12 @@ class Proc:
         return names
 
     def close(self) -> None:
-        """Stop the lookups of the test, and check that their threads end."""
+        """Stop the lookups of the test. Check that their threads end."""
         for names in self._lookups:
             names.close()
         end = time.monotonic() + LONG
         while running_workers():
-            assert time.monotonic() < end, "the workers end"
+            assert time.monotonic() < end, "the workers must end"
             self.release()
             time.sleep(0.005)
 
@@ -71,8 +71,9 @@ class Proc:
                 try:
                     writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
                 except OSError:
-                    break  # nobody reads
-                with suppress(OSError):  # the reader may have got the bytes of another writer and closed the FIFO
+                    break  # nobody reads this FIFO any more
+                # The reader may have got the bytes of another writer and closed the FIFO.
+                with suppress(OSError):
                     os.write(writer, content)
                 os.close(writer)
 
@@ -91,7 +92,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """The number of reads of the command line, by pid."""
+    """For each pid, the number of reads of its command line."""
     counted: Counter[int] = Counter()
     real = identify
 

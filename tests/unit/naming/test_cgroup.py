@@ -1,4 +1,4 @@
-"""Names of libvirt's domains in cgroup paths."""
+"""The names of libvirt's domains are read from cgroup paths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.unit.naming.processes import known, make
     ],
 )
 @pytest.mark.parametrize("line", ["0::{}", "11:devices:/x\n3:cpu,cpuacct:{}\n1:name=systemd:/y"])
-def test_the_cgroup_of_libvirt_states_name_and_vmm(tmp_path: Path, line: str, path: str, name: str, vmm: str) -> None:
+def test_the_cgroup_of_libvirt_gives_name_and_vmm(tmp_path: Path, line: str, path: str, name: str, vmm: str) -> None:
     vm = known(tmp_path, ["daemon"], cgroup=line.format(path) + "\n")
     assert vm == Vm(42, name, "", vmm)
 
@@ -55,7 +55,7 @@ def test_a_name_on_the_command_line_takes_precedence_over_the_cgroup(tmp_path: P
 
 @settings(deadline=None)
 @given(st.text(min_size=1, max_size=30))
-def test_any_name_is_read_back_from_the_escaping_of_systemd(name: str) -> None:
+def test_any_name_is_read_back_after_the_escaping_of_systemd(name: str) -> None:
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_."
     raw = f"qemu-7-{name}".encode(errors="replace")
     escaped = "".join(chr(byte) if chr(byte) in allowed else f"\\x{byte:02x}" for byte in raw)

@@ -1,4 +1,4 @@
-"""Identity of the VM that a process runs, read from a fake /proc."""
+"""The identity of the VM that a process runs is read from a fake /proc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporter.naming.vcpu import vcpu_index
 from tests.unit.naming.processes import known, make
 
 
-def test_the_vmm_is_known_by_argv_0_executable_or_comm(tmp_path: Path) -> None:
+def test_the_vmm_is_known_by_argv_0_or_executable_or_comm(tmp_path: Path) -> None:
     make(tmp_path, 1, ["microvm@web", "--id", "f"], exe="/nix/store/x/bin/firecracker")
     make(tmp_path, 2, ["x", "--id", "f"], exe="/usr/bin/firecracker (deleted)")
     make(tmp_path, 3, [], comm="qemu-system-aar\n")
@@ -33,7 +33,7 @@ def test_the_vmm_is_known_by_argv_0_executable_or_comm(tmp_path: Path) -> None:
     ]
 
 
-def test_a_comm_that_is_the_start_of_a_longer_program_name_does_not_count(tmp_path: Path) -> None:
+def test_a_comm_that_is_only_the_start_of_a_longer_program_name_is_ignored(tmp_path: Path) -> None:
     make(tmp_path, 1, ["cloud-hypervisor-fork"], comm="cloud-hyperviso\n")
     make(tmp_path, 2, ["x"], exe="/opt/cloud-hypervisor-fork", comm="cloud-hyperviso\n")
     make(tmp_path, 3, ["kvm-web"], comm="kvm\n")
@@ -54,7 +54,7 @@ def test_the_label_of_an_unknown_program_is_its_base_name(tmp_path: Path, argv: 
     assert known(tmp_path, argv) == Vm(42, "42", "", label)
 
 
-def test_strings_of_a_hostile_owner_are_cut_and_decoded(tmp_path: Path) -> None:
+def test_hostile_strings_of_a_process_are_cut_and_decoded(tmp_path: Path) -> None:
     make(tmp_path, 1, b'qemu-kvm\0-name\0guest=a"b\n\xff{}\\\0-uuid\0' + b"u" * 70000 + b"\0")
     make(tmp_path, 2, ["qemu-kvm", "-name", "n" * 65536])
     make(tmp_path, 3, b"\0" * 200000)
@@ -67,7 +67,7 @@ def test_strings_of_a_hostile_owner_are_cut_and_decoded(tmp_path: Path) -> None:
     assert identify(5, tmp_path) == Vm(5, "5", "", "__")
 
 
-def test_a_read_has_a_limit_and_an_argument_that_is_cut_off_is_dropped(tmp_path: Path) -> None:
+def test_a_read_is_limited_and_an_argument_that_is_cut_off_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "cmdline"
     file.write_bytes(b"qemu\0-name\0web-server\0")
     assert read_head(file, 14) == b"qemu\0-name\0web"
@@ -118,7 +118,7 @@ def test_this_process_has_an_identity_without_a_vm() -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=40), st.integers(0, 9))
-def test_identify_raises_nothing_whatever_proc_contains(
+def test_identify_raises_no_exception_whatever_proc_contains(
     tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: bytes, pid: int
 ) -> None:
     folder = tmp_path / str(pid)

@@ -1,4 +1,4 @@
-"""The lookup: each VM is read once, no caller waits, and no answer changes."""
+"""The lookup reads each VM once, delays no caller, and never changes an answer."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def test_a_vm_whose_read_hangs_gets_the_fallback_and_keeps_it(
 ) -> None:
     hangs = threading.Event()
 
-    def read_stat(pid: int, root: Path) -> int | None:  # two readers of a FIFO would get different bytes
+    # no FIFO is used here, because it would divide its bytes between two readers
+    def read_stat(pid: int, root: Path) -> int | None:
         if hang == "stat" and pid == 10:
             hangs.wait(LONG)
         return start_time(pid, root)
@@ -120,7 +121,7 @@ def test_a_vm_whose_read_hangs_gets_the_fallback_and_keeps_it(
     names.submit(ThreadKey(10, 13, 2), CPU1, None)
 
 
-def test_an_identity_that_is_late_is_used_if_nobody_got_the_fallback_before(proc: Proc, clock: Clock) -> None:
+def test_a_late_identity_is_used_if_nobody_got_the_fallback_before(proc: Proc, clock: Clock) -> None:
     proc.add(10, "stuck", hang="cmdline")
     names = proc.lookup(clock, 5)
     key = ThreadKey(10, 11, 1)
@@ -180,7 +181,7 @@ def test_a_key_can_be_forgotten_while_its_read_hangs(proc: Proc, clock: Clock) -
     assert (names._threads, names._vms, names._fallbacks) == ({}, {}, {})
 
 
-def test_all_threads_that_ask_at_once_get_the_same_answer(proc: Proc, reads: Counter[int]) -> None:
+def test_all_threads_that_ask_at_the_same_time_get_the_same_answer(proc: Proc, reads: Counter[int]) -> None:
     pids = range(100, 140)
     for pid in pids:
         proc.add(pid, f"vm{pid}")

@@ -1,4 +1,4 @@
-"""Names of exit reasons: no two codes share a name, with any tables. The tests of kernel/isa have each ISA's names."""
+"""No two exit codes share a name, with any tables of a kernel. The tests in kernel/isa check the names of each ISA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.naming.reasons import ReasonNames
 from tests.support.formats import KERNELS, reason_names
 
 EXIT_TABLES = ("REC->exit_reason & 0xffff", "REC->exit_reason", "REC->esr_ec", "REC->ret", "REC->reason")
-#: Spaces whose names are in one metric. So their names must differ across these spaces too.
+# The names of these spaces are in one metric. Therefore names must differ across these spaces too.
 TOGETHER = [
     (Space.VMX,),
     (Space.SVM,),
@@ -35,7 +35,7 @@ def test_the_kernels_name_replaces_the_built_in_name() -> None:
     assert reasons.lookup(Space.ARM64_TRAP, 1) == Reason("EC_WFx", "idle")
 
 
-def test_names_that_a_table_repeats_or_imitates_get_their_code() -> None:
+def test_the_code_is_appended_to_a_name_that_a_table_repeats_or_imitates() -> None:
     symbols = {
         "REC->exit_reason & 0xffff": {
             1: "HLT",
@@ -126,7 +126,7 @@ def test_no_table_makes_two_codes_share_a_name(symbols: dict[str, dict[int, str]
 
 
 @given(st.integers(), st.integers())
-def test_every_code_has_a_name_and_it_stays_the_same(space: int, code: int) -> None:
+def test_every_code_has_a_name_and_the_name_does_not_change(space: int, code: int) -> None:
     reasons = ReasonNames()
     first = reasons.lookup(space, code)
     assert first.name

@@ -1,4 +1,4 @@
-"""Index of a vCPU, from its thread's comm or its cgroup."""
+"""The index of a vCPU is taken from the tracepoint, from its thread's comm, or from its cgroup."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from exporter.naming.vcpu import vcpu_index
         (b"", ""),
     ],
 )
-def test_the_index_is_from_the_tracepoint_or_else_from_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
+def test_the_index_comes_from_the_tracepoint_or_else_from_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
     assert vcpu_index(comm, None, 1, 2, tmp_path) == index
     assert vcpu_index(comm, 5, 1, 2, tmp_path) == "5"
     assert vcpu_index(comm, 0, 1, 2, tmp_path) == "0"
@@ -53,7 +53,7 @@ def test_the_index_is_from_the_tracepoint_or_else_from_the_comm(tmp_path: Path, 
         ("", ""),
     ],
 )
-def test_the_index_is_from_the_cgroup_if_the_comm_has_none(tmp_path: Path, cgroup: str, index: str) -> None:
+def test_the_index_comes_from_the_cgroup_if_the_comm_has_none(tmp_path: Path, cgroup: str, index: str) -> None:
     thread = tmp_path / "1" / "task" / "2"
     thread.mkdir(parents=True)
     (thread / "cgroup").write_text(cgroup)

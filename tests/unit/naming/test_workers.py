@@ -1,4 +1,4 @@
-"""Workers of the lookup: when a worker starts, and when it ends."""
+"""The workers of the lookup: when a worker starts and when it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_no_worker_starts_before_a_key_is_submitted(proc: Proc) -> None:
     assert not running_workers()
 
 
-def test_stuck_workers_are_replaced_up_to_a_limit(proc: Proc, clock: Clock) -> None:
+def test_workers_that_hang_are_replaced_up_to_a_limit(proc: Proc, clock: Clock) -> None:
     for pid in range(100, 150):
         proc.add(pid, "stuck", hang="cmdline")
     proc.add(10, "web")
@@ -45,7 +45,7 @@ def test_stuck_workers_are_replaced_up_to_a_limit(proc: Proc, clock: Clock) -> N
     wait_for(lambda: names.get(ThreadKey(10, 11, 1)), "the last in the queue is read")
     assert names.get(ThreadKey(10, 11, 1)) == Vcpu(qemu(10, "web"), "0")
 
-    # The number of workers stays at its limit while more reads hang. Reads go on when a worker returns.
+    # If more reads hang, the number of workers stays at its limit. Reads continue when a worker returns.
     for pid in range(112, 150):
         names.submit(ThreadKey(pid, pid, 1), CPU0, None)
     bound = MAX_WORKERS + MAX_STUCK
@@ -118,7 +118,9 @@ def test_a_worker_thread_that_fails_to_start_is_started_again_later(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_read_that_raises_gives_the_fallback(proc: Proc, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_raises_an_exception_gives_the_fallback(
+    proc: Proc, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(pid: int, root: Path) -> Vm:
         raise MemoryError
 

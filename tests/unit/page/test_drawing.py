@@ -1,11 +1,11 @@
-"""Bars of durations, and durations as text."""
+"""Durations are drawn as bars and written as text."""
 
 from __future__ import annotations
 
 from exporter.page.drawing import bars, duration
 
 
-def test_each_bar_is_an_octave_with_its_height_rounded_up() -> None:
+def test_each_bar_is_an_octave_and_its_height_is_rounded_up() -> None:
     assert bars({}) == ""
     assert bars({0: 1, 12: 1, 13: 4, 17: 1_000_000, 141: 500_000}) == "M0 0v-1M1 0v-9M23 0v-5"
 

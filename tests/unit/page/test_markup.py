@@ -1,4 +1,4 @@
-"""HTML of the page: one row, numbers, and hostile names."""
+"""The HTML of the page: a row, numbers, and hostile names."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def page(now: Reading, health: Health = UP, **more: str) -> bytes:
 
 
 class Tags(HTMLParser):
-    """The tags and the text of a page."""
+    """This parser collects the tags and the text of a page."""
 
     def __init__(self, made: bytes) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_links_are_relative_and_nothing_is_loaded_from_other_hosts() -> None:
     assert "unsafe" not in policy
 
 
-def test_many_browsers_cost_one_collection_a_second() -> None:
+def test_many_browsers_cost_only_one_collection_a_second() -> None:
     now, looked = [100.0], []
 
     def look() -> PageData:

@@ -1,4 +1,4 @@
-"""The page's history: which totals it compares, and how long it keeps them."""
+"""The page's history: which earlier totals are compared, and how long they are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support.readings import SECOND
 from tests.unit.page.views import figures, seen, vcpu
 
 
-def test_the_first_request_shows_all_counts_and_the_next_one_the_difference() -> None:
+def test_the_first_request_shows_all_counts_and_the_next_request_the_difference() -> None:
     history = History()
     first = seen(history, 10, vcpu(2, 101, 3), vcpu(3, 7))
     assert (first.whole, first.elapsed_ns) == (True, 10 * SECOND)
@@ -37,7 +37,7 @@ def test_totals_are_dropped_a_minute_after_the_last_request() -> None:
 
 
 def test_without_comparable_totals_the_page_shows_all_counts() -> None:
-    """Two cases: a vCPU of the earlier totals is missing, or counting began anew."""
+    """There are two cases: the earlier totals lack a vCPU, or counting has started again from 0."""
     history = History()
     seen(history, 10, vcpu(2, 100), vcpu(3, 50))
     missing = seen(history, 12, vcpu(2, 103))
@@ -57,7 +57,7 @@ def test_the_last_exits_of_an_ended_vcpu_are_counted_once() -> None:
 
 
 def test_a_vm_that_gets_its_name_later_keeps_its_history() -> None:
-    """The VM is shown once, even while one of its vCPUs has no name."""
+    """The VM is shown once, even while one of its vCPUs has no name yet."""
     history = History()
     assert figures(seen(history, 10, vcpu(2, 100, vm=None)))[0][0] == "1"
     named = seen(history, 12, vcpu(2, 103), vcpu(3, 1, vm=None))

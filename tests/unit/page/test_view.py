@@ -12,7 +12,7 @@ from tests.support.readings import SECOND, counted, thread
 from tests.unit.page.views import seen, vcpu
 
 
-def test_an_exit_in_progress_is_lost_time_and_is_listed_after_a_second() -> None:
+def test_an_exit_in_progress_counts_as_lost_time_and_is_listed_after_a_second() -> None:
     history = History()
     irq = counted("IRQ", "interrupt", 1)
     held = thread(1, 2, irq, vcpu="3", in_progress=InProgress("IRQ", "interrupt", SECOND))

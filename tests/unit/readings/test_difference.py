@@ -1,4 +1,4 @@
-"""Differences of readings, and percentiles."""
+"""Differences between two readings, and percentiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tests.unit.readings.rows import NOTHING, shown
 
 
 def test_a_percentile_is_the_bound_of_its_bucket() -> None:
-    """Bucket 3 has 1 interval, bucket 10 has 97, buckets 20 and 30 have 1 each. So the 99th of 100 is in bucket 20."""
+    """Bucket 3 has 1 interval, bucket 10 has 97, and buckets 20 and 30 have 1 each.
+
+    So the 99th of 100 intervals is in bucket 20.
+    """
     buckets = {3: 1, 10: 97, 20: 1, 30: 1}
     (row,) = between(NOTHING, reading(1, thread(1, 2, counted("IRQ", "interrupt", 101, buckets, 100_003)))).rows()
     assert (row.completed, row.avg_ns) == (100, 1000)
@@ -45,7 +48,10 @@ def test_the_difference_has_the_exits_between_two_readings() -> None:
 
 
 def test_only_time_between_the_readings_counts() -> None:
-    """In a run of 2 s, an exit of 100 s ends after 1.5 s. The next exit begins then and is still in progress."""
+    """The run takes 2 s.
+
+    An exit of 100 s ends after 1.5 s of the run. The next exit begins at that time and does not end in the run.
+    """
     then = reading(
         100,
         thread(1, 2, counted("HLT", "idle", 1), in_progress=InProgress("HLT", "idle", round(98.5 * SECOND))),
@@ -68,7 +74,7 @@ def test_only_time_between_the_readings_counts() -> None:
     assert (row.reason, row.exits, row.share) == ("MMIO", 0, 1.0)
 
 
-def test_returns_to_the_vmm_have_rows_of_their_own() -> None:
+def test_returns_to_the_vmm_have_separate_rows() -> None:
     both = thread(1, 2, counted("IRQ", "interrupt", 3), counted("KVM_EXIT_IO", "pio", 2, {1: 1}, 5, kind=USERSPACE))
     span = between(NOTHING, reading(1, both))
     assert shown(span.rows()) == [(2, "IRQ", 3)]
@@ -93,8 +99,8 @@ def test_a_vcpu_that_ended_before_the_run_is_left_out() -> None:
     assert between(reading(1, ended), reading(2, ended._replace())).vcpus == []
 
 
-def test_counts_from_before_a_restart_of_the_exporter_stay() -> None:
-    """3 exits before the restart and 7 exits after it are 10."""
+def test_counts_from_before_a_restart_of_the_exporter_are_kept() -> None:
+    """There are 3 exits before the restart and 7 exits after it. The difference has 10 exits."""
     run = ReadingSpan(
         reading(5, thread(1, 2, counted("IRQ", "interrupt", 100), born_ns=1), counters={"dropped_no_slot": 9})
     )

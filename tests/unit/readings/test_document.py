@@ -128,7 +128,7 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
 
 @given(snapshots())
 def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified]) -> None:
-    """The bytes are safe to print on a terminal, with any name of a VM."""
+    """Whatever the name of a VM is, the bytes are safe to print on a terminal."""
     now = read(vcpus)
     data = document.encode(now)
     assert document.decode(data) == now

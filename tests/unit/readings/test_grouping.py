@@ -1,4 +1,4 @@
-"""Rows of a difference: filtered, summed, ordered."""
+"""The rows of a difference are filtered, summed and sorted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def test_filters_compare_whole_values(filters: Filters, rows: list[tuple[int, st
 
 @pytest.mark.parametrize("filters", [Filters(reasons=frozenset(["IRQ"])), Filters(no_idle=True)])
 def test_a_filter_of_reasons_does_not_change_shares(filters: Filters) -> None:
-    """A share is a part of the time of all chosen vCPUs. Threads 11 and 12 are of one VM, 21 and 31 of two others."""
+    """A share is relative to the time of all chosen vCPUs.
+
+    Threads 11 and 12 are of one VM. Threads 21 and 31 are of two other VMs.
+    """
     span = filters.apply(SPAN)
     assert len(span.vcpus) == len(SPAN.vcpus) == 4
     (by_vm,) = [row for row in grouped(span, by="vm") if row.reason == "IRQ"]
@@ -53,7 +56,7 @@ def test_a_filter_of_reasons_does_not_change_shares(filters: Filters) -> None:
     assert one.span_ns == 10 * SECOND
 
 
-def test_idle_reasons_come_last_in_every_order() -> None:
+def test_idle_reasons_come_last_whatever_the_order() -> None:
     by = {key: [(row.tid, row.reason) for row in ordered(SPAN.rows(), key)] for key in SORT_KEYS}
     idle = [(31, "WFx"), (11, "WFx")]
     assert by == {

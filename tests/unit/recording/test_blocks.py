@@ -1,4 +1,4 @@
-"""Blocks of a recording: cut off, damaged, foreign, or with a false length."""
+"""A recording is refused if its blocks are cut off, damaged, foreign, or have a false length."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ BOMB = zlib.compress(bytes(1 << 28), 9)
         (_head(b"what", 0, 2, zlib.compress(b"{}")), "has an unknown type, b'what'"),
     ],
 )
-def test_a_false_length_is_refused_without_much_memory(tmp_path: Path, block: bytes, said: str) -> None:
+def test_a_false_length_is_refused_without_using_much_memory(tmp_path: Path, block: bytes, said: str) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(blocks.start() + (block if len(block) > 20 else block + struct.pack("<I", zlib.crc32(block))))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Columns of a block of events: packed and unpacked."""
+"""The columns of a block of events are packed and unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events as bytes, and the contexts that pass events to the programs again."""
+"""Events are stored as bytes. They become contexts, with which a replay runs the programs again."""
 
 from __future__ import annotations
 

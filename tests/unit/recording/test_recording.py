@@ -1,4 +1,4 @@
-"""The file format: a written recording is read back, and a wrong one is refused."""
+"""The file format: a written recording is read back, and a wrong recording is refused."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ def test_a_written_recording_is_read_back(small: Path) -> None:
     assert list(zip(run.times, run.events)) == SMALL[1:]
 
 
-def test_a_tid_that_comes_again_is_another_thread(tmp_path: Path) -> None:
-    """The first thread ends. The second thread is announced again without an end, because its end was lost."""
+def test_a_tid_that_starts_again_is_another_thread(tmp_path: Path) -> None:
+    """The first thread ends, and a second thread starts with the same tid.
+
+    Then a third thread starts with this tid, but the event for the second thread's end was lost.
+    """
     path = tmp_path / "again"
     happened = [*SMALL, (3000, THREAD), (3001, ENTRY), (4000, THREAD), (4001, ENTRY), (4002, EXIT)]
     from_ftrace.write(path, HEADER, [VM], happened)
@@ -37,7 +40,7 @@ def test_a_tid_that_comes_again_is_another_thread(tmp_path: Path) -> None:
 
 
 def _remade(path: Path, change: Callable[[Type, bytes], bytes | None]) -> Path:
-    """Copy a recording with changed blocks and correct checksums. `change` returns None to leave a block out."""
+    """Copy a recording with changed blocks and correct checksums. To leave a block out, `change` returns None."""
     made = [blocks.start()]
     for block in blocks.read(path):
         content = change(block.type, block.content)

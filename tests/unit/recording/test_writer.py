@@ -1,4 +1,4 @@
-"""Writing a recording: the file's owner, files that exist already, and full disks."""
+"""A recording is written: the file's owner, files that already exist, and full disks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_existing_file_is_overwritten_only_with_force(tmp_path: Path) -> None
             writer.create(tmp_path, force=force)
     assert (path.read_text(), target.read_text()) == ("before", "before")
     with path.open() as open_before, writer.create(path, force=True):
-        assert open_before.read() == "before"  # a reader that has the old file open keeps it
+        assert open_before.read() == "before"  # a reader that has the old file open can still read it
     assert path.read_text() == ""
 
 
@@ -56,7 +56,7 @@ def test_discard_removes_only_its_own_file(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_a_valid_recording(tmp_path: Path) -> None:
-    """The block that did not fit is removed again. The closing block takes its place."""
+    """The block that did not fit is removed. The closing block takes its place."""
     path = tmp_path / "full"
     code = (
         "import resource, sys, pathlib\n"

@@ -1,4 +1,4 @@
-"""Changes after which the next start counts anew."""
+"""After these changes, the next start counts from 0."""
 
 from __future__ import annotations
 

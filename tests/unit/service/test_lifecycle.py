@@ -1,4 +1,4 @@
-"""The daemon's states: each allowed step, and each refused one."""
+"""The daemon's states: each allowed step is taken, and each other step is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of the web server: their answers and their methods."""
+"""The paths of the web server: their answers and their methods."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_each_path_has_its_answer(served: WebServer) -> None:
     assert (answer.status, body) == (200, b"accept x/y encoding br\n")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
     assert answer.headers["Vary"] == "Accept, Accept-Encoding"
-    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept  encoding identity\n"  # http.client sends identity
+    # http.client asks for the encoding identity
+    assert _ask(served, "GET", "/metrics?name[]=up")[1] == b"accept  encoding identity\n"
     assert _ask(served, "GET", "/-/healthy")[1] == b"Healthy\n"
     answer, body = _ask(served, "GET", "/")
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -84,7 +85,7 @@ def test_head_is_answered_and_post_is_refused(served: WebServer) -> None:
 @pytest.mark.parametrize("accept", pages.FORMATS)
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
-    """The page has more than one batch: its length must be known before the first batch is sent."""
+    """The page has more than one batch. Its length must be known before the first batch is sent."""
     cells = [cell(Space.VMX, code, 1, dict.fromkeys(range(0, 142, 5), 1), 1) for code in range(20)]
     made = families(of(WEB, *(record(100, tid, *cells) for tid in range(101, 141))))
     exposition = pages.exposition()
@@ -102,7 +103,7 @@ def test_head_has_the_headers_of_get(accept: str, encoding: str) -> None:
     assert body == pages.page(made, accept, encoding).body
 
 
-def test_garbage_does_not_stop_the_next_request(served: WebServer) -> None:
+def test_an_invalid_request_does_not_stop_the_next_request(served: WebServer) -> None:
     host, port = served.addresses[0].split(":")
     for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"):
         with socket.create_connection((host, int(port)), timeout=10) as raw:
@@ -110,7 +111,7 @@ def test_garbage_does_not_stop_the_next_request(served: WebServer) -> None:
     assert _ask(served, "GET", "/metrics")[0].status == 200
 
 
-def test_a_page_that_cannot_be_made_is_status_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_that_cannot_be_made_gives_status_500_and_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     def broken(accept: str, accept_encoding: str) -> MetricsPage:
         raise KeyError("reason")
 

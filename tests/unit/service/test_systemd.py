@@ -45,7 +45,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
     made.close()
 
 
-def test_without_systemd_no_call_has_an_effect() -> None:
+def test_without_systemd_no_message_is_sent() -> None:
     environ = {"HOME": "/", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000"}
     systemd = Systemd(environ, os.getpid())
     assert not systemd
@@ -64,7 +64,8 @@ def test_each_call_sends_its_message(listener: Listener, tmp_path: Path) -> None
     assert environ == {}
     assert systemd
     assert systemd.watchdog_seconds == 3.0
-    with systemd.reloading():  # sends nothing before ready(): systemd would take its end for the end of the start
+    # This sends nothing before ready(). Otherwise, systemd would take the end of the reload for the end of the start.
+    with systemd.reloading():
         pass
     systemd.ready()
     assert listener.next() == "READY=1"
@@ -97,7 +98,7 @@ def test_a_descriptor_is_stored(listener: Listener, tmp_path: Path) -> None:
     os.close(stored)
 
 
-def test_messages_reach_an_abstract_address() -> None:
+def test_messages_reach_a_socket_with_an_abstract_address() -> None:
     name = f"kvm-exit-exporter-test-{os.getpid()}"
     listener = Listener("\0" + name)
     Systemd({"NOTIFY_SOCKET": f"@{name}"}, 1).ready()
@@ -105,7 +106,7 @@ def test_messages_reach_an_abstract_address() -> None:
     listener.close()
 
 
-def test_a_missing_socket_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_socket_only_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")}, 1).ready()
     assert caplog.messages == ["cannot notify systemd"]
 
@@ -131,8 +132,11 @@ def test_variables_that_are_wrong_or_for_another_process_are_ignored(environ: di
     assert environ == {}
 
 
-def test_passed_descriptors_have_names_and_are_not_inherited() -> None:
-    """Three descriptors, two with a name. They are passed to a new process, because number 3 is free there."""
+def test_passed_descriptors_have_names_and_are_not_inherited_by_children() -> None:
+    """Three descriptors are passed, two of them with a name.
+
+    The test uses a new process, because descriptor 3 is free there.
+    """
     code = (
         "import os; from exporter.service.systemd import Systemd\n"
         "for number in (3, 4, 5): os.dup2(0, number)\n"
@@ -147,7 +151,10 @@ def test_passed_descriptors_have_names_and_are_not_inherited() -> None:
 
 
 def _run_with_passed_descriptors(code: str) -> list[str]:
-    """Run code with passed descriptors: 3 listens on TCP, 4 is not open, 5 is a memfd with the name unheard-of."""
+    """Run code with three passed descriptors.
+
+    3 listens on TCP, 4 is not open, and 5 is a memfd with the name unheard-of.
+    """
     start = (
         "import fcntl, os, socket\n"
         "listening = socket.create_server(('127.0.0.1', 0))\n"
@@ -170,8 +177,11 @@ def _run_with_passed_descriptors(code: str) -> list[str]:
     return said.stdout.splitlines()
 
 
-def test_passed_descriptors_that_are_unknown_are_closed_and_forgotten() -> None:
-    """Descriptor 4 is announced but not open. Descriptor 5 has a name that only another version knows."""
+def test_unknown_passed_descriptors_are_closed_and_removed_from_the_store() -> None:
+    """Descriptor 4 is announced but not open.
+
+    Descriptor 5 has a name that only another version of the exporter knows.
+    """
     code = (
         "from exporter.service.attach import sort_passed\n"
         "forgotten = []\n"
@@ -183,7 +193,10 @@ def test_passed_descriptors_that_are_unknown_are_closed_and_forgotten() -> None:
 
 
 def test_a_passed_socket_is_used_without_a_notification_socket() -> None:
-    """systemd-socket-activate passes sockets without NOTIFY_SOCKET, and so does a unit of Type=simple."""
+    """systemd-socket-activate passes sockets without NOTIFY_SOCKET.
+
+    A unit of Type=simple gets its sockets in the same way.
+    """
     code = (
         "from exporter.config.options import Config\n"
         "from exporter.service.daemon import Daemon\n"

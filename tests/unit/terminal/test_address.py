@@ -1,4 +1,4 @@
-"""URLs of an exporter: the accepted ones, and the errors for others."""
+"""The URL of an exporter: which URLs are accepted, and the errors for others."""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ ESCAPED = "\\x1b[31mdb\\n\\x07\\u202e"
 
 
 def at(n: int) -> Reading:
-    """Return the reading of second n. Each reason grows by a fixed number a second, with a fixed duration an exit."""
+    """Return the reading of second n.
+
+    The count of each reason grows by a fixed number each second, and each of its exits takes a fixed time.
+    """
     ms, us = 10**6, 1000
     web = thread(
         4201,
@@ -209,7 +212,7 @@ def test_each_key_has_its_effect(start: Start) -> None:
         top.wait(shows(*TIME_ORDER))
     top.send("h")
     top.wait(lambda lines: lines[0] == "Keys")
-    top.send("xZ\x1b\xe4")  # unknown keys: the first one closes the help, the others do nothing
+    top.send("xZ\x1b\xe4")  # unknown keys: the first one closes the help, and the others do nothing
     top.wait(shows(*TIME_ORDER))
     top.send("Q")
     assert top.end()[0] == 0
@@ -237,8 +240,8 @@ def test_keys_scroll_the_rows(start: Start, fake: FakeExporter) -> None:
         top.wait(lambda lines: first(lines) == expected, f"{key!r} {expected}")
 
 
-def test_pause_freezes_the_rows_and_readings_go_on(start: Start, fake: FakeExporter) -> None:
-    """The rows do not change during a pause. Readings go on, so that top misses no vCPU that ends."""
+def test_pause_freezes_the_rows_while_readings_go_on(start: Start, fake: FakeExporter) -> None:
+    """The rows do not change during a pause. Readings continue, so that top misses no vCPU that ends."""
 
     def slower(n: int) -> Reading:
         return replace(at(n), taken_ns=at(2 * n).taken_ns)
@@ -252,7 +255,7 @@ def test_pause_freezes_the_rows_and_readings_go_on(start: Start, fake: FakeExpor
         top.wait(lambda lines: "PAUSED" in lines[0])
         fake.answer, answered = slower, fake.asked
         top.wait(lambda _: fake.asked > answered)
-        top.send("s")  # keys still work on the frozen rows
+        top.send("s")  # keys still work during a pause
         top.wait(lambda lines: "sorted by count" in lines[2])
         top.send("S")
         top.wait(lambda lines: "sorted by time" in lines[2] and body(lines) == ROWS and "PAUSED" in lines[0])
@@ -315,7 +318,10 @@ def test_the_rows_stay_while_the_exporter_fails(start: Start, fake: FakeExporter
 
 @pytest.mark.parametrize("key", ["q", "\x03"])
 def test_keys_work_while_the_exporter_hangs(start: Start, fake: FakeExporter, key: str) -> None:
-    """It accepts the connection and does not answer. The header says so, and q does not wait for the answer."""
+    """The exporter accepts the connection and does not answer.
+
+    The header says this, and q does not wait for the answer.
+    """
     top = start()
     top.wait(shows(*TIME_ORDER))
     fake.answer = fake.hang
@@ -326,14 +332,14 @@ def test_keys_work_while_the_exporter_hangs(start: Start, fake: FakeExporter, ke
     pressed = time.monotonic()
     top.send(key)
     status, said, after = top.end()
-    assert time.monotonic() - pressed < 5  # top waits 10 s for an answer otherwise
+    assert time.monotonic() - pressed < 5  # otherwise, top waits 10 s for an answer
     assert status == 1
     assert re.search(r"the printed numbers end with the last reading: no answer for \d+\.\d s\n", said)
     assert re.search(rf"IRQ +{101 * (fake.asked - 1)} +1000000\n", after)
 
 
-def test_the_end_waits_only_a_moment_for_an_exporter_that_hangs(start: Start, fake: FakeExporter) -> None:
-    """Every earlier reading had an answer, so top waits a moment for the last one."""
+def test_at_its_end_top_waits_only_a_moment_for_an_exporter_that_hangs(start: Start, fake: FakeExporter) -> None:
+    """The exporter has answered all earlier readings, so top waits a moment for the last one."""
     top = start("-i", "60")
     top.wait(shows(*TIME_ORDER))
     fake.answer = fake.hang
@@ -346,7 +352,7 @@ def test_the_end_waits_only_a_moment_for_an_exporter_that_hangs(start: Start, fa
 
 @pytest.mark.parametrize("ignored", ["", "trap '' HUP"])
 def test_a_closed_terminal_ends_the_program(start: Start, ignored: str) -> None:
-    """top ends even if its parent made it ignore SIGHUP."""
+    """top ends even if it was started with SIGHUP ignored."""
     top = start(before=ignored)
     top.wait(shows(*TIME_ORDER))
     top.hang_up()
@@ -356,7 +362,7 @@ def test_a_closed_terminal_ends_the_program(start: Start, ignored: str) -> None:
 
 
 def test_without_utf8_the_screen_is_ascii(start: Start) -> None:
-    """Bars are ASCII characters, and other letters in names are escaped."""
+    """Bars are drawn with ASCII characters. Other letters in names are escaped."""
     top = start(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     top.wait(shows(*TIME_ORDER))
     assert all(byte < 0x80 for byte in top.raw)
@@ -380,7 +386,7 @@ def test_a_terminal_that_cannot_place_the_cursor_gets_plain_tables(start: Start,
     assert b"KVM_EXIT_REASON" in top.raw
 
 
-def test_plain_prints_tables_on_a_terminal(start: Start) -> None:
+def test_the_flag_plain_prints_tables_on_a_terminal(start: Start) -> None:
     top = start("--plain", "0.5")
     assert top.end()[0] == 0
     assert b"\x1b" not in top.raw

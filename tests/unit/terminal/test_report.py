@@ -1,4 +1,4 @@
-"""The report of two readings in each form: its rows, and the notes about rows that are missing."""
+"""The report about two readings, in each form: its rows, and the notes about missing rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def notes(output: Output, then: Reading, now: Reading) -> list[str]:
 
 
 def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> Reading:
-    """Return second n of three vCPUs: one stays in an exit, one has 101 exits a second, one is idle all the time."""
+    """Return the reading of second n. One vCPU stays in an exit, one has 101 exits a second, and one is always idle."""
     age = (90 + n) * SECOND
     vcpus = [
         (
@@ -54,12 +54,15 @@ def at(n: int, *, stuck: bool = True, busy: bool = True, idle: bool = True) -> R
 
 
 def test_the_limit_counts_only_printed_rows() -> None:
-    """The vCPU that lost most time has no row, because it had no new exit."""
+    """The vCPU that lost the most time has no row, because it had no new exit."""
     assert printed(output(limit=1), at(1), at(2)) == [("12", "IRQ", 101)]
 
 
 def test_the_note_names_a_vcpu_that_stays_in_an_exit() -> None:
-    """The table has only exits that began in the run. The note names an exit that began before and has not ended."""
+    """The table has only exits that began in the run.
+
+    The note names an exit that began before the run and has not ended.
+    """
     said = "in no row, because the exit began earlier: tid 11 (CPU 0/KVM of web-1) EC_DABT_LOW 5.00s"
     assert report.held(output(), at(1), at(6)) == said
     assert report.held(output(), at(1, busy=False, idle=False), at(6, busy=False, idle=False)) == said
@@ -78,7 +81,7 @@ def test_the_note_names_an_idle_vcpu_only_if_there_is_no_row() -> None:
 
 
 def test_an_exit_that_began_before_the_run_has_no_row() -> None:
-    """It took one second of the run. The note names it, because the table has no other row."""
+    """One second of the exit was in the run. The note names the exit, because the table has no other row."""
     ended = thread(1, 12, counted("IRQ", "interrupt", 1, {120: 1}, 4 * SECOND), vcpu="1")
     began = ended._replace(
         reasons=[counted("IRQ", "interrupt", 1)], in_progress=InProgress("IRQ", "interrupt", 3 * SECOND)
@@ -89,7 +92,7 @@ def test_an_exit_that_began_before_the_run_has_no_row() -> None:
     assert printed(output("json"), reading(1, began), reading(3, ended)) == [("12", "IRQ", 0)]
 
 
-def test_the_note_names_three_of_many_vcpus() -> None:
+def test_the_note_names_only_three_of_many_vcpus() -> None:
     vcpus = [thread(1, 20 + n, counted("EC_DABT_LOW", "mmio", 1), in_progress=STUCK) for n in range(7)]
     later = [vcpu._replace(in_progress=STUCK._replace(age_ns=92 * SECOND)) for vcpu in vcpus]
     said = report.held(output(), reading(1, *vcpus), reading(3, *later))
@@ -121,12 +124,12 @@ IRQ, IO, MMIO, WFX = ("12", "IRQ", 5), ("12", "KVM_EXIT_IO", 3), ("14", "KVM_EXI
         (output(userspace=True), [IO, MMIO]),
     ],
 )
-def test_each_form_prints_its_kinds_of_reasons(chosen: Output, rows: list[tuple[str, str, int]]) -> None:
+def test_each_form_prints_the_expected_kinds_of_reasons(chosen: Output, rows: list[tuple[str, str, int]]) -> None:
     assert printed(chosen, BEFORE, BOTH) == rows
     assert notes(chosen, BEFORE, BOTH) == []
 
 
-def test_notes_are_only_about_the_printed_kinds() -> None:
+def test_notes_are_only_about_the_printed_kinds_of_reasons() -> None:
     userspace = reading(2, BOTH.vcpus[2])
     assert notes(output("json"), BEFORE, userspace) == []
     assert notes(output("json", reasons=frozenset(["KVM_EXIT_MMIO"])), BEFORE, BOTH) == []

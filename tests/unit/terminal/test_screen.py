@@ -1,4 +1,4 @@
-"""The layout of the live view at any size, without a terminal."""
+"""The layout of the live view fits screens of any size. This is tested without a terminal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_idle_rows_are_dimmed_and_the_limit_is_kept() -> None:
 
 
 def test_a_filter_of_reasons_does_not_change_the_summary() -> None:
-    """One of two vCPUs is in its guest all the time. --reason hides its row, and the summary still counts the vCPU."""
+    """One of two vCPUs is in its guest all the time. --reason hides its row, but the summary includes it."""
     vcpus = (
         thread(1, 2, counted("IRQ", "interrupt", 5, {50: 5}, SECOND), counted("HLT", "idle", 7, {99: 7}, SECOND)),
         thread(1, 3, counted("HLT", "idle", 0), guest_ns=2 * SECOND, vcpu="1"),
@@ -78,7 +78,7 @@ def test_the_screen_waits_for_the_first_interval() -> None:
 
 
 def test_columns_stay_aligned_after_wide_letters() -> None:
-    """An East Asian letter takes two columns of the screen."""
+    """An East Asian letter is two columns wide on the screen."""
     shown = frame("\u4ed9\u4eba\u638c" * 9)
     lines = [line for line, _ in screen.lines(shown, TopView(), screen.chosen(shown, TopView(), None), 24, 80)]
     assert lines[4].startswith("\u4ed9\u4eba\u638c\u4ed9\u4eba    0 IRQ")

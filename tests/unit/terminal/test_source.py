@@ -1,4 +1,4 @@
-"""Sources of top: an exporter, own programs, and the choice between them."""
+"""The sources of top: an exporter, top's own programs, and the choice between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.readings import reading
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
-def test_an_answer_that_does_not_end_is_an_error(head: bytes) -> None:
+def test_an_answer_that_never_ends_is_an_error(head: bytes) -> None:
     """Each byte comes in time, but the whole answer has a deadline too."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -79,7 +79,7 @@ def no_root() -> source.Source:
     raise SourceError("no root")
 
 
-def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
+def test_auto_chooses_the_exporter_if_the_exporter_counts_this_host() -> None:
     own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
     chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
     assert (chosen, said) == (real, "reading E, which runs already (--source own: count with own BPF programs)")
@@ -95,7 +95,7 @@ def test_auto_takes_the_exporter_if_it_counts_this_host() -> None:
         source.choose("own", HERE, no_root, refuse)
 
 
-def test_own_programs_need_kvm_and_tracefs(tmp_path: Path) -> None:
+def test_the_source_own_needs_kvm_and_tracefs(tmp_path: Path) -> None:
     (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"^the tracepoint kvm:kvm_exit does not exist: KVM is not loaded; "):
         OwnSource(Config(), sysfs=tmp_path)

@@ -38,7 +38,7 @@ TGID     TID      COMM                                 KVM_EXIT_REASON          
 """
 
 
-def test_the_table_is_this_text() -> None:
+def test_the_table_has_this_exact_text() -> None:
     assert table(ordered(grouped(SPAN))) == GOLDEN
 
 
@@ -47,7 +47,7 @@ def test_a_table_without_rows_is_its_header() -> None:
     assert table([]) == header
 
 
-def test_csv_is_this_text() -> None:
+def test_csv_has_this_exact_text() -> None:
     rows = ordered(grouped(Filters(tids=frozenset([1208, 1207])).apply(SPAN)))
     said = csv_lines(rows, 1700000000.25, header=True)
     bound40, bound90 = bound_ns(40), bound_ns(90)

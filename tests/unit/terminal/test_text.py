@@ -1,4 +1,4 @@
-"""Text on a screen: bars, and strings padded to a width."""
+"""Text on a screen: bars are drawn, and strings are padded to a width."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from exporter.terminal import text
 
 
 def test_a_sparkline_has_a_bar_for_each_octave() -> None:
-    """With 24 columns, each bar is one octave. Bucket 12 ends at 2^-20 s, bucket 108 at 2^4 s."""
+    """With 24 columns, each bar is one octave. Bucket 12 ends at 2^-20 s, and bucket 108 at 2^4 s."""
     assert text.sparkline({}, 24) == " " * 24
     assert text.sparkline({12: 1}, 24) == text.sparkline({0: 1}, 24) == "█" + " " * 23
     assert text.sparkline({13: 1, 16: 1}, 24) == "█" + " " * 23
@@ -16,6 +16,6 @@ def test_a_sparkline_has_a_bar_for_each_octave() -> None:
     assert text.sparkline({13: 1, 25: 1}, 8, text.ASCII_BLOCKS) == "##" + " " * 6
 
 
-def test_wide_letters_are_cut_and_padded_to_columns() -> None:
+def test_wide_letters_are_cut_and_padded_to_the_width_in_columns() -> None:
     assert text.left("\u4ed9\u4eba", 3) == "\u4ed9 "
     assert text.right("\u4ed9\u4eba", 3) == " \u4ed9"

@@ -1,4 +1,4 @@
-"""Keys of the live view: their effects and their help."""
+"""The keys of the live view: their effects and their help."""
 
 from __future__ import annotations
 

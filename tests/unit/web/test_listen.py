@@ -1,4 +1,4 @@
-"""Addresses to listen on."""
+"""The addresses that the server listens on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_ipv6_address_is_served(served: WebServer) -> None:
     connection.close()
 
 
-def test_an_address_without_a_host_is_all_of_ipv4_and_ipv6() -> None:
+def test_an_address_without_a_host_means_all_ipv4_and_ipv6_addresses() -> None:
     web = WebServer([":0"])
     web.serve(ROUTES)
     port = int(web.addresses[0].rsplit(":", 1)[1])

@@ -44,7 +44,7 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         assert reasons.lookup(space, code) == expected
 
 
-def test_kvm_exit_is_recognised_by_ret_and_esr_ec() -> None:
+def test_kvm_exit_is_recognised_by_the_fields_ret_and_esr_ec() -> None:
     assert arm64.ISA.recognise(FIELDS) == {}
     field = RecordField("ret", 8, 4, True)
     assert arm64.ISA.recognise({"ret": field}) is None
@@ -52,7 +52,7 @@ def test_kvm_exit_is_recognised_by_ret_and_esr_ec() -> None:
     assert arm64.ISA.recognise({"ret": field, "esr_ec": field}) == {}
 
 
-def test_contexts_are_ret_and_esr_ec() -> None:
+def test_a_context_has_ret_and_esr_ec() -> None:
     assert encode(Space.ARM64_TRAP, 0x24, 5) == struct.pack("=QQ", 2, 0x24)
     assert encode(Space.ARM64_TRAP, 0, 5) == struct.pack("=QQ", 2, 0)
     assert encode(Space.ARM64_RET, 0, 5) == struct.pack("=QQ", 0, 0)
@@ -62,7 +62,7 @@ def test_contexts_are_ret_and_esr_ec() -> None:
 @pytest.mark.parametrize(
     ("space", "code"),
     [
-        (Space.ARM64_RET, 2),  # traps are numbered in a space of their own
+        (Space.ARM64_RET, 2),  # traps have their numbers in a separate space
         (Space.ARM64_RET, 1 << 31),  # the pending SError is not part of a code
         (Space.ARM64_TRAP, 1 << 40),
         (Space.SVM, 22),

@@ -1,4 +1,7 @@
-"""The registry of instruction sets: its entries fit together, and it has every code of five kernels."""
+"""The entries in the registry of instruction sets do not contradict each other.
+
+The registry has every code of five kernels.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ EXIT_TABLES = {space.table: space.space for space in SPACES if space.table}
 
 
 def kernel_codes(kernel: str) -> list[tuple[Space, int, str]]:
-    """Return (space, stored code, kernel's name) of each code in one kernel's tables."""
+    """Return (space, stored code, kernel's name) for each code in the tables of one kernel."""
     return [
         (EXIT_TABLES[expression], code & 0xFFFFFFFF, name)
         for parsed in formats(kernel)
@@ -63,7 +66,7 @@ def test_each_machine_belongs_to_one_entry() -> None:
     }
 
 
-def test_each_front_is_a_file_that_its_macro_switches_on() -> None:
+def test_each_front_is_a_file_that_is_enabled_by_its_macro() -> None:
     for isa in registry.ISAS:
         lines = (BPF / isa.front).read_text().splitlines()
         assert f"#ifdef FRONT_{isa.name.upper()}" in lines
@@ -77,7 +80,7 @@ def test_every_captured_format_is_recognised(kernel: str) -> None:
     assert kernel.partition("-")[0] in found[0].machines
 
 
-def test_unknown_fields_are_not_recognised() -> None:
+def test_formats_with_unknown_fields_are_not_recognised() -> None:
     assert registry.recognise(formats(KERNELS[0])[1].fields) is None
     assert registry.recognise({}) is None
 

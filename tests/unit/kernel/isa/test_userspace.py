@@ -28,11 +28,11 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         assert reasons.lookup(space, code) == expected
 
 
-def test_every_number_of_kvm_exit_has_a_name() -> None:
+def test_every_kvm_exit_number_has_a_name() -> None:
     assert sorted(userspace.SPACES[0].names()) == list(range(44))
 
 
-def test_contexts_are_reason_and_errno() -> None:
+def test_a_context_has_reason_and_errno() -> None:
     assert userspace.encode(Space.USERSPACE, 6) == struct.pack("=qq", 6, 0)
     assert userspace.encode(Space.USERSPACE_ERRNO, errno.EINTR) == struct.pack("=qq", 0, -errno.EINTR)
     for space, code in ((4, 6), (Space.USERSPACE, 1 << 31), (Space.USERSPACE_ERRNO, 1 << 31)):

@@ -15,7 +15,7 @@ FIELDS = read_format("x86_64-6.18", "kvm_exit").fields
 
 
 def fields(**places: tuple[int, int]) -> dict[str, RecordField]:
-    """Return fields; each is given as name=(offset, size)."""
+    """Return fields. Each field is given as name=(offset, size)."""
     return {name: RecordField(name, *place, False) for name, place in places.items()}
 
 
@@ -51,7 +51,7 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         assert reasons.lookup(space, code) == expected
 
 
-def test_kvm_exit_is_recognised_by_exit_reason_and_isa() -> None:
+def test_kvm_exit_is_recognised_by_the_fields_exit_reason_and_isa() -> None:
     recognise = x86.ISA.recognise
     assert recognise(FIELDS) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
     assert recognise(fields(exit_reason=(8, 8), isa=(24, 4))) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24}
@@ -61,7 +61,7 @@ def test_kvm_exit_is_recognised_by_exit_reason_and_isa() -> None:
     assert recognise(fields(isa=(24, 4))) is None
 
 
-def test_contexts_have_the_layout_of_the_record() -> None:
+def test_a_context_has_the_layout_of_the_record() -> None:
     encode = x86.ISA.exit_encoder(FIELDS, 88)
     expected = bytearray(88)
     for offset, value in ((8, 0x80000021), (24, Space.VMX), (56, 5)):

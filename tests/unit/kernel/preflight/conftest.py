@@ -19,7 +19,7 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.fixture
 def nobodys_host() -> Iterator[Host]:
-    """A host seen without privileges, in a directory that everybody may enter."""
+    """A host that is checked without privileges. Every user may enter its directory."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         host = Host(Path(name))

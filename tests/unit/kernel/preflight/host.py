@@ -1,4 +1,4 @@
-"""A fake host for the preflight: a tree of files that has everything."""
+"""A fake host for the preflight. It is a tree of files that has everything that the exporter needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL_CAPS, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF = 0x1FFFFFFFFFF, 1 << 21, 1 << 2
 
 @dataclass
 class Host:
-    """A host that has everything. Each test removes something."""
+    """A host that has everything that the exporter needs. Each test removes something."""
 
     root: Path
     release: str = RELEASE
@@ -57,7 +57,7 @@ class Host:
         self.write(self.proc / "self/limits", text)
 
     def proc_options(self, *options: str) -> None:
-        """Set the options of the file systems on /proc. Each one is mounted over the one before it."""
+        """Set the options of the file systems that are mounted on /proc, one over the other."""
         lines = [f"{22 + i} 27 0:21 / {self.proc} rw shared:9 - proc proc {one}\n" for i, one in enumerate(options)]
         self.write(self.proc / "self/mountinfo", "21 27 0:20 / /sys rw - sysfs sysfs rw\n" + "".join(lines))
 
@@ -91,7 +91,7 @@ class Host:
 
 
 def shut(path: Path) -> None:
-    """Remove every permission of a file. The real user does it, because that user owns the file."""
+    """Remove every permission of a file. Only the real user can do this, because that user owns the file."""
     user = os.geteuid()
     os.seteuid(os.getuid())
     path.chmod(0)

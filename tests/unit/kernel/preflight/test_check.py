@@ -1,4 +1,4 @@
-"""The table of the checks, and the exit status."""
+"""The table of the checks is printed, and the exit status tells the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the kernel: version, architecture, tracefs, tracepoints. Each test uses a tree that lacks one of them."""
+"""The checks of the kernel: version, architecture, tracefs and tracepoints. In each test, something is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
         ("6.12345", None),
     ],
 )
-def test_the_version_is_read_from_the_release(release: str, version: tuple[int, int, int] | None) -> None:
+def test_the_version_is_read_from_the_kernel_release(release: str, version: tuple[int, int, int] | None) -> None:
     assert kernel_version(release) == version
 
 
@@ -136,7 +136,7 @@ def test_each_missing_tracepoint_is_named(host: Host) -> None:
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
 
 
-def test_dev_kvm_is_not_needed(host: Host) -> None:
+def test_the_device_dev_kvm_is_not_needed(host: Host) -> None:
     (host.root / "dev/kvm").unlink()
     row = host.row("/dev/kvm")
     detail = "absent: this host runs no VM, or its devices are hidden from here"
@@ -202,7 +202,7 @@ def test_btf_is_not_needed(host: Host) -> None:
         (None, Check("BPF JIT", True, "unknown: No such file or directory")),
     ],
 )
-def test_a_jit_that_is_off_has_a_remedy_and_is_accepted(host: Host, text: str | None, row: Check) -> None:
+def test_a_jit_that_is_off_is_accepted_and_its_remedy_is_shown(host: Host, text: str | None, row: Check) -> None:
     path = host.proc / "sys/net/core/bpf_jit_enable"
     path.unlink()
     if text is not None:

@@ -1,4 +1,4 @@
-"""All checks together: on a host that has everything, on a host that has nothing, and on this machine."""
+"""All checks run together: on a complete fake host, on an empty one, and on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_host_that_has_everything_passes_every_check(host: Host) -> None:
     assert status(checks) == 0
 
 
-def test_a_host_that_has_nothing_gets_every_row(tmp_path: Path) -> None:
+def test_on_a_host_that_has_nothing_every_check_gives_a_row(tmp_path: Path) -> None:
     def trial() -> str:
         raise program.LoadError("no bcc", "apt install python3-bpfcc")
 

@@ -1,4 +1,4 @@
-"""Checks of the rights of the process: capabilities, memlock, pid namespace, hidepid."""
+"""The checks of the process's rights: capabilities, memlock, pid namespace and hidepid."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ UNLIMIT = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit"
         ("5.10.0", 0, ("x", "y"), Check("memlock", False, "0 bytes, the maps need 10000000", UNLIMIT)),
     ],
 )
-def test_memlock_must_hold_the_maps_before_linux_5_11(
+def test_before_linux_5_11_the_memlock_limit_must_be_large_enough_for_the_maps(
     host: Host, release: str, caps: int, limits: tuple[str, str], row: Check
 ) -> None:
     host.release = release

@@ -1,4 +1,4 @@
-"""Checks of the software: kernel headers, Python modules, and the trial load of the program."""
+"""The checks of the software: kernel headers, Python modules, and the trial load of the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.kernel.preflight import Check
 from tests.unit.kernel.preflight.host import RELEASE, Host
 
 
-def test_headers_of_the_system_must_exist(host: Host) -> None:
+def test_with_kernel_headers_system_the_headers_must_exist(host: Host) -> None:
     host.kernel_headers = "system"
     build, archive = host.root / "lib/modules" / RELEASE / "build", host.sys / "kernel/kheaders.tar.xz"
     remedy = "install the running kernel's headers, or set kernel_headers: builtin"
@@ -26,7 +26,7 @@ def test_headers_of_the_system_must_exist(host: Host) -> None:
     assert host.row("kernel headers") == Check("kernel headers", True, str(build))
 
 
-def test_headers_at_a_path_must_exist(host: Host) -> None:
+def test_with_a_path_in_kernel_headers_the_headers_must_exist_there(host: Host) -> None:
     tree = host.root / "headers"
     host.kernel_headers = str(tree)
     remedy = "give kernel_headers a header tree, or leave it builtin"

@@ -1,4 +1,4 @@
-"""The kernel's buckets as classic bounds and as native spans."""
+"""The kernel's buckets become classic bounds and native spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.model.buckets import ZERO_THRESHOLD
 from tests.support.exits import BUCKETS, observations
 
 FACTORS = [2, 4, 16]
-US = st.integers(1, 3_600_000_000)  # the range that the configuration allows, 1us to 1h
+US = st.integers(1, 3_600_000_000)  # the range that the configuration allows: 1us to 1h
 RANGES = st.tuples(US, US).filter(lambda pair: pair[0] < pair[1]).map(lambda pair: (pair[0] / 1e6, pair[1] / 1e6))
 COUNTS = observations(2**63 - 1).map(lambda found: tuple(found.get(number, 0) for number in range(BUCKETS)))
 
@@ -25,7 +25,7 @@ def packed(counts: tuple[int, ...]) -> bytes:
 
 
 def test_the_default_bounds_are_every_second_octave() -> None:
-    """From 2^-20 s, about a microsecond, to 16 s."""
+    """They reach from 2^-20 s, about a microsecond, to 16 s."""
     assert ClassicBounds.of(Classic()).bounds == tuple(2.0**octave for octave in range(-20, 5, 2))
 
 
@@ -35,20 +35,20 @@ def test_the_default_bounds_are_every_second_octave() -> None:
         (2, 1e-6, 3600.0, range(-20, 13)),
         (4, 1e-6, 3600.0, range(-20, 13, 2)),
         (16, 1e-6, 3600.0, range(-20, 13, 4)),
-        (2, 0.25, 1.0, range(-2, 1)),  # ends on the grid are bounds
-        (2, 0.251, 1.001, range(-2, 2)),  # for other ends, the next bound outside
+        (2, 0.25, 1.0, range(-2, 1)),  # if an end is on the grid, it is a bound
+        (2, 0.251, 1.001, range(-2, 2)),  # if an end is not on the grid, the next bound outside is used
         (4, 0.5, 2.0, (-2, 0, 2)),
         (16, 0.3, 0.4, (-4, 0)),
         (16, 1.0, 1.000001, (0, 4)),
     ],
 )
-def test_bounds_enclose_the_range(factor: int, least: float, most: float, octaves: range) -> None:
+def test_the_bounds_enclose_the_range(factor: int, least: float, most: float, octaves: range) -> None:
     assert ClassicBounds.of(Classic(factor, least, most)).bounds == tuple(2.0**octave for octave in octaves)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 @given(RANGES)
-def test_bounds_are_powers_of_two_and_enclose_any_range(factor: int, ends: tuple[float, float]) -> None:
+def test_the_bounds_are_powers_of_two_and_enclose_any_range(factor: int, ends: tuple[float, float]) -> None:
     least, most = ends
     bounds = ClassicBounds.of(Classic(factor, least, most)).bounds
     assert all(math.frexp(bound)[0] == 0.5 for bound in bounds)
@@ -59,7 +59,7 @@ def test_bounds_are_powers_of_two_and_enclose_any_range(factor: int, ends: tuple
 
 @pytest.mark.parametrize("factor", FACTORS)
 @given(RANGES, COUNTS)
-def test_cumulated_counts_are_sums_of_the_native_buckets(
+def test_the_cumulative_counts_are_sums_of_the_native_buckets(
     factor: int, ends: tuple[float, float], counts: tuple[int, ...]
 ) -> None:
     classic = ClassicBounds.of(Classic(factor, *ends))
@@ -69,10 +69,11 @@ def test_cumulated_counts_are_sums_of_the_native_buckets(
 
 
 @given(RANGES)
-def test_bounds_of_a_larger_factor_are_among_those_of_a_smaller_one(ends: tuple[float, float]) -> None:
-    """So Prometheus can still sum by `le` after a change of factor, or over hosts with different factors.
+def test_the_bounds_of_a_larger_factor_are_among_those_of_a_smaller_factor(ends: tuple[float, float]) -> None:
+    """Therefore Prometheus can sum by `le` after a change of factor, or over hosts with different factors.
 
-    Only the outermost bounds may differ: if an end is not on the coarse grid, the coarse bound lies further out.
+    Only the outermost bounds may differ: if an end of the range is not on the coarse grid, the coarse bound lies
+    further outside.
     """
     two, four, sixteen = (ClassicBounds.of(Classic(factor, *ends)).bounds for factor in FACTORS)
     for coarse, fine in ((four, two), (sixteen, four)):
@@ -83,15 +84,15 @@ def test_bounds_of_a_larger_factor_are_among_those_of_a_smaller_one(ends: tuple[
         assert fine[-1] <= coarse[-1]
 
 
-def test_the_default_range_is_on_every_grid() -> None:
-    """So all bounds of a larger factor are among those of a smaller one."""
+def test_the_ends_of_the_default_range_are_on_every_grid() -> None:
+    """Therefore all bounds of a larger factor are among those of a smaller factor."""
     two, four, sixteen = (set(ClassicBounds.of(Classic(factor)).bounds) for factor in FACTORS)
     assert sixteen < four < two
     assert (len(sixteen), len(four), len(two)) == (7, 13, 25)
 
 
 @given(COUNTS)
-def test_nonzero_strips_empty_buckets_at_both_ends(counts: tuple[int, ...]) -> None:
+def test_nonzero_removes_empty_buckets_at_both_ends(counts: tuple[int, ...]) -> None:
     first, found = nonzero(packed(counts))
     if any(counts):
         assert found[0]
@@ -110,14 +111,14 @@ def test_nonzero_finds_a_bucket_whose_count_has_zero_bytes(count: int, number: i
 
 
 @given(COUNTS)
-def test_spans_have_every_count_at_its_native_index(counts: tuple[int, ...]) -> None:
-    """Each span starts and ends with a count. At least three empty buckets lie between two spans."""
+def test_the_spans_have_every_count_at_its_native_index(counts: tuple[int, ...]) -> None:
+    """Each span starts and ends with a count above 0. At least three empty buckets lie between two spans."""
     found = spans(1, list(counts[1:]))
     filled = {index + at: count for index, span in found for at, count in enumerate(span) if count}
     assert filled == {number - 92: count for number, count in enumerate(counts) if number and count}
     assert all(span[0] and span[-1] for _, span in found)
     for (index, span), (following, _) in zip(found, found[1:]):
-        assert following - (index + len(span)) > 2  # a gap of two is cheaper inside a span
+        assert following - (index + len(span)) > 2  # two empty buckets inside a span take fewer bytes than a new span
 
 
 def test_the_zero_threshold_is_the_bound_of_bucket_0() -> None:

@@ -1,4 +1,4 @@
-"""The format and the encoding for a scraper, with headers that real scrapers send."""
+"""The format and the encoding are chosen for a scraper, from headers that real scrapers send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCRAPERS = {
     "curl": ("*/*", TEXT),
     "Firefox": ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT),
     "Chrome": (CHROME + "application/signed-exchange;v=b3;q=0.7", TEXT),
-    # scrape/scrape.go of these versions; Grafana Agent and Alloy have Prometheus' scraper built in.
+    # The headers are from scrape/scrape.go of these versions. Grafana Agent and Alloy contain Prometheus' scraper.
     "Prometheus 2.30": ("application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OLD),
     "Prometheus 2.42": (
         f"application/openmetrics-text;version=1.0.0,{OLD};q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -90,7 +90,7 @@ def test_each_real_scraper_gets_its_format(scraper: str) -> None:
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        # the highest quality, in any order; of equal ones the first
+        # The format with the highest quality wins, in any order. Of formats with equal quality, the first one wins.
         ("text/plain;q=0.9,application/openmetrics-text;q=0.1", TEXT),
         ("text/plain;q=0.1,application/openmetrics-text;q=0.9", OPENMETRICS),
         ("application/openmetrics-text;q=0.5,text/plain;q=0.5", OPENMETRICS),
@@ -108,12 +108,12 @@ def test_each_real_scraper_gets_its_format(scraper: str) -> None:
         ("application/openmetrics-text;q=inf", TEXT),
         ("application/openmetrics-text;q=-1", TEXT),
         ("application/openmetrics-text;q=2", TEXT),
-        # case, white space, quotes, parameters after q
+        # These headers vary case, white space, quotes, and parameters after q.
         ("APPLICATION/OpenMetrics-Text;VERSION=1.0.0;Q=0.5", OPENMETRICS),
         (" application/openmetrics-text ; version = 1.0.0 ; q = 0.5 , text/plain ; q = 0.4 ", OPENMETRICS),
         ('application/openmetrics-text;version="1.0.0"', OPENMETRICS),
         ("application/openmetrics-text;q=0.5;version=9", OPENMETRICS),
-        # versions, protos and encodings that are not served
+        # These versions, protos and encodings are not served.
         ("application/openmetrics-text;version=2.0.0", TEXT),
         ("application/openmetrics-text;version=2.0.0,application/openmetrics-text;version=0.0.1", OPENMETRICS_OLD),
         ("application/openmetrics-text", OPENMETRICS),
@@ -122,7 +122,7 @@ def test_each_real_scraper_gets_its_format(scraper: str) -> None:
         ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=compact-text", TEXT),
         ("application/vnd.google.protobuf;proto=io.prometheus.write.v2.Request;encoding=delimited", TEXT),
         ("application/vnd.google.protobuf;encoding=text,application/openmetrics-text;q=0.1", OPENMETRICS),
-        # no format of the exporter, or no format at all
+        # These headers name no format of the exporter, or no format at all.
         ("application/json", TEXT),
         ("text/*", TEXT),
         (",", TEXT),
@@ -153,7 +153,7 @@ def test_any_header_gets_one_of_the_formats(header: str) -> None:
 GZIP = [
     ("", False),
     ("gzip", True),
-    ("gzip, deflate, br, zstd", True),  # browsers; curl --compressed
+    ("gzip, deflate, br, zstd", True),  # this header is from browsers and from curl --compressed
     ("deflate, gzip;q=1.0, *;q=0.5", True),
     ("GZIP", True),
     ("gzip;q=0.001", True),
@@ -165,7 +165,7 @@ GZIP = [
     ("*;q=0", False),
     ("identity;q=1, *;q=0", False),
     ("gzip, *;q=0", True),
-    ("gzip;q=0, gzip", False),  # the first of two counts
+    ("gzip;q=0, gzip", False),  # if an encoding is given twice, the first one counts
     ("gzip, gzip;q=0", True),
     ("deflate, br", False),
     ("gzipped", False),
@@ -194,7 +194,7 @@ def test_a_compressed_page_has_the_same_content(accept: str, encoding: str, expe
 
 
 def test_a_page_of_many_batches_is_one_gzip_stream() -> None:
-    """The pieces are compressed in batches of 256 KiB. All batches belong to one gzip stream."""
+    """Batches of 256 KiB are compressed one after the other. All batches belong to one gzip stream."""
     vcpus = of(
         WEB, *(record(100, tid, *(cell(Space.VMX, n, n, {n: n}, n) for n in range(9))) for tid in range(101, 201))
     )

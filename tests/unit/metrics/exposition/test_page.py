@@ -1,4 +1,7 @@
-"""Whole pages: the rules of each format, the same content in all formats, and the caches of the renderers."""
+"""Whole pages follow the rules of their format and have the same content in all formats.
+
+The renderers' caches change no page.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def test_a_page_without_vcpus_names_the_families_only_in_text() -> None:
     assert pages.page(made, PROTOBUF).body == b""
 
 
-def test_families_of_protobuf_have_metrics_of_their_type(own: CollectorRegistry) -> None:
+def test_each_protobuf_family_contains_metrics_of_the_type_that_it_declares(own: CollectorRegistry) -> None:
     fields = {
         prometheus_messages.COUNTER: "counter",
         prometheus_messages.GAUGE: "gauge",
@@ -96,8 +99,11 @@ def test_label_names_and_help_are_the_same_in_all_formats(vcpus: list[Identified
                 assert tuple(pair.name for pair in metric.label) == declared.labels
 
 
-def test_counts_and_sums_of_2_to_the_63_are_rendered() -> None:
-    """2^63 exits and nanoseconds. A native bucket holds at most 2^63 - 1, because its field is a signed difference."""
+def test_counts_and_sums_of_up_to_2_to_the_63_are_rendered() -> None:
+    """The test renders 2^63 exits and 2^63 nanoseconds.
+
+    A native bucket holds at most 2^63 - 1, because its protobuf field is a signed difference.
+    """
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 2**63, {10: 2**63 - 1}, 2**63), guest_ns=2**63)))
     for accept in (TEXT, OPENMETRICS):
         lines = pages.page(made, accept).body.decode().split("\n")
@@ -118,7 +124,7 @@ CODES = [12, 10, 48]
 
 
 class Host:
-    """Two vCPUs that count. As in the collector, only a cell that changes becomes a new object."""
+    """Two vCPUs that count. As in the collector, a cell becomes a new object only if it changes."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -162,7 +168,7 @@ def test_every_page_equals_the_page_of_a_new_exporter(level: Level, steps: list[
 
 
 def series_pieces(made: Metrics, exposition: Exposition, vcpus: list[Identified], accept: str) -> list[bytes]:
-    """Return the pieces of a page that hold series of counters and histograms."""
+    """Return the pieces of a page that have series of counters and histograms."""
     made.update(vcpus, [])
     families = made.families(vcpus)
     if accept == PROTOBUF:
@@ -177,7 +183,7 @@ def test_pieces_of_unchanged_series_are_the_same_objects(accept: str) -> None:
     made, exposition = metrics(), pages.exposition()
     first = series_pieces(made, exposition, of(WEB, record(100, 101, halt, cpuid)), accept)
     again = series_pieces(made, exposition, of(WEB, record(100, 101, halt, cpuid)), accept)
-    assert len(first) == 4  # counter and histogram of both reasons
+    assert len(first) == 4  # the counter and the histogram of both reasons
     assert all(one is other for one, other in zip(first, again))
 
     more = cell(Space.VMX, 10, 3, {11: 3}, 70)
@@ -186,7 +192,7 @@ def test_pieces_of_unchanged_series_are_the_same_objects(accept: str) -> None:
     assert all(one != other for one, other in zip(first, changed) if b"CPUID" in one)
 
 
-def test_a_page_in_one_format_keeps_the_pieces_of_the_others() -> None:
+def test_a_page_in_one_format_keeps_the_pieces_of_the_other_formats() -> None:
     vcpus = of(WEB, record(100, 101, cell(Space.VMX, 12, 5, {10: 5}, 50)))
     made, exposition = metrics(), pages.exposition()
     pieces = {accept: series_pieces(made, exposition, vcpus, accept) for accept in FORMATS}

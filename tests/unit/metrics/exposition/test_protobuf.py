@@ -49,15 +49,14 @@ def test_protobuf_has_every_value_of_the_records(
                 assert histogram.sample_sum == total.sum_ns / 1e9
                 if native:
                     assert pages.native_counts(histogram) == total.counts
-                    assert (
-                        histogram.positive_span or histogram.zero_count
-                    )  # Prometheus recognises a native histogram by these
+                    # These fields mark a native histogram for Prometheus.
+                    assert histogram.positive_span or histogram.zero_count
                 else:
                     assert not histogram.positive_span
                     assert not histogram.HasField("schema")
                 buckets = [(bucket.upper_bound, bucket.cumulative_count) for bucket in histogram.bucket]
                 if classic_in_protobuf or not native:
-                    lines = as_text(total, classic).buckets[:-1]  # Prometheus makes +Inf from the count
+                    lines = as_text(total, classic).buckets[:-1]  # Prometheus computes +Inf from the count
                     assert buckets == [(float(bound), int(count)) for bound, count in lines]
                 else:
                     assert not buckets
@@ -70,8 +69,8 @@ def test_protobuf_has_every_value_of_the_records(
     assert not found
 
 
-def test_the_first_bucket_is_the_zero_bucket_and_the_last_one_has_a_native_index() -> None:
-    """The bound of bucket 0 is the zero threshold. The overflow bucket has the native index above 2^12 s."""
+def test_the_first_bucket_is_the_zero_bucket_and_the_last_bucket_has_a_native_index() -> None:
+    """The bound of bucket 0 is the zero threshold. The native index of the overflow bucket lies above 2^12 s."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 12, {0: 3, 1: 4, 141: 5}, 1))))
     (metric,) = pages.read_protobuf(pages.page(made, PROTOBUF).body)["kvm_exit_duration_seconds"].metric
     histogram = metric.histogram
@@ -81,7 +80,7 @@ def test_the_first_bucket_is_the_zero_bucket_and_the_last_one_has_a_native_index
 
 
 def test_an_empty_histogram_is_still_native() -> None:
-    """A span without buckets marks it, as in Prometheus' own library."""
+    """A span without buckets marks it as native, as in Prometheus' own library."""
     made = families(of(WEB, record(100, 101, cell(Space.VMX, 12, 1, {}, 0))))
     (metric,) = pages.read_protobuf(pages.page(made, PROTOBUF).body)["kvm_exit_duration_seconds"].metric
     assert [(span.offset, span.length) for span in metric.histogram.positive_span] == [(0, 0)]

@@ -18,7 +18,7 @@ LEVELS_OF_BOTH = st.builds(Level, LEVELS, LEVELS)
 CLASSICS = st.sampled_from([Classic(), Classic(2, 1e-6, 3600.0), Classic(16, 0.5, 1.0)])
 
 
-# Families of series: the name, and True for exits to the VMM.
+# Each family of series has a name, and True if it counts exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
 HISTOGRAMS = {"kvm_exit_duration_seconds": False, "kvm_userspace_exit_duration_seconds": True}
 

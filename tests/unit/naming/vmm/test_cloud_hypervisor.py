@@ -1,4 +1,4 @@
-"""Cloud Hypervisor's program names and options."""
+"""The program names and options of Cloud Hypervisor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.unit.naming.processes import UUID, known
         (["cloud-hypervisor-v38.0", "--api-socket", "h-1.sock"], "h-1", ""),
     ],
 )
-def test_options_state_name_and_uuid(tmp_path: Path, argv: list[str], name: str, uuid: str) -> None:
+def test_the_options_give_name_and_uuid(tmp_path: Path, argv: list[str], name: str, uuid: str) -> None:
     assert known(tmp_path, argv) == Vm(42, name, uuid, "cloud-hypervisor")
 
 
@@ -35,7 +35,7 @@ def test_a_comm_without_the_last_letter_is_recognised(tmp_path: Path) -> None:
     assert known(tmp_path, argv, comm="cloud-hyperviso\n") == Vm(42, "web", "", "cloud-hypervisor")
 
 
-def test_the_sample_command_line() -> None:
+def test_the_sample_command_line_is_read() -> None:
     vm = Vm(42, "web,1", UUID, "cloud-hypervisor")
     assert CLOUD_HYPERVISOR.sample_command_line(vm, "aarch64") == [
         "cloud-hypervisor",

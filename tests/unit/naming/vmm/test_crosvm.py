@@ -1,4 +1,4 @@
-"""crosvm's program names and options."""
+"""The program names and options of crosvm."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.unit.naming.processes import UUID, known
         (["crosvm", "run", "-s", "/run/crosvm.sock"], "42"),
     ],
 )
-def test_options_state_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
+def test_the_options_give_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
     assert known(tmp_path, argv) == Vm(42, name, "", "crosvm")
 
 
-def test_the_sample_command_line() -> None:
+def test_the_sample_command_line_is_read() -> None:
     vm = Vm(42, "web,1", UUID, "crosvm")
     assert CROSVM.sample_command_line(vm, "aarch64") == ["crosvm", "run", "--name", "web,1"]

@@ -1,4 +1,4 @@
-"""Firecracker's program names and options."""
+"""The program names and options of Firecracker."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.unit.naming.processes import UUID, known
         (["firecracker", "--no-api", "--config-file", "c"], "42"),
     ],
 )
-def test_options_state_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
+def test_the_options_give_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
     assert known(tmp_path, argv) == Vm(42, name, "", "firecracker")
 
 
-def test_the_sample_command_line() -> None:
+def test_the_sample_command_line_is_read() -> None:
     vm = Vm(42, "web,1", UUID, "firecracker")
     assert FIRECRACKER.sample_command_line(vm, "aarch64") == ["firecracker", "--id", "web,1"]

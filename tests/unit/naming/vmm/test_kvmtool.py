@@ -1,4 +1,4 @@
-"""kvmtool's program names and options."""
+"""The program names and options of kvmtool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.naming.processes import UUID, known
         (["kvm", "run", "--name=k-1"], "k-1"),
     ],
 )
-def test_options_state_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
+def test_the_options_give_the_name(tmp_path: Path, argv: list[str], name: str) -> None:
     assert known(tmp_path, argv) == Vm(42, name, "", "kvmtool")
 
 
@@ -27,6 +27,6 @@ def test_the_program_kvm_is_kvmtool_only_with_the_subcommand_run(tmp_path: Path)
     assert known(tmp_path, ["kvm", "-name", "run"]) == Vm(42, "run", "", "qemu")
 
 
-def test_the_sample_command_line() -> None:
+def test_the_sample_command_line_is_read() -> None:
     vm = Vm(42, "web,1", UUID, "kvmtool")
     assert KVMTOOL.sample_command_line(vm, "aarch64") == ["lkvm", "run", "--name", "web,1"]

@@ -1,4 +1,4 @@
-"""QEMU's program names and options."""
+"""The program names and options of QEMU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import DATA
 from tests.unit.naming.processes import UUID, known, make
 
 
-def test_captured_command_lines_state_name_and_uuid(tmp_path: Path) -> None:
+def test_captured_command_lines_give_name_and_uuid(tmp_path: Path) -> None:
     text = (DATA / "vms.txt").read_text()
     commands = [line.rstrip(" ").split(" ") for line in text.splitlines() if line.startswith("/")]
     for pid, argv in enumerate(commands, 141):
@@ -56,13 +56,13 @@ def test_captured_command_lines_state_name_and_uuid(tmp_path: Path) -> None:
         ("", "42", ""),
     ],
 )
-def test_options_state_name_and_uuid(tmp_path: Path, arguments: str, name: str, uuid: str) -> None:
+def test_the_options_give_name_and_uuid(tmp_path: Path, arguments: str, name: str, uuid: str) -> None:
     argv = ["/usr/bin/qemu-system-aarch64", *arguments.split()]
     assert known(tmp_path, argv) == Vm(42, name, uuid, "qemu")
 
 
 @pytest.mark.parametrize("program", ["qemu-system-aarch64", "/usr/libexec/qemu-kvm", "/usr/bin/kvm", "kvm"])
-def test_each_name_of_its_program_is_labelled_qemu(tmp_path: Path, program: str) -> None:
+def test_each_program_name_of_qemu_gets_the_label_qemu(tmp_path: Path, program: str) -> None:
     argv = [program, "-name", "guest=web", "-machine", "virt", "-smp", "2"]
     assert known(tmp_path, argv) == Vm(42, "web", "", "qemu")
 
@@ -98,7 +98,7 @@ def test_two_different_typical_options_identify_qemu() -> None:
     assert not has_typical_options([])
 
 
-def test_the_sample_command_line() -> None:
+def test_the_sample_command_line_is_read() -> None:
     vm = Vm(42, "web,1", UUID, "qemu")
     assert QEMU.sample_command_line(vm, "aarch64") == [
         "/usr/bin/qemu-system-aarch64",

@@ -1,4 +1,4 @@
-"""Rules that hold for each VMM in the registry, and for finding the VMM of a process."""
+"""These rules hold for each VMM in the registry, and for finding the VMM of a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.recording.command_line import command_line
 from tests.unit.naming.processes import UUID, known
 
-#: Files in exporter/naming/vmm that belong to no VMM.
+# These files in exporter/naming/vmm belong to no VMM.
 SHARED_FILES = {"definition", "options", "registry"}
 
 each_vmm = pytest.mark.parametrize("vmm", registry.VMMS, ids=lambda vmm: vmm.label)
@@ -43,7 +43,7 @@ def test_the_documentation_lists_each_label() -> None:
 
 @each_vmm
 @pytest.mark.parametrize("name", ["web", "web-1,x", "42"])
-def test_the_sample_command_line_states_name_uuid_and_vmm(tmp_path: Path, vmm: Vmm, name: str) -> None:
+def test_the_sample_command_line_gives_name_uuid_and_vmm(tmp_path: Path, vmm: Vmm, name: str) -> None:
     uuid = UUID if states_uuid(vmm) else ""
     wanted = Vm(42, name, uuid, vmm.label)
     argv = vmm.sample_command_line(wanted, "aarch64")
@@ -53,7 +53,7 @@ def test_the_sample_command_line_states_name_uuid_and_vmm(tmp_path: Path, vmm: V
 
 @each_vmm
 @pytest.mark.parametrize("index", [0, 7, 4095])
-def test_the_comm_of_a_vcpu_states_its_index(tmp_path: Path, vmm: Vmm, index: int) -> None:
+def test_the_comm_of_a_vcpu_gives_its_index(tmp_path: Path, vmm: Vmm, index: int) -> None:
     comm = vmm.vcpu_comm.format(index).encode()
     assert len(comm) <= 15
     assert vcpu_index(comm, None, 1, 2, tmp_path) == str(index)
@@ -70,13 +70,13 @@ def test_each_program_name_belongs_to_one_vmm(vmm: Vmm) -> None:
 
 
 @each_vmm
-def test_the_domain_of_a_libvirt_driver_has_the_label(vmm: Vmm) -> None:
+def test_the_domain_of_a_libvirt_driver_gives_the_label(vmm: Vmm) -> None:
     if vmm.libvirt_driver:
         assert libvirt_domain([f"/machine/web.libvirt-{vmm.libvirt_driver}"]) == ("web", vmm.label)
 
 
 @each_vmm
-def test_typical_options_are_recognised_after_a_sample(vmm: Vmm) -> None:
+def test_typical_options_are_recognised_after_the_sample_command_line(vmm: Vmm) -> None:
     argv = vmm.sample_command_line(Vm(42, "web", UUID, vmm.label), "aarch64")
     assert not vmm.has_typical_options(argv)
     assert vmm.has_typical_options([*argv, *vmm.typical_options]) == bool(vmm.typical_options)
@@ -89,7 +89,7 @@ def test_a_vmm_is_found_by_its_label() -> None:
 
 
 @pytest.mark.parametrize(("program", "label"), [("/opt/our-vm", "our-vm"), ("[vm]", "_vm_"), ("lkvm-gui", "lkvm-gui")])
-def test_an_unknown_program_with_the_options_of_qemu_has_its_own_label(
+def test_an_unknown_program_with_the_options_of_qemu_has_a_label_of_its_own(
     tmp_path: Path, program: str, label: str
 ) -> None:
     argv = [program, "-name", "guest=web", "-uuid", UUID, "-machine", "virt", "-smp", "2"]
