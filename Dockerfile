@@ -14,7 +14,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
-# Installs into /out/usr/local, byte-compiled. The next stage installs the dependencies from Debian.
+# Install the package into /out/usr/local and byte-compile it. The next stage installs the dependencies from Debian.
 RUN python3 -m pip install --no-cache-dir --no-index --no-build-isolation --no-deps --no-warn-script-location \
     --break-system-packages --root-user-action=ignore --root=/out .
 

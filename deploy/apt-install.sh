@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install those of the given Debian packages that are missing. Start none of their services: the machine is somebody's.
+# Install those of the given Debian packages that are missing. Do not start their services, because
+# somebody else may use this machine.
 # Without root, say which packages are missing. Usage: apt-install.sh PACKAGE...
 set -eu
 
@@ -16,14 +17,14 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 
-# One run at a time: two would fight over the policy and over the package lists. apt's children do not get the lock.
+# Only one run at a time: two runs would change the policy and the package lists at once. apt's children get no lock.
 exec 9</var/lib/dpkg
 flock 9
 wanted=$(missing "$@")
 [ -n "$wanted" ] || exit 0
 
-# Status 101 forbids every start (invoke-rc.d(8), deb-systemd-invoke(1)). A policy of the machine itself stays in force.
-# A policy with the mark is from a run that was killed.
+# Status 101 forbids every start (invoke-rc.d(8), deb-systemd-invoke(1)). If the machine has its own policy, that policy
+# stays in force. A policy file with the mark is left from a run that was killed.
 policy=${POLICY:-/usr/sbin/policy-rc.d}
 mark='# Only while deploy/apt-install.sh of kvm-exit-exporter runs.'
 if [ ! -e "$policy" ] && [ ! -L "$policy" ] || grep -qsxF "$mark" "$policy"; then

@@ -21,7 +21,7 @@ stop() {
 trap stop EXIT
 trap 'trap - EXIT; stop; exit $?' INT TERM
 
-# If another program has the port, the exporter ends: do not show that program's page.
+# If another program has the port, the exporter ends. Then the script must not show that program's page.
 alive() { kill -0 $exporter 2>/dev/null || { trap - EXIT; wait $exporter; exit $?; }; }
 page() { curl -fsS --max-time 10 "$url" 2>/dev/null; }
 
@@ -35,7 +35,7 @@ done
 sleep 3
 alive
 
-shown=$(page) # fetched once: numbers from different pages would not agree
+shown=$(page) # fetch the page only once: numbers from different pages would not agree
 for sample in kvm_vm_info kvm_exits_total kvm_exit_duration_seconds_count kvm_userspace_exits_total; do
 	printf '%s\n' "$shown" | grep "^$sample{" | head -n 12
 done

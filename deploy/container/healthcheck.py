@@ -1,4 +1,5 @@
-"""HEALTHCHECK of the image: exit status 0 if the exporter answers on $HEALTHCHECK_URL, else 1 and one line of error.
+"""The image's HEALTHCHECK. Exit status 0 if the exporter answers at $HEALTHCHECK_URL, otherwise 1 and one line of
+error.
 
 Every status below 500 is healthy: a server that asks for a password answers 401. The certificate is not verified:
 it names the host that the scraper uses, and the request holds no secret.

@@ -35,7 +35,7 @@ USERSPACE_LABELS = VCPU_LABELS | {"reason"}
 
 @dataclass(frozen=True)
 class Subject:
-    """A vCPU of a VM at one time, with the oracle's counts of it."""
+    """A vCPU of a VM at one time, and the oracle's counts of this vCPU."""
 
     what: str
     vm: Vm
@@ -45,7 +45,7 @@ class Subject:
 
 
 class Comparison:
-    """Compares VMs with the oracle and, if there is an exporter, with its page."""
+    """Compares VMs with the oracle and, if an exporter runs, with its page."""
 
     def __init__(self, checks: Checks, oracle: Oracle) -> None:
         self.checks = checks

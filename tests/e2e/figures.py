@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """A vCPU's exits for one reason, as counted by its guest, the oracle and the exporter (None without one)."""
+    """A vCPU's exits for one reason, as counted by its guest, the oracle and the exporter (None: no exporter)."""
 
     vm: str
     vcpu: int

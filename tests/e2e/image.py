@@ -74,7 +74,7 @@ def image(architecture: str) -> Image:
             try:
                 (Path(building) / "image").rename(folder)
             except OSError:
-                if not folder.is_dir():  # otherwise another run has already built the same image
+                if not folder.is_dir():  # if the image exists, another run has already built the same image
                     raise
     return Image(folder)
 

@@ -1,4 +1,4 @@
-"""The exporter as a systemd service: install it like a package does, change its configuration, read its state."""
+"""The exporter as a systemd service: install it as a package does, change its configuration, read its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "kvm-exit-exporter"
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 CONFIG = Path("/etc/kvm-exit-exporter/config.yaml")
 DROP_INS = Path(f"/etc/systemd/system/{NAME}.service.d")
-START_SECONDS = 120  # most of it is the compilation under emulation
+START_SECONDS = 120  # most of this time is the compilation under emulation
 
 
 def systemctl(*arguments: str) -> str:
@@ -53,7 +53,7 @@ def configure(configuration: str) -> None:
 
 
 def drop_in(text: str) -> None:
-    """Change the unit with a drop-in file, like an operator."""
+    """Change the unit with a drop-in file, as an operator does."""
     DROP_INS.mkdir(parents=True, exist_ok=True)
     (DROP_INS / "e2e.conf").write_text(text)
     systemctl("daemon-reload")

@@ -18,11 +18,11 @@ linger: 1s
 collect_interval: 1s
 log: {{format: json}}
 """
-FORGOTTEN_SECONDS = 4  # three collections: the exporter has seen the end, and linger is over
+FORGOTTEN_SECONDS = 4  # after three collections the guest's end is known and linger is over
 
 
 def tight(comparison: Comparison, oracle: Oracle) -> None:
-    """Test one vCPU too many and too many reasons, then a VM that fits again."""
+    """Run a guest with one vCPU and some reasons too many. Then run a guest that fits."""
     checks = comparison.checks
     service = Service(CONFIGURATION)
     guest = ExactGuest(identity("crowd"), *({workload.SIMPLEST: number} for number in workload.CROWD))

@@ -14,7 +14,7 @@ from typing import IO
 
 from image import Image
 
-TIMED_OUT = 124  # the same status as timeout(1)
+TIMED_OUT = 124  # timeout(1) uses the same status
 FAILED = 125
 
 QEMU = {
@@ -22,8 +22,8 @@ QEMU = {
         qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi,tb-size=512
         -cpu neoverse-n1
     """,
-    # With thread=multi, guests of an emulated SVM sometimes hang. hpet=off and tsc=reliable: otherwise the drift of the
-    # emulated clocks makes Linux switch its clock source during a run.
+    # With thread=multi, guests of an emulated SVM sometimes hang. Without hpet=off and tsc=reliable, the emulated
+    # clocks drift, and Linux switches its clock source during a run.
     "amd64": "qemu-system-x86_64 -M q35,hpet=off -accel tcg,thread=single,tb-size=512 -cpu max",
 }
 CONSOLE = {"arm64": "console=ttyAMA0", "amd64": "console=ttyS0 tsc=reliable mitigations=off"}

@@ -1,4 +1,4 @@
-"""Run `record` while the exporter runs, then `replay`: the result must equal the guest's own counts."""
+"""Run `record` while the exporter runs, then `replay`. The result must equal the guest's own counts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COMMAND = [sys.executable, "-m", "exporter"]
 
 
 def compare(checks: Checks) -> None:
-    """Record one guest with known counts from its start to its end, while another guest must be left out."""
+    """Record one guest with known counts from its start to its end. The recording must leave out the other guest."""
     recording = subprocess.Popen([*COMMAND, "record", FILE, "--vm=recorded"], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not FILE.exists():  # it is created when the programs are attached
+        while not FILE.exists():  # record creates the file when its programs are attached
             if recording.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("record did not begin")
             time.sleep(0.1)

@@ -48,7 +48,7 @@ class Scenario:
         early.wait_parked()
         early_before = early.vcpus
         self.comparison.ignore_so_far(early)
-        own_top = top.Top("--source=own") if self._with_exporter else None  # both compile at the same time
+        own_top = top.Top("--source=own") if self._with_exporter else None  # both compile at once
         service = Service() if self._with_exporter else None
         self._done("exporter started")
         if own_top:
@@ -75,7 +75,7 @@ class Scenario:
         for guest in (one, two):
             self.comparison.parked("twice", guest, page)
         self.comparison.parked("since the exporter", early, page)
-        self._done("the same again, and a VM older than the exporter")
+        self._done("the same guests again, and a VM older than the exporter")
 
         one.end()
         self._ended(one)
@@ -160,7 +160,7 @@ class Scenario:
         while min(guest.rounds() for guest in guests) < rounds:
             if time.monotonic() > deadline:
                 if workload.LINUX_MUST_WORK:
-                    raise RuntimeError(f"not {rounds} rounds in {workload.LINUX_SECONDS} s")
+                    raise RuntimeError(f"fewer than {rounds} rounds in {workload.LINUX_SECONDS} s")
                 break
             if self._with_exporter:
                 earlier = self.comparison.running(Page(), earlier)

@@ -14,7 +14,7 @@ import page
 
 LOG = Path("/tmp/exporter.log")
 ERROR = r'level=error|"level": ?"error"|^Traceback'
-START_SECONDS = 120  # most of it is the compilation under emulation
+START_SECONDS = 120  # most of this time is the compilation under emulation
 
 
 class Service:

@@ -94,7 +94,7 @@ class ExactGuest:
         self.vcpus = [Vcpu(**vcpu) for vcpu in self._read()["vcpus"]]
 
     def again(self) -> None:
-        """Let every vCPU do the same again. wait_parked() then stores the counts of all rounds."""
+        """Let every vCPU do the same work again. wait_parked() then stores the counts of all rounds."""
         self._write("again")
 
     def wait_holding(self) -> int:

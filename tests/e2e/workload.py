@@ -30,8 +30,8 @@ else:
 SHORT_LIVED = [3, 5, 7, 11, 13]
 CROWD = [101, 103, 107, 109]
 
-# In nested emulation of SVM two vCPUs of Linux stall each other, and one of four VMs with one vCPU stalls too. The test
-# then stops the VM and compares it as it is: the comparison does not depend on the VM's progress.
+# In nested emulation of SVM, the two vCPUs of a Linux guest stall each other. One guest in four with one vCPU stalls
+# too. The test then stops the VM and compares it as it is: the comparison does not depend on the VM's progress.
 LINUX = {"web-1": 2, "db,1": 1} if ARM64 else {"db,1": 1}
 LINUX_MUST_WORK = ARM64
 LINUX_SECONDS = 100 if ARM64 else 20

@@ -71,7 +71,7 @@ def _bash_value(value: Value) -> str:
 
 
 def zsh(commands: Sequence[Command]) -> str:
-    """Return the file for zsh's completion system, to be put into a folder of zsh's fpath."""
+    """Return the file for zsh's completion system. It must be in a folder of zsh's fpath."""
     program, *subcommands = commands
     described = _lines("\t\t\t", (_quoted(f"{command.name}:{command.help}") for command in subcommands))
     flags = _lines("\t", (_zsh_flag(flag, alone=True) for flag in program.flags), _CONTINUED)

@@ -1,4 +1,4 @@
-"""Parts of both dashboards: variables, annotations, links, and the layout and numbers of panels."""
+"""The parts that both dashboards share: variables, annotations, links, and the layout and numbers of panels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.model.reason import CLASSES
 
 TAG = "kvm-exit-exporter"
 FLEET, VM = "kvm-exits-fleet", "kvm-exits-vm"
-"""Uids. Links and bookmarks contain them, so they must not change."""
+"""The uids of the dashboards. Links and bookmarks contain them, so they must not change."""
 
 _CARRIED = "${datasource:queryparam}&${job:queryparam}&${class:queryparam}&${__url_time_range}"
 
@@ -50,13 +50,19 @@ def query(name: str, label: str, text: str, expr: str, *, all_value: str | None 
 
 
 def job() -> dashboard.QueryVariable:
-    """Return the variable of the job. All lists the jobs of exporters by name, so that `up` also finds down targets."""
+    """Return the variable of the job.
+
+    The value All contains the jobs of exporters by name, so that `up` also finds targets that are down.
+    """
     text = "The exporters' job in Prometheus"
     return query("job", "Job", text, "label_values(kvm_exit_exporter_up, job)", all_value="")
 
 
 def classes() -> dashboard.CustomVariable:
-    """Return the variable of the class. It has no idle: idle time is the guest's own wish and would hide the rest."""
+    """Return the variable of the class.
+
+    It does not offer idle, because the guest wants idle time, and idle time would hide all other time.
+    """
     names = [name for name in CLASSES if name != "idle"]
     return _custom("class", "Class", "Classes of exit reasons that count as time lost, never idle", names, All)
 
@@ -81,7 +87,7 @@ def _custom(
 
 
 def annotation(name: str, color: str, expr: str) -> dashboard.AnnotationQuery:
-    """Return an annotation: a mark in every graph at each time when the query has a value. Evaluated once a minute."""
+    """Return an annotation. It marks each time when the query has a value, in every graph, evaluated once a minute."""
     return dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(color).expr(expr)
 
 

@@ -1,4 +1,4 @@
-"""The fleet dashboard: which VMs lose most time to exits, why, and whether the numbers are complete."""
+"""The fleet dashboard shows which VMs lose most time to exits, why, and whether the numbers are complete."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _first_look() -> board.Row:
             or_zero(f"max({IN_FLIGHT})"), SECONDS, steps=panels.STUCK,
         ),
         panels.rows(
-            "Exporters that need attention", "Exporters with missing or incomplete numbers, and the remedy. Found is "
-            "the measured value: 0 for down, the number of dropped exits, or how full a pool is.",
+            "Exporters that need attention", "Exporters whose numbers are missing or incomplete, with the remedy. "
+            "Found is the measured value: 0 for down, the number of dropped exits, or how full a pool is.",
             ("instance", "problem"), (Column("Found", PROBLEMS, COUNT),), sort="Found", span=12, height=8,
             nothing="None: every exporter is up and attached, and drops no exits.",
         ),
@@ -152,14 +152,14 @@ def _why() -> board.Row:
             [(top(reasons, "reason", of=busiest), "{{reason}}")], panels.EXITS,
         ),
         panels.graph(
-            "99th percentile by class", "One exit in a hundred takes longer. With classic buckets the value is "
-            "interpolated within a bucket, by default a factor of 4 wide.",
+            "99th percentile by class", "One exit in a hundred takes longer than this value. With classic buckets it "
+            "is interpolated within a bucket, by default a factor of 4 wide.",
             [(queries.quantile(0.99, EXITS, CHOSEN, OVER_TIME, "class"), "{{class}}")], SECONDS, by_class=True,
         ),
         panels.graph(
             "Time of exits that the VMM handles", "Time of the exits that QEMU or another VMM handles, in vCPUs. It is "
             "part of the time of all exits. The reason is KVM_RUN's exit reason. KVM_EXIT_HLT and similar reasons are "
-            "included: there the VMM waits.",
+            "included, although the VMM only waits there.",
             [(total(queries.seconds(USERSPACE, ALL, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True,
         ),
         panels.graph(
@@ -173,7 +173,7 @@ def _why() -> board.Row:
 
 def _hosts() -> board.Row:
     by = "instance"
-    tracked = total(f"avg_over_time({SELF}tracked_vcpus{ALL}[{WHOLE}])", by)  # counts VMs that ended, too
+    tracked = total(f"avg_over_time({SELF}tracked_vcpus{ALL}[{WHOLE}])", by)  # this also counts VMs that ended
     vcpus = (
         f"sum by (instance, version, machine) ({SELF}tracked_vcpus{ALL} "
         f"* on (job, instance) group_left (version, machine) {SELF}build_info{ALL})"

@@ -17,19 +17,22 @@ Panel = Union[barchart.Panel, heatmap.Panel, stat.Panel, table.Panel, timeseries
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 VCPUS = "count:vCPUs"
-"""Seconds per second are vCPUs: 2.5 means as much time as two and a half vCPUs have."""
+"""The unit is vCPUs, which are seconds per second. 2.5 means as much time as two and a half vCPUs have."""
 EXITS = "count:exits/s"
 SHARE = "percentunit"
 SECONDS = "s"
 COUNT = "short"
 
 Steps = tuple[tuple[float, str], ...]
-"""Thresholds: (value, colour) from that value on. Values below the first threshold are green."""
+"""Thresholds: each (value, colour) applies from that value on. Values below the first threshold are green."""
 
 OVERHEAD: Steps = ((0.1, "yellow"), (0.25, "red"))
-"""Time lost divided by the time that a VM wanted to run. A VM that does I/O loses a few percent."""
+"""Thresholds of the time lost, divided by the time that a VM wanted to run. A VM that does I/O loses a few percent."""
 STUCK: Steps = ((1.0, "yellow"), (10.0, "red"))
-"""Age of one exit in seconds. Few exits take a second. A guest's watchdog reports a stall after 10 to 20 seconds."""
+"""Thresholds of an exit's age in seconds.
+
+Few exits take a second. A guest's watchdog reports a stall after 10 to 20 s.
+"""
 ANY: Steps = ((1e-9, "red"),)
 FULL: Steps = ((0.8, "yellow"), (0.95, "red"))
 
@@ -73,7 +76,10 @@ def _target(expr: str, ref: str = "A") -> prometheus.Dataquery:
 def number(
     title: str, text: str, expr: str, unit: str, *, steps: Steps = (), nothing: str = "", span: int = 4
 ) -> stat.Panel:
-    """Return a panel with one number: the present value, or a value over the time range if the query uses WHOLE."""
+    """Return a panel with one number.
+
+    It is the present value, or a value over the time range if the query uses WHOLE.
+    """
     panel = (
         stat.Panel().title(title).description(text).datasource(SOURCE).unit(unit).span(span).height(4)
         .with_target(_target(expr).instant())

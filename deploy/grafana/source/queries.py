@@ -60,20 +60,23 @@ def quantile(phi: float, histogram: str, where: str, window: str, *by: str) -> s
 
 
 def heatmap(histogram: str, where: str, window: str) -> str:
-    """Return one native histogram, or classic buckets by `le`. Grafana would draw both as one, so never both."""
+    """Return one native histogram, or classic buckets by `le`.
+
+    Never return both, because Grafana would draw both as one.
+    """
     native = total(rate(histogram, where, window))
     classic = total(rate(f"{histogram}_bucket", where, window), "le")
     return f"{native} or on () {classic}"
 
 
 def or_zero(expr: str) -> str:
-    """Return `expr` with 0 instead of an empty result. Only for a single number."""
+    """Return `expr` with 0 in place of an empty result. Use this only for a single number."""
     return f"{expr} or vector(0)"
 
 
 def top(expr: str, by: str, *, of: str) -> str:
     """Return those series of `expr` that belong to the largest `$top` series of `of`."""
-    expr = f"({expr})" if " or " in expr else expr  # `and` binds tighter
+    expr = f"({expr})" if " or " in expr else expr  # `and` binds tighter than `or`
     return f"{expr} and on ({by}) topk($top, {of})"
 
 

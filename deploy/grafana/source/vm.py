@@ -1,4 +1,4 @@
-"""The dashboard of one VM: where the time of its vCPUs goes, why, how long exits take, and which vCPU hangs now."""
+"""The dashboard of one VM: where the time of its vCPUs goes and why, how long exits take, and which vCPU hangs now."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _first_look() -> board.Row:
             or_zero(f"max({IN_FLIGHT}{CHOSEN})"), SECONDS, steps=panels.STUCK, span=3,
         ),
         panels.rows(
-            "Processes of this VM", f"A restart or a migration makes a new process. Times in vCPUs. {mean}",
+            "Processes of this VM", f"A restart or a migration makes a new process. The unit of times is vCPUs. {mean}",
             ("instance", "pid", "vm", "uuid", "vmm"),
             (Column("Lost", joined[0], VCPUS, decimals=3), Column("In guest", joined[1], VCPUS, decimals=2)),
             sort="In guest", height=5,
@@ -82,8 +82,8 @@ def _where() -> board.Row:
             VCPUS, stacked=True, by_class=True, height=10,
         ),
         panels.bars(
-            "Time of each vCPU", "The same for each of the vCPUs that lost most. Mean over the time range. A bar of "
-            "100 % is the vCPU's whole time.",
+            "Time of each vCPU", "The same times for each of the vCPUs that lost most. Mean over the time range. A bar "
+            "of 100 % is the vCPU's whole time.",
             top(per_vcpu, "vcpu", of=total(LOST, "vcpu")), "vcpu", SHARE, span=12,
         ).height(10),
     )  # fmt: skip
@@ -132,7 +132,7 @@ def _how_long() -> board.Row:
     return "How long exits take", (
         panels.durations(
             "Durations of exits", "Time from an exit to the next guest entry, without idle. The colour shows exits per "
-            "second in each bucket. Two bands are two kinds of exits: choose a class to separate them.",
+            "second in each bucket. Two bands mean two kinds of exits. Choose a class to separate them.",
             queries.heatmap(EXITS, CHOSEN, OVER_TIME),
         ),
         panels.graph(
@@ -144,7 +144,7 @@ def _how_long() -> board.Row:
             SECONDS,
         ),
         panels.graph(
-            "99th percentile by class", "One exit in a hundred takes longer.",
+            "99th percentile by class", "One exit in a hundred takes longer than this value.",
             [(queries.quantile(0.99, EXITS, CHOSEN, OVER_TIME, "class"), "{{class}}")], SECONDS, by_class=True,
         ),
     )  # fmt: skip

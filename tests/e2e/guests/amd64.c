@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The exact guest on amd64: real mode, counters in its own memory. The first page of a vCPU holds the code, the
- * second page its interrupt table, counters and stack. Code and data have separate pages, because code in a page
- * with changing data is slow to emulate.
+ * The exact guest on amd64. It runs in real mode, and its counters are in its own memory. The first page of a vCPU
+ * holds the code, the second page its interrupt table, counters and stack. Code and data have separate pages, because
+ * code in a page with changing data is slow to emulate.
  */
 #include "vm.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#define NOWHERE 0x10000000UL /* no memory: a store is KVM_EXIT_MMIO */
+#define NOWHERE 0x10000000UL /* no memory is here: a store causes KVM_EXIT_MMIO */
 #define PORT_DONE 0x11
 #define TIMER_VECTOR 0x20
 #define SLEEP_NS 5000000 /* KVM's local APIC timer counts nanoseconds */
@@ -22,7 +22,7 @@ enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, KINDS };
 const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", NULL };
 const uint64_t arch_memory = 0x10000UL;
 
-/* At DATA in the second page. The assembly below repeats the offsets. */
+/* This structure is at DATA in the second page. The assembly below repeats its offsets. */
 #define DATA 0x400
 struct guest_data {
 	uint32_t left[KINDS];
@@ -35,7 +35,10 @@ struct guest_data {
 
 extern const uint8_t guest_start[], guest_timer[], guest_end[];
 
-/* DS and SS are the second page, ES begins at NOWHERE, FS is flat. */
+/*
+ * DS and SS are the second page. ES begins at NOWHERE. FS begins at 0. The comments name the exit that an instruction
+ * causes, and the return to the VMM if there is one.
+ */
 asm(	".pushsection .rodata\n"
 	".globl	guest_start, guest_timer, guest_end\n"
 	".set	left, 0x400\n"
@@ -48,53 +51,53 @@ asm(	".pushsection .rodata\n"
 	"guest_start:\n"
 	"1:	cmpl	$0, left + 4 * 0\n"
 	"	je	2f\n"
-	"	outb	%al, $0x10\n"		/* an unused port: io, returns as KVM_EXIT_IO */
+	"	outb	%al, $0x10\n"		/* the port is unused: exit io, return KVM_EXIT_IO */
 	"	incl	done + 4 * 0\n"
 	"	decl	left + 4 * 0\n"
 	"	jmp	1b\n"
 	"2:	cmpl	$0, left + 4 * 1\n"
 	"	je	3f\n"
 	"	xorl	%eax, %eax\n"		/* leaf 0 */
-	"	cpuid\n"			/* cpuid */
+	"	cpuid\n"			/* exit cpuid */
 	"	incl	done + 4 * 1\n"
 	"	decl	left + 4 * 1\n"
 	"	jmp	2b\n"
 	"3:	cmpl	$0, left + 4 * 2\n"
 	"	je	4f\n"
 	"	movl	$0x1b, %ecx\n"		/* IA32_APIC_BASE */
-	"	rdmsr\n"			/* msr */
+	"	rdmsr\n"			/* exit msr */
 	"	incl	done + 4 * 2\n"
 	"	decl	left + 4 * 2\n"
 	"	jmp	3b\n"
 	"4:	cmpl	$0, left + 4 * 3\n"
 	"	je	5f\n"
-	"	movb	%al, %es:0\n"		/* no memory there: npf, returns as KVM_EXIT_MMIO */
+	"	movb	%al, %es:0\n"		/* no memory is there: exit npf, return KVM_EXIT_MMIO */
 	"	incl	done + 4 * 3\n"
 	"	decl	left + 4 * 3\n"
 	"	jmp	4b\n"
 	"5:	cmpl	$0, left + 4 * 4\n"
 	"	je	6f\n"
 	"	movl	touch_at, %edi\n"
-	"	movb	%al, %fs:(%edi)\n"	/* first access to a page: npf that stays in the kernel */
+	"	movb	%al, %fs:(%edi)\n"	/* the page's first access: exit npf, no return to the VMM */
 	"	addl	$0x1000, touch_at\n"	/* the next page */
 	"	incl	done + 4 * 4\n"
 	"	decl	left + 4 * 4\n"
 	"	jmp	5b\n"
 	"6:	cmpl	$0, left + 4 * 5\n"
 	"	je	7f\n"
-	"	rdtsc\n"			/* when the sleep begins; not intercepted */
+	"	rdtsc\n"			/* the time when the sleep begins; causes no exit */
 	"	movl	%eax, began\n"
 	"	movl	%edx, began + 4\n"
 	"	movl	$0x838, %ecx\n"		/* x2APIC initial count */
 	"	movl	$" STRING(SLEEP_NS) ", %eax\n"
-	"	xorl	%edx, %edx\n"		/* its upper half */
-	"	wrmsr\n"			/* msr: start the timer */
-	"	incl	done + 4 * 2\n"		/* counted together with the reads */
-	"	sti\n"				/* enables interrupts after the next instruction */
-	"	hlt\n"				/* hlt, until guest_timer has run */
+	"	xorl	%edx, %edx\n"		/* upper half of the count */
+	"	wrmsr\n"			/* exit msr: start the timer */
+	"	incl	done + 4 * 2\n"		/* counted together with the rdmsr above */
+	"	sti\n"				/* allow interrupts from the end of the next instruction on */
+	"	hlt\n"				/* exit hlt: sleep until guest_timer has run */
 	"	cli\n"
-	"	rdtsc\n"			/* when the sleep ended */
-	"	subl	began, %eax\n"		/* its length, ... */
+	"	rdtsc\n"			/* the time when the sleep ended */
+	"	subl	began, %eax\n"		/* length of the sleep, ... */
 	"	sbbl	began + 4, %edx\n"	/* ... both halves */
 	"	addl	%eax, slept\n"		/* the sum of all sleeps, ... */
 	"	adcl	%edx, slept + 4\n"	/* ... both halves */
@@ -103,7 +106,7 @@ asm(	".pushsection .rodata\n"
 	"	jmp	6b\n"
 	"7:	cmpl	$0, spin\n"		/* spin until the host's last kick */
 	"	jne	7b\n"
-	"	outb	%al, $" STRING(PORT_DONE) "\n" /* io, KVM_EXIT_IO; the next entry starts a round */
+	"	outb	%al, $" STRING(PORT_DONE) "\n" /* exit io, return KVM_EXIT_IO; the next entry starts a round */
 	"	jmp	guest_start\n"
 	"guest_timer:\n"
 	"	movl	$0x80b, %ecx\n"		/* x2APIC end of interrupt */
@@ -191,7 +194,7 @@ void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu)
 	KVM_DO(vcpu->fd, KVM_SET_SREGS, &sregs);
 	KVM_DO(vcpu->fd, KVM_SET_REGS, &regs);
 	set_apic(vcpu);
-	KVM_DO(vcpu->fd, KVM_SET_MP_STATE, &running); /* otherwise all but the first wait for a SIPI */
+	KVM_DO(vcpu->fd, KVM_SET_MP_STATE, &running); /* otherwise every vCPU except the first waits for a SIPI */
 }
 
 void arch_finish_vm(struct vm *vm)
@@ -232,7 +235,7 @@ bool arch_handle_exit(struct vcpu *vcpu)
 	}
 }
 
-/* Measured, because not every host has the TSC's frequency in CPUID. */
+/* Measure the TSC's frequency, because not every host has it in CPUID. */
 static double ns_per_tick(void)
 {
 	struct timespec probe = { .tv_nsec = TSC_PROBE_NS };

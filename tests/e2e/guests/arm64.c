@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The exact guest on arm64: EL1, MMU off, interrupts masked, everything in registers. */
+/*
+ * The exact guest on arm64. It runs at EL1, without the MMU and with interrupts masked. All its data is in registers.
+ * The comments name the exit that an instruction causes, and the return to the VMM if there is one.
+ */
 #include "vm.h"
 
 #include <stddef.h>
@@ -10,7 +13,7 @@
 #define GICR 0x080a0000UL
 #define GICR_ISENABLER0 0x10100
 #define TIMER_INTID 27
-#define NOWHERE 0x09000000UL /* no memory: a store is KVM_EXIT_MMIO */
+#define NOWHERE 0x09000000UL /* no memory is here: a store causes KVM_EXIT_MMIO */
 #define DONE 0x09001000UL
 #define SLEEP_MS 5UL
 
@@ -29,23 +32,23 @@ asm(	".pushsection .rodata\n"
 	".globl	guest_start, guest_end\n"
 	"guest_start:\n"
 	"1:	cbz	x19, 2f\n"
-	"	str	w10, [x4]\n"		/* no memory there: DABT_LOW, returns as KVM_EXIT_MMIO */
+	"	str	w10, [x4]\n"		/* no memory is there: exit DABT_LOW, return KVM_EXIT_MMIO */
 	"	add	x10, x10, #1\n"		/* one store done */
 	"	sub	x19, x19, #1\n"		/* one fewer to do */
 	"	b	1b\n"
 	"2:	cbz	x20, 3f\n"
 	"	mov	w0, #0x84000000\n"	/* PSCI_VERSION, which the kernel answers */
-	"	hvc	#0\n"			/* HVC64; changes x0 to x3 */
+	"	hvc	#0\n"			/* exit HVC64; the call changes x0 to x3 */
 	"	add	x11, x11, #1\n"		/* one call done */
 	"	sub	x20, x20, #1\n"		/* one fewer to do */
 	"	b	2b\n"
 	"3:	cbz	x21, 4f\n"
-	"	mrs	x0, id_aa64pfr0_el1\n"	/* HCR_EL2.TID3 is always set by KVM: SYS64 */
+	"	mrs	x0, id_aa64pfr0_el1\n"	/* exit SYS64, because KVM always sets HCR_EL2.TID3 */
 	"	add	x12, x12, #1\n"		/* one read done */
 	"	sub	x21, x21, #1\n"		/* one fewer to do */
 	"	b	3b\n"
 	"4:	cbz	x22, 5f\n"
-	"	str	w13, [x6]\n"		/* first access to a page: DABT_LOW that stays in the kernel */
+	"	str	w13, [x6]\n"		/* the page's first access: exit DABT_LOW, no return to the VMM */
 	"	add	x6, x6, #4096\n"	/* the next page */
 	"	add	x13, x13, #1\n"		/* one page touched */
 	"	sub	x22, x22, #1\n"		/* one fewer to do */
@@ -53,28 +56,28 @@ asm(	".pushsection .rodata\n"
 	"5:	cbz	x23, 6f\n"
 	"	mov	x0, #0xff\n"		/* every priority ... */
 	"	msr	icc_pmr_el1, x0\n"	/* ... is allowed */
-	"	mov	x0, #1\n"		/* ENABLE, here and below */
-	"	msr	icc_igrpen1_el1, x0\n"	/* group 1, the timer's group */
-	"	mrs	x8, cntvct_el0\n"	/* when the sleep begins */
+	"	mov	x0, #1\n"		/* x0 = ENABLE, for the next msr and for cntv_ctl_el0 */
+	"	msr	icc_igrpen1_el1, x0\n"	/* group 1 is the timer's group */
+	"	mrs	x8, cntvct_el0\n"	/* the time when the sleep begins */
 	"	msr	cntv_tval_el0, x7\n"	/* the timer fires in x7 ticks */
 	"	msr	cntv_ctl_el0, x0\n"	/* start it */
-	"	isb\n"				/* before the WFI */
-	"7:	wfi\n"				/* WFx, unless an interrupt is pending */
+	"	isb\n"				/* the timer must run before the WFI */
+	"7:	wfi\n"				/* exit WFx, unless an interrupt is pending */
 	"	add	x14, x14, #1\n"		/* one WFI done */
-	"	mrs	x0, icc_iar1_el1\n"	/* acknowledge */
+	"	mrs	x0, icc_iar1_el1\n"	/* acknowledge the interrupt */
 	"	cmp	w0, #27\n"		/* if it was not the timer's, ... */
 	"	b.ne	7b\n"			/* ... sleep again */
 	"	msr	cntv_ctl_el0, xzr\n"	/* stop the timer, or it fires again at ... */
 	"	isb\n"
 	"	msr	icc_eoir1_el1, x0\n"	/* ... the end of this interrupt */
-	"	isb\n"				/* read the counter only after that */
-	"	mrs	x9, cntvct_el0\n"	/* when the sleep ended */
+	"	isb\n"				/* end the interrupt before reading the counter */
+	"	mrs	x9, cntvct_el0\n"	/* the time when the sleep ended */
 	"	sub	x9, x9, x8\n"		/* ticks of this sleep */
 	"	add	x15, x15, x9\n"		/* ticks of all sleeps */
 	"	sub	x23, x23, #1\n"		/* one fewer to do */
 	"	b	5b\n"
 	"6:	cbnz	x24, 6b\n"		/* spin until the host's last kick */
-	"	str	w10, [x5]\n"		/* done: DABT_LOW, KVM_EXIT_MMIO; the next entry starts a round */
+	"	str	w10, [x5]\n"		/* exit DABT_LOW, return KVM_EXIT_MMIO; the next entry starts a round */
 	"	b	guest_start\n"
 	"guest_end:\n"
 	".popsection\n");
