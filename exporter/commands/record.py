@@ -199,7 +199,7 @@ def _output(options: RecordOptions) -> Iterator[BinaryIO]:
 
 
 def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
-    """Record, and complete the file. Returns the write error that ended it, or "", and the seconds it took.
+    """Record, and complete the file. Returns the write error that ended the recording, or "", and its seconds.
 
     Raises RingError, and OSError if the file could not be completed.
     """
