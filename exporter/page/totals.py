@@ -100,9 +100,9 @@ class History:
         self._kept.append(Totals(now, reading.taken_ns, reading.since_ns, rows, living, ended))
 
     def _earlier(self, reading: Reading, now: float) -> Totals | None:
-        """The newest totals that are older than _SPAN_SECONDS, else the oldest ones.
+        """Return the newest totals that are older than _SPAN_SECONDS, else the oldest totals.
 
-        None if there are none, or if the reading cannot be compared with them.
+        Return None if no totals are kept, or if the reading cannot be compared with them.
         """
         old_enough = [totals for totals in self._kept if now - totals.requested >= _SPAN_SECONDS]
         if old_enough:

@@ -19,7 +19,7 @@ from exporter.recording.writer import RecordingHeader
 MAX_LIVE_THREADS = 4096
 """Largest number of threads that are recorded at the same time. The events of further threads are counted as lost.
 
-The default of limits.vcpus, the limit of a replay, is the same.
+limits.vcpus, which is the limit of a replay, has the same default.
 """
 
 
