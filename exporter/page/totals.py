@@ -120,9 +120,8 @@ class History:
 
 def _named(threads: Iterable[VcpuReading]) -> list[VcpuReading]:
     """Give all vCPUs of a process the VM name that is known for one of them, so that a VM is shown only once."""
-    threads = sorted(
-        threads, key=lambda thread: thread.alive
-    )  # live vCPUs come last: if a pid was reused, their name is used
+    # Live vCPUs come last: if a pid was reused, the name of the live vCPU is used.
+    threads = sorted(threads, key=lambda thread: thread.alive)
     names = {thread.key.pid: (thread.vm, thread.vmm) for thread in threads if thread.vm is not None}
     named = []
     for thread in threads:
@@ -138,7 +137,7 @@ def _by_vm(reading: Reading, threads: Sequence[VcpuReading]) -> dict[tuple[int, 
 
 
 def _minus(now: ReasonDifference, then: ReasonDifference | None, elapsed_ns: int, vcpus: int) -> ReasonDifference:
-    """The difference of two sums: each vCPU contributes `elapsed_ns`."""
+    """The difference of two sums, which equals the sum of the differences. Each vCPU contributes `elapsed_ns`."""
     row = replace(now, elapsed_ns=elapsed_ns, span_ns=elapsed_ns * vcpus)
     if then is None:
         return row

@@ -96,9 +96,8 @@ class Scraper:
         self._lookup.wait_known(_TAKEOVER_WAIT_SECONDS if self._taking_over else _WAIT_SECONDS)
         with self._lock:
             self.status = replace(self.status, lookups_pending=self._lookup.pending)
-            vcpus, vanished, complete = (
-                self._collection.observed()
-            )  # this snapshot may be newer than the collection of this scrape
+            # This snapshot may be newer than the collection of this scrape.
+            vcpus, vanished, complete = self._collection.observed()
             self._metrics.update(vcpus, ())
             self._forget_vanished(vanished, complete)
             for record, _ in vcpus if self._served_before else ():

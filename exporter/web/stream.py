@@ -100,9 +100,8 @@ class TimedStream(IOStream):
             self._input_ended_at = self._clock()
         has_header_bytes = self.header_since is not None
         if self.reading():
-            return (
-                first_time and has_header_bytes
-            )  # tornado parses these bytes next; a second call means that the header is incomplete
+            # tornado parses these bytes next. A second call means that the header is incomplete.
+            return first_time and has_header_bytes
         if self.busy_since is None:
             if not has_header_bytes:  # a complete header: tornado calls begin_request() next
                 return False

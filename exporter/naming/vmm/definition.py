@@ -29,8 +29,7 @@ class Vmm:
     """A virtual machine monitor: all facts about it that the exporter uses."""
 
     label: str
-    """Value of the label `vmm`. The program name of a fork or a renamed build often begins with it, see is_similar().
-    """
+    """Value of the label `vmm`. Names of forks and renamed builds often begin with it, see is_similar()."""
 
     programs: frozenset[str]
     """Names of its program. A version may follow the name (firecracker-v1.7)."""

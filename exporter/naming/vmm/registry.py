@@ -34,7 +34,7 @@ def recognise(programs: list[str], argv: list[str]) -> Recognised:
     typical of the VMM.
 
     If only the name or only the options match, the options are read like the VMM's, but the process is not that VMM. So
-    the VM of a fork or a renamed build has its name, and the label `vmm` is the program's name.
+    the VM of a fork or a renamed build keeps its name, and the label `vmm` is the name of the program.
     """
     for program in programs:
         for vmm in VMMS:
