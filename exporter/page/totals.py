@@ -34,8 +34,7 @@ class Totals:
     """By pid and reason."""
     alive: frozenset[ThreadKey]
     ended: frozenset[ThreadKey]
-    """vCPUs that had ended. No sum includes them. Their counts no longer change, so later differences leave them out.
-    """
+    """vCPUs that had ended. No sum includes them. Their counts no longer change, so later differences omit them."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Ledger:
     def write(
         self, ended: Sequence[LedgerEntry], free_entries: Sequence[FreeEntry], carried: CarriedOver, *, always: bool
     ) -> None:
-        """Write the state. Raises OSError; the earlier state then stays valid.
+        """Write the state if it changed or if `always` is true. Raises OSError; the earlier state then stays valid.
 
         `free_entries` are the entries that must still be returned to the kernel, in reverse order. step() records the
         progress.
@@ -163,10 +163,8 @@ class Ledger:
     def step(self, done: bool) -> None:
         """Record that this process begins to return the next free entry, or that it has returned this entry.
 
-        Raises OSError.
-
-        After an error the caller records the same step again. So an entry is returned only after its step is recorded,
-        and each step is recorded once.
+        Raises OSError. After an error the caller records the same step again. So an entry is returned only after its
+        step is recorded, and each step is recorded once.
         """
         header = self._header
         if done and header.done < header.begun:

@@ -18,8 +18,7 @@ class State(Enum):
     WAITING_FOR_KVM = "waiting for KVM"
     """The loader waits for the tracepoints of KVM."""
     TAKING_OVER = "taking over"
-    """The program of an earlier process counts. Some vCPUs of that process have no name yet, so series may lack counts.
-    """
+    """The program of an earlier process counts. Some of its vCPUs have no name yet, so series may lack counts."""
     ATTACHED = "attached"
     """The program counts, and pages are complete. A replay is in this state too."""
     STOPPING = "stopping"

@@ -25,8 +25,7 @@ _WAIT_SECONDS = 0.25
 """How long a scrape waits for the names of VMs that it sees for the first time. Later scrapes do not wait."""
 
 _TAKEOVER_WAIT_SECONDS = 6.0
-"""The same time after a takeover, when a VM's sum must not lack a vCPU that it had before. The lookup gives up earlier.
-"""
+"""The same time after a takeover: a VM's sum must not lack a vCPU that it had before. The lookup gives up earlier."""
 
 
 class Scraper:

@@ -39,7 +39,7 @@ class Viewer:
         return PageData(reading, Health(up, status.collection.errors, self._observer.lookup.pending))
 
     def _reading(self) -> Reading:
-        """Return all vCPUs with their names. Without a snapshot, it has no vCPU, and counting began at time 0."""
+        """Return all vCPUs with names. Without a snapshot, the reading has no vCPU, and counting began at time 0."""
         self._collection.collect()
         self._observer.lookup.wait_known(_WAIT_SECONDS)
         status = self._status()

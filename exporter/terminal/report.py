@@ -37,7 +37,7 @@ def text(output: Output, name: str, then: Reading, now: Reading, *, first: bool,
 
 
 def held(output: Output, then: Reading, now: Reading) -> str:
-    """A line about vCPUs that are in no row, because their exit began before the first reading; "" without such vCPUs.
+    """A line about vCPUs that are in no row, because their exit began before the first reading, or "".
 
     If the table has rows, the line names only vCPUs that were out of the guest all the time, and not idle.
     """

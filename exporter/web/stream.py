@@ -103,7 +103,8 @@ class TimedStream(IOStream):
             # tornado parses these bytes next. A second call means that the header is incomplete.
             return first_time and has_header_bytes
         if self.busy_since is None:
-            if not has_header_bytes:  # a complete header: tornado calls begin_request() next
+            # If there are header bytes, the header is complete, and tornado calls begin_request() next.
+            if not has_header_bytes:
                 return False
         elif self._input_ended_at - self.busy_since > _HALF_CLOSE_SECONDS:
             return False
