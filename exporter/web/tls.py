@@ -24,8 +24,7 @@ CLIENT_AUTH = {
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-"""With these types, Go asks for a certificate but does not verify it. Python's ssl lacks OpenSSL's callback for that.
-"""
+"""With these types, Go asks for a certificate but does not verify it. Python's ssl lacks OpenSSL's callback for it."""
 
 # The suites of Go's tls.CipherSuites(), which Go considers secure. The suites of TLS 1.3 cannot be switched off in Go,
 # nor here.
