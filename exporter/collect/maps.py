@@ -79,7 +79,7 @@ class ArrayMap:
         self._view = memoryview(memory)
 
     def map_up_to(self, number: int) -> None:
-        """Map a leaf and all leaves before it. If there is no memory, it keeps the mapping and raises OSError."""
+        """Map a leaf and all leaves before it. Raises OSError if there is no memory; the old mapping then stays."""
         if number >= self.mapped:
             longer = self._map(max(2 * self.mapped, number + 1))
             self.close()

@@ -199,9 +199,9 @@ def _output(options: RecordOptions) -> Iterator[BinaryIO]:
 
 
 def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
-    """Record, and complete the file. Returns the write error that ended it, or "", and the seconds it took.
+    """Record, and complete the file. Raises RingError, and OSError if the file could not be completed.
 
-    Raises RingError, and OSError if the file could not be completed.
+    Returns the write error that ended the recording ("" without an error), and the duration in seconds.
     """
     started_ns = time.monotonic_ns()
     deadline_ns = None if seconds is None else started_ns + round(seconds * 1e9)

@@ -1,6 +1,4 @@
-"""This host's KVM: its tracepoint formats, the requests to the loader, and the requirements that the host does not
-meet.
-"""
+"""This host's KVM: tracepoint formats, requests to the loader, and the requirements that the host does not meet."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What this process may do: one account, and no capability that the running kernel does not ask for.
+"""Drops the privileges of this process: it keeps one account, and only the capability that the kernel requires.
 
-The loader (loader.py) needs privileges and talks to nobody; what talks to the network needs none, and drops them for
-good as soon as the loader is on its way. Credentials belong to threads: drop() is for a process that has but one.
-Numbers are those of include/uapi/linux/{capability,prctl}.h.
+The loader (loader.py) needs privileges, and does not use the network. The process that serves the network needs no
+privileges. It drops them permanently as soon as the loader was started. Each thread has its own credentials, so drop()
+works only in a process with one thread. The numbers are those of include/uapi/linux/{capability,prctl}.h.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Account(NamedTuple):
-    """Whom to become."""
+    """An account that this process can run as."""
 
     name: str
     uid: int
@@ -37,7 +37,7 @@ class Account(NamedTuple):
 
 
 def account(name: str) -> Account | None:
-    """The account of this name; None if there is none."""
+    """Return the account of this name; None if it does not exist."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -46,7 +46,7 @@ def account(name: str) -> Account | None:
 
 
 def user() -> str:
-    """Name of the user this process runs as, or its number."""
+    """Return the name of the user that this process runs as, or the user's number if the user has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -54,22 +54,22 @@ def user() -> str:
 
 
 def may_change_user() -> bool:
-    """True for root, unless a container has taken CAP_SETUID or CAP_SETGID from it."""
+    """Return True if this process has CAP_SETUID and CAP_SETGID. Root has both, but a container may take them away."""
     return all(_held() >> cap & 1 for cap in (CAP_SETUID, CAP_SETGID))
 
 
 def drop(become: Account | None) -> list[str]:
-    """Give up every privilege for good, and become another user first if one is named.
+    """Drop every privilege permanently, and first change the user if an account is given.
 
-    Returns the names of the capabilities that stay since the kernel is older than Linux 5.19: see _needed().
-    Raises OSError, and RuntimeError in a process that has several threads.
+    Returns the names of the capabilities that this process keeps, because the kernel is older than Linux 5.19: see
+    _needed(). Raises OSError. Raises RuntimeError in a process with several threads.
     """
     if threading.active_count() > 1:
         raise RuntimeError("privileges are dropped before the first thread is started")
     kept = _needed()
     _empty_bounding_set()
     if become:
-        _prctl(_PR_SET_KEEPCAPS, 1)  # exec, and with it every later program, clears it again
+        _prctl(_PR_SET_KEEPCAPS, 1)  # exec clears this flag, too: no later program has it
         os.setgroups(os.getgrouplist(become.name, become.gid))
         os.setresgid(become.gid, become.gid, become.gid)
         os.setresuid(become.uid, become.uid, become.uid)
@@ -81,22 +81,22 @@ def drop(become: Account | None) -> list[str]:
 
 
 def _needed() -> list[int]:
-    """The capability without which the kernel refuses bpf() on maps and programs that were handed over.
+    """Return the capability without which the kernel refuses bpf() on maps and programs of an earlier process.
 
-    None since Linux 5.19, commit c8644cd0efe7 ("bpf: refine kernel.unprivileged_bpf_disabled behaviour"), nor where
-    that sysctl is 0: so ask the kernel, as if everything were dropped already.
+    None is needed since Linux 5.19, commit c8644cd0efe7 ("bpf: refine kernel.unprivileged_bpf_disabled behaviour"), or
+    if that sysctl is 0. So this function tries a bpf() call without effective capabilities.
     """
     held = _held()
     mine = [cap for cap in range(64) if held >> cap & 1]
     _set_capabilities(mine, [])
     refused = not syscall.permitted()
     _set_capabilities(mine, mine)
-    # CAP_BPF is in Linux 5.8, commit a17b53c4a4b5; before that it is a part of CAP_SYS_ADMIN.
+    # CAP_BPF exists since Linux 5.8, commit a17b53c4a4b5. Before, CAP_SYS_ADMIN included its rights.
     return [cap for cap in (CAP_BPF, CAP_SYS_ADMIN) if cap in mine][:1] if refused else []
 
 
 def _held() -> int:
-    """The permitted set, as a mask."""
+    """Return the permitted capabilities, as a mask."""
     header, data = _header(), ctypes.create_string_buffer(24)
     if _libc.capget(header, data):
         raise _error()
@@ -105,7 +105,7 @@ def _held() -> int:
 
 
 def _set_capabilities(permitted: Collection[int], effective: Collection[int]) -> None:
-    """Set both, and empty the inheritable set."""
+    """Set the permitted and the effective capabilities, and clear the inheritable ones."""
     masks = [sum(1 << cap for cap in caps) for caps in (effective, permitted)]
     words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in (*masks, 0)]
     if _libc.capset(_header(), struct.pack("=6I", *words)):
@@ -113,9 +113,9 @@ def _set_capabilities(permitted: Collection[int], effective: Collection[int]) ->
 
 
 def _empty_bounding_set() -> None:
-    """As far as this process may: not without CAP_SETPCAP, and then no_new_privs makes up for it."""
+    """Clear the bounding set. Without CAP_SETPCAP this is not possible, and no_new_privs then has the same effect."""
     with contextlib.suppress(OSError):
-        for cap in range(64):  # ends with EINVAL behind the last one the kernel knows
+        for cap in range(64):  # EINVAL after the last capability that the kernel knows
             _prctl(_PR_CAPBSET_DROP, cap)
 
 

@@ -1,1 +1,1 @@
-"""Names: exit codes to reasons, processes to VMs, threads to vCPUs."""
+"""Finds the names of exit reasons, the VMs of processes, and the vCPUs of threads."""

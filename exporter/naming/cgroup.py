@@ -1,4 +1,4 @@
-"""The parts of cgroup paths that libvirt writes: the domain's name, and the vCPU of a thread."""
+"""Reads the cgroup paths that libvirt makes: the domain's name, and the vCPU of a thread."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from exporter.naming.vmm.registry import VMMS
 
 _LABELS = {vmm.libvirt_driver: vmm.label for vmm in VMMS if vmm.libvirt_driver}
 _DRIVER = "(?P<driver>" + "|".join(map(re.escape, _LABELS)) + ")"
-#: systemd machines, src/util/virsystemd.c: machine-<driver>\x2d<id>\x2d<name>.scope, everything behind the
-#: first dash escaped; before libvirt 1.3 without the id.
+#: With systemd, src/util/virsystemd.c: machine-<driver>\x2d<id>\x2d<name>.scope. The text after the first dash is
+#: escaped. Before libvirt 1.3 the id is missing.
 _SCOPE = re.compile(r"machine-(?P<machine>.+)\.scope")
 _MACHINE = re.compile(_DRIVER + r"-(?:[0-9]+-)?(?P<name>.+)", re.DOTALL)
-#: Without systemd, src/util/vircgroup.c: <partition>/<name>.libvirt-<driver>, where newer versions write
-#: <driver>-<id>-<name> for the name.
+#: Without systemd, src/util/vircgroup.c: <partition>/<name>.libvirt-<driver>. Newer versions write <driver>-<id>-<name>
+#: in place of <name>.
 _PARTITION = re.compile(r"(?P<name>.+)\.libvirt-" + _DRIVER)
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 _VCPU = re.compile(r"vcpu(?P<index>0|[1-9][0-9]{0,8})")
@@ -28,7 +28,7 @@ class Domain(NamedTuple):
 
 
 def libvirt_domain(paths: list[str]) -> Domain | None:
-    """The domain of the first cgroup path that has libvirt's form, None if no path has it."""
+    """Return the domain of the first cgroup path in libvirt's form; None if no path has this form."""
     for path in paths:
         for part in path.split("/"):
             scope, partition = _SCOPE.fullmatch(part), _PARTITION.fullmatch(part)
@@ -43,7 +43,7 @@ def libvirt_domain(paths: list[str]) -> Domain | None:
 
 
 def vcpu_of_thread(paths: list[str]) -> str:
-    """Index of the vCPU whose cgroup, `.../vcpu3` or `.../libvirt/vcpu3`, a thread is in; "" if in none."""
+    """Return the vCPU's index from a thread's cgroup, `.../vcpu3` or `.../libvirt/vcpu3`; "" for other cgroups."""
     for path in paths:
         match = _VCPU.fullmatch(path.rpartition("/")[2])
         if match:
@@ -52,7 +52,7 @@ def vcpu_of_thread(paths: list[str]) -> str:
 
 
 def _unescape(text: str) -> str:
-    r"""Undo systemd's \xNN, systemd.unit(5)."""
+    r"""Decode the escapes \xNN of systemd, see systemd.unit(5)."""
     pieces = _ESCAPE.split(text)
     raw = b"".join(
         bytes.fromhex(piece) if index % 2 else piece.encode(errors="replace") for index, piece in enumerate(pieces)

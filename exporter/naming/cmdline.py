@@ -1,13 +1,13 @@
-"""argv of a process, and the name of a program."""
+"""Reads the arguments of a process (argv), and the name of a program."""
 
 from __future__ import annotations
 
 
 def split(raw: bytes) -> list[str]:
-    """argv from the bytes of /proc/PID/cmdline: each argument ends with a NUL, in any encoding or none.
+    """Return argv from the bytes of /proc/PID/cmdline. Each argument ends with a NUL, and may be invalid text.
 
-    The reader's limit may cut off the last argument: bytes after the last NUL are dropped. A process may overwrite its
-    title: bytes without a NUL are one argument.
+    The reader's limit may cut the last argument, so bytes after the last NUL are dropped. A process may overwrite its
+    title, so bytes without any NUL are one argument.
     """
     if b"\0" not in raw:
         return [raw.decode(errors="replace")] if raw else []
@@ -15,5 +15,5 @@ def split(raw: bytes) -> list[str]:
 
 
 def base_name(path: str) -> str:
-    """Last component of a program's path."""
+    """Return the last component of a program's path."""
     return path.rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Identity of the VM that a process runs: its name, its uuid and its VMM."""
+"""Reads the identity of the VM that a process runs: its name, its uuid and its VMM."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from exporter.naming.procfs import cgroup_paths, read_head
 from exporter.naming.vmm import registry
 from exporter.naming.vmm.definition import CommandLineIdentity
 
-#: Linux allows 6 MB of arguments; the options that state the identity are within the first MB.
+#: Linux allows 6 MB of arguments. The options with the identity are within the first MB.
 _CMDLINE_BYTES = 1 << 20
 _STAT_BYTES = 4096
 _COMM_CHARACTERS = 15  # TASK_COMM_LEN without its NUL
-#: A label value is repeated on every series of a VM. libvirt's own names end at 64 characters in most places.
+#: A label value is repeated on every series of a VM. libvirt cuts names to 64 characters in most places.
 _NAME_CHARACTERS = 128
 _UUID_CHARACTERS = _VMM_CHARACTERS = 64
 
 
 def unknown(pid: int) -> Vm:
-    """The identity of a VM of which nothing is known but its pid."""
+    """Return the identity of a VM if only its pid is known."""
     return Vm(pid, str(pid), "", "unknown")
 
 
 def identify(pid: int, proc: Path) -> Vm:
-    """Read the identity of a process's VM from `proc`/PID; raises nothing, whatever the files are or lack.
+    """Read the identity of a process's VM from `proc`/PID. Raises nothing, even if files are missing or invalid.
 
-    A name on the command line takes precedence over the one in libvirt's cgroup. Reading the command line may block,
+    A name on the command line takes precedence over the name in libvirt's cgroup. Reading the command line may block,
     see procfs.read_head().
     """
     process = proc / str(pid)
@@ -48,9 +48,10 @@ def identify(pid: int, proc: Path) -> Vm:
 
 
 def start_time(pid: int, proc: Path) -> int | None:
-    """Start of a process, in clock ticks since boot: field 22 of `proc`/PID/stat, None if the process has ended.
+    """Return the start time of a process, in clock ticks since boot; None if the process has ended.
 
-    proc_pid_stat(5). The second field is the comm in parentheses, and a comm may contain parentheses.
+    It is field 22 of `proc`/PID/stat, see proc_pid_stat(5). The second field is the comm in parentheses, and the comm
+    itself may contain parentheses.
     """
     _, parenthesis, rest = read_head(proc / str(pid) / "stat", _STAT_BYTES).rpartition(b")")
     fields = rest.split()
@@ -60,10 +61,11 @@ def start_time(pid: int, proc: Path) -> int | None:
 
 
 def _programs(process: Path, argv: list[str]) -> list[str]:
-    """Names of a process's program: base name of argv[0], executable, comm; without those that are missing.
+    """Return the known names of a process's program: the base name of argv[0], the executable, the comm.
 
-    Reading the executable takes the right to trace the process (ptrace(2), PTRACE_MODE_READ): often it is missing.
-    The kernel cuts a comm after 15 bytes. Then it may be a VMM's name, cut off another name: that name counts alone.
+    Reading the executable requires the right to trace the process (ptrace(2), PTRACE_MODE_READ), which this process
+    often lacks. The kernel cuts a comm after 15 bytes. If a comm of this length is the beginning of one of the other
+    names, it is left out: the cut comm might look like a VMM's name.
     """
     try:
         executable = (process / "exe").readlink().name

@@ -1,7 +1,7 @@
-"""Identity of vCPU threads, looked up in the background: a scrape must not wait for /proc.
+"""Looks up the VMs and vCPUs of threads in the background, because a scrape must not wait for /proc.
 
 Reading a VM's command line takes the VM's mmap_lock. Another thread can hold that lock for minutes (while it
-preallocates memory, or hangs in a FUSE mount). So worker threads read, and get() returns at once.
+preallocates memory, or hangs in a FUSE mount). So worker threads read /proc, and get() returns at once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from exporter.naming.identity import identify, start_time, unknown
 from exporter.naming.vcpu import index_from_comm, vcpu_index
 from exporter.naming.workers import WorkerPool
 
-#: A worker that reads for this part of `patience` is stuck, and another one may be started in its place.
+#: A worker is stuck if it reads for this part of `patience`. Another worker may then be started in its place.
 _STUCK = 0.25
 #: Time between two checks of wait_known(), in seconds.
 _CHECK_INTERVAL = 0.01
 
 
-#: (pid, start time), or the pid and one thread of it where the start time could not be read.
+#: (pid, start time). If the start time could not be read, one thread of the process is in its place.
 _VmKey = tuple[int, Union[int, ThreadKey, None]]
 
 
@@ -34,7 +34,7 @@ class _VmEntry:
     """A VM's identity and its threads."""
 
     identity: Vm | None = None
-    """None while it is being looked up."""
+    """None while the identity is being looked up."""
     threads: set[ThreadKey] = field(default_factory=set)
 
 
@@ -51,22 +51,22 @@ class _ThreadEntry:
     vm_key: _VmKey | None = None
     """None until a worker has read it."""
     answer: Vcpu | None = None
-    """The value that get() has returned once and returns from then on; None before."""
+    """The first value that get() returned, which it always returns from then on; None before."""
 
 
 class Lookup:
-    """VM and index for the keys of vCPU threads.
+    """Finds the VM and the index of each vCPU thread.
 
-    A VM's identity is read once for each (pid, start time), however many threads the process has. An exec changes
+    A VM's identity is read only once for each (pid, start time), for all threads of the process. An exec changes
     neither pid nor start time, so the identity stays the same.
 
-    An answer that takes longer than `patience` is replaced by the fallback: the pid for the name, no uuid, "unknown"
-    for the VMM. `clock` (seconds, monotonic) measures that time.
+    If an answer takes longer than `patience`, the fallback replaces it: the pid is the name, the uuid is empty, and the
+    VMM is "unknown". `clock` (seconds, monotonic) measures that time.
 
-    Labels must not change under a running series. So get() returns the same value for a key until the key is
-    forgotten, and if one thread of a VM has got the fallback, all threads of the VM get it.
+    The labels of a running series must not change. So get() returns the same value for a key until the key is
+    forgotten. If one thread of a VM has got the fallback, all threads of the VM get it.
 
-    All methods may be called from any thread. wait_known() waits, the others do not.
+    Any thread may call any method. Only wait_known() waits.
     """
 
     def __init__(self, proc: Path, *, clock: Callable[[], float] = time.monotonic, patience: float = 5.0) -> None:
@@ -78,7 +78,7 @@ class Lookup:
         self._vms: dict[_VmKey, _VmEntry] = {}
         #: The threads that were submitted and have no answer yet.
         self._unanswered: dict[ThreadKey, _ThreadEntry] = {}
-        #: By pid, the threads that got the fallback before their VM had an entry.
+        #: The threads that got the fallback before their VM had an entry, by pid.
         self._fallbacks: dict[int, set[ThreadKey]] = {}
         self._pool = WorkerPool(self._look_up, self._lock, clock=clock, stuck_after=patience * _STUCK)
 
@@ -90,7 +90,7 @@ class Lookup:
             return sum(self._is_pending(thread, now) for thread in self._unanswered.values())
 
     def submit(self, key: ThreadKey, comm: bytes, vcpu_id: int | None) -> None:
-        """Have a thread looked up. Does nothing for a key that was submitted or preset before."""
+        """Start the lookup of a thread. Does nothing for a key that was submitted or preset before."""
         with self._lock:
             if key not in self._threads:
                 self._threads[key] = self._unanswered[key] = _ThreadEntry(comm, vcpu_id, self._clock())
@@ -98,12 +98,12 @@ class Lookup:
             self._pool.start_workers()
 
     def preset(self, key: ThreadKey, vcpu: Vcpu) -> None:
-        """Set the answer for a thread that an earlier process has looked up. The thread may have ended since."""
+        """Set the answer for a thread that an earlier process has looked up. The thread may have ended since then."""
         with self._lock:
             self._threads[key] = _ThreadEntry(b"", None, self._clock(), index=vcpu.index, answer=vcpu)
 
     def get(self, key: ThreadKey) -> Vcpu | None:
-        """The vCPU of a thread, None while it is being looked up or if its key was not submitted."""
+        """Return the vCPU of a thread; None while the vCPU is being looked up, or if its key was not submitted."""
         with self._lock:
             self._pool.start_workers()
             thread = self._threads.get(key)
@@ -116,7 +116,7 @@ class Lookup:
             return thread.answer
 
     def wait_known(self, timeout: float) -> bool:
-        """Wait until no key is pending, for `timeout` seconds at most. False if a key still is."""
+        """Wait until no key is pending, for `timeout` seconds at most. Returns False if a key is still pending."""
         deadline = time.monotonic() + timeout
         with self._lock:
             while True:
@@ -130,7 +130,7 @@ class Lookup:
                 self._lock.wait(min(left, _CHECK_INTERVAL))
 
     def forget(self, keys: Iterable[ThreadKey]) -> None:
-        """Free the memory for these keys, and for each VM that has no other keys."""
+        """Free the memory of these keys, and of each VM that has no other keys."""
         with self._lock:
             for key in keys:
                 thread = self._threads.pop(key, None)
@@ -151,7 +151,7 @@ class Lookup:
     # The caller of _find_answer(), _discard_fallback() and _is_pending() holds the lock.
 
     def _find_answer(self, key: ThreadKey, thread: _ThreadEntry) -> Vcpu | None:
-        """The answer as far as it is known, the fallback when patience is over, None before."""
+        """Return the answer if it is known. Otherwise return the fallback after `patience`, and None before."""
         vm = self._vms[thread.vm_key] if thread.vm_key else None
         identity = vm.identity if vm else None
         if identity is None:
@@ -161,7 +161,8 @@ class Lookup:
             if vm:
                 vm.identity = identity
             else:
-                # Its VM has no entry yet. _look_up() gives the fallback to the VM when it makes the entry.
+                # The VM of this thread has no entry yet. _look_up() gives the fallback to the VM when it makes the
+                # entry.
                 self._fallbacks.setdefault(key.pid, set()).add(key)
         index = index_from_comm(thread.comm, thread.vcpu_id) if thread.index is None else thread.index
         return Vcpu(identity, index)
@@ -181,13 +182,13 @@ class Lookup:
         with self._lock:
             thread = self._threads.get(key)
         if thread is None:
-            return  # forgotten before its turn
+            return  # the thread was forgotten before its turn
         started = start_time(key.pid, self._proc)
         index = vcpu_index(thread.comm, thread.vcpu_id, key.pid, key.tid, self._proc)
         vm_key: _VmKey = (key.pid, key if started is None else started)
         with self._lock:
             if self._threads.get(key) is not thread or thread.vm_key is not None:
-                return  # forgotten meanwhile, or forgotten and submitted again
+                return  # the thread was forgotten meanwhile, perhaps submitted again
             thread.index, thread.vm_key = index, vm_key
             is_first = vm_key not in self._vms
             vm = self._vms.setdefault(vm_key, _VmEntry())
@@ -200,7 +201,7 @@ class Lookup:
         identity = identify(key.pid, self._proc)
         now = start_time(key.pid, self._proc)
         if started is not None and now is not None and now != started:
-            identity = unknown(key.pid)  # the process has ended meanwhile, and another one has its pid
+            identity = unknown(key.pid)  # the process has ended, and another process has its pid
         with self._lock:
             if vm.identity is None:
                 vm.identity = identity

@@ -1,4 +1,4 @@
-"""Bounded reads below the proc root. A process may end between two reads."""
+"""Reads files of /proc up to a size limit. A process may end between two reads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _CGROUP_BYTES = 64 * 1024
 
 
 def read_head(path: Path, limit: int) -> bytes:
-    """The first `limit` bytes of a file, b"" when it cannot be read.
+    """Return the first `limit` bytes of a file; b"" if it cannot be read.
 
-    /proc/PID/cmdline can block for as long as the process's mmap_lock is held (fs/proc/base.c,
-    get_mm_cmdline(), by way of access_remote_vm()); the other files that are read here do not take it.
+    A read of /proc/PID/cmdline can block while another thread holds the process's mmap_lock (fs/proc/base.c,
+    get_mm_cmdline(), which calls access_remote_vm()). The other files that are read here do not need this lock.
     """
     try:
         with path.open("rb") as file:
@@ -21,10 +21,10 @@ def read_head(path: Path, limit: int) -> bytes:
 
 
 def cgroup_paths(process: Path) -> list[str]:
-    """Paths of the cgroups in `process`/cgroup, in the file's order, without a slash at the end.
+    """Return the paths of the cgroups in `process`/cgroup, in the file's order, without a slash at the end.
 
-    One line per hierarchy, `ID:CONTROLLERS:PATH`; cgroup v2 is `0::PATH` (cgroups(7)). The kernel appends
-    " (deleted)" to the path of a cgroup that was removed.
+    The file has one line for each hierarchy, `ID:CONTROLLERS:PATH`, or `0::PATH` for cgroup v2 (cgroups(7)). The kernel
+    appends " (deleted)" to the path of a cgroup that was removed.
     """
     text = read_head(process / "cgroup", _CGROUP_BYTES).decode(errors="replace")
     paths = []

@@ -1,13 +1,14 @@
-"""From (space, code) to the name and class of an exit reason.
+"""Finds the name and class of an exit reason by its (space, code).
 
 Names are label values, so two codes that can meet under one metric never get the same name. The rules below keep that
 true for every table that a kernel may have:
 
-- A name that is made here from a number ends in `0x<code>` (an errno's in its symbol or its decimal number). If a name
-  in a table repeats an earlier one, or looks like one made here, it gets the suffix `_0x<code>`.
-- Spaces that share a metric keep their names apart by beginnings of their own, see kernel/isa.
+- A name that this module makes from a number ends in `0x<code>`. The name of an errno ends in its symbol or its
+  decimal number.
+- If a name in a table repeats an earlier name, or looks like a name made here, it gets the suffix `_0x<code>`.
+- If several spaces share a metric, the names of each space have a different beginning, see kernel/isa.
 
-The facts of each instruction set are in kernel/isa; this module has none.
+The facts about each instruction set are in kernel/isa, and not in this module.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ class ReasonNames:
     """The names of exit reasons on one kernel.
 
     Takes the parsed formats of that kernel's kvm_exit and kvm_userspace_exit. The kernel's own name comes first, then
-    the built-in one, then UNKNOWN_0x<code>. It has no lock: concurrent look-ups are harmless, since they make equal
-    results.
+    the built-in one, then UNKNOWN_0x<code>. It needs no lock: concurrent look-ups return equal results.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ReasonNames:
 
 
 class _SpaceNames:
-    """Names and classes of one space on one kernel, whose tables are {expression of the print fmt: {code: name}}."""
+    """Names and classes of one space on one kernel. `tables` is {expression of the print fmt: {code: name}}."""
 
     def __init__(self, space: CodeSpace, tables: Mapping[str, Mapping[int, str]]) -> None:
         self._space = space
@@ -79,7 +79,7 @@ class _SpaceNames:
 
 
 def _unique_names(space: CodeSpace, kernel: Mapping[int, str]) -> dict[int, str]:
-    """Return {code: final name} from the kernel's table and the built-in one, no name twice.
+    """Return {code: final name} from the kernel's table and the built-in table. No name occurs twice.
 
     Codes take the form of the kernel's 32-bit field: SVM's -1 is stored as 0xffffffff.
     """
@@ -92,7 +92,7 @@ def _unique_names(space: CodeSpace, kernel: Mapping[int, str]) -> dict[int, str]
     for code, name in merged.items():
         if not name or code in space.fixed:
             continue
-        # Flags follow a name after a blank: a blank inside of the name could pass for the flags of another code.
+        # Flags follow a name after a blank. A name that contains a blank could look like another name with flags.
         ambiguous = space.flags is not None and " " in name
         unclear = ambiguous or name in taken or name.startswith(registry.RESERVED) or "0x" in name
         taken.add(name)

@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 
-#: Workers that are not stuck. So many reads can hang at once before another job has to wait.
+#: Largest number of workers that are not stuck. If this number of reads hang, another job must wait.
 MAX_WORKERS = 4
-#: Workers that are stuck. At this number no stuck worker is replaced any more: jobs wait until a read returns.
+#: Largest number of stuck workers. At this number, no further stuck worker is replaced, and jobs wait until a read
+#: returns.
 MAX_STUCK = 32
 
 
@@ -21,17 +22,17 @@ class Worker:
     """A worker thread."""
 
     busy_since: float | None = None
-    """Start of its job, in seconds of the pool's clock; None while it has no job."""
+    """The time when its job began, in seconds of the pool's clock; None while it has no job."""
     stuck: bool = False
     """Its job has taken too long, and another worker may be started in its place."""
 
 
 class WorkerPool(Generic[Job]):
-    """A queue of jobs and the daemon threads that do them, which start when they are needed.
+    """A queue of jobs, and the daemon threads that do them. Threads are started when they are needed.
 
     `lock` is the owner's lock. The owner holds it when it calls a method. `work` does a job, in a worker's thread and
-    without the lock. A worker whose job takes `stuck_after` seconds of `clock` (monotonic) is stuck. When the job
-    returns after all, the worker goes on, or ends if the pool has enough workers.
+    without the lock. A worker whose job takes `stuck_after` seconds of `clock` (monotonic) is stuck. If the job of a
+    stuck worker returns later, the worker continues, or ends if the pool has enough workers.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class WorkerPool(Generic[Job]):
         self._stuck_after = stuck_after
 
     def submit(self, job: Job) -> None:
-        """Put a job into the queue, and wake the workers that have none. Does not start a worker."""
+        """Put a job into the queue, and wake the workers that have no job. Does not start a worker."""
         self._queue.append(job)
         self._lock.notify_all()
 
@@ -75,7 +76,10 @@ class WorkerPool(Generic[Job]):
                 return
 
     def close(self) -> None:
-        """Drop the queue and let the workers end. One that hangs in a job is a daemon thread and delays nothing."""
+        """Drop the queue and let the workers end.
+
+        Workers are daemon threads, so a job that hangs does not delay the exit.
+        """
         self.closed = True
         self._queue.clear()
         self._lock.notify_all()
@@ -89,7 +93,7 @@ class WorkerPool(Generic[Job]):
                 self.workers.discard(worker)
 
     def _do_next(self, worker: Worker) -> bool:
-        """Wait for a job and do it; False if the worker has to end."""
+        """Wait for a job and do it. Returns False if the worker has to end."""
         with self._lock:
             worker.busy_since = None
             if worker.stuck and sum(not other.stuck for other in self.workers) < MAX_WORKERS:

@@ -33,12 +33,15 @@ def bars(buckets: Mapping[int, int]) -> str:
     """An SVG path with a vertical stroke for each octave that is not empty: the longest has HEIGHT, the shortest 1."""
     counts = octave_counts(buckets)
     most = max(counts)
-    # Rounded up: one exit in a million is still visible.
+    # Heights are rounded up, so that one exit in a million is still visible.
     return "".join(f"M{column} 0v-{-(-value * HEIGHT // most)}" for column, value in enumerate(counts) if value)
 
 
 def bar(part: float) -> str:
-    """A bar that is `part` (0 to 1) full. It is hidden from screen readers: the number beside it says the same."""
+    """A bar that is `part` (0 to 1) full.
+
+    It is hidden from screen readers, because the number beside it has the same value.
+    """
     return (
         '<svg class=bar aria-hidden=true viewBox="0 0 200 1" preserveAspectRatio=none>'
         f'<path d="M0 .5h{min(200, round(part * 200))}"/></svg>'

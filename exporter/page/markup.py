@@ -13,7 +13,7 @@ from exporter.readings.difference import ReasonDifference
 VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
 """How many VMs, reasons of a VM and stuck vCPUs are shown, and how many VMs show their reasons from the beginning."""
 BUDGET = 36_000
-"""Bytes of the VMs. If they are not enough for all reasons, VMs of a lower rank show fewer reasons."""
+"""Limit of the VMs, in bytes. If that is not enough for all reasons, VMs of a lower rank show fewer reasons."""
 _NAME, _REASON = 40, 28
 """Longest name and longest reason, in characters."""
 _AROUND_REASONS = 350

@@ -51,7 +51,7 @@ HEADERS = [
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ]
-"""Headers of the page and of the fragment. They allow the page's own style and script only, and no other host."""
+"""Headers of the page and of the fragment. They allow only the style and the script of the page, and no other host."""
 
 
 class PageData(NamedTuple):
@@ -87,13 +87,13 @@ class HtmlPage:
         return self._before + self.fragment() + self._after
 
     def fragment(self) -> bytes:
-        """The part that changes. It stays the same for a second, for all clients."""
+        """The part that changes. It stays the same for one second. All clients get the same fragment."""
         with self._lock:
             if self._fragment is None or not 0 <= self._clock() - self._made_at < _FRESH_SECONDS:
                 data = self._collect()
                 now = self._clock()
                 shown = view(data.reading, self._history.add(data.reading, now), data.health)
-                # errors: a name may contain a lone surrogate, which cannot be encoded.
+                # `errors` is set because a name may contain a lone surrogate, which cannot be encoded.
                 self._fragment = fragment(shown).encode(errors="replace")
                 self._made_at = now
             return self._fragment

@@ -17,7 +17,7 @@ from exporter.readings.reading import Reading, VcpuReading, nothing
 FORGET_SECONDS = 60.0
 """Totals are dropped if the page was not requested for this long."""
 _SPAN_SECONDS = 3.5
-"""Rates are averaged over at least this time, once totals of this age are kept. It is two refreshes of the page."""
+"""Rates are averaged over at least this time (two refreshes of the page), as soon as totals of this age exist."""
 _APART_SECONDS = 1.5
 """Shortest time between two readings whose totals are kept."""
 
@@ -34,7 +34,7 @@ class Totals:
     """By pid and reason."""
     alive: frozenset[ThreadKey]
     ended: frozenset[ThreadKey]
-    """vCPUs that had ended. They are in no sum. Their counts no longer change, so later differences leave them out."""
+    """vCPUs that had ended. No sum includes them. Their counts no longer change, so later differences omit them."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class History:
         self._kept.append(Totals(now, reading.taken_ns, reading.since_ns, rows, living, ended))
 
     def _earlier(self, reading: Reading, now: float) -> Totals | None:
-        """The newest totals that are older than _SPAN_SECONDS, else the oldest ones.
+        """Return the newest totals that are older than _SPAN_SECONDS, else the oldest totals.
 
-        None if there are none, or if the reading cannot be compared with them.
+        Return None if no totals are kept, or if the reading cannot be compared with them.
         """
         old_enough = [totals for totals in self._kept if now - totals.requested >= _SPAN_SECONDS]
         if old_enough:
@@ -119,7 +119,8 @@ class History:
 
 def _named(threads: Iterable[VcpuReading]) -> list[VcpuReading]:
     """Give all vCPUs of a process the VM name that is known for one of them, so that a VM is shown only once."""
-    threads = sorted(threads, key=lambda thread: thread.alive)  # living vCPUs last: if a pid was reused, they win
+    # Live vCPUs come last: if a pid was reused, the name of the live vCPU is used.
+    threads = sorted(threads, key=lambda thread: thread.alive)
     names = {thread.key.pid: (thread.vm, thread.vmm) for thread in threads if thread.vm is not None}
     named = []
     for thread in threads:
@@ -135,7 +136,7 @@ def _by_vm(reading: Reading, threads: Sequence[VcpuReading]) -> dict[tuple[int, 
 
 
 def _minus(now: ReasonDifference, then: ReasonDifference | None, elapsed_ns: int, vcpus: int) -> ReasonDifference:
-    """The difference of two sums, which is the sum of the differences. It covers `elapsed_ns` of each vCPU."""
+    """The difference of two sums, which equals the sum of the differences. Each vCPU contributes `elapsed_ns`."""
     row = replace(now, elapsed_ns=elapsed_ns, span_ns=elapsed_ns * vcpus)
     if then is None:
         return row

@@ -55,7 +55,7 @@ class VmView:
     alive: bool
     elapsed_ns: int
     rows: Sequence[ReasonDifference]
-    """By time lost, idle reasons last."""
+    """Sorted by the time lost. Idle reasons come last."""
 
     @property
     def lost(self) -> float:

@@ -1,4 +1,4 @@
-"""The difference of two readings: for each vCPU and reason, what happened between them."""
+"""The difference of two readings: for each vCPU and reason, the exits between the two readings."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Difference:
     vcpus: Sequence[VcpuDifference]
 
     def rows(self, kind: str = EXIT) -> list[ReasonDifference]:
-        """The reasons of all vCPUs, of one kind, in no order."""
+        """The reasons of one kind of all vCPUs, unsorted."""
         return [row for vcpu in self.vcpus for row in vcpu.rows if row.kind == kind]
 
 

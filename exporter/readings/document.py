@@ -1,4 +1,4 @@
-"""The JSON document of /-/vcpus: a reading as bytes, and back (docs/metrics.md describes it)."""
+"""Encodes a reading as the JSON document of /-/vcpus, and decodes it (docs/metrics.md describes the document)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.readings.reading import KINDS, InProgress, Reading, ReasonReading,
 PATH = "/-/vcpus"
 VERSION = 1
 _LIMIT = 1 << 64
-"""All counters of the kernel are below this. A number with hundreds of digits would fail later, as a float."""
+"""All counters of the kernel are below this. A number with hundreds of digits would later fail to become a float."""
 
 
 class DocumentError(Exception):

@@ -12,7 +12,7 @@ from exporter.readings.reading import EXIT, VcpuReading
 
 @dataclass(frozen=True)
 class Filters:
-    """The vCPUs and reasons to show. An empty set means all. Names must match completely."""
+    """The vCPUs and reasons to show. An empty set selects all. Names must match completely."""
 
     pids: frozenset[int] = frozenset()
     tids: frozenset[int] = frozenset()
@@ -109,7 +109,10 @@ SORT_KEYS = (*_MEASURES, "vm", "reason")
 
 
 def ordered(rows: Iterable[ReasonDifference], key: str = "time", *, reverse: bool = False) -> list[ReasonDifference]:
-    """Return sorted rows: the largest first, names from A. Idle reasons come last. Equal rows are sorted by ids."""
+    """Return sorted rows: the largest number first, names from A to Z. Idle reasons come last.
+
+    Equal rows are sorted by ids.
+    """
     kept = sorted(rows, key=lambda row: (row.vm, row.pid, _vcpu_order(row.vcpu), row.tid, row.reason))
     measure = _MEASURES.get(key)
     if measure:

@@ -1,4 +1,4 @@
-"""The observer: it looks up names and makes readings of snapshots, for `top`, `record` and the service."""
+"""The observer looks up names and makes readings of snapshots, for `top`, `record` and the service."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A reading: one collection as plain values with names, and as the JSON document of /-/vcpus (docs/metrics.md).
 
-It has every vCPU with every reason, also those that the options `level` and `reasons` leave out of /metrics.
+It has every vCPU with every reason, including those that the options `level` and `reasons` leave out of /metrics.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class VcpuReading(NamedTuple):
 
     @property
     def vm_label(self) -> str:
-        """The name of the VM, or its pid if the name is unknown, as on /metrics."""
+        """The name of the VM, or its pid if the name is unknown: the same text as on /metrics."""
         return str(self.key.pid) if self.vm is None else self.vm
 
 
@@ -62,7 +62,7 @@ class Reading:
 
     taken_ns: int
     since_ns: int
-    """When counting began. If the value changes, counting began anew."""
+    """When counting began. If the value changes, counting was restarted."""
     replay: bool
     counters: Mapping[str, int]
     """Events that were not counted, by cause: dropped_*, unmatched_*, missed_*, expired_early."""

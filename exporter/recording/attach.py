@@ -19,12 +19,12 @@ from exporter.recording.writer import RecordingHeader
 MAX_LIVE_THREADS = 4096
 """Largest number of threads that are recorded at the same time. The events of further threads are counted as lost.
 
-The default of limits.vcpus, the limit of a replay, is the same.
+limits.vcpus, which is the limit of a replay, has the same default.
 """
 
 
 class RecordError(Exception):
-    """Recording cannot start; one line for the operator."""
+    """Recording cannot start. The message is one line for the operator."""
 
 
 class RecordingProgram(NamedTuple):
@@ -50,7 +50,7 @@ class RecordingProgram(NamedTuple):
 
 @contextlib.contextmanager
 def attached(config: Config, sysfs: Path, *, pid: int, ring_bytes: int) -> Iterator[RecordingProgram]:
-    """Attach the recording program while the context lasts. Raises RecordError.
+    """Attach the recording program until the context ends. Raises RecordError.
 
     `pid`: send only events of this process; 0: of all processes. `ring_bytes`: size of the ring buffer, a power of two.
     """

@@ -34,7 +34,7 @@ _LEVEL = 6
 
 
 class RecordingError(Exception):
-    """The file is not a complete recording; one line with the file, the place and the reason."""
+    """The file is not a complete recording. The message is one line with the file, the place and the reason."""
 
 
 class Type(Enum):
@@ -54,7 +54,7 @@ _MAX_BYTES = {
     Type.VMS: 1 << 24,
     Type.END: 1 << 16,
 }
-"""Largest content of a block, uncompressed. Compressed, it may be a little longer: zlib's own worst case is 0.03 %."""
+"""Largest content of a block, uncompressed. A compressed block may be a little longer: 0.03 % in zlib's worst case."""
 
 
 class Block(NamedTuple):

@@ -1,7 +1,8 @@
 """The content of an EVENTS block: a table of the distinct events, a column of table indices, a column of times.
 
 A column is stored in byte planes: first the lowest byte of every number, then the second lowest, and so on. Bytes that
-seldom change, such as the high bytes of time differences, are then neighbours. That compresses to a quarter less.
+seldom change, such as the high bytes of time differences, are then neighbours. So the compressed file is smaller by a
+quarter.
 """
 
 from __future__ import annotations

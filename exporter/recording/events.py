@@ -1,4 +1,4 @@
-"""A recorded event, and the context with which the counting program counts it in a replay.
+"""A recorded event, and the context that makes the counting program count this event in a replay.
 
 In the ring buffer and in a file, an event is its time and 32 bytes (struct event of kernel/bpf/record.bpf.c without its
 time). Equal events of a vCPU have equal bytes.
@@ -80,9 +80,9 @@ def unpack(what: bytes) -> Event:
 def encoder(kvm_exit: TracepointFormat) -> Callable[[Event], bytes]:
     """Return the encoder of contexts for the program that program.request_for() builds with this format.
 
-    A context is the arguments or the record that the tracepoint passes, without the time stamp behind it. Raises
-    LoadError for a format of an unknown instruction set, ValueError for one whose record is too long. The encoder
-    raises ValueError for an event that such a kernel cannot have sent.
+    A context has the arguments or the record that the tracepoint passes, without the time stamp that follows them.
+    Raises LoadError for a format of an unknown instruction set, and ValueError for a format with a record that is too
+    long. The encoder raises ValueError for an event that such a kernel cannot have sent.
     """
     isa = registry.BY_NAME[program.front_of(kvm_exit).front]
     encode_exit = isa.exit_encoder(kvm_exit.fields, _CONTEXT_SIZE)

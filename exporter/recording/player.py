@@ -26,7 +26,7 @@ class Player:
         endless: bool = True,
         account: Account | None = None,
     ) -> None:
-        """Start the processes as `account`, or as this user if it is None. When this returns, the replay has begun.
+        """Start the processes as `account`; None stands for the present user. When this returns, the replay has begun.
 
         `programs` are descriptors of the loaded programs by name. Raises RecordingError.
         """
@@ -55,7 +55,7 @@ class Player:
             "programs": dict(programs),
             **how,
         }
-        # The last argument is room for the command line that the stand-in writes over its own.
+        # The last argument reserves room: the stand-in writes the VM's command line over its own.
         argv = command_line(recording.vms[number], recording.machine)
         room = "." * sum(len(argument.encode()) + 1 for argument in argv)
         process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Player:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=tuple(programs.values()),
-            start_new_session=True,  # Ctrl-C goes to the daemon alone; the daemon then ends the stand-ins
+            start_new_session=True,  # only the daemon gets Ctrl-C, and then ends the stand-ins
             text=True,
         )
         assert process.stdin
@@ -73,7 +73,10 @@ class Player:
         return process
 
     def clock_ns(self) -> int:
-        """The time of the replay in ns, on the clock of the replayed events: it passes `speed` times as fast."""
+        """The time of the replay in ns, on the clock of the replayed events.
+
+        This clock is `speed` times as fast as real time.
+        """
         elapsed = time.monotonic_ns() - self._base_ns
         return self._base_ns + round(elapsed * self._speed)
 
@@ -84,7 +87,7 @@ class Player:
             process.stdout.readline()
 
     def ended(self) -> bool:
-        """True if a stand-in has ended. None ends by itself before close()."""
+        """True if a stand-in has ended. No stand-in should end before close()."""
         return any(process.poll() is not None for process in self._processes)
 
     def pids(self) -> list[int]:

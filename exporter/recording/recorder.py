@@ -1,4 +1,4 @@
-"""From the ring buffer to the file: selects events, looks up the VMs of their threads, and ends the recording."""
+"""Moves events from the ring buffer to the file: selects events, looks up their VMs, and ends the recording."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IDENTITY_SECONDS = 2.0
 """How long the recorder waits for the name of a new thread's VM. The ring fills during that time."""
 
 _UNWANTED = -1
-"""The number of every event of a VM that is not to be recorded."""
+"""The number that stands for every event of a VM that is not recorded."""
 
 
 class Recorder:
@@ -66,12 +66,12 @@ class Recorder:
         self._numbers: list[int] = []
         self._times: list[int] = []
         self._room = self._new_room()
-        """Number of events with which the block is full."""
+        """Number of events that fill the block."""
         # The whole recording:
         self._vms: dict[Vm, int] = {}
         self._threads: list[ThreadEntry] = []
         self._announced = 0
-        """How many of `_threads` are in the file."""
+        """How many threads of `_threads` are in the file."""
         self._last_of_tid: dict[int, int] = {}
         """By tid: the index in `_threads` of the last thread with this tid."""
         self._vm_of: dict[int, Vm] = {}
@@ -79,7 +79,7 @@ class Recorder:
         self._unwanted: set[int] = set()
         """Threads of other VMs, by tid."""
         self.others: set[str] = set()
-        """Names of VMs that had events, but are not to be recorded."""
+        """Names of VMs that had events, but are not recorded."""
 
     @property
     def vms(self) -> int:
@@ -106,7 +106,7 @@ class Recorder:
                     return end
                 continue
             self._loaded.detach()
-            # A program that was running on another CPU may still be writing its event: read that, too.
+            # A program that runs on another CPU may still be writing its event: read this event, too.
             while self._ring.pending():
                 end = self.take()
                 if end:
@@ -115,7 +115,7 @@ class Recorder:
             return why
 
     def take(self) -> str:
-        """Read the events that are in the ring; returns why the recording must end, or "".
+        """Read the events in the ring. Returns the reason why the recording must end, or "".
 
         Raises OSError if the file cannot be written, and RingError.
         """
@@ -154,7 +154,7 @@ class Recorder:
             self._writer.close(self._vms, self._threads, ended)
 
     def close(self) -> None:
-        """Free the recorder's own resources; the ring and the writer are the caller's."""
+        """Free the recorder's resources. The ring and the writer belong to the caller."""
         self._lost_map.close()
         self._lookup.close()
 
@@ -183,7 +183,8 @@ class Recorder:
     def _announce(self, ns: int, event: Event, what: bytes) -> int:
         """Look up the VM of an announced thread; returns the number of its event in the table, or _UNWANTED.
 
-        An announcement has no entry in `_table`: later the same bytes may announce a new thread with an old tid.
+        An announcement has no entry in `_table`, because the same bytes may later announce a new thread with a reused
+        tid.
         """
         key = ThreadKey(event.tgid, event.tid, ns)
         self._lookup.submit(key, event.comm, None)

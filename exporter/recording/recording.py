@@ -1,4 +1,4 @@
-"""Read a recording: first all of it, so that only a complete file is replayed; then again, block by block."""
+"""Reads a recording twice: first completely, so that only a complete file is replayed; then block by block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MESSAGE_CHARACTERS = 300
 class RecordedThread:
     """A vCPU thread from its announcement to its end, or to the end of the recording.
 
-    The same tid, announced again, is another thread.
+    If the same tid is announced again, it is another thread.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """Run all events of a recording through the counting program, as fast as possible, and collect its counts.
 
-The program counts by the thread that it runs in. So each recorded thread gets a thread of its own here. The collected
-records have the recorded pids, tids and names.
+The program counts each event for the thread that it runs in. So this module starts one thread for each recorded thread.
+The collected records have the recorded pids, tids and names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from exporter.recording.vm import name_thread
 
 _STACK_BYTES = 1 << 18
 _COLLECT_EVERY = 64
-"""Number of ended threads after which the maps are collected. That frees their slots.
+"""Number of ended threads after which the maps are read. This frees the slots of these threads.
 
 The collector can keep only a limited number of ended threads.
 """
@@ -71,7 +71,7 @@ class _CountedReplay:
         self._loaded = loaded
         self._context = encoder(recorded.kvm_exit)
         self._now = 0
-        # With this linger an ended thread is in the collection that finds it, and in no later one.
+        # With this linger time, an ended thread is only in the collection that finds it, and in no later one.
         self._collector = Collector(loaded, lambda: self._now, linger_ns=1)
         self._slots = loaded.layouts["slots"].entries - 1
         self._workers: dict[RecordedThread, _ReplayThread] = {}
@@ -157,7 +157,7 @@ class _ReplayThread:
                         context = known[event] = self._context(event)
                     programs[event.kind](context + ns.to_bytes(8, sys.byteorder))
                 self._done.put(None)
-            except BaseException as error:  # play() raises it in the caller's thread
+            except BaseException as error:  # play() raises this exception in the caller's thread
                 self._done.put(error)
 
     def play(self, run: EventRun) -> None:

@@ -1,8 +1,8 @@
 """The BPF ring buffer of record.bpf.c, mapped into this process: two positions and the data.
 
 Linux 5.8, kernel/bpf/ringbuf.c. The first page of the map holds the consumer's position, which this process writes. The
-second page holds the producer's position. The data follow, mapped twice in a row, so that events that wrap around the
-end can be read in one piece.
+second page holds the producer's position. The data follow. They are mapped twice in a row, so that an event that wraps
+around the end can be read in one piece.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _AT_ONCE = 16384
 
 
 class RingError(Exception):
-    """The ring cannot be mapped, or holds a record that the program cannot have written. One line for the operator."""
+    """The ring cannot be mapped, or holds a record that the program cannot have written.
+
+    The message is one line for the operator.
+    """
 
 
 class Ring:
@@ -44,7 +47,8 @@ class Ring:
             raise RingError(
                 f"cannot map the ring buffer of {size >> 10}K: {error.strerror}; try a smaller --ring-size"
             ) from error
-        # Cast to 64-bit numbers, a position is written with one store: the kernel must never see half of it.
+        # After the cast to 64-bit numbers, a position is written with one store. The kernel must never see half a
+        # position.
         self._consumed, self._produced = memoryview(self._ours).cast("Q"), memoryview(self._theirs).cast("Q")
         self._words = memoryview(self._theirs).cast("I")
         self._order = threading.Lock()
@@ -67,7 +71,8 @@ class Ring:
         words = self._words[at // 4 : (at + min(end - start, _AT_ONCE * _EVENT.size)) // 4]
         lengths = words[:: _EVENT.size // 4].tolist()
         taken = self._complete(lengths)
-        # A weakly ordered CPU must not read the data before the lengths that say which data are complete.
+        # A weakly ordered CPU must not read the data before the lengths, because the lengths say which data are
+        # complete.
         self._barrier()
         data = self._theirs[at : at + taken * _EVENT.size]
         self._barrier()
@@ -78,7 +83,7 @@ class Ring:
         return events
 
     def pending(self) -> bool:
-        """True if the ring holds an event that was not read, complete or not."""
+        """True if the ring holds an event that was not read. The event may be incomplete."""
         return self._consumed[0] != self._produced[0]
 
     def close(self) -> None:
@@ -102,7 +107,7 @@ class Ring:
         return len(lengths)
 
     def _barrier(self) -> None:
-        """Order the loads and stores before the barrier before those after it: two acquires and releases of a lock."""
+        """Complete all earlier loads and stores before any later ones, by two acquires and releases of a lock."""
         for _ in range(2):
             with self._order:
                 pass

@@ -18,7 +18,10 @@ class RecordingTotals:
         self.first_ns = self.last_ns = 0
 
     def add(self, kinds: Sequence[Kind], numbers: Sequence[int], times: Sequence[int]) -> None:
-        """Add the events of a block: event i is of kind kinds[numbers[i]], at times[i] ns. There is at least one."""
+        """Add the events of a block: event i has the kind kinds[numbers[i]] and the time times[i] ns.
+
+        The block has at least one event.
+        """
         for number, count in Counter(numbers).items():
             self.events[kinds[number]] += count
         first = min(times)

@@ -14,7 +14,7 @@ MAX_EVENTS = 10_000_000
 """Largest number of events of a recording that is kept in memory. They take some 120 MB."""
 
 _MAX_TABLE = 1 << 17
-"""Largest number of distinct events of one VM. On real hosts there are some ten per vCPU."""
+"""Largest number of distinct events of one VM. On real hosts each vCPU has about ten."""
 
 _ENTRY = "kvm_entry"
 
@@ -23,10 +23,10 @@ class Call(NamedTuple):
     """One run of a BPF program."""
 
     ns: int
-    """Time since the first event of the recording."""
+    """Nanoseconds since the first event of the recording."""
     program: str
     context: bytes
-    """Without the time stamp at its end."""
+    """The context without the time stamp at its end."""
 
 
 @dataclass
@@ -89,7 +89,9 @@ def read(recorded: Recording, vm: int) -> list[Track]:
 
 
 def passes(track: Track, duration_ns: int, endless: bool) -> Iterator[Call]:
-    """Yield the runs of a thread, once or, if `endless`, again and again. Each pass is `duration_ns` later.
+    """Yield the runs of a thread, once or, if `endless`, again and again.
+
+    Each pass begins `duration_ns` after the previous one.
 
     A recording begins and ends at an arbitrary moment: at its end a vCPU may be out of the guest, and at its start the
     state of the vCPU is unknown. Passes must not create intervals or unmatched events that were not recorded. So a

@@ -1,11 +1,10 @@
 """A stand-in for a recorded VM: a process with the VM's command line, and a thread for each of its vCPUs.
 
-The threads have the names of the recorded ones and replay their events. player.py starts the process.
+The threads have the names of the recorded threads and replay their events. player.py starts the process.
 
 Standard input: a line of JSON that says what to replay, then a line with the start time on the monotonic clock. The
-process ends when standard input is closed.
-Standard output: a line that is empty when the process is ready, or else holds the error. A replay that is not endless
-prints the line "done" at its end.
+process ends when standard input is closed. Standard output: an empty line when the process is ready, or a line with the
+error. A replay that is not endless prints the line "done" at its end.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from exporter.recording.command_line import command_line
 
 _PR_SET_NAME = 15
 _LEAST_PASS_NS = 1_000_000
-"""Shortest pass: the endless replay of a recording with only one moment must not take all CPU time."""
+"""Shortest pass. Without it, the endless replay of a recording with only one moment would take all CPU time."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,7 +38,7 @@ def name_thread(comm: bytes) -> None:
 def take_command_line(argv: Sequence[str]) -> None:
     """Change this process's /proc/PID/cmdline to `argv`, by overwriting the memory that the kernel reads it from.
 
-    The last argument of the process is the room for this. Unused room reads as empty arguments.
+    The last argument of the process reserves the room. Unused room looks like empty arguments.
     """
     stat = Path("/proc/self/stat").read_bytes().rsplit(b")", 1)[1].split()
     start, end = int(stat[45]), int(stat[46])  # arg_start, arg_end: fields 48 and 49 of proc(5)
@@ -60,7 +59,7 @@ class StandInVcpu(threading.Thread):
     def run(self) -> None:
         """Replay all events: once or, if `endless`, again and again until the process ends.
 
-        A thread that ended in the recording ends here, too, and a new one plays the next pass.
+        If the thread ended in the recording, this thread ends too, and a new thread plays the next pass.
         """
         play = self._play
         name_thread(self._track.thread.comm)
@@ -76,21 +75,21 @@ class StandInVcpu(threading.Thread):
 
 
 class Play(NamedTuple):
-    """The replay as all threads of a stand-in see it."""
+    """The values of the replay that all threads of a stand-in share."""
 
     programs: Mapping[str, int]
     """Descriptors by name."""
     base_ns: int
     """When the replay began, on the monotonic clock."""
     speed: float
-    """How many times as fast as recorded."""
+    """The replay is this many times as fast as the recording."""
     duration_ns: int
     """Length of a pass, in recorded time."""
     endless: bool
 
 
 def main() -> None:
-    """Read the recording, print that this process is ready, and replay from the start time on until stdin closes."""
+    """Read the recording, print that this process is ready, and replay from the start time until stdin is closed."""
     order = json.loads(sys.stdin.readline())
     try:
         recorded = recording.read(Path(order["recording"]))

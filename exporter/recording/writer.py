@@ -1,4 +1,4 @@
-"""Write a recording: blocks of events and of losses, at the end the VMs and the totals."""
+"""Writes a recording: first blocks of events and of losses, then the VMs and the totals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RecordingHeader:
     started: float | None
     """Unix time in seconds; None if it is not known."""
     clock_ns: int
-    """CLOCK_MONOTONIC at `started`. The times of the events are of the same clock."""
+    """CLOCK_MONOTONIC at `started`. The times of the events are on the same clock."""
     kvm_exit: str
     kvm_userspace_exit: str
 
@@ -46,7 +46,7 @@ class ThreadEntry:
 
 
 class ExistsError(Exception):
-    """The file exists and must not be overwritten, or it is no regular file; one line for the operator."""
+    """The file exists and must not be overwritten, or is no regular file. The message is one line for the operator."""
 
 
 def check_target(path: Path, *, force: bool) -> None:
@@ -131,8 +131,8 @@ class Writer:
             while left:
                 left = left[self._out.write(left) :]
         except OSError:
-            # Remove the incomplete block, so that close() can still complete the file. This is not possible for a
-            # pipe: its reader sees a recording that is cut off.
+            # Remove the incomplete block, so that close() can still complete the file. This is not possible for a pipe,
+            # whose reader then gets a recording that is cut off.
             with contextlib.suppress(OSError):
                 self._out.truncate(self._good)
                 self._out.seek(self._good)

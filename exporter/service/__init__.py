@@ -1,1 +1,1 @@
-"""The service: its process, its states, attaching, collecting, scrapes, restarts."""
+"""The service: its process and states, and the code that attaches, collects, answers scrapes and restarts."""

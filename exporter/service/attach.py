@@ -1,4 +1,4 @@
-"""Sources of the daemon's program: an earlier process, through systemd's descriptor store, or the loader."""
+"""The daemon gets its program from an earlier process, through systemd's descriptor store, or from the loader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Attached(NamedTuple):
-    """A program that counts, and everything that is needed to read it."""
+    """A program that counts, and everything that the daemon needs to read its counts."""
 
     loaded: Loaded
     formats: Formats
@@ -42,7 +42,7 @@ class Attached(NamedTuple):
     before: LedgerState = EMPTY_STATE
     """The state that an earlier process wrote to the ledger."""
     takeover: bool = False
-    """True if an earlier process attached the program. Its counters go on."""
+    """True if an earlier process attached the program. The counters of that process go on."""
     recording: Mapping[str, object] = MappingProxyType({})
     """Log fields about the replayed recording. Empty for the events of a host."""
 
@@ -55,7 +55,7 @@ class ProgramSource(abc.ABC):
 
     @property
     def waiting(self) -> bool:
-        """True while it waits for KVM: its tracepoints do not exist yet."""
+        """True while the source waits for KVM, whose tracepoints do not exist yet."""
         return False
 
     @abc.abstractmethod
@@ -63,12 +63,12 @@ class ProgramSource(abc.ABC):
         """Return the program, or None if it is not attached after `timeout` seconds. Raises LoadError, OSError."""
 
     def broken(self) -> str:
-        """Return a few words if the received program gets no more events, else ""."""
+        """Return the reason, in a few words, if the received program gets no more events, else ""."""
         return ""
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Make the next process count anew."""
+        """Make the next process start its counts at 0."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -94,7 +94,7 @@ class TakeoverSource(ProgramSource):
         return attached
 
     def discard(self) -> None:
-        """Make the next process count anew."""
+        """Make the next process start its counts at 0."""
         self._stored.discard(self._systemd)
 
     def close(self) -> None:
@@ -127,13 +127,13 @@ class LoaderSource(ProgramSource):
             return None
         since = CountingSince(time.time(), time.monotonic_ns())
         ledger = None
-        if self._systemd:  # stored at once: from now on a kill of this process loses no exit
+        if self._systemd:  # stored at once, so that a kill of this process loses no exit
             ledger = handover.store(self._systemd, loaded, self._version, since)
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
         return _attached(loaded, since, ledger, EMPTY_STATE, takeover=False)
 
     def discard(self) -> None:
-        """Make the next process count anew."""
+        """Make the next process start its counts at 0."""
         self._stored.discard(self._systemd)
 
     def close(self) -> None:
@@ -200,4 +200,4 @@ def _state_of(ledger: Ledger) -> LedgerState:
 
 
 class StartError(Exception):
-    """The service cannot start or cannot go on. The message is one line for the operator."""
+    """The service cannot start or cannot continue. The message is one line for the operator."""

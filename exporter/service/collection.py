@@ -1,4 +1,4 @@
-"""The collection: it reads the maps on request, and knows which vCPUs have names."""
+"""The collection reads the maps on request, and knows which vCPUs have names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Observed(NamedTuple):
     vcpus: Sequence[Identified] = ()
     """The vCPUs of the latest snapshot whose names are known."""
     vanished: Sequence[VcpuRecord] = ()
-    """vCPUs that vanished from the snapshots. forget() was not called for them yet."""
+    """vCPUs that vanished from the snapshots, until forget() is called for them."""
     complete: bool = False
     """True if there is a snapshot and no vCPU is being looked up."""
 
@@ -54,7 +54,7 @@ class Collected(Protocol):
         """Write the ledger."""
 
     def set_linger(self, linger_ns: int) -> None:
-        """Set for how long ended vCPUs are served, for vCPUs that end from now on."""
+        """Set how long ended vCPUs are served. It applies to vCPUs that end from now on."""
 
 
 class NothingCollected:
@@ -83,7 +83,7 @@ class Served(NamedTuple):
     """The parts of the ledger that the scraper knows."""
 
     sums: Callable[[ThreadKey], tuple[int, int]]
-    """How many exits, and exits to the VMM, of an ended thread were on a page."""
+    """Returns how many exits, and exits to the VMM, of an ended thread were on a page."""
     carried_over: Callable[[], CarriedOver]
 
 
@@ -112,7 +112,7 @@ class Collection:
         self.collect()
 
     def set_linger(self, linger_ns: int) -> None:
-        """Set for how long ended vCPUs are served, for vCPUs that end from now on."""
+        """Set how long ended vCPUs are served. It applies to vCPUs that end from now on."""
         with self._lock:
             self._collector.linger_ns = linger_ns
 
@@ -123,7 +123,7 @@ class Collection:
             before = self.status
             try:
                 snapshot = self._collector.collect()
-            except Exception as error:  # any error: the next collection tries again
+            except Exception as error:  # whatever the error is, the next collection tries again
                 self.status = CollectionStatus(None, before.seconds, before.collections, before.errors + 1)
                 event(log, "error", "collection failed", err=error)
                 return
@@ -141,7 +141,7 @@ class Collection:
 
         Counts of a vCPU without a name stay in the maps. They are served as soon as the vCPU has its name.
         """
-        with self._lock:  # both at the same moment: the snapshot must not have the vanished vCPUs
+        with self._lock:  # both are read at the same moment: the snapshot must not have the vanished vCPUs
             snapshot = self.status.snapshot
             vanished = tuple(self._vanished)
         complete = snapshot is not None and not self._lookup.pending
@@ -170,7 +170,8 @@ class Collection:
     def recycle(self) -> None:
         """Collect until every free slot and cell is returned to the kernel, for at most half a second.
 
-        Used at the end of a process whose program goes on counting: the maps do not show which entries are to return.
+        This is called at the end of a process whose program goes on counting, because the maps do not show which
+        entries must still be returned.
         """
         for _ in range(_RECYCLE_TRIES):
             self.collect()
@@ -212,7 +213,7 @@ class Collection:
         ]
         try:
             ledger.write(entries, free_entries, self._served.carried_over(), always=always)
-        except Exception as error:  # any error: only a kill of this process would lose counts now
+        except Exception as error:  # whatever the error is, only a kill of this process would now lose counts
             if not self._ledger_failed:
                 self._ledger_failed = True
                 event(log, "warn", "ended vCPUs would not survive a kill of this process", err=error)

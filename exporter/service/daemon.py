@@ -1,4 +1,4 @@
-"""The daemon: makes the parts of the service and takes them through the states of lifecycle.py. process.py runs it."""
+"""The daemon makes the parts of the service, and goes through the states of lifecycle.py. process.py runs it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ from exporter.service.waker import Waker
 log = logging.getLogger(__name__)
 
 _LOADER_SECONDS = 0.5
-"""How long receive() waits for the program. Then the daemon handles signals and the watchdog, and waits again."""
+"""How long receive() waits for the program.
+
+After that time, the daemon handles signals and the watchdog, and waits again.
+"""
 
 
 class Daemon:
@@ -77,13 +80,13 @@ class Daemon:
 
     @property
     def wake_fd(self) -> int:
-        """A descriptor. A write to it ends the daemon's sleep."""
+        """A descriptor: a write to it wakes the daemon."""
         return self._waker.fd
 
     def prepare(self, replay: ProgramSource | None = None) -> None:
         """Do everything that needs privileges: take the lock, and take over a program or start the loader.
 
-        A replay needs neither. Raises StartError if the lock cannot be taken, for example because another instance
+        A replay does not need them. Raises StartError if the lock cannot be taken, for example because another instance
         runs; LoadError; OSError.
         """
         config = self._reloader.config
@@ -110,7 +113,7 @@ class Daemon:
         self._frontend.start(self._reloader.config, NOTICE if self._replay else "")
 
     def attach(self) -> None:
-        """Begin to count. Wait for KVM first if its module is not loaded. Raises LoadError, StartError, OSError."""
+        """Begin to count. If KVM's module is not loaded, wait for it. Raises LoadError, StartError, OSError."""
         self.lifecycle.step(State.LOADING)
         while not self._stop_asked:
             attached = self._receive()
@@ -128,7 +131,7 @@ class Daemon:
     def wait(self) -> None:
         """Collect every collect_interval until stop(), so that no vCPU starts and vanishes between two collections.
 
-        Raises StartError if a replay is not complete any more.
+        Raises StartError if a part of a replay has ended.
         """
         while not self._stop_asked:
             self._waker.sleep(min(self._reloader.config.collect_interval, (self._systemd.watchdog_seconds or 1e9) / 2))
@@ -138,7 +141,7 @@ class Daemon:
             if self.lifecycle.state is State.TAKING_OVER and not self._scraper.taking_over:
                 self.lifecycle.step(State.ATTACHED)
             self._frontend.tidy()
-            self._notify_alive()  # only after a collection: a process that cannot collect is not alive
+            self._notify_alive()  # notified only after a collection: a process that cannot collect is not alive
             broken = self._source.broken()
             if broken:
                 raise StartError(broken)

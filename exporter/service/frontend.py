@@ -1,4 +1,4 @@
-"""The front end: the web server and its pages, with the options of the configuration in force."""
+"""The front end consists of the web server and its pages, with the options of the configuration in force."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Frontend:
             event(log, "info", "listening", address=address, path=path, tls=tls)
 
     def reconfigure(self, config: Config) -> None:
-        """Apply this configuration from the next request on."""
+        """Use this configuration from the next request on."""
         self._page = self._new_page(config)
         self._web.set_routes(self._routes(config))
 

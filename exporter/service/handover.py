@@ -1,7 +1,7 @@
 """The handover to the next process of the service: the loaded program and the ledger.
 
 systemd keeps their descriptors (FileDescriptorStoreMax=) while the service restarts. So the program stays attached and
-goes on counting in the same maps. The ledger has the state that is in no map.
+goes on counting in the same maps. The ledger has the state that the maps lack.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StoredDescriptors:
 
     @classmethod
     def of(cls, passed: Iterable[tuple[str, int]]) -> StoredDescriptors:
-        """Select them from all passed descriptors (name, number). Listening sockets may be among these."""
+        """Select the stored descriptors from all passed ones (name, number), which may include listening sockets."""
         mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
         return cls(frozenset(name for name, _ in mine), dict(mine))
 
@@ -90,10 +90,10 @@ class StoredDescriptors:
 
 
 def version(config: Config) -> dict[str, Any]:
-    """Return everything that must stay the same for counters to go on: its name in the log, and its value.
+    """Return the name (for the log) and the value of each thing that must be the same if counters are to go on.
 
-    It reads the program's C files. Call it before root is dropped: the next user may not be able to read them. Raises
-    OSError.
+    It reads the program's C files. Call it before root privileges are dropped, because the later user may be unable to
+    read these files. Raises OSError.
     """
     source = hashlib.sha256("".join(read_sources("counting")).encode())
     source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
@@ -140,10 +140,13 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
         file.write(json.dumps(state).encode())
         file.flush()
-        systemd.store(_STATE, fd)  # stored last: if it is in the store, all others are there too
+        systemd.store(_STATE, fd)  # stored last: if this one is in the store, all others are there too
     return ledger
 
 
 def _read(fd: int) -> bytes:
-    """Return the whole content of a memfd. pread(), because the offset of the descriptor is at the end of the file."""
+    """Return the whole content of a memfd.
+
+    It calls pread(), because the offset of the descriptor is at the end of the file.
+    """
     return os.pread(fd, os.fstat(fd).st_size, 0)

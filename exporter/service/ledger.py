@@ -1,9 +1,9 @@
-"""The ledger: the state of this process that is in no BPF map, written down for the next process.
+"""The ledger stores the state of this process that is in no BPF map, for the next process.
 
-It has the vCPUs that ended and are still served, the slots and cells that are free and not yet returned to the kernel,
-and the counts that series carry over from ended threads. It consists of two memfds, which systemd keeps like the BPF
-maps. They are written in turn. A file becomes valid with its header, which is a single write that no signal can divide.
-So one file is complete at every moment, also if this process is killed.
+It has three parts: the ended vCPUs that are still served, the free slots and cells that are not yet returned to the
+kernel, and the counts that series carry over from ended threads. It consists of two memfds, which systemd keeps like
+the BPF maps. They are written alternately. A file becomes valid with its header, which is a single write that no signal
+can interrupt. So one of the files is complete at every moment, even if this process is killed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LedgerEntry(NamedTuple):
     vcpu: Vcpu | None
     """Its VM and index; None if the lookup has not ended."""
     served: tuple[int, int]
-    """How many of its exits, and of its exits to the VMM, were on a page."""
+    """How many exits, and exits to the VMM, of this vCPU were on a page."""
 
 
 class LedgerState(NamedTuple):
@@ -51,7 +51,7 @@ class LedgerState(NamedTuple):
     handover: Handover = NO_HANDOVER
     names: Sequence[tuple[ThreadKey, Vcpu]] = ()
     served: Mapping[ThreadKey, tuple[int, int]] = MappingProxyType({})
-    """By ended vCPU: how many of its exits, and of its exits to the VMM, were on a page."""
+    """For each ended vCPU: how many of its exits, and of its exits to the VMM, were on a page."""
     carried: CarriedOver = NOTHING_CARRIED
 
 
@@ -62,13 +62,13 @@ class _LedgerHeader(NamedTuple):
     generation: int
     """The file with the higher generation is the current one."""
     text: int
-    """Bytes of JSON. They come first, and the buckets of all cells follow."""
+    """Size of the JSON in bytes. The buckets of all cells follow the JSON."""
     size: int
     """Bytes of JSON and buckets together."""
     begun: int
-    """Number of free entries whose return to the kernel began."""
+    """How many free entries this process has begun to return to the kernel."""
     done: int
-    """Number of free entries whose return to the kernel is complete."""
+    """How many free entries this process has returned to the kernel."""
 
 
 class Ledger:
@@ -107,7 +107,10 @@ class Ledger:
         self._files.clear()
 
     def read(self) -> LedgerState:
-        """Read the newest state, of any process. Raises LedgerError; the next write() then starts a new ledger."""
+        """Read the newest state, from this or an earlier process.
+
+        Raises LedgerError; the next write() then starts a new ledger.
+        """
         headers = []
         try:
             for number, fd in enumerate(self._files):
@@ -128,9 +131,10 @@ class Ledger:
     def write(
         self, ended: Sequence[LedgerEntry], free_entries: Sequence[FreeEntry], carried: CarriedOver, *, always: bool
     ) -> None:
-        """Write the state, always or only if it changed. Raises OSError; the earlier state is then still valid.
+        """Write the state if it changed or if `always` is true. Raises OSError; the earlier state then stays valid.
 
-        `free_entries` are the entries still to return to the kernel, in reverse order. step() records the progress.
+        `free_entries` are the entries that must still be returned to the kernel, in reverse order. step() records the
+        progress.
         """
         known, self._fragments = self._fragments, {}
         changed = always or self._written[1] != carried
@@ -157,10 +161,10 @@ class Ledger:
         self._written = (keys, carried)
 
     def step(self, done: bool) -> None:
-        """Record that the return of the next free entry begins, or that it is complete. Raises OSError.
+        """Record that this process begins to return the next free entry, or that it has returned this entry.
 
-        After an error the caller records the same step again. So no entry is returned before its step is recorded,
-        and each step is recorded once.
+        Raises OSError. After an error the caller records the same step again. So an entry is returned only after its
+        step is recorded, and each step is recorded once.
         """
         header = self._header
         if done and header.done < header.begun:
@@ -172,7 +176,7 @@ class Ledger:
             self._header = header
 
     def _give_up_free_entries(self) -> None:
-        """Mark all listed entries as returned. A lost entry is better than an entry that is returned twice."""
+        """Mark all listed entries as returned. To lose an entry is better than to return it twice."""
         listed, self._free_entries = self._free_entries, 0
         if listed:
             with contextlib.suppress(OSError):

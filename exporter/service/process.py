@@ -1,4 +1,4 @@
-"""The process around the daemon: its privileges, signals, heap and exit status."""
+"""Runs the daemon: sets the privileges, signals and heap of the process, and returns its exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FALLBACK = "nobody"
 def _keep_heap_small() -> None:
     """Make glibc use only one heap, and return large blocks to the kernel.
 
-    By default each thread that answers a scrape has its own heap, and this heap never shrinks.
+    By default each thread that answers a scrape has a separate heap, which never shrinks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -35,9 +35,9 @@ def _keep_heap_small() -> None:
 
 
 def _account(run_as: str) -> Account | None:
-    """Return the account for this process; None means the present one. Raises ConfigError."""
+    """Return the account that this process must change to; None means the present account. Raises ConfigError."""
     if os.geteuid() != 0:
-        return None  # systemd's User=, or the user who started the exporter
+        return None  # systemd's User= or the user who started the exporter sets the account
     if not run_as:
         event(log, "warn", "running as root, without capabilities", remedy="name a user in run_as")
         return None
@@ -106,8 +106,8 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
-    # Python runs signal handlers in the main thread, but the kernel may interrupt another thread. This wakes the main
-    # thread.
+    # Python runs signal handlers in the main thread, but the kernel may interrupt another thread. This descriptor wakes
+    # the main thread.
     signal.set_wakeup_fd(daemon.wake_fd, warn_on_full_buffer=False)
     try:
         account = _account(config.run_as)

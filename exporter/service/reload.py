@@ -1,4 +1,4 @@
-"""The configuration in force, and how a reload replaces it."""
+"""Holds the configuration in force, and replaces it in a reload."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Reloader:
         apply: Callable[[Config], None],
         announce: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`reread` raises ConfigError. `apply` puts a configuration in force. `announce` is entered during a reload."""
+        """`reread` raises ConfigError. `apply` puts a configuration in force.
+
+        `announce` makes a context manager that is entered during a reload.
+        """
         self.config = config
         self.status = ConfigStatus(loaded=time.time())
         self._reread = reread

@@ -1,4 +1,4 @@
-"""A replay as the daemon's program source: stand-ins for VMs send recorded events to a program that is not attached."""
+"""The program source of a replay: stand-ins for VMs send recorded events to a program that is not attached."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReplaySource(ProgramSource):
         """Do nothing: the program of a replay always ends with its process."""
 
     def broken(self) -> str:
-        """Return a few words if a stand-in ended, else ""."""
+        """Return the reason, in a few words, if a stand-in ended, else ""."""
         return "a stand-in for a VM ended: the replay is no longer complete" if self._player.ended() else ""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The scraper: it makes the metrics page from the latest collection."""
+"""The scraper makes the metrics page from the latest collection."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _WAIT_SECONDS = 0.25
 """How long a scrape waits for the names of VMs that it sees for the first time. Later scrapes do not wait."""
 
 _TAKEOVER_WAIT_SECONDS = 6.0
-"""The same after a takeover: a VM's sum must not lack a vCPU that it had before. The lookup gives up earlier."""
+"""The same time after a takeover: a VM's sum must not lack a vCPU that it had before. The lookup gives up earlier."""
 
 
 class Scraper:
-    """Makes one page at a time: two scrapes use the same caches, and would render the same series twice."""
+    """Makes one page at a time, because concurrent scrapes share caches, and would render the same series twice."""
 
     def __init__(self, config: Config, lookup: Lookup, registry: CollectorRegistry) -> None:
         """Serve the `registry`. No vCPU is served before use()."""
@@ -42,7 +42,7 @@ class Scraper:
         self._served: dict[ThreadKey, tuple[Sequence[Cell], tuple[int, int]]] = {}
         """By ended thread: its last cells in the metrics, and their numbers of exits and of exits to the VMM."""
         self._served_before: dict[ThreadKey, tuple[int, int]] = {}
-        """The same numbers on pages of an earlier process, for ended threads that no page of this process had."""
+        """The same numbers from pages of an earlier process, for ended threads that were on no page of this process."""
         self._taking_over = False
         self._metrics = self._new_metrics(config)
         self._carried = NOTHING_CARRIED
@@ -95,7 +95,8 @@ class Scraper:
         self._lookup.wait_known(_TAKEOVER_WAIT_SECONDS if self._taking_over else _WAIT_SECONDS)
         with self._lock:
             self.status = replace(self.status, lookups_pending=self._lookup.pending)
-            vcpus, vanished, complete = self._collection.observed()  # may be newer than the collection of this scrape
+            # This snapshot may be newer than the collection of this scrape.
+            vcpus, vanished, complete = self._collection.observed()
             self._metrics.update(vcpus, ())
             self._forget_vanished(vanished, complete)
             for record, _ in vcpus if self._served_before else ():
@@ -130,7 +131,7 @@ class Scraper:
         self._carried = self._metrics.carried_over()
 
     def _forget(self, vanished: Sequence[VcpuRecord]) -> None:
-        """Forget threads that no later snapshot has. Exits that no page had are counted as unserved."""
+        """Forget threads that no later snapshot has. Exits that were on no page are counted as unserved."""
         if not vanished:
             return
         if self._taking_over and self._sums_over_threads:
@@ -159,6 +160,6 @@ class Scraper:
             self._carried = self._metrics.carried_over()
 
     def _new_metrics(self, config: Config, carried: CarriedOver = NOTHING_CARRIED) -> Metrics:
-        # True if series are sums over threads. A sum must include each ended thread, even a thread that no scrape saw.
+        # True if series are sums over threads. A sum must include every ended thread, even if no scrape saw the thread.
         self._sums_over_threads = "vm" in (config.level.counters, config.level.histograms)
         return Metrics(ReasonFilter(self._reasons.lookup, config.reasons), config.level, carried)

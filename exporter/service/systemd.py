@@ -1,6 +1,6 @@
 """Messages and descriptors between systemd and this process: sd_notify(3), sd_listen_fds(3), the store, the watchdog.
 
-All of it works without systemd too: then no message is sent, and no descriptor is passed.
+This module also works without systemd: no message is then sent, and no descriptor is passed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SEND_SECONDS = 5.0
 
 
 def _number(text: str) -> int:
-    """Return the number in a variable, which may have any text; 0 if it is not a number of at most 19 digits."""
+    """Return the number in a variable of any text; 0 if the text is not a number of at most 19 digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
@@ -45,7 +45,7 @@ class Systemd:
         self.passed: list[tuple[str, int]] = []
         """Name and number of each passed descriptor: listening sockets, and descriptors of an earlier process."""
         for number in range(min(count, _MAX_FDS) if for_pid == str(pid) else 0):
-            with contextlib.suppress(OSError):  # announced but not open
+            with contextlib.suppress(OSError):  # systemd announced this descriptor, but it is not open
                 os.set_inheritable(_FIRST_FD + number, False)
                 self.passed.append((names[number] if number < len(names) else "", _FIRST_FD + number))
 
@@ -54,7 +54,7 @@ class Systemd:
         return bool(self._address)
 
     def ready(self) -> None:
-        """Report that the service is up."""
+        """Report that the service is ready."""
         self._is_ready = True
         self._send("READY=1")
 
@@ -85,7 +85,7 @@ class Systemd:
             self._send("WATCHDOG=1")
 
     def store(self, name: str, descriptor: int) -> None:
-        """Store a descriptor for the next process, also if this process is killed.
+        """Store a descriptor for the next process. It stays stored even if this process is killed.
 
         FDPOLL=0 (systemd 246): poll() reports an error for most BPF descriptors, and systemd would then drop them.
         """

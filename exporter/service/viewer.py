@@ -1,4 +1,4 @@
-"""The viewer: it makes readings of the latest collection, for /-/vcpus and for the page at /."""
+"""The viewer makes readings of the latest collection, for /-/vcpus and for the page at /."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Viewer:
         return PageData(reading, Health(up, status.collection.errors, self._observer.lookup.pending))
 
     def _reading(self) -> Reading:
-        """Return all vCPUs with their names. Without a snapshot there is no vCPU, and counting began at 0."""
+        """Return all vCPUs with names. Without a snapshot, the reading has no vCPU, and counting began at time 0."""
         self._collection.collect()
         self._observer.lookup.wait_known(_WAIT_SECONDS)
         status = self._status()

@@ -22,7 +22,7 @@ class Waker:
 
     def wake(self) -> None:
         """End the present sleep or the next one. Safe in a signal handler."""
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the sleeper too
+        with contextlib.suppress(BlockingIOError):  # a full pipe also wakes the sleeping thread
             os.write(self.fd, b".")
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""`top` on the terminal: where its readings come from, the live view, tables, CSV and JSON."""
+"""`top` on the terminal: the sources of its readings, the live view, tables, CSV and JSON."""

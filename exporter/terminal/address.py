@@ -1,4 +1,4 @@
-"""The URL of an exporter: parsed, and written again."""
+"""Parses the URL of an exporter, and writes it again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Address(NamedTuple):
 
 
 def parse(url: str) -> Address:
-    """The address in a URL. Raises ValueError, with an explanation, for every other URL than http://HOST:PORT/PATH."""
+    """Return the address in a URL. Raises ValueError, with an explanation, for a URL that is not http://HOST:PORT/PATH."""
     parts = urllib.parse.urlsplit(url)
     host, port, path = parts.hostname, parts.port, parts.path.rstrip("/")
     if parts.scheme != "http":

@@ -81,7 +81,7 @@ def _window() -> Iterator[curses.window]:
 
 
 def _hung_up() -> bool:
-    """True if the terminal is closed. Standard input is then always readable, but no key can be read from it."""
+    """Return True if the terminal is closed. Standard input is then always readable, but returns no key."""
     poller = select.poll()
     poller.register(0, 0)  # poll() reports errors and hangups even if no event is requested
     return bool(poller.poll(0))
@@ -119,7 +119,7 @@ class _Live:
             curses.KEY_END: "end",
         }
         self._shown: Reading = session.first
-        """The reading that the frame ends with: the next interval begins there."""
+        """The last reading in the present frame. The next interval begins with this reading."""
         self._next_refresh = time.monotonic() + min(interval, _FIRST_SECONDS)
         self._due = False
         """True if the next reading must be shown, because the interval is over."""
@@ -133,7 +133,7 @@ class _Live:
     def loop(self) -> None:
         session = self._session
         while not self._stop.asked:
-            if not self._view.paused:  # while paused, the old error stays with the old numbers
+            if not self._view.paused:  # while the view is paused, the old error stays beside the old numbers
                 self._frame = replace(self._frame, trouble=session.trouble)
             self._draw()
             now = time.monotonic()

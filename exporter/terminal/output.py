@@ -1,4 +1,4 @@
-"""What `top` and `replay` print: the form, the filters and the order of the rows."""
+"""The choices for the output of `top` and `replay`: its form, its filters and the order of its rows."""
 
 from __future__ import annotations
 

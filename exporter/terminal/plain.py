@@ -28,7 +28,7 @@ class Plain:
         self._printed = 0
 
     def wait_until(self, end: float) -> None:
-        """Sleep until `end` on the monotonic clock or until a signal, and read the source often enough meanwhile."""
+        """Sleep until `end` on the monotonic clock or until a signal. Meanwhile, read the source often enough."""
         session, stop = self._session, self._stop
         while not stop.asked and (now := time.monotonic()) < end:
             if now >= session.next_poll:

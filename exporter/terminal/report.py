@@ -1,4 +1,4 @@
-"""Text made from two readings: the rows as a table, CSV or JSON, and notes on what the rows do not show."""
+"""Text made from two readings: the rows as a table, CSV or JSON, and notes about facts that the rows do not show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(output: Output, name: str, then: Reading, now: Reading, *, first: bool,
 
 
 def held(output: Output, then: Reading, now: Reading) -> str:
-    """A line on vCPUs that are in no row of the table, because their exit began before the first reading; "" if none.
+    """A line about vCPUs that are in no row, because their exit began before the first reading, or "".
 
     If the table has rows, the line names only vCPUs that were out of the guest all the time, and not idle.
     """
@@ -54,7 +54,7 @@ def held(output: Output, then: Reading, now: Reading) -> str:
 
 
 def notes(output: Output, then: Reading, now: Reading, unseen: str) -> list[str]:
-    """Lines on what the rows do not show. `unseen` is the text after "no exit was seen:"."""
+    """Lines about facts that the rows do not show. `unseen` is the text after "no exit was seen:"."""
     whole = between(then, now)
     lines = []
     if not _printed(output, output.filters.apply(whole)) and not held(output, then, now):
@@ -72,7 +72,7 @@ def _printed(output: Output, difference: Difference) -> list[ReasonDifference]:
 
 
 def _with_rows(output: Output, difference: Difference, rows: Sequence[ReasonDifference]) -> Difference:
-    """The difference. If flags select rows, the vCPUs without a row are left out."""
+    """Return the difference. If flags select rows, vCPUs without a row are left out."""
     if not (output.limit or output.userspace or output.filters.reasons or output.filters.no_idle):
         return difference
     chosen = set(map(id, rows))

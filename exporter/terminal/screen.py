@@ -1,4 +1,4 @@
-"""The live view as lines of text, laid out for a screen of a given size."""
+"""Makes the lines of the live view for a screen of a given size."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Frame:
     source: str
     """Name of the source."""
     interval: Difference | None
-    """Since the frame before this one; None before the first interval is over."""
+    """The exits since the previous frame; None before the end of the first interval."""
     total: Difference
-    """Since the start of the run."""
+    """The exits since the start of the run."""
     trouble: str = ""
-    """Why there is no newer reading; "" if there is no problem."""
+    """The reason why the source returned no newer reading; "" if there is no problem."""
 
 
 class _Column(NamedTuple):

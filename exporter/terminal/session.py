@@ -1,4 +1,4 @@
-"""One run of `top`: its source, read often enough, and its first and its last reading."""
+"""One run of `top`: reads the source often enough, and keeps the first and the last reading."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session:
     def request(self) -> None:
         """Request a reading, unless one is requested already.
 
-        Its arrival ends a wait of `stop`. Then take() returns it.
+        When the reading arrives, a wait of `stop` ends, and take() returns the reading.
         """
         now = time.monotonic()
         self.next_poll = now + self._source.poll_seconds
@@ -53,14 +53,14 @@ class Session:
             try:
                 threading.Thread(target=self._read, daemon=True).start()
                 return
-            except RuntimeError:  # no thread can be started: read in this one
+            except RuntimeError:  # no thread can be started: read in the present thread
                 pass
         self._read()
 
     def _read(self) -> None:
         try:
             self._answer = self._source.read()
-        except BaseException as error:  # take() raises it, because this may be another thread
+        except BaseException as error:  # take() raises this exception in the caller's thread
             self._answer = error
         self._answered.set()
         self._stop.wake()
@@ -84,7 +84,7 @@ class Session:
         return self._run.add(answer)
 
     def read(self) -> Reading:
-        """A new reading with all ended vCPUs; the last one if that fails or `stop` interrupts it."""
+        """Return a new reading with all ended vCPUs. If that fails or `stop` interrupts it, return the last reading."""
         self._finish()  # a reading that was requested earlier would be too old
         if not self.requested_at:
             self.request()
@@ -106,7 +106,7 @@ class Session:
 
     @property
     def trouble(self) -> str:
-        """Why there is no newer reading; "" if there is no problem."""
+        """The reason why the source returned no newer reading; "" if there is no problem."""
         waited = time.monotonic() - self.requested_at if self.requested_at else 0.0
         return self._trouble or (f"no answer for {waited:.0f} s" if waited >= _SLOW_SECONDS else "")
 

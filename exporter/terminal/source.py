@@ -1,4 +1,4 @@
-"""The sources of `top`: BPF programs of its own, or an exporter that already runs."""
+"""The sources of `top`: BPF programs that `top` attaches, or an exporter that already runs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listen
 
 
 class SourceError(Exception):
-    """The source cannot be read; one line for the operator."""
+    """The source cannot be read. The message is one line for the operator."""
 
 
 class Source(Protocol):
-    """Makes readings, all on the same clock."""
+    """Makes readings. The times of all readings are on the same clock."""
 
     name: str
     """Name of the source, for the operator."""
@@ -64,7 +64,7 @@ class Source(Protocol):
 
 
 class OwnSource:
-    """BPF programs of `top` itself, attached until close(). They need the privileges of `serve`, but no lock file.
+    """BPF programs that `top` attaches until close(). They need the privileges of `serve`, but no lock file.
 
     The constructor raises SourceError.
     """
@@ -151,7 +151,7 @@ class ExporterSource:
         return body
 
     def close(self) -> None:
-        """There is nothing to free: each request has a connection of its own."""
+        """Do nothing: each request opens and closes a connection."""
 
 
 class _TimedSocket(socket.socket):
@@ -172,9 +172,9 @@ class _TimedSocket(socket.socket):
 
 
 def default_address(config: Config) -> Address:
-    """Address at which this host reaches the exporter that has this configuration."""
+    """Return the address at which this host reaches an exporter with this configuration."""
     name, port = "", _DEFAULT_PORT
-    for address in reversed(config.web.listen_address):  # the first one that has a host and a port
+    for address in reversed(config.web.listen_address):  # the first address that has a host and a port
         with contextlib.suppress(ValueError):
             name, port = host_port(address)
     return Address("localhost" if name in _ALL_ADDRESSES else name, port)
@@ -185,8 +185,8 @@ def choose(
 ) -> tuple[Source, str]:
     """The source of `kind`, and a line that says which source it is and why. Raises SourceError.
 
-    `kind` is exporter, own or auto. `auto` takes the exporter at `address` if it answers and counts this host's exits:
-    that costs the host nothing and needs no privilege. A replay does not count this host's exits.
+    `kind` is exporter, own or auto. `auto` uses the exporter at `address` if it answers and counts this host's exits.
+    Then `top` adds no cost to exits and needs no privilege. A replay does not count this host's exits.
     """
     counting = "counting with own BPF programs"
     if kind == "exporter":

@@ -67,8 +67,8 @@ def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -
 def json_line(difference: Difference, rows: Iterable[ReasonDifference], about: Mapping[str, object]) -> str:
     """One JSON document on a line: like that of /-/vcpus, but with differences.
 
-    `rows` are the selected rows in their order, `about` the first members of the document. The vCPUs are in the order
-    of their first rows; vCPUs without a row come last.
+    `rows` are the selected rows in their order, `about` the first members of the document. The vCPUs have the order of
+    their first rows. vCPUs without a row come last.
     """
     chosen: dict[int, int] = {id(row): place for place, row in enumerate(rows)}
     vcpus = []

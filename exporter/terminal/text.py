@@ -39,5 +39,5 @@ def sparkline(buckets: Mapping[int, int], columns: int, blocks: str = BLOCKS) ->
     bars = octave_counts(buckets, columns)
     most = max(bars, default=0)
     steps = len(blocks) - 1
-    # Rounded up: one exit in a million is still visible.
+    # Heights are rounded up, so that one exit in a million is still visible.
     return "".join(blocks[-(-bar * steps // most)] if bar else blocks[0] for bar in bars)

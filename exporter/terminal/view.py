@@ -51,7 +51,7 @@ _SCROLLS = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
 def press(view: TopView, key: str, *, page: int, rows: int) -> TopView | None:
-    """The view after a key; None to quit. An unknown key changes nothing.
+    """Return the view after a key; None means quit. An unknown key changes nothing.
 
     `page` is the number of rows on the screen, `rows` the number of all rows.
     """

@@ -1,4 +1,4 @@
-"""Accepts connections in the event loop, and makes room for new ones where a limit is reached."""
+"""Accepts connections in the event loop. If a limit is reached, it closes old connections."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Acceptor:
             asyncio.get_running_loop().remove_reader(listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        """Accept all waiting connections, then serve them. Where a limit is reached, the oldest ones are closed."""
+        """Accept all waiting connections, then serve them. If a limit is reached, close old connections."""
         accepted: deque[tuple[socket.socket, Any]] = deque()
         for _ in range(_MAX_ACCEPTS):
             try:
                 connection, address = listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 break
-            except OSError as error:  # no descriptor or no memory is left
+            except OSError as error:  # the process has no free descriptor or memory
                 self._log_full(error.strerror or str(error))
                 if not self._connections.make_room():
                     self._pause(listening)
@@ -72,7 +72,7 @@ class Acceptor:
             self._serve(connection, address)
 
     def _pause(self, listening: socket.socket) -> None:
-        """Stop accepting for a moment. The socket stays readable, so the loop would spin otherwise."""
+        """Stop accepting for a moment. Otherwise the loop would spin, because the socket stays readable."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening)
 

@@ -1,4 +1,4 @@
-"""Basic authentication against bcrypt hashes. A client that guesses passwords delays itself, and no other client."""
+"""Basic authentication against bcrypt hashes. A client that guesses passwords delays only itself."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 _MAX_VERIFIED = 128
 """How many right pairs of name and password are remembered."""
 _MAX_QUEUED_PER_ADDRESS, _MAX_QUEUED = 8, 256
-"""Limits of checks that wait or run: each of them keeps a connection open."""
+"""Limits of the checks that wait or run. Each such check keeps a connection open."""
 _MAX_PASSWORD_BYTES = 72
 """bcrypt ignores further bytes of a password. Newer versions of Python's bcrypt refuse a longer one; Go accepts it."""
 
 
 class QueueFullError(Exception):
-    """A password is not checked, because too many checks wait already."""
+    """A password was not checked, because too many checks wait already."""
 
 
 class Passwords:
     """Checks names and passwords.
 
     One thread runs bcrypt, which takes some 70 ms for a hash of cost 10. At most one check of each client address waits
-    for this thread, so a client that guesses delays only itself. A right pair of name and password is remembered, as an
-    HMAC under a key of this process and never in plain text. A scraper is therefore checked once.
+    for this thread, so a client that guesses delays only itself. A correct pair of name and password is remembered as
+    an HMAC with a key of this process, and never in plain text. So a scraper is checked only once.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Passwords:
         self._queues: dict[str, _Queue] = {}  # by client address
 
     def close(self) -> None:
-        """Start no further check."""
+        """Start no more checks."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def check(self, users: Mapping[str, str], authorization: str, peer: str) -> bool:
@@ -64,7 +64,7 @@ class Passwords:
         queue.length += 1
         try:
             async with queue.lock:
-                if digest in self._verified:  # an earlier check of this queue was for the same password
+                if digest in self._verified:  # an earlier check in this queue had the same password
                     return known
                 loop = asyncio.get_running_loop()
                 matches = await loop.run_in_executor(self._executor, _matches, password, hashed)

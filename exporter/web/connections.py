@@ -1,4 +1,4 @@
-"""The open connections: their time limits, their number, and which one to close where a limit is reached."""
+"""The open connections: their time limits, their number, and the choice of a connection to close at a limit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ IDLE_SECONDS = 120.0
 WRITE_SECONDS = 30.0
 """Limit for a client that reads nothing of its response."""
 RESPONSE_SECONDS = 300.0
-"""Limit for a whole response, however steadily the client reads it."""
+"""Limit for a whole response, even if the client reads without a pause."""
 STALLED_SECONDS = 1.0
 """A client that has read nothing of its response for this long is stalled: it may be closed if a limit is reached."""
 
 _MAX_CONNECTIONS = 1000
 _RESERVED_DESCRIPTORS = 128
-"""Descriptors for the rest of the exporter: maps, programs, files of /proc that it reads."""
+"""Descriptors that are reserved for the rest of the exporter: maps, programs, files in /proc."""
 
 
 def max_connections() -> int:
@@ -77,19 +77,22 @@ class Connections:
 
     @property
     def busy(self) -> int:
-        """How many requests have no complete response yet."""
+        """Number of requests whose response is not complete."""
         return len(self._busy)
 
     @property
     def any_new(self) -> bool:
-        """Whether there is a connection without a request yet."""
+        """True if a connection has not sent a request yet."""
         return bool(self._new)
 
     def make_room(self) -> bool:
-        """Close the least important connection. Returns False if each connection has a request and its client reads.
+        """Close the least important connection.
 
-        The order is: the oldest one without a request, the one that is idle for longest, the one that is stalled for
-        longest. A scraper sends its request long before a flood makes its connection the oldest without a request.
+        Returns False if every connection has a request and a client that reads the response.
+
+        It closes the oldest connection without a request. If every connection has one, it closes the connection that
+        has been idle longest. If none is idle, it closes the connection that has been stalled longest. A scraper sends
+        its request long before a flood makes its connection the oldest without a request.
         """
         for streams in (self._new, self._idle):
             if streams:
@@ -103,9 +106,9 @@ class Connections:
     def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
         """Count a scrape of the client at the address `peer` as in flight. Returns False if there are too many.
 
-        At the limit, the scrape replaces a stalled one. If none is stalled, it replaces one of the address that has
-        most scrapes, but only if that address has more than `peer` would then have. A client that scrapes too often can
-        therefore not block the scrapes of another one.
+        At the limit, the scrape replaces a stalled one. If no scrape is stalled, it replaces a scrape of the address
+        with the most scrapes, but only if that address has more scrapes than `peer` would then have. So a client that
+        scrapes too often cannot block the scrapes of another client.
         """
         if len(self._scrapes) >= self._max_scrapes:
             replaced = self._longest_stalled(self._scrapes) or self._scrape_of_busiest_address(peer)

@@ -42,7 +42,7 @@ class ServerInterface(Protocol):
         """Return the response that refuses a client; None if the client may send requests."""
 
     def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape as in flight. Returns False if there are too many."""
+        """Count a scrape as in flight. Returns False if too many scrapes are in flight."""
 
     def release_scrape(self, stream: TimedStream) -> None:
         """Count an admitted scrape as ended."""
@@ -81,14 +81,14 @@ class Exchange(httputil.HTTPMessageDelegate):
             self._stream.refuse(error_status)
 
     def data_received(self, chunk: bytes) -> None:
-        """Discard a part of the body: no path uses it."""
+        """Discard a part of the body, because no path uses the body."""
 
     def finish(self) -> None:
         """Start to respond. tornado reads the next request of this connection when the response has been sent."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def on_connection_close(self) -> None:
-        """Do nothing: the response has not begun, so it holds nothing that must be released."""
+        """Do nothing: the response has not begun, so no resource must be released."""
 
     async def _run(self) -> None:
         try:
@@ -120,7 +120,7 @@ class Exchange(httputil.HTTPMessageDelegate):
                 self._server.release_scrape(self._stream)
 
     def _respond_in_thread(self, route: Route) -> Response:
-        """Make the response in a worker thread. If the client has left by now, skip the work."""
+        """Make the response in a worker thread. If the client has closed the connection by now, skip the work."""
         return text_response(503) if self._stream.closed() else respond(route, self._request)
 
     async def _send(self, response: Response) -> None:
@@ -154,7 +154,7 @@ class Exchange(httputil.HTTPMessageDelegate):
 
 def _path(target: str) -> str:
     """Return the decoded path of a request's target, without its query; "" if the target has no path."""
-    if not target.startswith("/"):  # the target has scheme and host, as in a request to a proxy
+    if not target.startswith("/"):  # the target includes scheme and host, like a request to a proxy
         try:
             target = urlsplit(target).path or "/"
         except ValueError:
@@ -170,8 +170,8 @@ def _host_error(version: str, headers: httputil.HTTPHeaders) -> int:
 
 def _body_error(method: str, headers: httputil.HTTPHeaders) -> int:
     """Return the status that refuses the body of a request; 0 if the body is small enough to be discarded."""
-    # Only a plain Content-Length is accepted. A proxy that measures the body in another way than this server would see
-    # other requests on this connection.
+    # Only a plain Content-Length is accepted. If a proxy and this server disagreed about the length of a body, they
+    # would see different requests on this connection.
     if "Transfer-Encoding" in headers:
         return 411
     length = headers.get("Content-Length", "0")

@@ -1,4 +1,4 @@
-"""The files of the web configuration: reads one without blocking, and tells whether one has changed."""
+"""Reads a file of the web configuration without blocking, and finds out whether a file has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stamp(path: Path) -> Stamp:
 def read_start(path: Path, max_bytes: int) -> bytes:
     """Return at most `max_bytes` from the start of a regular file.
 
-    Raises OSError if the file cannot be read or is not regular: reading a FIFO would block.
+    Raises OSError if the file cannot be read, or is not a regular file: reading a FIFO would block.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -14,25 +14,28 @@ from exporter.common.logs import event
 log = logging.getLogger(__name__)
 
 _HANG_SECONDS = 10.0
-"""Limit from the first check that finds the callback still due. The worst flood delays a callback by less than 2 s."""
+"""Limit of the time since the first check that found the callback overdue.
+
+The worst flood delays a callback by less than 2 s.
+"""
 
 
 class Heartbeat:
-    """The heartbeat of one event loop. One thread calls beats() again and again. `clock` is monotonic, in seconds."""
+    """The heartbeat of one event loop. One thread must call beats() regularly. `clock` is monotonic, in seconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._clock = clock
         self._callback_ran = threading.Event()
         self._missed_since: float | None = None
-        """The time of the first check that found the callback still due."""
+        """The time of the first check that found the callback overdue."""
         self._logged = False
         self._schedule_callback()
 
     def beats(self) -> bool:
         """Return False if the loop hangs. A hang is logged once.
 
-        A single missed callback proves nothing: the whole process may have been stopped since the last check.
+        A single missed callback does not prove a hang: the whole process may have been stopped since the last check.
         """
         now = self._clock()
         if self._callback_ran.is_set():

@@ -14,7 +14,7 @@ from exporter.config.values import UNIX_PREFIX, host_port
 _BACKLOG = 4096
 """The kernel cuts this to net.core.somaxconn.
 
-If a flood fills the backlog, the kernel drops the SYN of a scrape, and the client sends it again only a second later.
+If a flood fills the backlog, the kernel drops the SYN of a scrape, and the client repeats the SYN only a second later.
 """
 
 
@@ -45,7 +45,7 @@ class Listener(NamedTuple):
         if not self.path:
             return
         try:
-            # Use a descriptor: its file stays the same even if another one is put in its place meanwhile.
+            # Use a descriptor: it keeps the same file, even if another file replaces it at this path meanwhile.
             fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 status = os.fstat(fd)
@@ -97,7 +97,7 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     elif socket.has_dualstack_ipv6():
-        # Every address, IPv4 included, as ":9939" means to a Go server.
+        # Listen on every address, including IPv4: ":9939" has this meaning for a Go server.
         listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
     else:
         listening = socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - the operator chose it
@@ -109,7 +109,8 @@ def _listen_unix(path: Path) -> Listener:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The umask sets the mode. chmod() could follow a link that the owner of the folder puts in the file's place.
+        # The umask sets the mode. chmod() could follow a link, if the owner of the folder replaces the file with a
+        # link.
         umask = os.umask(0o117)
         try:
             listening.bind(str(path))
@@ -128,7 +129,10 @@ def _listen_unix(path: Path) -> Listener:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of an instance that was killed. Raises ListenError for a socket in use and for another file."""
+    """Remove the socket of an instance that was killed.
+
+    Raises ListenError if the socket is in use, or if the file is not a socket.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The part of the web server that runs in the event loop. The loop handles all connections; a few threads make pages.
 
-A slow, idle or silent client costs the loop a few kilobytes and no thread. tornado parses HTTP. The limits that tornado
-lacks are in connections.py.
+A slow, idle or silent client costs the loop a few kilobytes, but no thread. tornado parses HTTP. The limits that
+tornado lacks are in connections.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TCP_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h; Python's socket has the nam
 _MAX_UNSENT_BYTES = 1 << 17
 """Limit of unsent bytes in the kernel's send buffer of a connection.
 
-A page for a slow client is in memory as cached pieces already. The send buffer must not hold it once more.
+A page for a slow client is already in memory as cached pieces. The send buffer must not hold a second copy.
 """
 
 
@@ -83,7 +83,7 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
             max_header_size=MAX_HEADER,
             max_body_size=MAX_BODY,
             body_timeout=HEADER_SECONDS,
-            # tornado has one limit for idle time and header together. connections.py has one for each.
+            # tornado has one common limit for the idle time and the header. connections.py has a limit for each.
             idle_connection_timeout=IDLE_SECONDS + HEADER_SECONDS,
         )
         self._acceptor.start()
@@ -182,7 +182,7 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         return text_response(401, "", ("WWW-Authenticate", 'Basic realm="kvm-exit-exporter", charset="UTF-8"'))
 
     def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape as in flight. Returns False if there are too many."""
+        """Count a scrape as in flight. Returns False if too many scrapes are in flight."""
         return self._connections.admit_scrape(stream, peer)
 
     def release_scrape(self, stream: TimedStream) -> None:

@@ -12,7 +12,7 @@ from exporter.common.logs import event
 log = logging.getLogger(__name__)
 
 READ_METHODS, WRITE_METHODS = ("GET", "HEAD"), ("POST", "PUT")
-"""The methods of a route that changes nothing, and of a route that changes something."""
+"""The methods of a route that only reads, and the methods of a route that changes something."""
 
 REASON_PHRASES = {
     200: "OK",

@@ -65,7 +65,7 @@ class WebServer:
             listener.chown(uid, gid)
 
     def serve(self, routes: Routes) -> None:
-        """Start to serve requests, and return at once. Raises OSError if no file descriptor is left for the loop."""
+        """Start to serve requests, and return at once. Raises OSError if no file descriptor is free for the loop."""
         # tornado logs a line for each malformed request. Clients could fill the log with them.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         connections = Connections(max_connections(), self._max_requests, self._clock)
@@ -83,7 +83,7 @@ class WebServer:
             self._server.routes = routes
 
     def responds(self) -> bool:
-        """Return False if the event loop hangs. One thread calls this again and again."""
+        """Return False if the event loop hangs. One thread must call this regularly."""
         return self._heartbeat is None or self._heartbeat.beats()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class WebServer:
 
 
 def _run(loop: asyncio.AbstractEventLoop, server: LoopServer) -> None:
-    """Run the server as asyncio.run() would, but in a loop that exists already."""
+    """Run the server like asyncio.run(), but in a loop that exists already."""
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(server.run())

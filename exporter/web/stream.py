@@ -22,7 +22,7 @@ _MAX_DRAIN = 1 << 18
 _HALF_CLOSE_SECONDS = 1.0
 """A client that closes its sending half within this time of its request still waits for the response, as `nc -N` does.
 
-A client that closes it later counts as disconnected.
+A client that closes its sending half later counts as disconnected.
 """
 
 
@@ -59,7 +59,7 @@ class TimedStream(IOStream):
         self.header_since: float | None = None
         """When the first byte of an incomplete header arrived.
 
-        A byte that arrived together with the previous request is not noticed: the connection then counts as idle.
+        A byte that arrived together with the previous request is not noticed. The connection then counts as idle.
         """
         self.progress_at = self.accepted_at
         """When the client last read a byte of a response."""
@@ -88,7 +88,7 @@ class TimedStream(IOStream):
         """Read, and record when a header begins. Complete requests get a response even after the end of input."""
         count = super().read_from_fd(buf)
         if count == 0 and self._open_after_end_of_input():
-            return None  # to tornado: no data yet
+            return None  # this means "no data yet" to tornado
         if count and self.header_since is None and self.busy_since is None:
             self.header_since = self._clock()
         return count
@@ -100,13 +100,15 @@ class TimedStream(IOStream):
             self._input_ended_at = self._clock()
         has_header_bytes = self.header_since is not None
         if self.reading():
-            return first_time and has_header_bytes  # tornado parses them next; a second call means an incomplete header
+            # tornado parses these bytes next. A second call means that the header is incomplete.
+            return first_time and has_header_bytes
         if self.busy_since is None:
-            if not has_header_bytes:  # with header bytes, the header is complete, and begin_request() is next
+            # If there are header bytes, the header is complete, and tornado calls begin_request() next.
+            if not has_header_bytes:
                 return False
         elif self._input_ended_at - self.busy_since > _HALF_CLOSE_SECONDS:
             return False
-        # The socket stays readable after the end of input: stop listening for that, or the loop would spin.
+        # The socket stays readable after the end of input. Stop listening for input, or the loop would spin.
         self.io_loop.update_handler(self.fileno(), self.io_loop.ERROR | (self.io_loop.WRITE * self.writing()))
         return True
 
@@ -124,7 +126,7 @@ class TimedStream(IOStream):
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """Close. A header that is too large gets status 431 first."""
+        """Close the connection. If a header was too large, first respond with status 431."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             self._send_error(431)
         super().close(exc_info)

@@ -24,10 +24,10 @@ CLIENT_AUTH = {
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-"""Go can ask for a certificate without verifying it. Python's ssl lacks OpenSSL's callback for that."""
+"""With these types, Go asks for a certificate but does not verify it. Python's ssl lacks OpenSSL's callback for it."""
 
-# The suites of Go's tls.CipherSuites(), which Go considers secure. Those of TLS 1.3 cannot be switched off, neither in
-# Go nor here.
+# The suites of Go's tls.CipherSuites(), which Go considers secure. The suites of TLS 1.3 cannot be switched off in Go,
+# nor here.
 CIPHERS_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 CIPHERS = {
     f"TLS_ECDHE_{key}_WITH_{go}": f"ECDHE-{key}-{openssl}"
@@ -90,7 +90,7 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             context.load_verify_locations(cadata=options.client_ca.decode("ascii", "replace"))
         except ssl.SSLError as error:
             raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
-        except ValueError:  # the text is empty; perhaps the file is being written
+        except ValueError:  # the text is empty; another program may be writing the file
             raise TlsError("client_ca", "is empty") from None
     context.verify_mode = CLIENT_AUTH[options.client_auth_type]
     return context
@@ -111,7 +111,7 @@ def alternative_names(certificate: Mapping[str, Any]) -> frozenset[str]:
 def _load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
     if b"ENCRYPTED" in options.key:  # OpenSSL would ask for the passphrase on the terminal
         raise TlsError("key", "is encrypted; allowed is a private key without a passphrase")
-    # ssl loads files only. Files in memory keep the texts that were read, even if the real files change meanwhile.
+    # ssl loads files only. Files in memory keep the texts that were read, even if the files on disk change meanwhile.
     with _as_file(options.cert) as cert, _as_file(options.key) as key:
         try:
             context.load_cert_chain(cert, key, password=lambda: "")

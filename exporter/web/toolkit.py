@@ -112,7 +112,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The web configuration. The default, without a file, is plain HTTP without users."""
+    """The web configuration. Without a file, the server speaks plain HTTP and asks for no password."""
 
     tls: ssl.SSLContext | None = None
     client_sans: frozenset[str] = frozenset()
@@ -122,7 +122,7 @@ class Settings:
 
 
 class WebConfigFile:
-    """Reads the file once. `stamps` has each file that was read; each stamp was taken before its file was read."""
+    """Reads the file once. `stamps` has the stamp of each file that was read, taken before the file was read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,7 +166,7 @@ class WebConfigFile:
         return self.reader.values.get(f"{_TLS}.{name}", default)
 
     def _add_problem(self, key: str, problem: str) -> None:
-        """Add a problem of a key. If the key is not in the file, its line is the first one of tls_server_config."""
+        """Add a problem of a key. If the file lacks the key, the problem has the first line of tls_server_config."""
         lines = self.reader.lines
         line = lines.get(key) or min((at for name, at in lines.items() if name.startswith(_TLS)), default=1)
         self.reader.add_problem(line, key, problem)

@@ -21,9 +21,10 @@ _POLL_SECONDS = 1.0
 class WatchedSettings:
     """The settings in force, which are read again when the file or a file that it names changes.
 
-    New settings that are wrong are logged once, and the old ones stay in force. The old ones also stay if the new ones
-    lack TLS, the users or a check of client certificates: a file that was cut short while it was written must not let
-    every client in. Such a change takes a restart.
+    Wrong new settings are logged once, and the old settings stay in force.
+
+    The old settings also stay if the new ones lack TLS, the users or a check of client certificates. A file that is
+    only partly written must not admit every client. Such a change requires a restart.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -53,8 +54,8 @@ class WatchedSettings:
                         file=file,
                         remedy="let the exporter's user read the file and enter its folder",
                     )
-                    self._stamps[file] = stamp(file)  # stat() may fail now, too; that must not count as a change
-            # A daemon thread that nobody joins: it may hang until the storage works again.
+                    self._stamps[file] = stamp(file)  # stat() may fail now, too; this must not count as a change
+            # A daemon thread that nobody joins: the thread may hang until the storage works again.
             threading.Thread(target=self._poll, name="web-files", daemon=True).start()
 
     def close(self) -> None:

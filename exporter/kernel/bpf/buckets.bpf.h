@@ -6,7 +6,7 @@
  *
  * The loader defines the scheme (exporter/model/buckets.py): NR_BUCKETS,
  * SECOND_BUCKET (the bucket that ends at 1 s), MIN_BUCKET_NS (the longest duration
- * of the first bucket) and MAX_BUCKET_NS (the longest one of the second-last bucket).
+ * of the first bucket) and MAX_BUCKET_NS (the longest of the last bucket but one).
  */
 
 /*

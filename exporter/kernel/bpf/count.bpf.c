@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * The handlers that count: every KVM exit by vCPU thread and reason, and the time
- * until the vCPU ran its guest again. No event leaves the kernel.
+ * The handlers that count every KVM exit by vCPU thread and reason, and measure the
+ * time until the vCPU runs its guest again. No event leaves the kernel.
  *
- * The fronts call these handlers, as front.bpf.h declares them. maps.bpf.h declares
+ * front.bpf.h declares these handlers, and the fronts call them. maps.bpf.h declares
  * slots, cells and counters, lookup.bpf.h finds them, buckets.bpf.h has bucket_of().
  */
 
@@ -26,7 +26,7 @@ static __always_inline void observe(struct cell *c, u64 ns)
 {
 	u32 i = bucket_of(ns);
 
-	/* For the verifier, which cannot follow the arithmetic. */
+	/* The verifier cannot follow the arithmetic of bucket_of(), so the index is checked here. */
 	asm volatile("" : "+r"(i));
 	if (i < NR_BUCKETS) {
 		c->buckets[i]++;
@@ -58,9 +58,9 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 	s->since_ns = now;
 	s->state = STATE_HOST;
 	/*
-	 * The guest time comes last. A reader in between then sees too little guest
-	 * time. In the other order it would count the interval twice, once in
-	 * guest_ns and once by the old state and since_ns.
+	 * The guest time is written last. A reader that reads before that sees too
+	 * little guest time. In the other order the reader would count the interval
+	 * twice: once in guest_ns, and once from the old state and since_ns.
 	 */
 	barrier();
 	if (was == STATE_GUEST) {
@@ -104,7 +104,7 @@ static __always_inline int on_entry(u64 now)
 	} else if (s->state == STATE_GUEST) {
 		COUNT(unmatched_entry);
 	}
-	/* In this order, so that a reader never takes time out of the guest for time in it. */
+	/* The state is written last: a reader must never count time in the host as guest time. */
 	s->since_ns = now;
 	barrier();
 	s->state = STATE_GUEST;
@@ -114,7 +114,7 @@ static __always_inline int on_entry(u64 now)
 /*
  * KVM_RUN returns to the VMM. Several of these events can lie between an exit and
  * its entry (a signal can interrupt KVM_RUN before it enters). Each is counted. The
- * interval is added to the first, which says why the exit left the kernel.
+ * interval is added to the first event, which says why the exit left the kernel.
  */
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 {
@@ -143,7 +143,7 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 }
 
 /*
- * The thread has ended: user space will read its slot a last time and free it.
+ * The thread has ended. User space will read its slot for the last time and free it.
  * This runs in the thread that ends, so the slot still has a single writer.
  */
 static __always_inline int on_thread_end(u32 tid, u64 now)

@@ -10,7 +10,7 @@
  * The loader defines NR_SLOTS, NR_CELLS and NR_BUCKETS.
  */
 
-/* A reader in user space must see the stores before it first: the compiler may not move them. */
+/* A reader in user space must see the stores in order: the compiler must not move any across this. */
 #define barrier()	asm volatile("" ::: "memory")
 
 #define NR_HEADS	64	/* chains of cells in a slot; arm64's 64 ECs get one each */

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * The handlers that record: they send every event of vCPU threads to user space,
- * through a ring buffer. Events that do not fit are counted by kind: all events are
- * either sent or counted as lost.
+ * The handlers that record: they send every event of vCPU threads to user space
+ * through a ring buffer. If the buffer has no room for an event, the event is counted
+ * as lost, by its kind.
  *
- * The fronts call these handlers, as front.bpf.h declares them. The loader defines
+ * front.bpf.h declares these handlers, and the fronts call them. The loader defines
  * NR_SLOTS (threads that can be followed at a time), RING_BYTES, and ONLY_TGID if
  * only one process is recorded.
  */
 
-/* Numbers of the file format: docs/recording-format.md. */
+/* The numbers are part of the file format: docs/recording-format.md. */
 enum event_kind {
 	EVENT_EXIT = 1,
 	EVENT_ENTRY,
@@ -18,7 +18,7 @@ enum event_kind {
 	EVENT_THREAD,		/* before a thread's first event: its comm */
 };
 
-/* exporter/recording/ring.py and events.py read this. */
+/* exporter/recording/ring.py and events.py read this structure. */
 struct event {
 	u64 ns;
 	u32 kind;
@@ -42,7 +42,7 @@ struct lost {
 	u64 thread_end;
 };
 
-/* The macro multiplies by PAGE_SIZE. User space knows the size of a page, and passes bytes. */
+/* BPF_RINGBUF_OUTPUT multiplies by PAGE_SIZE, but the loader passes the size in bytes. */
 #undef PAGE_SIZE
 #define PAGE_SIZE	1
 BPF_RINGBUF_OUTPUT(events, RING_BYTES);
@@ -67,8 +67,9 @@ static __always_inline struct lost *the_lost(void)
 
 /*
  * A wake-up is an interrupt and a context switch: one for each event would cost
- * more than the exit. User space looks ten times a second by itself. Every
- * WAKE_EVERY-th event of a CPU wakes it too, long before the ring is full.
+ * more than the exit. User space reads the ring ten times a second without being
+ * woken. Every WAKE_EVERY-th event of a CPU also wakes it, long before the ring is
+ * full.
  */
 #define WAKE_EVERY	128
 
@@ -100,7 +101,7 @@ static __always_inline bool put(u32 kind, u32 tid, u32 tgid, u32 space, u64 code
 	return true;
 }
 
-/* Send a thread's comm once, before all its events. False if there is no room for it. */
+/* Send a thread's comm once, before all its events. Returns false if there is no room for it. */
 static __always_inline bool announced(u32 tid, u32 tgid, u64 now)
 {
 	u64 comm[2] = {};

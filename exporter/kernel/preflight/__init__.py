@@ -1,7 +1,8 @@
-"""`kvm-exit-exporter check`: the things that the host must have, one row each, and a remedy for each missing one.
+"""`kvm-exit-exporter check`: a row for each thing that the host must have, and a remedy for each missing one.
 
-Every row checks for itself, so that one missing thing does not hide the next. The last row is a trial load of the
-program: it is the proof, since the kernel of a distribution may have more, or less, than its version says.
+The rows are checked independently, so that one missing thing does not hide the next. The last row is a trial load of
+the program. Only this row proves that the program can be loaded: the kernel of a distribution may have more or fewer
+features than its version says.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def check_pid_namespace(path: Path) -> Check:
         return Check(name, False, f"{path}: {error.strerror}", _MOUNT_PROC)
     if link == host:
         return Check(name, True, "the host's")
-    return Check(name, False, f"{link} is not the host's: the pids of VMs mean others here", remedy)
+    return Check(name, False, f"{link} is not the host's: here, the pid of a VM means another process", remedy)
 
 
 def check_hidepid(path: Path, proc: Path) -> Check:
@@ -97,7 +97,9 @@ def check_hidepid(path: Path, proc: Path) -> Check:
     if not hidden:
         return Check(name, True, "processes of other users can be seen")
     group = next((option for option in options if option.startswith("gid=")), "")
-    detail = f"{hidden[0]}: the exporter, which is not root, sees no VM of another user: pids stand for names"
+    detail = (
+        f"{hidden[0]}: the exporter, which is not root, sees no VM of another user, and shows pids in place of names"
+    )
     if group:
         return Check(name, False, detail, f"add the user of run_as to the group of {group}")
     return Check(name, False, detail, f"mount -o remount,hidepid=0 {proc}, or with gid=GROUP and run_as's user in it")

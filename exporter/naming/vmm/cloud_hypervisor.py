@@ -6,7 +6,7 @@ from exporter.model.vm import Vm
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.naming.vmm.options import option, socket_name
 
-#: --cmdline has the guest kernel's command line.
+#: The value of --cmdline is the guest kernel's command line.
 _FREE_TEXT = frozenset({"--cmdline"})
 _SHARED_SOCKETS = frozenset({"ch", "ch-api", "clh", "clh-api", "cloud-hypervisor"})
 
@@ -17,7 +17,7 @@ def _read_identity(argv: list[str]) -> CommandLineIdentity:
 
 
 def _platform_uuid(argv: list[str]) -> str:
-    """The uuid of --platform num_pci_segments=1,uuid=..."""
+    """Return the uuid in --platform num_pci_segments=1,uuid=..."""
     for item in option(argv, "--platform", free_text=_FREE_TEXT).split(","):
         if item.startswith("uuid="):
             return item[len("uuid=") :]
@@ -30,7 +30,8 @@ def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
 
 CLOUD_HYPERVISOR = Vmm(
     label="cloud-hypervisor",
-    # With the files of its releases, and the comm of "cloud-hypervisor": 15 bytes of 16 (TASK_COMM_LEN).
+    # These include the file names of its releases, and the comm of "cloud-hypervisor", which the kernel cuts to 15
+    # bytes (TASK_COMM_LEN is 16).
     programs=frozenset(
         {"cloud-hypervisor", "cloud-hyperviso", "cloud-hypervisor-static", "cloud-hypervisor-static-aarch64"}
     ),

@@ -6,7 +6,7 @@ from exporter.model.vm import Vm
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.naming.vmm.options import option, socket_name
 
-#: The guest kernel's command line.
+#: The values of these options are the guest kernel's command line.
 _FREE_TEXT = frozenset({"-p", "--params"})
 _SHARED_SOCKETS = frozenset({"crosvm"})
 

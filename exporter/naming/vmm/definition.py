@@ -1,4 +1,4 @@
-"""The form in which a VMM's file states its facts."""
+"""The facts about a VMM that each VMM's file must define."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from exporter.model.vm import Vm
 
-#: The rest of the name of a release: firecracker-v1.7.0-x86_64, qemu-9.2.
+#: The end of a release's file name, which follows the program's name: firecracker-v1.7.0-x86_64, qemu-9.2.
 _VERSION = re.compile(r"[-_.]v?[0-9].*", re.DOTALL)
 
 
 class CommandLineIdentity(NamedTuple):
-    """Name and uuid of a VM from its command line, "" for each that the command line lacks."""
+    """Name and uuid of a VM from its command line; "" if the command line lacks the name or the uuid."""
 
     name: str = ""
     uuid: str = ""
@@ -29,37 +29,37 @@ class Vmm:
     """A virtual machine monitor: all facts about it that the exporter uses."""
 
     label: str
-    """Value of the label `vmm`. The name of a fork or a renamed build often begins with it, see is_similar()."""
+    """Value of the label `vmm`. Names of forks and renamed builds often begin with it, see is_similar()."""
 
     programs: frozenset[str]
-    """Names of its program. A version may follow each of them (firecracker-v1.7)."""
+    """Names of its program. A version may follow the name (firecracker-v1.7)."""
 
     vcpu_comm: str
-    """Comm of a vCPU's thread, with {} for the index. KVM's greatest index fits in the 15 bytes of a comm."""
+    """Comm of a vCPU's thread, with {} for the index. KVM's greatest index fits into the 15 bytes of a comm."""
 
     read_identity: Callable[[list[str]], CommandLineIdentity]
-    """Reads name and uuid from argv; raises nothing, whatever the arguments are."""
+    """Reads name and uuid from argv. Raises nothing, even for invalid arguments."""
 
     sample_command_line: Callable[[Vm, str], list[str]]
-    """Makes argv that states a VM's identity. The second argument is the host's machine name (uname -m)."""
+    """Makes an argv that contains a VM's identity. The second argument is the host's machine name (uname -m)."""
 
     program_prefixes: tuple[str, ...] = ()
-    """Each name that begins with one of these is a name of its program."""
+    """Every name that begins with one of these prefixes is a name of its program."""
 
     subcommands: frozenset[tuple[str, str]] = frozenset()
-    """(program, first argument): a name that is this VMM's only with this argument after it."""
+    """Pairs (program, first argument). The program belongs to this VMM only with this first argument."""
 
     libvirt_driver: str = ""
-    """Name of its libvirt driver in cgroup paths, "" where libvirt has none."""
+    """Name of its libvirt driver in cgroup paths; "" if libvirt has no driver for it."""
 
     has_typical_options: Callable[[list[str]], bool] = _no_typical_options
-    """True for argv whose options show by themselves that they are this VMM's, under any program name."""
+    """Returns True if the options in argv alone prove that they belong to this VMM, under any program name."""
 
     typical_options: tuple[str, ...] = ()
-    """Arguments that make has_typical_options() true for a sample command line."""
+    """Arguments with which has_typical_options() returns True for a sample command line."""
 
     def is_program(self, program: str) -> bool:
-        """Whether the base name of a program is a name of this VMM's program."""
+        """Return whether the base name of a program is a name of this VMM's program."""
         return (
             program in self.programs
             or program.startswith(self.program_prefixes)
@@ -67,5 +67,5 @@ class Vmm:
         )
 
     def is_similar(self, program: str) -> bool:
-        """Whether a program's name begins with the label: a fork, a renamed build or a tool (qemu-img)."""
+        """Return whether a program's name begins with the label: a fork, a renamed build or a tool (qemu-img)."""
         return program.startswith(self.label) and not program[len(self.label) :][:1].isalpha()

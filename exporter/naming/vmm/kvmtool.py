@@ -6,12 +6,12 @@ from exporter.model.vm import Vm
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.naming.vmm.options import option
 
-#: The guest kernel's command line.
+#: The values of these options are the guest kernel's command line.
 _FREE_TEXT = frozenset({"-p", "--params"})
 
 
 def _read_identity(argv: list[str]) -> CommandLineIdentity:
-    # Of `lkvm run`: its -n is --network; -n means --name in other subcommands only (builtin-run.c).
+    # In `lkvm run`, -n means --network. It means --name only in other subcommands (builtin-run.c).
     return CommandLineIdentity(option(argv, "--name", free_text=_FREE_TEXT))
 
 

@@ -1,18 +1,18 @@
-"""Options in the style of GNU, and names of control sockets, for the VMMs that use them."""
+"""Reads options in GNU style and names of control sockets, for the VMMs that use them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
 
-#: File and folder names that many VMs on a host share: they are not the name of a VM.
+#: File and folder names that many VMs on a host share. They are never used as the name of a VM.
 _SHARED_STEMS = frozenset({"", "api", "control", "socket", "vm", "vmm"})
 _SHARED_FOLDERS = frozenset({"", "root", "run", "shm", "socket", "sockets", "tmp", "var"})
 _SOCKET_SUFFIX = re.compile(r"(?:\.sock|\.socket|-socket)")
 
 
 def option(argv: list[str], *names: str, free_text: frozenset[str] = frozenset()) -> str:
-    """Value of `--name value` or `--name=value`, the last one given; "" when there is none.
+    """Return the value of the last `--name value` or `--name=value`; "" if the option is missing.
 
     `free_text`: options whose value is free text and may look like an option (the guest kernel's command line).
     """
@@ -30,11 +30,11 @@ def option(argv: list[str], *names: str, free_text: frozenset[str] = frozenset()
 
 
 def socket_name(value: str, *, shared: frozenset[str]) -> str:
-    """A VM's name from its control socket, /run/x/NAME.sock; "" if there is none.
+    """Return a VM's name from the path of its control socket, /run/x/NAME.sock; "" if the path has no name.
 
-    It is the folder's name if the sockets of many VMs have the same file name. Kata Containers has
-    /run/vc/vm/ID/clh-api.sock; libvirt <folder>/NAME-socket. `path=` before the path is optional.
-    `shared`: file names, without their suffix, that many VMs of this VMM have.
+    If many VMs have the same file name, the folder's name is the VM's name. Kata Containers uses
+    /run/vc/vm/ID/clh-api.sock. libvirt uses <folder>/NAME-socket. The path may follow `path=`. `shared` has the file
+    names, without suffix, that many VMs of this VMM have.
     """
     path = PurePosixPath(value[len("path=") :] if value.startswith("path=") else value)
     suffix = _SOCKET_SUFFIX.search(path.name)

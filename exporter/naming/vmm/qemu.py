@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from exporter.model.vm import Vm
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 
-#: Options without an argument, of QEMU 2.0 to 10 (qemu-options.hx, DEF(..., 0, ...)). All others take the
-#: next argument whatever it looks like (system/vl.c, lookup_opt()).
+#: Options of QEMU 2.0 to 10 that take no argument (qemu-options.hx, DEF(..., 0, ...)). Every other option takes the
+#: next argument, even if that looks like an option (system/vl.c, lookup_opt()).
 _FLAGS = frozenset((
     "S", "alt-grab", "async-teardown", "audio-help", "ctrl-grab", "curses", "daemonize", "enable-fips",
     "enable-kvm", "enable-sync-profile", "full-screen", "h", "help", "jitdump", "localtime", "mem-prealloc",
@@ -18,7 +18,7 @@ _FLAGS = frozenset((
     "sdl", "semihosting", "show-cursor", "singlestep", "snapshot", "usb", "version", "win2k-hack",
     "xen-attach", "xen-domid-restrict",
 ))  # fmt: skip
-#: Options that tell a renamed QEMU from other programs: two different ones are enough.
+#: Options that distinguish a renamed QEMU from other programs. Two different ones are enough.
 _TYPICAL = frozenset((
     "M", "accel", "blockdev", "boot", "chardev", "cpu", "daemonize", "drive", "enable-kvm", "global",
     "machine", "mon", "monitor", "netdev", "no-reboot", "no-shutdown", "no-user-config", "nodefaults",
@@ -27,10 +27,11 @@ _TYPICAL = frozenset((
 
 
 def _read_identity(argv: list[str]) -> CommandLineIdentity:
-    """Name and uuid from the arguments of QEMU.
+    """Return name and uuid from the arguments of QEMU.
 
-    The name is the guest of -name, else the value of Proxmox VE's -id. The uuid is the value of -uuid, else that of
-    -smbios type=1 (Proxmox VE states no other). As in QEMU, the last of several options wins.
+    The name is the guest of -name. Without it, the name is the value of Proxmox VE's -id. The uuid is the value of
+    -uuid. Without it, the uuid is that of -smbios type=1, the only one that Proxmox VE sets. If an option is repeated,
+    QEMU uses the last one, and so does this function.
     """
     name = proxmox_id = uuid = smbios_uuid = ""
     for option, value in _options(argv):
@@ -48,12 +49,12 @@ def _read_identity(argv: list[str]) -> CommandLineIdentity:
 
 
 def has_typical_options(argv: list[str]) -> bool:
-    """Whether argv has two different options that are typical of QEMU."""
+    """Return whether argv has two different options that are typical of QEMU."""
     return len({option for option, _ in _options(argv)} & _TYPICAL) >= 2
 
 
 def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
-    """(option without its dashes, value or "") in order; disk images without an option are left out."""
+    """Yield (option without its dashes, value or "") in order. Disk images without an option are left out."""
     arguments = iter(argv[1:])
     for argument in arguments:
         if argument.startswith("-") and len(argument) > 1:
@@ -62,8 +63,11 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _items(value: str, implied: str = "") -> dict[str, str]:
-    """`a=b,c=d`, ",," being a comma (util/qemu-option.c); `implied`: the key of a first item without one."""
-    # An argument cannot hold a NUL, so it can stand for the escaped comma while the value is split.
+    """Parse `a=b,c=d`; ",," is a comma in a value (util/qemu-option.c).
+
+    `implied` is the key of a first item without key.
+    """
+    # An argument cannot contain a NUL. So a NUL replaces the escaped comma while the value is split.
     items: dict[str, str] = {}
     for index, item in enumerate(value.replace(",,", "\0").split(",")):
         key, equals, text = item.partition("=")
@@ -80,9 +84,9 @@ def _sample_command_line(vm: Vm, machine: str) -> list[str]:
 
 QEMU = Vmm(
     label="qemu",
-    # kvm: Proxmox VE; kvm-spice: Ubuntu; qemu-kvm: RHEL and its relatives.
+    # kvm is the name on Proxmox VE, kvm-spice on Ubuntu, qemu-kvm on RHEL and its derivatives.
     programs=frozenset({"qemu", "qemu-kvm", "kvm", "kvm-spice"}),
-    # .qemu-system-x86_64-wrapped: the program behind nixpkgs' wrapper. qemu:web: set by -name process=qemu:web.
+    # nixpkgs' wrapper starts .qemu-system-x86_64-wrapped. The option -name process=qemu:web sets the name qemu:web.
     program_prefixes=("qemu-system-", ".qemu-system-", "qemu:"),
     vcpu_comm="CPU {}/KVM",  # accel/kvm/kvm-accel-ops.c
     libvirt_driver="qemu",

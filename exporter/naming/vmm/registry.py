@@ -1,4 +1,4 @@
-"""The list of VMMs, and the ways to find one."""
+"""The list of VMMs, and the functions that find one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL)
 
 
 class Recognised(NamedTuple):
-    """The VMM that a process is, and the VMM whose options it takes; None if unknown."""
+    """The VMM that a process is, and the VMM whose options it understands; each is None if unknown."""
 
     vmm: Vmm | None
     grammar: Vmm | None
 
 
 def by_label(label: str) -> Vmm | None:
-    """The VMM with this value of the label `vmm`."""
+    """Return the VMM with this value of the label `vmm`; None if there is no such VMM."""
     return next((vmm for vmm in VMMS if vmm.label == label), None)
 
 
 def recognise(programs: list[str], argv: list[str]) -> Recognised:
-    """Find the VMM of a process, and the VMM whose options it takes.
+    """Find the VMM of a process, and the VMM whose options it understands.
 
-    `programs`: base names of its program, in the order of preference. A process is a VMM if one of them is a name of
-    the VMM's program, or if one begins with the VMM's label and the options are typical of the VMM. If only the name
-    begins so, or only the options are typical, the options are read as that VMM's, but the process is not that VMM.
-    So a fork or a renamed build keeps its VM's name, and its label `vmm` is its own name.
+    `programs` has the base names of its program, the preferred one first. A process is a VMM if one of these names is a
+    name of the VMM's program. It is also the VMM if one of these names begins with the VMM's label, and the options are
+    typical of the VMM.
+
+    If only the name or only the options match, the options are read like the VMM's, but the process is not that VMM. So
+    the VM of a fork or a renamed build keeps its name, and the label `vmm` is the name of the program.
     """
     for program in programs:
         for vmm in VMMS:

@@ -119,7 +119,7 @@ def test_a_memlock_limit_that_cannot_be_read_counts_as_missing(host: Host) -> No
 
 def test_a_pid_namespace_of_a_container_is_refused(host: Host) -> None:
     host.pid_namespace("pid:[4026532299]")
-    detail = "pid:[4026532299] is not the host's: the pids of VMs mean others here"
+    detail = "pid:[4026532299] is not the host's: here, the pid of a VM means another process"
     remedy = "run in the host's pid namespace: docker --pid=host, hostPID: true in a Kubernetes pod"
     assert host.row("pid namespace") == Check("pid namespace", False, detail, remedy)
     (host.proc / "self/ns/pid").unlink()
@@ -128,7 +128,7 @@ def test_a_pid_namespace_of_a_container_is_refused(host: Host) -> None:
 
 
 def test_hidepid_that_hides_other_users_is_refused(host: Host) -> None:
-    detail = "{}: the exporter, which is not root, sees no VM of another user: pids stand for names"
+    detail = "{}: the exporter, which is not root, sees no VM of another user, and shows pids in place of names"
     host.proc_options("rw,hidepid=invisible")
     remedy = f"mount -o remount,hidepid=0 {host.proc}, or with gid=GROUP and run_as's user in it"
     assert host.row("hidepid") == Check("hidepid", False, detail.format("hidepid=invisible"), remedy)
