@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.common import logs
@@ -121,7 +121,6 @@ def test_logfmt_quotes_and_escapes_values(value: str, written: str) -> None:
     assert line(stream) == f"ts=2026-01-02T03:04:05.678Z level=info msg=x v={written}"
 
 
-@settings(deadline=None)
 @given(
     msg=ANYTHING,
     fields=st.dictionaries(NAMES, ANYTHING, max_size=4),
@@ -140,7 +139,6 @@ def test_every_text_is_read_back(form: str, encoding: str, msg: str, fields: dic
     assert list(read.items()) == [(name, shown(text)) for name, text in wanted.items()]
 
 
-@settings(deadline=None)
 @given(
     fields=st.dictionaries(
         NAMES,

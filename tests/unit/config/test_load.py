@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config import values
@@ -106,13 +106,11 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(CONFIGS)
 def test_a_configuration_that_describe_has_written_is_read_back(wanted: Config) -> None:
     assert parse(describe(wanted), "described") == wanted
 
 
-@settings(deadline=None)
 @given(CONFIGS)
 def test_flags_can_set_every_option_of_the_file(wanted: Config) -> None:
     texts: dict[str, object] = {}
@@ -124,7 +122,6 @@ def test_flags_can_set_every_option_of_the_file(wanted: Config) -> None:
     assert with_flags(Config(), texts) == wanted
 
 
-@settings(deadline=None)
 @given(CONFIGS)
 def test_without_flags_nothing_changes(wanted: Config) -> None:
     assert with_flags(wanted, dict.fromkeys(OPTIONS)) == wanted

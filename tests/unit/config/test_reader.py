@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.load import load, parse
@@ -257,13 +257,11 @@ def problems_of(text: str) -> tuple[str, ...]:
     return ()
 
 
-@settings(deadline=None)
 @given(st.text() | st.text(alphabet="web: limts{}[],&*!|>-'\"\\U%F\n\t#?0"))
 def test_any_text_is_read_or_raises_config_error(text: str) -> None:
     assert all(problem.startswith("c.yaml:") and problem.isprintable() for problem in problems_of(text))
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_raise_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config import values
@@ -42,7 +42,6 @@ def test_a_number_without_a_unit_is_refused(text: str) -> None:
         values.duration(text)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**17))
 def test_the_text_of_a_duration_is_exact_to_the_microsecond(us: int) -> None:
     # The durations are at most 285 years. A double cannot represent single microseconds of longer durations.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Histogram, Level
@@ -68,7 +68,6 @@ def rendered(
 LEVELS = st.sampled_from(["vcpu", "vm", "off"])
 
 
-@settings(deadline=None)
 @given(
     vcpus=st.integers(0, 9),
     reasons=st.integers(1, 9),

@@ -235,7 +235,7 @@ def test_the_name_of_a_field_is_found_in_its_declaration(declaration: str, name:
 PIECES = st.sampled_from(["__print_symbolic", "__print_flags", *'(){},"\\-1', '"a"', "REC->x", "0x", "<<"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(PIECES | st.text(max_size=5), max_size=80))
 @example(["__print_symbolic", "("])
 def test_a_damaged_print_fmt_raises_no_exception(pieces: list[str]) -> None:
@@ -245,7 +245,7 @@ def test_a_damaged_print_fmt_raises_no_exception(pieces: list[str]) -> None:
         assert all(isinstance(code, int) and name for code, name in table.items())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text() | st.sampled_from(ALL).map(Path.read_text), st.data())
 def test_any_text_gives_a_format_or_raises_a_format_error(text: str, data: st.DataObject) -> None:
     if text:

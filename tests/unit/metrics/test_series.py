@@ -171,7 +171,7 @@ def added(one: Sums, other: Sums) -> Sums:
 
 
 TestThreads = Threads.TestCase
-TestThreads.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestThreads.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_a_series_keeps_its_rendered_line_until_a_cell_changes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.vm import Vm
@@ -53,7 +53,6 @@ def test_a_name_on_the_command_line_takes_precedence_over_the_cgroup(tmp_path: P
     assert identify(3, tmp_path) == Vm(3, "other", "", "crosvm")
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=30))
 def test_any_name_is_read_back_after_the_escaping_of_systemd(name: str) -> None:
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_."

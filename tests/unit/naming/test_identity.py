@@ -116,7 +116,7 @@ def test_this_process_has_an_identity_without_a_vm() -> None:
     assert start_time(pid, proc) == started
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=40), st.integers(0, 9))
 def test_identify_raises_no_exception_whatever_proc_contains(
     tmp_path: Path, cmdline: bytes, cgroup: bytes, comm: bytes, pid: int

@@ -110,7 +110,7 @@ SMALL = st.integers(0, 4) | st.sampled_from([0x10000, 0x10001, 0x30001, 0x20002,
 TABLE = st.dictionaries(SMALL | st.integers(-(1 << 63), 1 << 64), NAMES, max_size=8)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys((*EXIT_TABLES, "REC->exit_reason & ~0xffff"), TABLE)),
     st.sets(SMALL | st.integers(0, (1 << 64) - 1), min_size=2, max_size=30),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -48,7 +48,6 @@ def test_a_text_page_has_each_family_and_each_series_once(own: CollectorRegistry
     pages.agrees_with_client(body, accept)
 
 
-@settings(deadline=None)
 @given(snapshots(), NAMES)
 def test_openmetrics_ends_with_one_end_mark(vcpus: list[Identified], name: Name) -> None:
     body = pages.page(families(vcpus, name=name), OPENMETRICS).body
@@ -82,7 +81,6 @@ def test_each_protobuf_family_contains_metrics_of_the_type_that_it_declares(own:
     assert found["kvm_exit_exporter_collections_total"].type == prometheus_messages.COUNTER
 
 
-@settings(deadline=None)
 @given(snapshots())
 def test_label_names_and_help_are_the_same_in_all_formats(vcpus: list[Identified]) -> None:
     made = families(vcpus)
@@ -156,7 +154,6 @@ COUNTS = st.tuples(st.sampled_from([101, 102]), st.sampled_from(CODES), st.integ
 LEVELS_OF_BOTH = st.builds(Level, st.sampled_from(["vcpu", "vm"]), st.sampled_from(["vcpu", "vm"]))
 
 
-@settings(deadline=None)
 @given(LEVELS_OF_BOTH, st.lists(COUNTS | st.sampled_from(FORMATS), max_size=20))
 def test_every_page_equals_the_page_of_a_new_exporter(level: Level, steps: list[tuple[int, int, int] | str]) -> None:
     host, made, exposition = Host(level), metrics(level), pages.exposition()

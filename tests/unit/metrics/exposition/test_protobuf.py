@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from exporter.config.options import Classic, Histogram, Level
 from exporter.metrics.kvm import Identified
@@ -18,7 +18,6 @@ from tests.unit.metrics.exposition.wanted import CLASSICS, COUNTERS, HISTOGRAMS,
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("classic_in_protobuf", [True, False])
-@settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
 def test_protobuf_has_every_value_of_the_records(
     *,

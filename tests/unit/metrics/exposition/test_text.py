@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from exporter.config.options import Classic, Histogram, Level
 from exporter.metrics.kvm import Identified
@@ -14,7 +14,6 @@ from tests.unit.metrics.exposition.wanted import CLASSICS, COUNTERS, HISTOGRAMS,
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
-@settings(deadline=None)
 @given(vcpus=snapshots(), name=NAMES, level=LEVELS_OF_BOTH, classic=CLASSICS)
 def test_text_has_every_value_of_the_records(
     accept: str, vcpus: list[Identified], name: Name, level: Level, classic: Classic

@@ -6,7 +6,7 @@ import pkgutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import exporter.naming.vmm
@@ -158,7 +158,6 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS | st.text(max_size=8), max_size=8), st.binary(max_size=60))
 def test_any_command_line_is_read_without_an_error(argv: list[str], raw: bytes) -> None:
     for arguments in (argv, split(raw)):
