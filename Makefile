@@ -121,7 +121,7 @@ e2e-arm64 e2e-amd64:
 .PHONY: e2e-systemd
 e2e-systemd:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
-	$(PYTHON) tests/e2e/run.py arm64 --systemd --timeout 500
+	$(PYTHON) tests/e2e/run.py arm64 --systemd
 
 DISTROS_TESTS ?= tests/unit tests/web tests/kernel
 .PHONY: distros

@@ -32,7 +32,13 @@ def compile_guest(architecture: str, target: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
-    parser.add_argument("--timeout", type=float, default=280, metavar="SECONDS", help="time limit of the machine (280)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1500,
+        metavar="SECONDS",
+        help="time limit of the machine (1500): only a machine that hangs reaches it",
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the machine's console and job disk in this folder"
     )
