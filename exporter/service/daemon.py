@@ -236,6 +236,9 @@ class Daemon:
             cells=limits.cells,
             map_bytes=host.map_bytes(limits),
         )
+        if attached.loaded.classic_reason:
+            reason = attached.loaded.classic_reason
+            event(log, "info", "kvm_exit is read from its classic tracepoint, which costs more", reason=reason)
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force."""

@@ -1,22 +1,11 @@
-"""x86: names and classes of VMX and SVM reasons, the fields, and contexts for a replay."""
+"""x86: names and classes of VMX and SVM reasons."""
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
-from exporter.kernel.isa import x86
-from exporter.kernel.tracepoint import RecordField
 from exporter.model.reason import Reason, Space
-from tests.support.formats import KERNELS, read_format, reason_names
-
-FIELDS = read_format("x86_64-6.18", "kvm_exit").fields
-
-
-def fields(**places: tuple[int, int]) -> dict[str, RecordField]:
-    """Fields by name: offset and size."""
-    return {name: RecordField(name, *place, False) for name, place in places.items()}
+from tests.support.formats import KERNELS, reason_names
 
 
 @pytest.mark.parametrize("kernel", [None, *KERNELS])
@@ -44,33 +33,3 @@ def test_the_same_on_every_kernel(kernel: str | None) -> None:
         (Space.SVM, 0xDEAD, Reason("UNKNOWN_0xdead", "other")),
     ]:
         assert reasons.lookup(space, code) == expected
-
-
-def test_fields() -> None:
-    recognise = x86.ISA.recognise
-    assert recognise(FIELDS) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
-    assert recognise(fields(exit_reason=(8, 8), isa=(24, 4))) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24}
-    assert recognise(fields(exit_reason=(8, 2), isa=(24, 4))) is None
-    assert recognise(fields(exit_reason=(8, 4), isa=(24, 8))) is None
-    assert recognise(fields(exit_reason=(8, 4))) is None
-    assert recognise(fields(isa=(24, 4))) is None
-
-
-def test_contexts_are_the_record() -> None:
-    encode = x86.ISA.exit_encoder(FIELDS, 88)
-    expected = bytearray(88)
-    for offset, value in ((8, 0x80000021), (24, Space.VMX), (56, 5)):
-        struct.pack_into("=I", expected, offset, value)
-    assert encode(Space.VMX, 0x80000021, 5) == expected
-    older = x86.ISA.exit_encoder(fields(exit_reason=(8, 4), isa=(24, 4)), 88)
-    struct.pack_into("=I", expected, 56, 0)
-    assert older(Space.VMX, 0x80000021, 5) == expected
-    with pytest.raises(ValueError, match=r"^an x86 exit of space 2, code 4294967296$"):
-        encode(Space.SVM, 1 << 32, 5)
-
-
-def test_a_record_that_is_too_long() -> None:
-    x86.ISA.exit_encoder(fields(exit_reason=(8, 4), isa=(84, 4)), 88)
-    for too_far in (fields(exit_reason=(8, 4), isa=(85, 4)), fields(exit_reason=(8, 4), isa=(0, 4), vcpu_id=(86, 4))):
-        with pytest.raises(ValueError, match=r"^a record of kvm:kvm_exit that is too long to be replayed$"):
-            x86.ISA.exit_encoder(too_far, 88)
