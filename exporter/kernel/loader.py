@@ -22,7 +22,6 @@ from typing import Any
 from exporter.kernel import host, syscall
 from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa.entry import HostFront
-from exporter.kernel.preflight import find_tracefs
 from exporter.kernel.preflight.kernel import kernel_version
 from exporter.kernel.program import (
     BPF,
@@ -35,6 +34,7 @@ from exporter.kernel.program import (
     isa_of,
     read_sources,
 )
+from exporter.kernel.tracepoint import FormatError, event_id
 
 HEADERS = BPF / "headers"
 
@@ -113,14 +113,12 @@ def _attach_raw(bpf: Any, name: str) -> int:
         raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}") from error
 
 
-def _attach_classic(name: str, program: int, sysfs: str) -> int:
-    """Attach a program to the classic tracepoint of an event; returns the descriptor. Raises _BuildError."""
-    system = TRACEPOINTS[name].system
+def _attach_classic(name: str, program: int, text: str) -> int:
+    """Attach a program to the classic tracepoint with this format; returns the descriptor. Raises _BuildError."""
     try:
-        tracefs = find_tracefs(Path(sysfs)) or Path(sysfs)
-        return syscall.attach_classic(program, int((tracefs / "events" / system / name / "id").read_text()))
-    except (OSError, ValueError) as error:
-        raise _BuildError(f"cannot attach to {system}:{name}: {error}") from error
+        return syscall.attach_classic(program, event_id(text))
+    except (OSError, FormatError) as error:
+        raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}: {error}") from error
 
 
 def _enable_stats() -> int:
@@ -171,7 +169,9 @@ def _host_front(request: dict[str, Any], texts: Mapping[str, str]) -> HostFront:
     return found
 
 
-def _load_kvm_exit(bcc: Any, bpf: Any, front: HostFront, *, attach: bool, sysfs: str) -> tuple[int, int, HostFront]:
+def _load_kvm_exit(
+    bcc: Any, bpf: Any, front: HostFront, texts: Mapping[str, str], *, attach: bool
+) -> tuple[int, int, HostFront]:
     """Load the program for kvm_exit, and attach it. If the kernel refuses the raw tracepoint, use the classic one.
 
     Returns the descriptors of the program and of its attachment (-1 without one), and `front` or its replacement.
@@ -187,7 +187,7 @@ def _load_kvm_exit(bcc: Any, bpf: Any, front: HostFront, *, attach: bool, sysfs:
             reason = error.answer["error"]
             front = front._replace(vcpu_ids="VCPU_ID_OFFSET" in front.defines, classic_reason=str(reason))
     program = _load(bpf, _CLASSIC_PROGRAM, bcc.BPF.TRACEPOINT)
-    return program, _attach_classic("kvm_exit", program, sysfs) if attach else -1, front
+    return program, _attach_classic("kvm_exit", program, texts["kvm_exit"]) if attach else -1, front
 
 
 def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront) -> tuple[dict[str, Any], list[int]]:
@@ -210,9 +210,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
         for name in reversed(events(request["kind"])):
             if name != "kvm_exit":
                 attachments[name] = _attach_raw(bpf, name)
-    programs["kvm_exit"], attachment, front = _load_kvm_exit(
-        bcc, bpf, front, attach=request["attach"], sysfs=request["sysfs"]
-    )
+    programs["kvm_exit"], attachment, front = _load_kvm_exit(bcc, bpf, front, texts, attach=request["attach"])
     if request["attach"]:
         attachments["kvm_exit"] = attachment
     answer = {
