@@ -201,6 +201,7 @@ class Scenario:
         equal("exit status after SIGTERM", service.stop(), 0)
         equal("programs left in the kernel", _loaded_programs() & PROGRAMS, set())
         equal("errors in its log", service.errors(), [])
+        self.checks.true("kvm_exit is read from its raw tracepoint", 'kvm_exit="raw tracepoint"' in service.log())
         print(f"the exporter's log:\n{service.log()}", flush=True)
 
     def _done(self, step: str) -> None:
