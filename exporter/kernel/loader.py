@@ -169,25 +169,36 @@ def _host_front(request: dict[str, Any], texts: Mapping[str, str]) -> HostFront:
     return found
 
 
-def _load_kvm_exit(
-    bcc: Any, bpf: Any, front: HostFront, texts: Mapping[str, str], *, attach: bool
-) -> tuple[int, int, HostFront]:
-    """Load the program for kvm_exit, and attach it. If the kernel refuses the raw tracepoint, use the classic one.
+def _or_classic(front: HostFront, error: _BuildError) -> HostFront:
+    """Return the front that reads the classic tracepoint, after the kernel refused the raw one. Raises _BuildError."""
+    if "ISA_OFFSET" not in front.defines:
+        raise error
+    return HostFront(front.defines, "VCPU_ID_OFFSET" in front.defines, str(error))
 
-    Returns the descriptors of the program and of its attachment (-1 without one), and `front` or its replacement.
-    Raises _BuildError.
+
+def _load_kvm_exit(bcc: Any, bpf: Any, front: HostFront) -> tuple[int, HostFront]:
+    """Load the program for kvm_exit; returns its descriptor, and the front that it has. Raises _BuildError."""
+    if not front.classic_reason:
+        try:
+            return _load(bpf, "kvm_exit", bcc.BPF.RAW_TRACEPOINT), front
+        except _BuildError as error:  # lockdown may forbid to read KVM's memory
+            front = _or_classic(front, error)
+    return _load(bpf, _CLASSIC_PROGRAM, bcc.BPF.TRACEPOINT), front
+
+
+def _attach_kvm_exit(
+    bcc: Any, bpf: Any, front: HostFront, texts: Mapping[str, str], programs: dict[str, int]
+) -> tuple[int, HostFront]:
+    """Attach the program for kvm_exit, or replace it in `programs` by the one that the kernel attaches.
+
+    Returns the descriptor of the attachment, and the front that it has. Raises _BuildError.
     """
     if not front.classic_reason:
         try:
-            program = _load(bpf, "kvm_exit", bcc.BPF.RAW_TRACEPOINT)
-            return program, _attach_raw(bpf, "kvm_exit") if attach else -1, front
-        except _BuildError as error:
-            if "ISA_OFFSET" not in front.defines:
-                raise
-            reason = error.answer["error"]
-            front = front._replace(vcpu_ids="VCPU_ID_OFFSET" in front.defines, classic_reason=str(reason))
-    program = _load(bpf, _CLASSIC_PROGRAM, bcc.BPF.TRACEPOINT)
-    return program, _attach_classic("kvm_exit", program, texts["kvm_exit"]) if attach else -1, front
+            return _attach_raw(bpf, "kvm_exit"), front
+        except _BuildError as error:  # the tracepoint may have fewer arguments than the program reads
+            programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, _or_classic(front, error))
+    return _attach_classic("kvm_exit", programs["kvm_exit"], texts["kvm_exit"]), front
 
 
 def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront) -> tuple[dict[str, Any], list[int]]:
@@ -199,6 +210,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
+    programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, front)
     maps = {name: bpf[name].map_fd for name in MAPS[request["kind"]]}
     for stack, entries in STACKS[request["kind"]].items():
         for number in range(request[entries], 0, -1):
@@ -208,11 +220,10 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
         # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
         # harmless.
         for name in reversed(events(request["kind"])):
-            if name != "kvm_exit":
+            if name == "kvm_exit":
+                attachments[name], front = _attach_kvm_exit(bcc, bpf, front, texts, programs)
+            else:
                 attachments[name] = _attach_raw(bpf, name)
-    programs["kvm_exit"], attachment, front = _load_kvm_exit(bcc, bpf, front, texts, attach=request["attach"])
-    if request["attach"]:
-        attachments["kvm_exit"] = attachment
     answer = {
         "maps": list(maps),
         "programs": list(programs),
