@@ -53,6 +53,12 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
         raise program.LoadError(f"cannot read {what}") from error
 
 
+def lacks_device(sysfs: Path) -> bool:
+    """Return True if KVM is a module that does not work yet: the module of the vendor, which makes its device, is not
+    loaded."""
+    return (sysfs / "kernel/btf/kvm").exists() and not (sysfs / "class/misc/kvm").exists()
+
+
 def required_texts(sysfs: Path) -> dict[str, str]:
     """Return the texts of read_texts(). Raises LoadError, also where the kernel has no KVM."""
     texts = read_texts(sysfs)
@@ -75,23 +81,18 @@ def read_formats(sysfs: Path) -> Formats:
     return parsed(required_texts(sysfs))
 
 
-def request(config: Config, kvm_exit: TracepointFormat, *, attach: bool) -> program.LoadRequest:
-    """Return the request for a program that reads this kvm_exit.
-
-    A program that is not attached uses the recorded timestamps. Raises LoadError.
-    """
-    return program.request_for(
+def replay_request(config: Config, kvm_exit: TracepointFormat) -> program.LoadRequest:
+    """Return the request for a program that counts a recording with this kvm_exit. Raises LoadError."""
+    return program.replay_request(
         kvm_exit,
         slots=config.limits.vcpus,
         cells=config.limits.cells,
-        attach=attach,
-        clock_in_context=not attach,
         bpf_stats=config.bpf_stats,
         kernel_headers=config.kernel_headers,
     )
 
 
-def attach_request(config: Config, sysfs: Path) -> program.LoadRequest:
+def host_request(config: Config, sysfs: Path, *, attach: bool = True) -> program.LoadRequest:
     """Return the request for a program of this host. The loader waits for KVM, and reads the formats itself."""
     return program.LoadRequest(
         front="",
@@ -99,6 +100,7 @@ def attach_request(config: Config, sysfs: Path) -> program.LoadRequest:
         sysfs=str(sysfs),
         slots=config.limits.vcpus,
         cells=config.limits.cells,
+        attach=attach,
         bpf_stats=config.bpf_stats,
         kernel_headers=config.kernel_headers,
     )
@@ -140,9 +142,11 @@ def _checks(config: Config, proc: Path, sysfs: Path, trial: Callable[[], str]) -
 
 def _trial_load(config: Config, sysfs: Path) -> str:
     """Load the program and close it again; returns the detail of the row. Raises LoadError."""
-    formats = parsed(required_texts(sysfs))
-    loaded = launcher.load(request(config, formats.kvm_exit, attach=False))
+    required_texts(sysfs)
+    loaded = launcher.load(host_request(config, sysfs, attach=False))
     try:
-        return f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"
+        detail = f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"
+        reason = loaded.classic_reason
+        return f"{detail}; kvm_exit is read from its classic tracepoint ({reason})" if reason else detail
     finally:
         loaded.close()

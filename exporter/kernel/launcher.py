@@ -95,6 +95,8 @@ class Launcher:
             attachments={name: next(names) for name in answer["attachments"]},
             layouts=layouts(answer["layouts"]),
             formats=answer["formats"],
+            vcpu_ids=answer["vcpu_ids"],
+            classic_reason=answer["classic_reason"],
         )
 
     def close(self) -> None:

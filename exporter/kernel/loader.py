@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import host, syscall
-from exporter.kernel.isa import registry
+from exporter.kernel.btf import KernelBtf
+from exporter.kernel.isa.entry import HostFront
+from exporter.kernel.preflight.kernel import kernel_version
 from exporter.kernel.program import (
     BPF,
     DEFINES,
@@ -29,13 +31,17 @@ from exporter.kernel.program import (
     LeafField,
     LoadError,
     events,
-    front_of,
+    isa_of,
     read_sources,
 )
+from exporter.kernel.tracepoint import FormatError, event_id
 
 HEADERS = BPF / "headers"
 
 _KVM_POLL_SECONDS = 2.0
+_DEVICE_POLL_SECONDS = 0.05
+_DEVICE_SECONDS = 1.0
+_CLASSIC_PROGRAM = "kvm_exit_classic"
 
 ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
 """Array maps by kind of program: user space reads their leaves."""
@@ -98,17 +104,21 @@ def _load(bpf: Any, name: str, kind: int) -> int:
         raise _BuildError(f"the kernel refused the BPF program {name}", code) from error
 
 
-def _attach(bpf: Any, name: str, *, raw: bool) -> int:
-    """Attach a loaded program to the tracepoint of its name; returns the descriptor. Raises _BuildError."""
-    tracepoint = f"{TRACEPOINTS[name].system}:{name}"
+def _attach_raw(bpf: Any, name: str) -> int:
+    """Attach a loaded program to the raw tracepoint of its name; returns the descriptor. Raises _BuildError."""
     try:
-        if raw:
-            bpf.attach_raw_tracepoint(tp=name, fn_name=name)
-            return int(bpf.raw_tracepoint_fds[name.encode()])
-        bpf.attach_tracepoint(tp=tracepoint, fn_name=name)
-        return int(bpf.tracepoint_fds[tracepoint.encode()])
+        bpf.attach_raw_tracepoint(tp=name, fn_name=name)
+        return int(bpf.raw_tracepoint_fds[name.encode()])
     except Exception as error:
-        raise _BuildError(f"cannot attach to {tracepoint}") from error
+        raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}") from error
+
+
+def _attach_classic(name: str, program: int, text: str) -> int:
+    """Attach a program to the classic tracepoint with this format; returns the descriptor. Raises _BuildError."""
+    try:
+        return syscall.attach_classic(program, event_id(text))
+    except (OSError, FormatError) as error:
+        raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}: {error}") from error
 
 
 def _enable_stats() -> int:
@@ -134,28 +144,73 @@ def _layout(table: Any) -> tuple[int, int, dict[str, LeafField]]:
     return (ctypes.sizeof(leaf) + 7) // 8 * 8, table.max_entries, fields
 
 
-def _wait_for_kvm(request: Mapping[str, Any], parent: socket.socket) -> dict[str, str]:
+def _wait_for_kvm(sysfs: Path, parent: socket.socket) -> dict[str, str]:
     """Return the texts of the tracepoint formats, as soon as KVM has tracepoints. Raises LoadError."""
     reported = False
-    while (texts := host.read_texts(Path(request["sysfs"]))) is None:
+    while (texts := host.read_texts(sysfs)) is None:
         if not reported:
             parent.send(json.dumps({"waiting": True}).encode())
             reported = True
         time.sleep(_KVM_POLL_SECONDS)
     parent.send(json.dumps({"waiting": False}).encode())
+    # modprobe loads kvm and then kvm_intel or kvm_amd, which makes the device, and whose BTF is needed.
+    deadline = time.monotonic() + _DEVICE_SECONDS
+    while host.lacks_device(sysfs) and time.monotonic() < deadline:
+        time.sleep(_DEVICE_POLL_SECONDS)
     return texts
 
 
-def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[int]]:
+def _host_front(request: dict[str, Any], texts: Mapping[str, str]) -> HostFront:
+    """Find out how kvm_exit is read on this host, and complete the request with it. Raises LoadError."""
+    kvm_exit = host.parsed(texts).kvm_exit
+    isa = isa_of(kvm_exit)
+    found = isa.host_front(kvm_exit.fields, KernelBtf(Path(request["sysfs"])), kernel_version(os.uname().release))
+    request.update(front=isa.name, defines={**request["defines"], **found.defines})
+    return found
+
+
+def _or_classic(front: HostFront, error: _BuildError) -> HostFront:
+    """Return the front that reads the classic tracepoint, after the kernel refused the raw one. Raises _BuildError."""
+    if "ISA_OFFSET" not in front.defines:
+        raise error
+    return HostFront(front.defines, "VCPU_ID_OFFSET" in front.defines, str(error))
+
+
+def _load_kvm_exit(bcc: Any, bpf: Any, front: HostFront) -> tuple[int, HostFront]:
+    """Load the program for kvm_exit; returns its descriptor, and the front that it has. Raises _BuildError."""
+    if not front.classic_reason:
+        try:
+            return _load(bpf, "kvm_exit", bcc.BPF.RAW_TRACEPOINT), front
+        except _BuildError as error:  # lockdown may forbid to read KVM's memory
+            front = _or_classic(front, error)
+    return _load(bpf, _CLASSIC_PROGRAM, bcc.BPF.TRACEPOINT), front
+
+
+def _attach_kvm_exit(
+    bcc: Any, bpf: Any, front: HostFront, texts: Mapping[str, str], programs: dict[str, int]
+) -> tuple[int, HostFront]:
+    """Attach the program for kvm_exit, or replace it in `programs` by the one that the kernel attaches.
+
+    Returns the descriptor of the attachment, and the front that it has. Raises _BuildError.
+    """
+    if not front.classic_reason:
+        try:
+            return _attach_raw(bpf, "kvm_exit"), front
+        except _BuildError as error:  # the tracepoint may have fewer arguments than the program reads
+            programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, _or_classic(front, error))
+    return _attach_classic("kvm_exit", programs["kvm_exit"], texts["kvm_exit"]), front
+
+
+def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront) -> tuple[dict[str, Any], list[int]]:
     """Build the request's program; returns the answer and its descriptors. Raises _BuildError, OSError."""
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
-    classic = request["attach"] and registry.BY_NAME[request["front"]].classic
-    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in events(request["kind"])}
+    kinds = {name: raw for name in events(request["kind"]) if name != "kvm_exit"}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
+    programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, front)
     maps = {name: bpf[name].map_fd for name in MAPS[request["kind"]]}
     for stack, entries in STACKS[request["kind"]].items():
         for number in range(request[entries], 0, -1):
@@ -165,13 +220,18 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
         # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
         # harmless.
         for name in reversed(events(request["kind"])):
-            attachments[name] = _attach(bpf, name, raw=kinds[name] == raw)
+            if name == "kvm_exit":
+                attachments[name], front = _attach_kvm_exit(bcc, bpf, front, texts, programs)
+            else:
+                attachments[name] = _attach_raw(bpf, name)
     answer = {
         "maps": list(maps),
         "programs": list(programs),
         "attachments": list(attachments),
         "layouts": {name: _layout(bpf[name]) for name in ARRAYS[request["kind"]]},
         "formats": texts,
+        "vcpu_ids": front.vcpu_ids,
+        "classic_reason": front.classic_reason,
     }
     return answer, [*maps.values(), *programs.values(), *attachments.values()]
 
@@ -179,11 +239,12 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
 def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Return the answer and its descriptors; the answer may be an error."""
     texts: dict[str, str] = {}
+    front = HostFront(request["defines"], vcpu_ids=False)
     try:
         if request["sysfs"]:
-            texts = _wait_for_kvm(request, parent)
-            request.update(front_of(host.parsed(texts).kvm_exit)._asdict())
-        return _build(request, texts)
+            texts = _wait_for_kvm(Path(request["sysfs"]), parent)
+            front = _host_front(request, texts)
+        return _build(request, texts, front)
     except LoadError as error:
         answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}
     except _BuildError as error:

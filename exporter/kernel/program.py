@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.kernel.isa import registry
+from exporter.kernel.isa.entry import Isa
 from exporter.kernel.tracepoint import TracepointFormat
 from exporter.model import buckets
 from exporter.model.reason import Space
@@ -44,6 +45,9 @@ _SOURCES = {
     "recording": (*_FRONTS, "record.bpf.c"),
 }
 """C files by kind of program, in the order in which they are joined."""
+
+OFFSET_SOURCES = (Path(__file__).parent / "btf.py", Path(__file__).parent / "isa" / "x86_front.py")
+"""Python files that choose the macros of a front. With another version of them, a program may read other memory."""
 
 MAPS = {
     "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
@@ -112,7 +116,7 @@ class LoadRequest:
     front: str
     """Name of the ISA (kernel/isa) whose kvm:kvm_exit the program reads. With `sysfs`, the loader finds it out."""
     defines: Mapping[str, int]
-    """C macros of that front."""
+    """C macros. With `sysfs`, the loader adds those of the front."""
     slots: int
     """vCPU threads that have room."""
     cells: int
@@ -120,9 +124,10 @@ class LoadRequest:
     kind: str = "counting"
     """`counting`: count events in the kernel. `recording`: send each event to user space."""
     sysfs: str = ""
-    """Root of sysfs: the loader waits for KVM and reads the tracepoint formats there. "": front and defines are set."""
+    """Root of sysfs: the loader waits for KVM, and reads tracepoint formats and BTF there. "": front and defines are
+    set, and kvm_exit is a raw tracepoint."""
     attach: bool = True
-    """False: load only (replay, preflight). All programs are then raw tracepoints, so that TestRun can call them."""
+    """False: load only (replay, preflight)."""
     clock_in_context: bool = False
     """The time of an event is in its context (replay); otherwise the program reads the clock."""
     bpf_stats: bool = False
@@ -148,6 +153,10 @@ class Loaded:
     """A program is attached while its descriptor here is open. "stats" is the descriptor of BPF_ENABLE_STATS."""
     formats: Mapping[str, str] = field(default_factory=dict)
     """Texts of the tracepoint formats that the loader read, by event. Only root can read tracefs."""
+    vcpu_ids: bool = False
+    """True if the program reads the kernel's vcpu_id."""
+    classic_reason: str = ""
+    """Why kvm_exit is attached to its classic tracepoint; "" if it is attached to the raw one."""
 
     def detach(self) -> None:
         """Detach the programs; the maps keep their content."""
@@ -164,34 +173,28 @@ class Loaded:
         self.programs, self.maps = {}, {}
 
 
-class Front(NamedTuple):
-    """The front that reads a kvm:kvm_exit: two members of a LoadRequest."""
-
-    front: str
-    """Name of the ISA."""
-    defines: Mapping[str, int]
-    """C macros of the front."""
-
-
-def front_of(kvm_exit: TracepointFormat) -> Front:
-    """Return the front that fits the kvm:kvm_exit of this host or of a recording.
+def isa_of(kvm_exit: TracepointFormat) -> Isa:
+    """Return the ISA whose front fits the kvm:kvm_exit of this host or of a recording.
 
     Raises LoadError for fields that no front reads: nothing may be counted under a guessed reason.
     """
-    found = registry.recognise(kvm_exit.fields)
-    if found is None:
+    isa = registry.recognise(kvm_exit.fields)
+    if isa is None:
         known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
         raise LoadError(
             f"kvm:kvm_exit has a layout that is neither {known} (fields: {', '.join(kvm_exit.fields)})",
             "report it with the file events/kvm/kvm_exit/format",
         )
-    isa, defines = found
-    return Front(isa.name, defines)
+    return isa
 
 
-def request_for(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:
-    """Return the request for a program with the front that fits; `options` are the other members. Raises LoadError."""
-    return LoadRequest(**front_of(kvm_exit)._asdict(), **options)
+def replay_request(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:
+    """Return the request for a program that counts a recording with this kvm_exit, and is not attached.
+
+    `options` are the other members. Raises LoadError.
+    """
+    isa = isa_of(kvm_exit)
+    return LoadRequest(isa.name, isa.replay_defines, attach=False, clock_in_context=True, **options)
 
 
 def layouts(described: Mapping[str, Any]) -> dict[str, LeafLayout]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
@@ -18,6 +19,11 @@ _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _ENABLE_STATS = 32
+
+# include/uapi/linux/perf_event.h: PERF_TYPE_TRACEPOINT, PERF_ATTR_SIZE_VER0, the flag `disabled` of perf_event_attr
+_TYPE_TRACEPOINT, _ATTR_SIZE, _DISABLED = 2, 64, 1
+_FLAG_FD_CLOEXEC = 8
+_IOC_SET_BPF = 0x40042408
 
 # offsetof(struct bpf_prog_info, run_time_ns), and the size up to recursion_misses
 _RUN_TIME_OFFSET = 192
@@ -71,6 +77,26 @@ def permitted() -> bool:
     except OSError as error:
         return error.errno != errno.EPERM
     return True
+
+
+def attach_classic(program: int, event: int) -> int:
+    """Attach a program to the classic tracepoint with this id; closing the returned descriptor detaches it.
+
+    The perf event stays disabled: the program runs at each event, and perf itself does nothing. Raises OSError.
+    """
+    number = registry.BY_MACHINE[platform.machine()].perf_event_open_syscall
+    attributes = struct.pack("=IIQQQQQ16x", _TYPE_TRACEPOINT, _ATTR_SIZE, event, 0, 0, 0, _DISABLED)
+    any_process, cpu, group = ctypes.c_int(-1), ctypes.c_int(0), ctypes.c_int(-1)
+    fd = _libc.syscall(ctypes.c_long(number), attributes, any_process, cpu, group, ctypes.c_ulong(_FLAG_FD_CLOEXEC))
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    try:
+        fcntl.ioctl(fd, _IOC_SET_BPF, program)
+    except BaseException:
+        os.close(fd)
+        raise
+    return int(fd)
 
 
 def enable_stats() -> int:

@@ -13,6 +13,7 @@ from exporter.kernel.printfmt import symbol_tables
 #: The file describes one event. The largest file in the kernel tree has about 20 KB.
 _MAX_CHARACTERS = 1 << 20
 _NAME = re.compile(r"name: ([A-Za-z_][A-Za-z0-9_]*)")
+_ID = re.compile(r"^ID: ([0-9]{1,9})$", re.M)
 _FIELD = re.compile(r"\tfield:([^;]*);\toffset:([0-9]{1,6});\tsize:([0-9]{1,6});\tsigned:([01]);")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PRINT_FMT = "print fmt:"
@@ -69,6 +70,14 @@ def parse_format(text: str) -> TracepointFormat:
             fields[field.name] = field
         start += len(line) + 1
     raise FormatError(f"line {number}: the file ends without a print fmt")
+
+
+def event_id(text: str) -> int:
+    """Return the number of the event, with which perf opens it. Raises FormatError."""
+    match = _ID.search(text[:_MAX_CHARACTERS])
+    if match is None:
+        raise FormatError("a format without an ID")
+    return int(match[1])
 
 
 def _field(line: str, number: int) -> RecordField:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,6 @@ class RecordingProgram(NamedTuple):
 
     loaded: program.Loaded
     ring: Ring
-    formats: Mapping[str, str]
-    """Text of each tracepoint's format, by the tracepoint's name."""
 
     def header(self) -> RecordingHeader:
         """The header of a recording that starts now."""
@@ -43,8 +41,8 @@ class RecordingProgram(NamedTuple):
             exporter=__version__,
             started=time.time(),
             clock_ns=time.monotonic_ns(),
-            kvm_exit=self.formats["kvm_exit"],
-            kvm_userspace_exit=self.formats["kvm_userspace_exit"],
+            kvm_exit=self.loaded.formats["kvm_exit"],
+            kvm_userspace_exit=self.loaded.formats["kvm_userspace_exit"],
         )
 
 
@@ -56,13 +54,12 @@ def attached(config: Config, sysfs: Path, *, pid: int, ring_bytes: int) -> Itera
     """
     with contextlib.ExitStack() as opened:
         try:
-            formats = host.required_texts(sysfs)
-            front = program.front_of(host.parsed(formats).kvm_exit)
-            defines = {**front.defines, "RING_BYTES": ring_bytes, **({"ONLY_TGID": pid} if pid else {})}
+            host.required_texts(sysfs)  # the loader would wait for KVM
             loaded = launcher.load(
                 program.LoadRequest(
-                    front=front.front,
-                    defines=defines,
+                    front="",
+                    defines={"RING_BYTES": ring_bytes, **({"ONLY_TGID": pid} if pid else {})},
+                    sysfs=str(sysfs),
                     kind="recording",
                     slots=MAX_LIVE_THREADS,
                     cells=0,
@@ -75,4 +72,4 @@ def attached(config: Config, sysfs: Path, *, pid: int, ring_bytes: int) -> Itera
             raise RecordError(error.explained()) from error
         except RingError as error:
             raise RecordError(str(error)) from error
-        yield RecordingProgram(loaded, ring, formats)
+        yield RecordingProgram(loaded, ring)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from exporter.collect.maps import NO_VCPU_ID
 from exporter.kernel import program
-from exporter.kernel.isa import registry, userspace
+from exporter.kernel.isa import userspace
 from exporter.kernel.syscall import TestRun
 from exporter.kernel.tracepoint import TracepointFormat
 
@@ -78,14 +78,13 @@ def unpack(what: bytes) -> Event:
 
 
 def encoder(kvm_exit: TracepointFormat) -> Callable[[Event], bytes]:
-    """Return the encoder of contexts for the program that program.request_for() builds with this format.
+    """Return the encoder of contexts for the program that program.replay_request() builds with this format.
 
-    A context has the arguments or the record that the tracepoint passes, without the time stamp that follows them.
-    Raises LoadError for a format of an unknown instruction set, and ValueError for a format with a record that is too
-    long. The encoder raises ValueError for an event that such a kernel cannot have sent.
+    A context has the arguments of a raw tracepoint, without the time stamp that follows them. Raises LoadError for a
+    format of an unknown instruction set. The encoder raises ValueError for an event that such a kernel cannot have
+    sent.
     """
-    isa = registry.BY_NAME[program.front_of(kvm_exit).front]
-    encode_exit = isa.exit_encoder(kvm_exit.fields, _CONTEXT_SIZE)
+    encode_exit = program.isa_of(kvm_exit).encode_exit
 
     def context(event: Event) -> bytes:
         encoded = b""  # the programs do not read the context of entries and of the end of a thread

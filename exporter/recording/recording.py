@@ -175,7 +175,7 @@ class _Parsing:
 def _header(content: bytes) -> dict[str, Any]:
     members = json.loads(content)
     formats = {name: parse_format(_text(members[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
-    program.front_of(formats["kvm_exit"])  # raises LoadError for the layout of an unknown architecture
+    program.isa_of(formats["kvm_exit"])  # raises LoadError for the layout of an unknown architecture
     return {"kernel": _text(members["kernel"]), "machine": _text(members["machine"]), **formats}
 
 

@@ -54,7 +54,7 @@ def readings(config: Config, recorded: Recording) -> tuple[Reading, Reading]:
 
     Raises LoadError and RecordingError.
     """
-    loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
+    loaded = launcher.load(host.replay_request(config, recorded.kvm_exit))
     try:
         snapshot, vcpus = rerun(recorded, loaded)
     finally:

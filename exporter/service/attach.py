@@ -36,7 +36,7 @@ class Attached(NamedTuple):
     clock_ns: Callable[[], int] = time.monotonic_ns
     """The clock of the program's timestamps."""
     vcpu_ids: bool = False
-    """True if kvm_exit carries the kernel's vcpu_id."""
+    """True if the program reads the kernel's vcpu_id."""
     ledger: Ledger | None = None
     """None without systemd's descriptor store."""
     before: LedgerState = EMPTY_STATE
@@ -111,9 +111,9 @@ class LoaderSource(ProgramSource):
     def __init__(self, config: Config, sysfs: Path, systemd: Systemd) -> None:
         """Start the loader. Raises LoadError, and OSError if the C files cannot be read."""
         self._systemd = systemd
-        self._version: Mapping[str, Any] = handover.version(config)
+        self._version: Mapping[str, Any] = handover.version(config, sysfs)
         self._stored = StoredDescriptors(frozenset(), {})
-        self._launcher = Launcher(host.attach_request(config, sysfs))
+        self._launcher = Launcher(host.host_request(config, sysfs))
 
     @property
     def waiting(self) -> bool:
@@ -164,7 +164,7 @@ def program_source(config: Config, sysfs: Path, systemd: Systemd, stored: Stored
     """Take over the stored program. Start the loader if there is none or it does not fit. Raises LoadError, OSError."""
     if stored.names:
         try:
-            return TakeoverSource(stored.take_over(handover.version(config)), stored, systemd)
+            return TakeoverSource(stored.take_over(handover.version(config, sysfs)), stored, systemd)
         except handover.HandoverError as error:
             event(
                 log,
@@ -184,7 +184,7 @@ def _attached(
         loaded,
         formats,
         since,
-        vcpu_ids="vcpu_id" in formats.kvm_exit.fields,
+        vcpu_ids=loaded.vcpu_ids,
         ledger=ledger,
         before=before,
         takeover=takeover,

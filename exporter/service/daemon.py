@@ -224,13 +224,14 @@ class Daemon:
         if attached.recording:
             event(log, "warn", "replaying a recording: no number on /metrics describes this host", **attached.recording)
             return
-        limits = config.limits
+        limits, reason = config.limits, attached.loaded.classic_reason
         event(
             log,
             "info",
             "attached",
             kept_over_restart=attached.takeover,
             kernel=os.uname().release,
+            kvm_exit=f"classic tracepoint: {reason}" if reason else "raw tracepoint",
             vcpus=limits.vcpus,
             cells=limits.cells,
             map_bytes=host.map_bytes(limits),

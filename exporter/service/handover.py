@@ -11,16 +11,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
-from exporter.kernel.program import DEFINES, MAPS, TRACEPOINTS, Loaded, layouts, read_sources
+from exporter.kernel.program import DEFINES, MAPS, OFFSET_SOURCES, TRACEPOINTS, Loaded, layouts, read_sources
 from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
-_VERSION = 3
+_VERSION = 4
 """Version of the format written here and in the ledger."""
+_KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
 _STATE = "state"
 _KINDS = ("map", "program", "attachment")
 _LEDGER = tuple(f"ledger.{number}" for number in range(FILES))
@@ -64,6 +66,8 @@ class StoredDescriptors:
                 *(self._named("map", state["maps"]), layouts(state["layouts"])),
                 *(self._named("program", state["programs"]), self._named("attachment", state["attachments"])),
                 formats=state["formats"],
+                vcpu_ids=state["vcpu_ids"],
+                classic_reason=state["classic_reason"],
             )
             since = CountingSince(*state["since"])
             ledger = Ledger([self.descriptors[name] for name in _LEDGER])
@@ -89,20 +93,38 @@ class StoredDescriptors:
         return {name: self.descriptors[f"{kind}.{name}"] for name in names}
 
 
-def version(config: Config) -> dict[str, Any]:
+def version(config: Config, sysfs: Path) -> dict[str, Any]:
     """Return the name (for the log) and the value of each thing that must be the same if counters are to go on.
+
+    The BTF of KVM's modules decides at which offsets the program reads KVM's memory. The BTF of vmlinux stays the same
+    until the next boot, which clears the store.
 
     It reads the program's C files. Call it before root privileges are dropped, because the later user may be unable to
     read these files. Raises OSError.
     """
     source = hashlib.sha256("".join(read_sources("counting")).encode())
     source.update(repr((_VERSION, MAPS["counting"], TRACEPOINTS, sorted(DEFINES.items()))).encode())
+    for path in OFFSET_SOURCES:
+        source.update(path.read_bytes())
     return {
         "BPF program": source.hexdigest(),
+        "KVM module": _fingerprint(sysfs / "kernel/btf" / module for module in _KVM_MODULES),
         "limits.vcpus": config.limits.vcpus,
         "limits.cells": config.limits.cells,
         "bpf_stats": config.bpf_stats,
     }
+
+
+def _fingerprint(paths: Iterable[Path]) -> str:
+    """A hash of these files. A file that cannot be read counts as empty."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        found.update(hashlib.sha256(content).digest())
+    return found.hexdigest()
 
 
 def stored_names(loaded: Loaded) -> frozenset[str]:
@@ -135,6 +157,8 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
             name: (layout.size, layout.entries, dict(layout.fields)) for name, layout in loaded.layouts.items()
         },
         "formats": dict(loaded.formats),
+        "vcpu_ids": loaded.vcpu_ids,
+        "classic_reason": loaded.classic_reason,
     }
     fd = os.memfd_create("kvm-exit-exporter-state")
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path

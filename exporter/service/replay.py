@@ -25,7 +25,7 @@ class ReplaySource(ProgramSource):
         recorded = _recorded(file)
         self._formats = Formats(recorded.kvm_exit, recorded.kvm_userspace_exit)
         self._about = {"recording": file.name, "vms": len(recorded.vms), "speed": speed}
-        self._loaded = launcher.load(host.request(config, recorded.kvm_exit, attach=False))
+        self._loaded = launcher.load(host.replay_request(config, recorded.kvm_exit))
         self._received = False
         try:
             self._player = Player(recorded, self._loaded.programs, speed=speed, account=account)

@@ -75,13 +75,12 @@ class OwnSource:
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
             formats = host.read_formats(sysfs)
-            self._loaded = launcher.load(host.request(config, formats.kvm_exit, attach=True))
+            self._loaded = launcher.load(host.host_request(config, sysfs))
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
         self.first = reading.nothing(time.monotonic_ns())
         reasons = ReasonNames(formats.kvm_exit, formats.kvm_userspace_exit)
-        vcpu_ids = "vcpu_id" in formats.kvm_exit.fields
-        self._observer = Observer(Lookup(proc), reasons.lookup, vcpu_ids=vcpu_ids)
+        self._observer = Observer(Lookup(proc), reasons.lookup, vcpu_ids=self._loaded.vcpu_ids)
         self._collector = Collector(self._loaded, time.monotonic_ns, _NO_END_NS)
 
     def read(self) -> Reading:

@@ -15,6 +15,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import figures
@@ -29,6 +30,8 @@ from page import Page
 from service import Service
 from vms import ExactGuest, LinuxGuest, identity
 
+from tests.support.perf import PerfCounter
+
 PROGRAMS = {"kvm_exit", "kvm_entry", "kvm_userspace_exit"}
 
 
@@ -38,6 +41,7 @@ class Scenario:
     def __init__(self, with_exporter: bool, with_linux: bool) -> None:
         self.checks = Checks()
         self.oracle = Oracle()
+        self.perf = PerfCounter("kvm/kvm_exit"), PerfCounter("kvm/kvm_userspace_exit")
         self.comparison = Comparison(self.checks, self.oracle)
         self._with_exporter, self._with_linux = with_exporter, with_linux
         self._step_began, self._passed = time.monotonic(), 0
@@ -96,6 +100,7 @@ class Scenario:
         if self._with_linux:
             self._linux()
             self._done("Linux guests")
+        self._perf_saw_all()
         if service:
             self._whole_page(Page.settled())
             self._end_exporter(service)
@@ -167,6 +172,15 @@ class Scenario:
             time.sleep(1)
         print("rounds of work: " + ", ".join(f"{guest.identity.name} {guest.rounds()}" for guest in guests))
 
+    def _perf_saw_all(self) -> None:
+        """perf counted each event, although the programs of `serve`, `top` and `record` were attached too."""
+        for counter, name, counts in zip(
+            self.perf, ("kvm_exit", "kvm_userspace_exit"), (self.oracle.exits(), self.oracle.userspace_exits())
+        ):
+            total = sum(count for by_reason in counts.values() for count in by_reason.values())
+            self.checks.equal(f"{name} events that perf counted", counter.count(), total)
+            print(f"perf counted {counter.count()} of {total} {name} events", flush=True)
+
     def _whole_page(self, page: Page) -> None:
         equal = self.checks.equal
         dropped = [*page.select("kvm_exit_exporter_dropped_exits_total")]
@@ -187,6 +201,7 @@ class Scenario:
         equal("exit status after SIGTERM", service.stop(), 0)
         equal("programs left in the kernel", _loaded_programs() & PROGRAMS, set())
         equal("errors in its log", service.errors(), [])
+        self.checks.true("kvm_exit is read from its raw tracepoint", 'kvm_exit="raw tracepoint"' in service.log())
         print(f"the exporter's log:\n{service.log()}", flush=True)
 
     def _done(self, step: str) -> None:

@@ -8,13 +8,13 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.collect.collector import Collector
 from exporter.kernel import program, syscall
-from exporter.kernel.preflight import find_tracefs
-from exporter.kernel.tracepoint import TracepointFormat, parse_format
+from exporter.kernel.tracepoint import parse_format
 from exporter.model.reason import Space
 from tests.support.kvm import run_interrupted
 from tests.support.machine import exits
@@ -23,17 +23,15 @@ from tests.support.readable import PYTHON
 Load = Callable[[program.LoadRequest], program.Loaded]
 
 
-@pytest.fixture(scope="module")
-def kvm_exit() -> TracepointFormat:
-    tracefs = find_tracefs(Path("/sys"))
-    assert tracefs, "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing"
-    return parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())
+def here(**options: Any) -> program.LoadRequest:
+    """A program of this host."""
+    return program.LoadRequest(front="", defines={}, sysfs="/sys", slots=64, cells=64, **options)
 
 
 @pytest.mark.kvm
-def test_every_event_of_this_kernel_is_counted(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
+def test_every_event_of_this_kernel_is_counted(loaded_now: Load) -> None:
     """A thread fires the kernel's kvm_userspace_exit event 1009 times and then ends."""
-    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64))
+    loaded = loaded_now(here())
     assert loaded.attachments.keys() == set(program.TRACEPOINTS)
     collector = Collector(loaded, lambda: 0, 10**18)
     thread = threading.Thread(target=run_interrupted, args=(1009,))
@@ -52,8 +50,8 @@ def test_every_event_of_this_kernel_is_counted(loaded_now: Load, kvm_exit: Trace
 
 
 @pytest.mark.kvm
-def test_bpf_stats_count_every_run_of_a_program(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+def test_bpf_stats_count_every_run_of_a_program(loaded_now: Load) -> None:
+    loaded = loaded_now(here(bpf_stats=True))
     before = syscall.program_stats(loaded.programs["kvm_userspace_exit"])
     thread = threading.Thread(target=run_interrupted, args=(503,))
     thread.start()
@@ -65,8 +63,8 @@ def test_bpf_stats_count_every_run_of_a_program(loaded_now: Load, kvm_exit: Trac
 
 
 @pytest.mark.kvm
-def test_closing_the_last_descriptor_detaches_the_program(loaded_now: Load, kvm_exit: TracepointFormat) -> None:
-    loaded = loaded_now(program.request_for(kvm_exit, slots=64, cells=64, bpf_stats=True))
+def test_closing_the_last_descriptor_detaches_the_program(loaded_now: Load) -> None:
+    loaded = loaded_now(here(bpf_stats=True))
     held = os.dup(loaded.programs["kvm_userspace_exit"])
     stats = os.dup(loaded.attachments["stats"])
     loaded.close()
@@ -143,4 +141,4 @@ def test_an_unknown_architecture_is_refused() -> None:
         'name: kvm_exit\nID: 1\nformat:\n\tfield:unsigned long sepc;\toffset:8;\tsize:8;\tsigned:0;\n\nprint fmt: "x"\n'
     )
     with pytest.raises(program.LoadError, match="neither arm64's nor x86's"):
-        program.request_for(parse_format(riscv), slots=1, cells=1)
+        program.replay_request(parse_format(riscv), slots=1, cells=1)

@@ -220,7 +220,7 @@ import sys, time
 from pathlib import Path
 from exporter.kernel import host, launcher, privileges
 from exporter.config.options import Config
-loader = launcher.Launcher(host.attach_request(Config(), Path({str(tmp_path)!r})))
+loader = launcher.Launcher(host.host_request(Config(), Path({str(tmp_path)!r})))
 privileges.drop(privileges.account("nobody"))
 while not loader.waiting:
     loader.receive(1)

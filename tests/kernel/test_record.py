@@ -28,6 +28,7 @@ from exporter.commands import record
 from exporter.commands.record import RecordOptions
 from exporter.config.options import Config
 from exporter.kernel import launcher, program
+from exporter.kernel.isa import registry
 from exporter.model.reason import Space
 from exporter.model.records import ThreadKey, VcpuRecord
 from exporter.recording import blocks, recorder, recording
@@ -38,7 +39,7 @@ from exporter.recording.ring import Ring
 from exporter.recording.writer import RecordingHeader, Writer, create
 from tests.recordings import from_ftrace
 from tests.support.kvm import run_interrupted
-from tests.support.machine import TRAP, X86_DEFINES, Machine, Vcpu
+from tests.support.machine import TRAP, Machine, Vcpu
 from tests.support.paths import FORMATS
 
 RING = 1 << 20
@@ -60,7 +61,8 @@ class Recorded:
     """
 
     def __init__(self, path: Path, front: str = "arm64", ring_bytes: int = RING, **options: Any) -> None:
-        defines = {"RING_BYTES": ring_bytes, **(X86_DEFINES if front == "x86" else {}), **options.pop("defines", {})}
+        front_defines = registry.BY_NAME[front].replay_defines
+        defines = {"RING_BYTES": ring_bytes, **front_defines, **options.pop("defines", {})}
         request = program.LoadRequest(
             kind="recording",
             front=front,
@@ -179,7 +181,7 @@ def test_a_replay_gives_the_same_counts_as_counting(
     assert [vcpu.index for vcpu in read.vcpus] == (["5", "5", "5", "5"] if front == "x86" else ["3", "4", "5", "6"])
     counting.now = read.last_ns
     wanted = counting.collect()
-    request = program.request_for(read.kvm_exit, slots=64, cells=1024, attach=False, clock_in_context=True)
+    request = program.replay_request(read.kvm_exit, slots=64, cells=1024)
     snapshot, vcpus = rerun(read, loaded_now(request))
     assert sorted(map(_plain, snapshot.vcpus), key=str) == sorted(map(_plain, wanted.vcpus), key=str)
     assert snapshot.counters == wanted.counters
@@ -304,7 +306,7 @@ def test_a_recording_of_several_blocks_is_replayed_in_full(
     read = made.read()
     assert read.events[Kind.ENTRY] == 4 * 40_009
     assert [sum(len(run.events) for run in runs) for runs in read.runs()] == [65534, 65536, 4 * 40_009 - 131070]
-    request = program.request_for(read.kvm_exit, slots=64, cells=64, attach=False, clock_in_context=True)
+    request = program.replay_request(read.kvm_exit, slots=64, cells=64)
     snapshot, _ = rerun(read, loaded_now(request))
     assert snapshot.counters["unmatched_entry"] == 4 * 40_009 - 2
 
@@ -327,7 +329,7 @@ def test_a_replay_needs_slots_only_for_threads_that_run_at_the_same_time(
 
     vcpu.call(play)
     read = made.read()
-    request = program.request_for(read.kvm_exit, slots=1, cells=8, attach=False, clock_in_context=True)
+    request = program.replay_request(read.kvm_exit, slots=1, cells=8)
     snapshot, _ = rerun(read, loaded_now(request))
     pid, tid = os.getpid(), vcpu.tid
     assert [found.key for found in snapshot.vcpus] == [ThreadKey(pid, tid, 1000 * n + 1) for n in range(307)]
@@ -388,7 +390,7 @@ def test_real_events_are_recorded_until_a_signal(
     )
     assert said.endswith(f" s, {size} bytes\n")
     read = recording.read(command.path)
-    request = program.request_for(read.kvm_exit, slots=4, cells=4, attach=False, clock_in_context=True)
+    request = program.replay_request(read.kvm_exit, slots=4, cells=4)
     snapshot, vcpus = rerun(read, loaded_now(request))
     (found,) = snapshot.vcpus
     assert (found.key.pid, found.key.tid, found.comm, found.alive) == (os.getpid(), tid, b"CPU 3/KVM", False)

@@ -11,14 +11,12 @@ from typing import Any
 
 from exporter.collect.collector import Collector
 from exporter.kernel import launcher, program
+from exporter.kernel.isa import registry
 from exporter.kernel.syscall import TestRun
 from exporter.model.buckets import BUCKETS, FIRST_BOUND
 from exporter.model.reason import Space
 from exporter.model.records import Snapshot, VcpuRecord
 from exporter.recording.vm import name_thread
-
-X86_DEFINES = {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
-"""The offsets of the fields in every captured x86 kvm_exit format."""
 
 TRAP = 2
 
@@ -93,14 +91,7 @@ class Vcpu:
         self.run("kvm_exit", now, ret, esr_ec, 0xFFFF800012345678)
 
     def x86_exit(self, now: int, isa: int, reason: int, vcpu_id: int = 0) -> None:
-        record = bytearray(88)
-        for field, value in (
-            ("ISA_OFFSET", isa),
-            ("EXIT_REASON_OFFSET", reason),
-            ("VCPU_ID_OFFSET", vcpu_id),
-        ):
-            struct.pack_into("=I", record, X86_DEFINES[field], value)
-        self._runs["kvm_exit"](bytes(record) + struct.pack("=Q", now))
+        self.run("kvm_exit", now, reason, 0, isa, vcpu_id)
 
     def entry(self, now: int) -> None:
         self.run("kvm_entry", now)
@@ -125,7 +116,7 @@ class Machine:
 
     def __init__(self, front: str, *, linger_ns: int = 300 * 10**9, **options: Any) -> None:
         request: dict[str, Any] = {"slots": 64, "cells": 1024, "clock_in_context": True, **options}
-        defines = X86_DEFINES if front == "x86" else {}
+        defines = request.pop("defines", registry.BY_NAME[front].replay_defines)
         self.loaded = launcher.load(program.LoadRequest(front=front, defines=defines, attach=False, **request))
         self.now = 0
         self.collector = Collector(self.loaded, lambda: self.now, linger_ns)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 
-from exporter.kernel.isa.entry import CodeSpace, EncodeExit, Fields, Isa
+from exporter.kernel.btf import KernelBtf
+from exporter.kernel.isa.entry import CodeSpace, Fields, HostFront, Isa, Version
 from exporter.model.reason import Space
 
 _TRAP_RET = 2  # ARM_EXCEPTION_TRAP, arch/arm64/include/asm/kvm_asm.h
@@ -50,12 +50,13 @@ _RET = {
 }
 
 
-def _recognise(fields: Fields) -> Mapping[str, int] | None:
-    return {} if {"ret", "esr_ec"} <= fields.keys() else None
+def _recognise(fields: Fields) -> bool:
+    return {"ret", "esr_ec"} <= fields.keys()
 
 
-def _exit_encoder(_fields: Fields, _size: int) -> EncodeExit:
-    return _encode_exit
+def _host_front(_fields: Fields, _btf: KernelBtf, _version: Version | None) -> HostFront:
+    """The raw tracepoint has ret and esr_ec as arguments on every kernel."""
+    return HostFront({}, vcpu_ids=False)
 
 
 def _encode_exit(space: int, code: int, _vcpu_id: int) -> bytes:
@@ -72,10 +73,13 @@ ISA = Isa(
     name="arm64",
     machines=("aarch64",),
     bpf_syscall=280,  # include/uapi/asm-generic/unistd.h
+    perf_event_open_syscall=241,
     front="front_arm64.bpf.c",
-    classic=False,
     recognise=_recognise,
-    exit_encoder=_exit_encoder,
+    host_front=_host_front,
+    uses_btf=False,
+    replay_defines={},
+    encode_exit=_encode_exit,
     spaces=(
         CodeSpace(
             Space.ARM64_TRAP,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from exporter.kernel.btf import KernelBtf
 from exporter.kernel.tracepoint import RecordField
 from exporter.model.reason import Space
 
@@ -12,10 +14,24 @@ Fields = Mapping[str, RecordField]
 """Fields of the record of kvm:kvm_exit, by name."""
 
 EncodeExit = Callable[[int, int, int], bytes]
-"""A function from (space, code, vcpu_id) to the context that the front reads.
+"""A function from (space, code, vcpu_id) to the arguments that the front reads in a replay.
 
 Raises ValueError for an exit of another ISA.
 """
+
+Version = tuple[int, int, int]
+"""Version of a kernel, for example (6, 1, 0)."""
+
+
+class HostFront(NamedTuple):
+    """The way in which the front reads kvm:kvm_exit on one host."""
+
+    defines: Mapping[str, int]
+    """C macros of the front."""
+    vcpu_ids: bool
+    """True if the front reads the kernel's vcpu_id."""
+    classic_reason: str = ""
+    """The reason for reading the classic tracepoint instead of the raw one; "" if the front reads the raw one."""
 
 
 def unknown(code: int) -> str:
@@ -76,17 +92,19 @@ class Isa:
     """Machine names, as `uname -m` prints them."""
     bpf_syscall: int
     """Number of the system call bpf(2)."""
+    perf_event_open_syscall: int
+    """Number of the system call perf_event_open(2)."""
     front: str
     """C file in exporter/kernel/bpf with the program for kvm:kvm_exit."""
-    classic: bool
-    """Attach that program to the classic tracepoint (the context is the record), not to the raw one (its arguments)."""
-    recognise: Callable[[Fields], Mapping[str, int] | None]
-    """Returns the C macros for this ISA's C file; None if kvm:kvm_exit has the fields of another ISA."""
-    exit_encoder: Callable[[Fields, int], EncodeExit]
-    """Returns the encoder of exits for these fields. A context has at most the given number of bytes.
-
-    If it is shorter, zeros follow. Raises ValueError if the fields need more bytes.
-    """
+    recognise: Callable[[Fields], bool]
+    """Returns True if the fields of kvm:kvm_exit are those of this ISA."""
+    host_front: Callable[[Fields, KernelBtf, Version | None], HostFront]
+    """Returns how the front reads kvm:kvm_exit on a host with these fields, this BTF and this kernel version."""
+    uses_btf: bool
+    """True if host_front reads BTF."""
+    replay_defines: Mapping[str, int]
+    """C macros of the front in a replay, where it reads the arguments that encode_exit makes."""
+    encode_exit: EncodeExit
     spaces: tuple[CodeSpace, ...]
     """Spaces of its exit codes."""
     kvm_remedy: str

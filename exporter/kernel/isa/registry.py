@@ -25,13 +25,9 @@ RESERVED = ("UNKNOWN", *(name for space in (*EXIT_SPACES, *USERSPACE_SPACES) for
 """Beginnings of the names that the exporter makes."""
 
 
-def recognise(kvm_exit: Fields) -> tuple[Isa, Mapping[str, int]] | None:
-    """Return the ISA that has these fields in kvm:kvm_exit, with the C macros of its front; None if no ISA has them."""
-    for isa in ISAS:
-        defines = isa.recognise(kvm_exit)
-        if defines is not None:
-            return isa, defines
-    return None
+def recognise(kvm_exit: Fields) -> Isa | None:
+    """Return the ISA that has these fields in kvm:kvm_exit; None if no ISA has them."""
+    return next((isa for isa in ISAS if isa.recognise(kvm_exit)), None)
 
 
 def kvm_remedy(machine: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
-
-from exporter.kernel.isa.entry import CodeSpace, EncodeExit, Fields, FlagBits, Isa
+from exporter.kernel.isa import x86_front
+from exporter.kernel.isa.entry import CodeSpace, FlagBits, Isa
 from exporter.model.reason import Space
 
 #: arch/x86/include/uapi/asm/vmx.h VMX_EXIT_REASONS.
@@ -100,43 +98,17 @@ _SVM = {
 }  # fmt: skip
 
 
-def _recognise(fields: Fields) -> Mapping[str, int] | None:
-    """Of an exit_reason of 8 bytes, the program reads the lower half: codes have 32 bits on all known hardware."""
-    if not {"exit_reason", "isa"} <= fields.keys():
-        return None
-    if fields["exit_reason"].size not in (4, 8) or fields["isa"].size != 4:
-        return None
-    # vcpu_id is there since Linux 5.11.
-    names = {"exit_reason": "EXIT_REASON_OFFSET", "isa": "ISA_OFFSET", "vcpu_id": "VCPU_ID_OFFSET"}
-    return {macro: fields[name].offset for name, macro in names.items() if name in fields}
-
-
-def _exit_encoder(fields: Fields, size: int) -> EncodeExit:
-    """Encode the record of the classic tracepoint."""
-    offsets = {name: fields[name].offset for name in ("isa", "exit_reason", "vcpu_id") if name in fields}
-    if any(offset + 4 > size for offset in offsets.values()):
-        raise ValueError("a record of kvm:kvm_exit that is too long to be replayed")
-
-    def encode(space: int, code: int, vcpu_id: int) -> bytes:
-        if code >= 1 << 32:
-            raise ValueError(f"an x86 exit of space {space}, code {code}")
-        values = {"isa": space, "exit_reason": code, "vcpu_id": vcpu_id}
-        record = bytearray(size)
-        for name, offset in offsets.items():
-            struct.pack_into("=I", record, offset, values[name])
-        return bytes(record)
-
-    return encode
-
-
 ISA = Isa(
     name="x86",
     machines=("x86_64",),
     bpf_syscall=321,  # arch/x86/entry/syscalls/syscall_64.tbl
+    perf_event_open_syscall=298,
     front="front_x86.bpf.c",
-    classic=True,
-    recognise=_recognise,
-    exit_encoder=_exit_encoder,
+    recognise=x86_front.recognise,
+    host_front=x86_front.host_front,
+    uses_btf=True,
+    replay_defines=x86_front.REPLAY_DEFINES,
+    encode_exit=x86_front.encode_exit,
     spaces=(
         CodeSpace(
             Space.VMX,

@@ -51,7 +51,7 @@ def run(
         rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
         rights.check_pid_namespace(proc / "self/ns/pid"),
         rights.check_hidepid(proc / "self/mountinfo", proc),
-        kernel.check_btf(sys / "kernel/btf/vmlinux"),
+        kernel.check_btf(sys, tracefs, machine, version),
         software.check_headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
         software.check_python_modules(software.version_of),
         kernel.check_jit(proc / "sys/net/core/bpf_jit_enable"),

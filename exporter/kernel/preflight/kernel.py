@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import registry
+from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check, exists
 from exporter.kernel.program import TRACEPOINTS
 from exporter.kernel.remedies import MOUNT_TRACEFS, READ_TRACEFS
-
-Version = tuple[int, int, int]
+from exporter.kernel.tracepoint import parse_format
 
 
 def kernel_version(release: str) -> Version | None:
@@ -117,10 +118,22 @@ def check_lockdown(path: Path) -> Check:
     return Check("lockdown", False, detail, "boot with lockdown=integrity, or without lockdown=")
 
 
-def check_btf(path: Path) -> Check:
-    """Look for BTF. It is never used."""
-    present = exists(path)
-    return Check("BTF", True, "present, not used" if present else "not used", needed=present)
+def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | None) -> Check:
+    """Look for the BTF that says where KVM keeps the reason of an exit. Without it, the classic tracepoint is read."""
+    name, isa = "BTF", registry.BY_MACHINE.get(machine)
+    if isa is None or not isa.uses_btf:
+        present = exists(sys / "kernel/btf/vmlinux")
+        return Check(name, True, "present, not used" if present else "not used", needed=present)
+    try:
+        kvm_exit = parse_format(((tracefs or sys) / "events/kvm/kvm_exit/format").read_text())
+    except (OSError, ValueError):  # the row about the tracepoints says why
+        return Check(name, True, "unknown: kvm_exit cannot be read", needed=False)
+    reason = isa.host_front(kvm_exit.fields, KernelBtf(sys), version).classic_reason
+    if reason:
+        return Check(
+            name, True, f"kvm_exit is read from its classic tracepoint, which costs more: {reason}", needed=False
+        )
+    return Check(name, True, "kvm_exit is read from its raw tracepoint")
 
 
 def check_jit(path: Path) -> Check:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check
-from exporter.kernel.preflight.kernel import Version
 
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 21, 24, 38, 39  # include/uapi/linux/capability.h
 _VISIBLE = ("hidepid=0", "hidepid=off")

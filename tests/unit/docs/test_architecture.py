@@ -40,6 +40,6 @@ def test_the_package_contains_only_rooms() -> None:
 
 def test_every_file_that_the_page_names_exists() -> None:
     rooms = "|".join(room for layer in _contract() for room in layer)
-    named = set(re.findall(rf"(?<![\w/])((?:{rooms})/[a-z_/]+(?:\.py)?)", PAGE))
+    named = set(re.findall(rf"(?<![\w/])((?:{rooms})/[a-z0-9_/]+(?:\.py)?)", PAGE))
     assert {name for name in named if not (ROOT / "exporter" / name).exists()} == set()
     assert len(named) == len({*named, "collect/maps.py", "service/lifecycle.py", "web/heartbeat.py"})

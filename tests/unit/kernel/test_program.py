@@ -44,18 +44,20 @@ def test_the_c_files_do_not_repeat_the_numbers_of_the_bucket_scheme(kind: str) -
 
 
 def test_the_front_is_chosen_by_the_fields_of_kvm_exit() -> None:
-    assert program.front_of(read_format("aarch64-6.1", "kvm_exit")) == ("arm64", {})
-    assert program.front_of(read_format("x86_64-svm-6.1", "kvm_exit")) == (
-        "x86",
-        {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56},
-    )
+    for kernel, name in (("aarch64-6.1", "arm64"), ("x86_64-svm-6.1", "x86")):
+        kvm_exit = read_format(kernel, "kvm_exit")
+        isa = program.isa_of(kvm_exit)
+        assert isa.name == name
+        assert program.replay_request(kvm_exit, slots=1, cells=2) == program.LoadRequest(
+            front=name, defines=isa.replay_defines, slots=1, cells=2, attach=False, clock_in_context=True
+        )
 
 
 def test_an_unknown_layout_of_kvm_exit_is_an_error() -> None:
     fields = read_format("x86_64-6.18", "kvm_userspace_exit").fields
     known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
     with pytest.raises(program.LoadError) as caught:
-        program.front_of(TracepointFormat("kvm_exit", fields, {}))
+        program.isa_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
         f"kvm:kvm_exit has a layout that is neither {known} (fields: common_type, common_flags, "
         "common_preempt_count, common_pid, reason, errno)"

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exporter.kernel.printfmt import symbol_tables
-from exporter.kernel.tracepoint import FormatError, RecordField, TracepointFormat, parse_format
+from exporter.kernel.tracepoint import FormatError, RecordField, TracepointFormat, event_id, parse_format
 from tests.support.paths import FORMATS
 
 ALL = sorted(FORMATS.glob("*/*.format"))
@@ -27,6 +27,14 @@ def entries_by_regex(text: str) -> list[tuple[int, str]]:
     """Read the entries with a regular expression. It checks nothing, so it may only read files of real kernels."""
     found = re.findall(r"\{\s*([^{},]+),\s*((?:\"[^\"]*\"\s*)+)\}", text)
     return [(eval(value.replace("UL", ""), {}), "".join(re.findall(r'"([^"]*)"', name))) for value, name in found]
+
+
+def test_the_id_of_an_event_is_read_from_its_format() -> None:
+    assert event_id("name: x\nID: 1103\nformat:\n") == 1103
+    assert all(event_id(path.read_text()) for path in ALL)
+    for text in ("name: x\n", "name: x\nID: \n", "name: x\nID: 1x\n", "xID: 1\n"):
+        with pytest.raises(FormatError, match=r"^a format without an ID$"):
+            event_id(text)
 
 
 def test_fields_of_kvm_exit_are_read_on_aarch64() -> None:

@@ -47,10 +47,7 @@ def test_events_become_contexts_of_arm64() -> None:
 
 def test_events_become_contexts_of_x86() -> None:
     context = encoder(read_format("x86_64-6.18", "kvm_exit"))
-    record = bytearray(88)
-    for offset, value in ((8, 0x400), (24, Space.SVM), (56, 7)):
-        struct.pack_into("=I", record, offset, value)
-    assert context(EXIT._replace(space=Space.SVM, code=0x400)) == record
+    assert context(EXIT._replace(space=Space.SVM, code=0x400)) == struct.pack("=QQQQ56x", 0x400, 0, Space.SVM, 7)
     assert context(MMIO) == struct.pack("=qq72x", 6, 0)
 
 

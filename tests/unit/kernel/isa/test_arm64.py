@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
+from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import arm64
+from exporter.kernel.isa.entry import HostFront
 from exporter.kernel.tracepoint import RecordField
 from exporter.model.reason import Reason, Space
 from tests.support.formats import KERNELS, read_format, reason_names
 
 FIELDS = read_format("aarch64-6.12", "kvm_exit").fields
-encode = arm64.ISA.exit_encoder(FIELDS, 88)
+encode = arm64.ISA.encode_exit
 
 
 def test_the_entry() -> None:
-    assert (arm64.ISA.name, arm64.ISA.machines, arm64.ISA.bpf_syscall, arm64.ISA.classic) == (
-        *("arm64", ("aarch64",), 280, False),
-    )
+    isa = arm64.ISA
+    assert (isa.name, isa.machines, isa.bpf_syscall, isa.perf_event_open_syscall) == ("arm64", ("aarch64",), 280, 241)
+    assert not isa.uses_btf
     assert {space.space: len(space.names()) for space in arm64.ISA.spaces} == {Space.ARM64_TRAP: 45, Space.ARM64_RET: 5}
 
 
@@ -45,11 +48,16 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
 
 
 def test_kvm_exit_is_recognised_by_the_fields_ret_and_esr_ec() -> None:
-    assert arm64.ISA.recognise(FIELDS) == {}
+    assert arm64.ISA.recognise(FIELDS)
     field = RecordField("ret", 8, 4, True)
-    assert arm64.ISA.recognise({"ret": field}) is None
-    assert arm64.ISA.recognise({"esr_ec": field}) is None
-    assert arm64.ISA.recognise({"ret": field, "esr_ec": field}) == {}
+    assert not arm64.ISA.recognise({"ret": field})
+    assert not arm64.ISA.recognise({"esr_ec": field})
+    assert arm64.ISA.recognise({"ret": field, "esr_ec": field})
+
+
+def test_the_front_needs_no_btf(tmp_path: Path) -> None:
+    assert arm64.ISA.host_front(FIELDS, KernelBtf(tmp_path), None) == HostFront({}, vcpu_ids=False)
+    assert arm64.ISA.replay_defines == {}
 
 
 def test_a_context_has_ret_and_esr_ec() -> None:

@@ -77,7 +77,7 @@ def test_each_front_is_a_file_that_is_enabled_by_its_macro() -> None:
 def test_every_captured_format_is_recognised(kernel: str) -> None:
     found = registry.recognise(formats(kernel)[0].fields)
     assert found
-    assert kernel.partition("-")[0] in found[0].machines
+    assert kernel.partition("-")[0] in found.machines
 
 
 def test_formats_with_unknown_fields_are_not_recognised() -> None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
 from exporter.kernel.isa import x86
-from exporter.kernel.tracepoint import RecordField
 from exporter.model.reason import Reason, Space
-from tests.support.formats import KERNELS, read_format, reason_names
-
-FIELDS = read_format("x86_64-6.18", "kvm_exit").fields
-
-
-def fields(**places: tuple[int, int]) -> dict[str, RecordField]:
-    """Return fields. Each field is given as name=(offset, size)."""
-    return {name: RecordField(name, *place, False) for name, place in places.items()}
+from tests.support.formats import KERNELS, reason_names
 
 
 def test_the_entry() -> None:
-    assert (x86.ISA.name, x86.ISA.machines, x86.ISA.bpf_syscall, x86.ISA.classic) == ("x86", ("x86_64",), 321, True)
+    isa = x86.ISA
+    assert (isa.name, isa.machines, isa.bpf_syscall, isa.perf_event_open_syscall) == ("x86", ("x86_64",), 321, 298)
+    assert isa.uses_btf
     assert {space.space: len(space.names()) for space in x86.ISA.spaces} == {Space.VMX: 66, Space.SVM: 116}
 
 
@@ -49,33 +41,3 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         (Space.SVM, 0xDEAD, Reason("UNKNOWN_0xdead", "other")),
     ]:
         assert reasons.lookup(space, code) == expected
-
-
-def test_kvm_exit_is_recognised_by_the_fields_exit_reason_and_isa() -> None:
-    recognise = x86.ISA.recognise
-    assert recognise(FIELDS) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56}
-    assert recognise(fields(exit_reason=(8, 8), isa=(24, 4))) == {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24}
-    assert recognise(fields(exit_reason=(8, 2), isa=(24, 4))) is None
-    assert recognise(fields(exit_reason=(8, 4), isa=(24, 8))) is None
-    assert recognise(fields(exit_reason=(8, 4))) is None
-    assert recognise(fields(isa=(24, 4))) is None
-
-
-def test_a_context_has_the_layout_of_the_record() -> None:
-    encode = x86.ISA.exit_encoder(FIELDS, 88)
-    expected = bytearray(88)
-    for offset, value in ((8, 0x80000021), (24, Space.VMX), (56, 5)):
-        struct.pack_into("=I", expected, offset, value)
-    assert encode(Space.VMX, 0x80000021, 5) == expected
-    older = x86.ISA.exit_encoder(fields(exit_reason=(8, 4), isa=(24, 4)), 88)
-    struct.pack_into("=I", expected, 56, 0)
-    assert older(Space.VMX, 0x80000021, 5) == expected
-    with pytest.raises(ValueError, match=r"^an x86 exit of space 2, code 4294967296$"):
-        encode(Space.SVM, 1 << 32, 5)
-
-
-def test_a_record_that_is_too_long_for_a_context_is_refused() -> None:
-    x86.ISA.exit_encoder(fields(exit_reason=(8, 4), isa=(84, 4)), 88)
-    for too_far in (fields(exit_reason=(8, 4), isa=(85, 4)), fields(exit_reason=(8, 4), isa=(0, 4), vcpu_id=(86, 4))):
-        with pytest.raises(ValueError, match=r"^a record of kvm:kvm_exit that is too long to be replayed$"):
-            x86.ISA.exit_encoder(too_far, 88)

@@ -7,6 +7,7 @@ import pytest
 from exporter.kernel.isa import registry
 from exporter.kernel.preflight import Check, find_tracefs, status
 from exporter.kernel.preflight.kernel import kernel_version
+from tests.support.paths import FORMATS
 from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
 
 
@@ -181,6 +182,21 @@ def test_btf_is_not_needed(host: Host) -> None:
     row = host.row("BTF")
     assert (row, row.state) == (Check("BTF", True, "not used", needed=False), "not needed")
     assert status(host.run()) == 0
+
+
+def test_btf_on_x86(host: Host) -> None:
+    """The row says which tracepoint is read."""
+    host.machine, vmlinux = "x86_64", host.sys / "kernel/btf/vmlinux"
+    assert host.row("BTF") == Check("BTF", True, "unknown: kvm_exit cannot be read", needed=False)
+    kvm_exit = (FORMATS / "x86_64-svm-6.12/kvm_exit.format").read_text()
+    (host.tracefs / "events/kvm/kvm_exit/format").write_text(kvm_exit)
+    classic = "kvm_exit is read from its classic tracepoint, which costs more: "
+    assert host.row("BTF") == Check("BTF", True, f"{classic}BTF of 0 bytes", needed=False)
+    vmlinux.unlink()
+    assert host.row("BTF") == Check("BTF", True, f"{classic}{vmlinux}: No such file or directory", needed=False)
+    host.release = "5.10.0-30-amd64"
+    assert host.row("BTF") == Check("BTF", True, "kvm_exit is read from its raw tracepoint")
+    assert host.missing() == []
 
 
 @pytest.mark.parametrize(
