@@ -33,6 +33,16 @@ class FlagBits:
 
 
 @dataclass(frozen=True)
+class OlderTable:
+    """Where the table of names is in the print fmt of older kernels."""
+
+    mark: str
+    """An expression that has a table in the print fmt of these kernels only."""
+    table: str
+    """Expression of the table of names in that print fmt."""
+
+
+@dataclass(frozen=True)
 class CodeSpace:
     """The codes of one space: names, classes, and the rules by which a name is made."""
 
@@ -41,6 +51,7 @@ class CodeSpace:
     """Class -> code -> built-in name. A code that is not listed has the class "other"."""
     table: str = ""
     """Expression of the kernel's table of names in the print fmt; "" if the kernel has no table."""
+    older: OlderTable | None = None
     prefix: str = ""
     """Stands in front of each name, of the kernel's table or built in."""
     fixed: Mapping[int, str] = field(default_factory=dict)
@@ -50,6 +61,12 @@ class CodeSpace:
     reserved: tuple[str, ...] = ()
     """Beginnings of names that these rules make. If a kernel's name begins like that, its code is appended to it."""
     flags: FlagBits | None = None
+
+    def table_in(self, tables: Mapping[str, Mapping[int, str]]) -> Mapping[int, str]:
+        """Return the kernel's table of names. `tables` are those of a print fmt, see TracepointFormat.symbols."""
+        if self.older and self.older.mark in tables:
+            return tables.get(self.older.table, {})
+        return tables.get(self.table, {})
 
     def names(self) -> dict[int, str]:
         """Return code -> built-in name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from exporter.kernel.isa.entry import CodeSpace, EncodeExit, Fields, FlagBits, Isa
+from exporter.kernel.isa.entry import CodeSpace, EncodeExit, Fields, FlagBits, Isa, OlderTable
 from exporter.model.reason import Space
 
 #: arch/x86/include/uapi/asm/vmx.h VMX_EXIT_REASONS.
@@ -99,6 +99,11 @@ _SVM = {
     },
 }  # fmt: skip
 
+# Before Linux 5.8 ("KVM: x86: Print symbolic names of VMX VM-Exit flags in traces", 2020-05-08), the tables of VMX and
+# SVM have the same expression: (REC->isa == 1) ? __print_symbolic(REC->exit_reason, VMX) :
+# __print_symbolic(REC->exit_reason, SVM). printfmt.py calls the second one "#2".
+_EXIT_REASON, _SECOND_EXIT_REASON = "REC->exit_reason", "REC->exit_reason #2"
+
 
 def _recognise(fields: Fields) -> Mapping[str, int] | None:
     """Of an exit_reason of 8 bytes, the program reads the lower half: codes have 32 bits on all known hardware."""
@@ -142,13 +147,19 @@ ISA = Isa(
             Space.VMX,
             _VMX,
             table="REC->exit_reason & 0xffff",
+            older=OlderTable(mark=_SECOND_EXIT_REASON, table=_EXIT_REASON),
             flags=FlagBits(
                 code_mask=0xFFFF,  # the basic reason
                 table="REC->exit_reason & ~0xffff",
                 names={0x80000000: "FAILED_VMENTRY"},  # arch/x86/include/uapi/asm/vmx.h VMX_EXIT_REASON_FLAGS
             ),
         ),
-        CodeSpace(Space.SVM, _SVM, table="REC->exit_reason"),
+        CodeSpace(
+            Space.SVM,
+            _SVM,
+            table=_EXIT_REASON,
+            older=OlderTable(mark=_SECOND_EXIT_REASON, table=_SECOND_EXIT_REASON),
+        ),
     ),
     kvm_remedy="modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)",
 )

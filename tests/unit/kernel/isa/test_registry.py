@@ -18,15 +18,18 @@ EXIT_TABLES = {
     "REC->ret": Space.ARM64_RET,
     "REC->reason": Space.USERSPACE,
 }
+OLDER_EXIT_TABLES = {"REC->exit_reason": Space.VMX, "REC->exit_reason #2": Space.SVM, "REC->reason": Space.USERSPACE}
+"""Of x86 before Linux 5.8."""
 
 
 def kernel_codes(kernel: str) -> list[tuple[Space, int, str]]:
     """All (space, stored code, kernel's name) of one kernel's tables."""
+    spaces = OLDER_EXIT_TABLES if kernel == "x86_64-before-may-2020" else EXIT_TABLES
     return [
-        (EXIT_TABLES[expression], code & 0xFFFFFFFF, name)
+        (spaces[expression], code & 0xFFFFFFFF, name)
         for parsed in formats(kernel)
         for expression, table in parsed.symbols.items()
-        if expression in EXIT_TABLES
+        if expression in spaces
         for code, name in table.items()
     ]
 
