@@ -152,7 +152,8 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     classic = request["attach"] and registry.BY_NAME[request["front"]].classic
-    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in events(request["kind"])}
+    names = events(request["kind"], request["front"])
+    kinds = {name: bcc.BPF.TRACEPOINT if classic and name == "kvm_exit" else raw for name in names}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
@@ -164,7 +165,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[s
     if request["attach"]:
         # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
         # harmless.
-        for name in reversed(events(request["kind"])):
+        for name in reversed(names):
             attachments[name] = _attach(bpf, name, raw=kinds[name] == raw)
     answer = {
         "maps": list(maps),

@@ -15,6 +15,19 @@ EncodeExit = Callable[[int, int, int], bytes]
 """From (space, code, vcpu_id) to the context that the front reads. Raises ValueError for an exit of another ISA."""
 
 
+def begins_with(fields: Fields, *expected: tuple[str, int]) -> bool:
+    """Return True if the fields behind the common ones are these first: name and size in bytes, without a gap."""
+    own = sorted((each for each in fields.values() if not each.name.startswith("common_")), key=lambda it: it.offset)
+    if len(own) < len(expected):
+        return False
+    end = own[0].offset if own else 0
+    for found, (name, size) in zip(own, expected):
+        if (found.name, found.offset, found.size) != (name, end, size):
+            return False
+        end += size
+    return True
+
+
 def unknown(code: int) -> str:
     """Return the name of a code that has no other name."""
     return f"UNKNOWN_0x{code:x}"
@@ -79,7 +92,11 @@ class CodeSpace:
 
 @dataclass(frozen=True)
 class Isa:
-    """All that the exporter knows of an instruction set."""
+    """All that the exporter knows of an instruction set.
+
+    Kernels can have a kvm:kvm_exit of their own for the same instruction set. Such a variant is an entry too, with a
+    front of its own and without machines and spaces: these are in the first entry.
+    """
 
     name: str
     """Short name. The C compiler gets it in capitals, as FRONT_<NAME>."""
@@ -92,7 +109,8 @@ class Isa:
     classic: bool
     """Attach that program to the classic tracepoint (the context is the record), not to the raw one (its arguments)."""
     recognise: Callable[[Fields], Mapping[str, int] | None]
-    """Returns the C macros that the front needs; None if kvm:kvm_exit has fields of another ISA."""
+    """Returns the C macros that the front needs; None if the front cannot read a kvm:kvm_exit with these fields. Names
+    alone are not enough: order, sizes and offsets must be the ones that the front reads."""
     exit_encoder: Callable[[Fields, int], EncodeExit]
     """Returns the encoder of exits for these fields. A context has at most the given number of bytes. If it is
     shorter, zeros follow. Raises ValueError if the fields need more bytes."""

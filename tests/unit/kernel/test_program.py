@@ -7,7 +7,7 @@ import re
 import pytest
 
 from exporter.kernel import program
-from exporter.kernel.tracepoint import TracepointFormat
+from exporter.kernel.tracepoint import RecordField, TracepointFormat
 from exporter.model.buckets import BUCKETS
 from tests.support.formats import read_format
 
@@ -48,6 +48,7 @@ def test_the_c_files_do_not_repeat_the_bucket_scheme(kind: str) -> None:
 
 def test_the_front_that_fits() -> None:
     assert program.front_of(read_format("aarch64-6.1", "kvm_exit")) == ("arm64", {})
+    assert program.front_of(read_format("aarch64-openeuler-5.10", "kvm_exit")) == ("arm64_openeuler", {})
     assert program.front_of(read_format("x86_64-svm-6.1", "kvm_exit")) == (
         "x86",
         {"EXIT_REASON_OFFSET": 8, "ISA_OFFSET": 24, "VCPU_ID_OFFSET": 56},
@@ -59,10 +60,34 @@ def test_no_front_fits() -> None:
     with pytest.raises(program.LoadError) as caught:
         program.front_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
-        "kvm:kvm_exit has a layout that is neither arm64's nor x86's (fields: common_type, common_flags, "
-        "common_preempt_count, common_pid, reason, errno)"
+        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's (fields, name:offset:size: "
+        "common_type:0:2, common_flags:2:1, common_preempt_count:3:1, common_pid:4:4, reason:8:4, errno:12:4)"
     )
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
+
+
+def test_the_right_names_in_another_order_are_refused() -> None:
+    """The raw tracepoint's arguments have the order of the fields: `esr_ec` would be counted as the return code."""
+    fields = {
+        name: RecordField(name, *place, False)
+        for name, place in {"esr_ec": (8, 4), "ret": (12, 4), "vcpu_pc": (16, 8)}.items()
+    }
+    with pytest.raises(program.LoadError) as caught:
+        program.front_of(TracepointFormat("kvm_exit", fields, {}))
+    assert caught.value.what == (
+        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's (fields, name:offset:size: "
+        "esr_ec:8:4, ret:12:4, vcpu_pc:16:8)"
+    )
+
+
+def test_only_openeulers_front_has_the_tracepoint_of_traps() -> None:
+    for kind in KINDS:
+        assert program.events(kind, "arm64") == program.events(kind, "x86")
+        assert [*program.events(kind, "arm64_openeuler")] == [
+            *("kvm_exit", "kvm_trap_enter", "kvm_entry", "kvm_userspace_exit"),
+            *("sched_process_exit", "sched_process_exec"),
+        ]
+        assert set(program.events(kind, "arm64_openeuler")) - set(program.events(kind, "arm64")) == {"kvm_trap_enter"}
 
 
 def test_an_error_says_the_remedy_or_what_the_host_lacks() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from exporter.kernel.preflight import Check, find_tracefs, status
 from exporter.kernel.preflight.kernel import kernel_version
+from tests.support.paths import FORMATS
 from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
 
 
@@ -133,6 +134,17 @@ def test_one_tracepoint_less(host: Host) -> None:
     assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
     detail, remedy = "sched_process_exit: No such file or directory", "a kernel with CONFIG_TRACEPOINTS=y"
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
+
+
+def test_openeulers_kernels_need_one_tracepoint_more(host: Host) -> None:
+    text = (FORMATS / "aarch64-openeuler-5.10/kvm_exit.format").read_text()
+    host.write(host.tracefs / "events/kvm/kvm_exit/format", text)
+    detail = "kvm_trap_enter: No such file or directory"
+    remedy = "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
+    host.write(host.tracefs / "events/kvm/kvm_trap_enter/format", "name: x\n")
+    detail = "kvm_exit, kvm_trap_enter, kvm_entry, kvm_userspace_exit"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", True, detail)
 
 
 def test_no_dev_kvm_is_no_fault(host: Host) -> None:
