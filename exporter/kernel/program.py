@@ -190,7 +190,7 @@ def front_of(kvm_exit: TracepointFormat) -> Front:
         known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
         fields = ", ".join(f"{field.name}:{field.offset}:{field.size}" for field in kvm_exit.fields.values())
         raise LoadError(
-            f"kvm:kvm_exit has a layout that is neither {known} (fields, name:offset:size: {fields})",
+            f"kvm:kvm_exit has a layout that is neither {known} (name:offset:size of its fields: {fields})",
             "report it with the file events/kvm/kvm_exit/format",
         )
     isa, defines = found

@@ -60,8 +60,9 @@ def test_no_front_fits() -> None:
     with pytest.raises(program.LoadError) as caught:
         program.front_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
-        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's (fields, name:offset:size: "
-        "common_type:0:2, common_flags:2:1, common_preempt_count:3:1, common_pid:4:4, reason:8:4, errno:12:4)"
+        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's "
+        "(name:offset:size of its fields: common_type:0:2, common_flags:2:1, common_preempt_count:3:1, "
+        "common_pid:4:4, reason:8:4, errno:12:4)"
     )
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
 
@@ -75,8 +76,8 @@ def test_the_right_names_in_another_order_are_refused() -> None:
     with pytest.raises(program.LoadError) as caught:
         program.front_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
-        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's (fields, name:offset:size: "
-        "esr_ec:8:4, ret:12:4, vcpu_pc:16:8)"
+        "kvm:kvm_exit has a layout that is neither arm64's nor arm64_openeuler's nor x86's "
+        "(name:offset:size of its fields: esr_ec:8:4, ret:12:4, vcpu_pc:16:8)"
     )
 
 

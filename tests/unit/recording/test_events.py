@@ -55,5 +55,5 @@ def test_contexts_on_x86() -> None:
 
 
 def test_no_contexts_for_an_unknown_format() -> None:
-    with pytest.raises(LoadError, match="neither arm64's nor x86's"):
+    with pytest.raises(LoadError, match="neither arm64's nor arm64_openeuler's nor x86's"):
         encoder(TracepointFormat("kvm_exit", {}, {}))
