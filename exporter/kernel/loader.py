@@ -206,7 +206,8 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
     bcc = _import_bcc()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
-    kinds = {name: raw for name in events(request["kind"]) if name != "kvm_exit"}
+    names = events(request["kind"], request["front"])
+    kinds = {name: raw for name in names if name != "kvm_exit"}
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
     kinds.update((name, extra) for name in request["extra_programs"])
     programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
@@ -219,7 +220,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
     if request["attach"]:
         # The end of threads first: a thread whose end is missed keeps its slot. An exit before the first entry is
         # harmless.
-        for name in reversed(events(request["kind"])):
+        for name in reversed(names):
             if name == "kvm_exit":
                 attachments[name], front = _attach_kvm_exit(bcc, bpf, front, texts, programs)
             else:

@@ -28,10 +28,13 @@ class Tracepoint(NamedTuple):
     system: str
     recorded: bool = True
     """False if only the counting program has this tracepoint, and a recording does not."""
+    front: str = ""
+    """Name of the only front whose program has this tracepoint; "": every front has it."""
 
 
 TRACEPOINTS: Mapping[str, Tracepoint] = {
     "kvm_exit": Tracepoint("kvm"),
+    "kvm_trap_enter": Tracepoint("kvm", front="arm64_openeuler"),
     "kvm_entry": Tracepoint("kvm"),
     "kvm_userspace_exit": Tracepoint("kvm"),
     "sched_process_exit": Tracepoint("sched"),
@@ -65,9 +68,13 @@ DEFINES: Mapping[str, str] = {
 """C macros for numbers that Python and C share."""
 
 
-def events(kind: str) -> tuple[str, ...]:
-    """Return the events that a kind of program is attached to."""
-    return tuple(event for event, tracepoint in TRACEPOINTS.items() if tracepoint.recorded or kind == "counting")
+def events(kind: str, front: str) -> tuple[str, ...]:
+    """Return the events that a kind of program with this front is attached to."""
+    return tuple(
+        event
+        for event, tracepoint in TRACEPOINTS.items()
+        if (tracepoint.recorded or kind == "counting") and tracepoint.front in {"", front}
+    )
 
 
 def read_sources(kind: str) -> tuple[str, ...]:
@@ -181,8 +188,9 @@ def isa_of(kvm_exit: TracepointFormat) -> Isa:
     isa = registry.recognise(kvm_exit.fields)
     if isa is None:
         known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
+        fields = ", ".join(f"{field.name}:{field.offset}:{field.size}" for field in kvm_exit.fields.values())
         raise LoadError(
-            f"kvm:kvm_exit has a layout that is neither {known} (fields: {', '.join(kvm_exit.fields)})",
+            f"kvm:kvm_exit has a layout that is neither {known} (name:offset:size of its fields: {fields})",
             "report it with the file events/kvm/kvm_exit/format",
         )
     return isa

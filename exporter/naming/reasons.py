@@ -13,7 +13,7 @@ The facts about each instruction set are in kernel/isa, and not in this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import CodeSpace, FlagBits
@@ -60,22 +60,27 @@ class _SpaceNames:
     def __init__(self, space: CodeSpace, tables: Mapping[str, Mapping[int, str]]) -> None:
         self._space = space
         self._classes = space.classes()
-        self._names = _unique_names(space, tables.get(space.table, {}))
+        self._names = _unique_names(space, space.table_in(tables))
         self._flags = _flag_names(space.flags, tables.get(space.flags.table, {})) if space.flags else {}
 
     def lookup(self, code: int) -> Reason:
         base = code & self._space.flags.code_mask if self._space.flags else code
-        name = self._names.get(base) or self._space.unnamed(base)
-        return Reason(" ".join((name, *self._flag_words(code - base))), self._classes.get(base, "other"))
+        words, rest = self._split_flags(code - base)
+        name = self._names.get(base)
+        if name is None and rest:  # neither the code nor all flags are known: the whole number is the name
+            return Reason(self._space.unnamed(code), "other")
+        if rest:
+            words.append(f"0x{rest:x}")
+        return Reason(" ".join((name or self._space.unnamed(base), *words)), self._classes.get(base, "other"))
 
-    def _flag_words(self, flags: int) -> Iterable[str]:
-        """Yield the flags as trace_print_flags_seq() prints them: names, then the bits without a name."""
+    def _split_flags(self, flags: int) -> tuple[list[str], int]:
+        """Return names of flags, in the order of trace_print_flags_seq(), and the bits without a name."""
+        words = []
         for mask, name in self._flags.items():
             if flags & mask == mask:
                 flags &= ~mask
-                yield name
-        if flags:
-            yield f"0x{flags:x}"
+                words.append(name)
+        return words, flags
 
 
 def _unique_names(space: CodeSpace, kernel: Mapping[int, str]) -> dict[int, str]:

@@ -15,20 +15,26 @@ _COMM = re.compile("|".join(_NUMBER.join(map(re.escape, vmm.vcpu_comm.split("{}"
 
 
 def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
-    """The index from the kernel's tracepoint or, where the tracepoint has none, from the thread's comm; else ""."""
-    if vcpu_id is not None:
-        return str(vcpu_id)
+    """Index from the thread's comm or, if the comm states none, the kernel's vcpu_id; else "".
+
+    The VMM names the thread by the index that its users know. The vcpu_id can be another number: on x86, QEMU passes
+    the APIC id (target/i386/cpu.c, x86_cpu_apic_id_from_index()). With two sockets of six cores, the thread
+    "CPU 6/KVM" has the vcpu_id 8.
+    """
     match = _COMM.fullmatch(comm.split(b"\0", 1)[0])
-    return match[match.lastindex or 0].decode() if match else ""
+    if match:
+        return match[match.lastindex or 0].decode()
+    return "" if vcpu_id is None else str(vcpu_id)
 
 
 def nameable(record: VcpuRecord, *, vcpu_ids: bool) -> bool:
     """False for a vCPU whose index is not known yet, but will be after its first exit.
 
-    The labels of a vCPU never change, so they have to wait for its index. `vcpu_ids`: whether the tracepoint has the
-    index. On x86 the first event of a secondary vCPU is no exit but a KVM_RUN that was interrupted.
+    The labels of a vCPU never change, so they have to wait for its index. Only a vCPU whose comm states no index has
+    to wait. `vcpu_ids`: whether the tracepoint has the vcpu_id. On x86 the first event of a secondary vCPU is no exit
+    but a KVM_RUN that was interrupted.
     """
-    return not vcpu_ids or record.vcpu_id is not None or not record.alive or index_from_comm(record.comm, None) != ""
+    return not vcpu_ids or not record.alive or index_from_comm(record.comm, record.vcpu_id) != ""
 
 
 def vcpu_index(comm: bytes, vcpu_id: int | None, pid: int, tid: int, proc: Path) -> str:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import platform
 import resource
 import signal
 import tempfile
@@ -19,17 +20,18 @@ from pathlib import Path
 import pytest
 
 from exporter.kernel import syscall
-from exporter.kernel.program import MAPS, TRACEPOINTS
+from exporter.kernel.isa import registry
+from exporter.kernel.program import MAPS, events
 from exporter.recording.vm import name_thread
 from tests.support.kvm import KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_RUN, run_interrupted
 from tests.support.services import FakeSystemd, Service
 
 pytestmark = pytest.mark.kvm
 
+FRONT = registry.BY_MACHINE[platform.machine()].name
 STORED = {
     *(f"map.{name}" for name in MAPS["counting"]),
-    *(f"program.{name}" for name in TRACEPOINTS),
-    *(f"attachment.{name}" for name in TRACEPOINTS),
+    *(f"{kind}.{name}" for kind in ("program", "attachment") for name in events("counting", FRONT)),
     "ledger.0",
     "ledger.1",
     "state",

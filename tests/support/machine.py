@@ -90,6 +90,12 @@ class Vcpu:
     def arm_exit(self, now: int, ret: int, esr_ec: int = 0) -> None:
         self.run("kvm_exit", now, ret, esr_ec, 0xFFFF800012345678)
 
+    def euler_exit(self, now: int, ret: int, vcpu_id: int = 5) -> None:
+        self.run("kvm_exit", now, vcpu_id, ret, 0xFFFF800012345678)
+
+    def trap_enter(self, now: int, esr_ec: int, vcpu_id: int = 5) -> None:
+        self.run("kvm_trap_enter", now, vcpu_id, esr_ec)
+
     def x86_exit(self, now: int, isa: int, reason: int, vcpu_id: int = 0) -> None:
         self.run("kvm_exit", now, reason, 0, isa, vcpu_id)
 

@@ -35,28 +35,16 @@ static __always_inline void observe(struct cell *c, u64 ns)
 	}
 }
 
-static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+/* The vCPU leaves its guest: from here on it is in this state, and in this cell (0: none). */
+static __always_inline void leave_guest(struct slot *s, u32 cell, u32 state, u64 now)
 {
-	struct slot *s = current_slot(now);
-	struct cell *c;
-	u32 n = 0, was;
-	u64 since;
-	bool full;
+	u32 was = s->state;
+	u64 since = s->since_ns;
 
-	if (!s) {
-		COUNT(dropped_no_slot);
-		return 0;
-	}
-	if (vcpu_id != NO_VCPU_ID)
-		s->vcpu_id = vcpu_id;
-	c = cell_of(s, space, code, &n, &full);
-
-	was = s->state;
-	since = s->since_ns;
-	s->exit_cell = n;
+	s->exit_cell = cell;
 	s->user_cell = 0;
 	s->since_ns = now;
-	s->state = STATE_HOST;
+	s->state = state;
 	/*
 	 * The guest time is written last. A reader that reads before that sees too
 	 * little guest time. In the other order the reader would count the interval
@@ -69,12 +57,84 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 	} else if (was == STATE_HOST) {
 		COUNT(unmatched_exit);
 	}
+}
+
+/* Add an exit to its cell. Without a cell it is dropped. */
+static __always_inline void count_exit(struct cell *c, bool full)
+{
 	if (c)
 		c->exits++;
 	else if (full)
 		COUNT(dropped_chain_full);
 	else
 		COUNT(dropped_no_cell);
+}
+
+#ifdef REASON_FOLLOWS
+static __always_inline void give_reason(struct slot *s, u32 space, u64 code)
+{
+	struct cell *c;
+	u32 n = 0;
+	bool full;
+
+	c = cell_of(s, space, code, &n, &full);
+	s->exit_cell = n;
+	/* A reader that sees this state uses the cell. */
+	barrier();
+	s->state = STATE_HOST;
+	count_exit(c, full);
+}
+
+/* An event that is not the reason: no reason follows any more. */
+static __always_inline void end_wait_for_reason(struct slot *s)
+{
+	if (s->state == STATE_NO_REASON)
+		give_reason(s, NO_REASON_SPACE, NO_REASON_CODE);
+}
+
+static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now)
+{
+	struct slot *s = current_slot(now);
+
+	if (!s) {
+		COUNT(dropped_no_slot);
+		return 0;
+	}
+	end_wait_for_reason(s);
+	s->vcpu_id = vcpu_id;
+	leave_guest(s, 0, STATE_NO_REASON, now);
+	return 0;
+}
+
+static __always_inline int on_reason(u32 space, u64 code, u64 now)
+{
+	struct slot *s = current_slot(now);
+
+	if (s && s->state == STATE_NO_REASON)
+		give_reason(s, space, code);
+	return 0;
+}
+#else
+static __always_inline void end_wait_for_reason(struct slot *s) {}
+#endif
+
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+{
+	struct slot *s = current_slot(now);
+	struct cell *c;
+	u32 n = 0;
+	bool full;
+
+	if (!s) {
+		COUNT(dropped_no_slot);
+		return 0;
+	}
+	end_wait_for_reason(s);
+	if (vcpu_id != NO_VCPU_ID)
+		s->vcpu_id = vcpu_id;
+	c = cell_of(s, space, code, &n, &full);
+	leave_guest(s, n, STATE_HOST, now);
+	count_exit(c, full);
 	return 0;
 }
 
@@ -87,6 +147,7 @@ static __always_inline int on_entry(u64 now)
 
 	if (!s)
 		return 0;	/* its exits are counted as dropped */
+	end_wait_for_reason(s);
 	if (s->state == STATE_HOST) {
 		ns = now > s->since_ns ? now - s->since_ns : 0;
 		n = s->exit_cell;
@@ -127,6 +188,7 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 		COUNT(dropped_userspace_no_slot);
 		return 0;
 	}
+	end_wait_for_reason(s);
 	c = cell_of(s, space, code, &n, &full);
 	if (c)
 		c->exits++;
@@ -155,6 +217,7 @@ static __always_inline int on_thread_end(u32 tid, u64 now)
 		return 0;
 	s = slots.lookup(n);
 	if (s) {
+		end_wait_for_reason(s);
 		s->died_ns = now;
 		barrier();
 		s->owner = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
  * The interface between fronts and handlers. A front (front_*.bpf.c) holds the
- * programs: each reads what its tracepoint passes, and calls one of the four
- * handlers below. count.bpf.c and record.bpf.c each define all four.
+ * programs: each reads what its tracepoint passes, and calls one of the
+ * handlers below. count.bpf.c and record.bpf.c each define all of them.
  *
  * bcc makes BPF programs only of functions in the main file. So the loader joins
  * the files into one source text, this file first; no file includes another. The
@@ -21,6 +21,16 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now);
 static __always_inline int on_entry(u64 now);
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now);
 static __always_inline int on_thread_end(u32 tid, u64 now);
+
+#ifdef FRONT_ARM64_OPENEULER
+/*
+ * A front whose exits can come before their reason. If the next event of the thread
+ * is not the reason, the exit gets the reason NO_REASON_SPACE, NO_REASON_CODE.
+ */
+#define REASON_FOLLOWS
+static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now);
+static __always_inline int on_reason(u32 space, u64 code, u64 now);
+#endif
 
 #ifdef CLOCK_IN_CONTEXT
 /* The time is in the twelfth and last u64 of the context: no raw tracepoint has twelve arguments. */

@@ -19,6 +19,7 @@ enum vcpu_state {
 	STATE_FRESH,		/* neither an exit nor an entry was seen yet */
 	STATE_GUEST,
 	STATE_HOST,
+	STATE_NO_REASON,	/* as STATE_HOST; the reason of the exit has not come yet */
 };
 
 /* One reason of one vCPU. Number 0 is never used: it means "none". */

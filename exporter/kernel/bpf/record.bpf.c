@@ -127,6 +127,41 @@ static __always_inline bool announced(u32 tid, u32 tgid, u64 now)
 	return true;
 }
 
+#ifdef REASON_FOLLOWS
+/* An exit whose reason has not come yet. */
+struct early_exit {
+	u64 ns;
+	u64 vcpu_id;
+};
+
+/* By tid. */
+BPF_TABLE("hash", u32, struct early_exit, early_exits, NR_SLOTS);
+
+/* Send the exit of this process's thread that waits for its reason, if there is one. */
+static __always_inline void give_reason(u32 tid, u32 space, u64 code)
+{
+	struct early_exit *early = early_exits.lookup(&tid);
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 ns, vcpu_id;
+
+	if (!early)
+		return;
+	ns = early->ns;
+	vcpu_id = early->vcpu_id;
+	early_exits.delete(&tid);
+	if (!announced(tid, tgid, ns) || !put(EVENT_EXIT, tid, tgid, space, code, vcpu_id, ns))
+		LOST(exit);
+}
+
+/* An event that is not the reason: no reason follows any more. */
+static __always_inline void end_wait_for_reason(u32 tid)
+{
+	give_reason(tid, NO_REASON_SPACE, NO_REASON_CODE);
+}
+#else
+static __always_inline void end_wait_for_reason(u32 tid) {}
+#endif
+
 static __always_inline bool of_another(u32 tgid)
 {
 #ifdef ONLY_TGID
@@ -143,6 +178,7 @@ static __always_inline bool send(u32 kind, u32 space, u64 code, u32 vcpu_id, u64
 
 	if (of_another(tgid))
 		return true;
+	end_wait_for_reason(tid);
 	return announced(tid, tgid, now) && put(kind, tid, tgid, space, code, vcpu_id, now);
 }
 
@@ -152,6 +188,28 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 		LOST(exit);
 	return 0;
 }
+
+#ifdef REASON_FOLLOWS
+static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now)
+{
+	struct early_exit early = {now, vcpu_id};
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, tgid = id >> 32;
+
+	if (of_another(tgid))
+		return 0;
+	end_wait_for_reason(tid);
+	if (early_exits.update(&tid, &early))	/* no room to wait for the reason */
+		return on_exit(NO_REASON_SPACE, NO_REASON_CODE, vcpu_id, now);
+	return 0;
+}
+
+static __always_inline int on_reason(u32 space, u64 code, u64 now)
+{
+	give_reason(bpf_get_current_pid_tgid(), space, code);
+	return 0;
+}
+#endif
 
 static __always_inline int on_entry(u64 now)
 {
@@ -169,8 +227,10 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 
 static __always_inline int on_thread_end(u32 tid, u64 now)
 {
-	u32 *known = threads.lookup(&tid), tgid;
+	u32 *known, tgid;
 
+	end_wait_for_reason(tid);
+	known = threads.lookup(&tid);
 	if (!known)
 		return 0;
 	tgid = *known;

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 
 from exporter.kernel.btf import KernelBtf
-from exporter.kernel.isa.entry import CodeSpace, Fields, HostFront, Isa, Version
+from exporter.kernel.isa.entry import CodeSpace, Fields, HostFront, Isa, Version, begins_with
 from exporter.model.reason import Space
 
-_TRAP_RET = 2  # ARM_EXCEPTION_TRAP, arch/arm64/include/asm/kvm_asm.h
+TRAP_RET = 2
+"""Return code of a trap: ARM_EXCEPTION_TRAP, arch/arm64/include/asm/kvm_asm.h."""
 
 #: arch/arm64/include/asm/kvm_arm.h kvm_arm_exception_class, then arch/arm64/include/asm/esr.h for the classes
 #: that table lacks; the names without the prefix EC_.
@@ -46,12 +47,14 @@ _RET = {
     # SERROR is an asynchronous abort; IL is an illegal return to the guest, which ends in KVM_EXIT_FAIL_ENTRY.
     "exception": {1: "SERROR", 3: "IL"},
     # Traps have a space of their own; HYP_GONE is HVC_STUB_ERR, arch/arm64/include/asm/virt.h.
-    "other": {_TRAP_RET: "TRAP", 0xBADCA11: "HYP_GONE"},
+    "other": {TRAP_RET: "TRAP", 0xBADCA11: "HYP_GONE"},
 }
 
 
 def _recognise(fields: Fields) -> bool:
-    return {"ret", "esr_ec"} <= fields.keys()
+    # The front reads the arguments of the raw tracepoint. No file of the kernel lists them. The order of the record's
+    # fields stands for their order: TRACE_EVENT() of trace_arm.h declares both in the same order.
+    return begins_with(fields, ("ret", 4), ("esr_ec", 4))
 
 
 def _host_front(_fields: Fields, _btf: KernelBtf, _version: Version | None) -> HostFront:
@@ -63,8 +66,8 @@ def _encode_exit(space: int, code: int, _vcpu_id: int) -> bytes:
     """Encode the arguments `ret` and `esr_ec` of the raw tracepoint."""
     if code < 1 << 31:
         if space == Space.ARM64_TRAP:
-            return struct.pack("=QQ", _TRAP_RET, code)
-        if space == Space.ARM64_RET and code != _TRAP_RET:
+            return struct.pack("=QQ", TRAP_RET, code)
+        if space == Space.ARM64_RET and code != TRAP_RET:
             return struct.pack("=QQ", code, 0)
     raise ValueError(f"an arm64 exit of space {space}, code {code}")
 

@@ -34,6 +34,19 @@ class HostFront(NamedTuple):
     """The reason for reading the classic tracepoint instead of the raw one; "" if the front reads the raw one."""
 
 
+def begins_with(fields: Fields, *expected: tuple[str, int]) -> bool:
+    """Return True if the fields behind the common ones are these first: name and size in bytes, without a gap."""
+    own = sorted((each for each in fields.values() if not each.name.startswith("common_")), key=lambda it: it.offset)
+    if len(own) < len(expected):
+        return False
+    end = own[0].offset if own else 0
+    for found, (name, size) in zip(own, expected):
+        if (found.name, found.offset, found.size) != (name, end, size):
+            return False
+        end += size
+    return True
+
+
 def unknown(code: int) -> str:
     """Return the name of a code that has no other name."""
     return f"UNKNOWN_0x{code:x}"
@@ -52,6 +65,16 @@ class FlagBits:
 
 
 @dataclass(frozen=True)
+class OlderTable:
+    """Where the table of names is in the print fmt of older kernels."""
+
+    mark: str
+    """An expression that has a table in the print fmt of these kernels only."""
+    table: str
+    """Expression of the table of names in that print fmt."""
+
+
+@dataclass(frozen=True)
 class CodeSpace:
     """The codes of one space: names, classes, and the rules by which a name is made."""
 
@@ -60,6 +83,7 @@ class CodeSpace:
     """Class -> code -> built-in name. A code that is not listed has the class "other"."""
     table: str = ""
     """Expression of the kernel's table of names in the print fmt; "" if the kernel has no table."""
+    older: OlderTable | None = None
     prefix: str = ""
     """The beginning that is added to each name, from the kernel's table or built in."""
     fixed: Mapping[int, str] = field(default_factory=dict)
@@ -73,6 +97,12 @@ class CodeSpace:
     """
     flags: FlagBits | None = None
 
+    def table_in(self, tables: Mapping[str, Mapping[int, str]]) -> Mapping[int, str]:
+        """Return the kernel's table of names. `tables` are those of a print fmt, see TracepointFormat.symbols."""
+        if self.older and self.older.mark in tables:
+            return tables.get(self.older.table, {})
+        return tables.get(self.table, {})
+
     def names(self) -> dict[int, str]:
         """Return code -> built-in name."""
         return {code: name for codes in self.by_class.values() for code, name in codes.items()}
@@ -84,7 +114,11 @@ class CodeSpace:
 
 @dataclass(frozen=True)
 class Isa:
-    """All facts about an instruction set that the exporter uses."""
+    """All facts about an instruction set that the exporter uses.
+
+    Kernels can have a kvm:kvm_exit of their own for the same instruction set. Such a variant is an entry too, with its
+    own front, but without machines and spaces: these are in the first entry.
+    """
 
     name: str
     """Short name. The C compiler gets it in capitals, as FRONT_<NAME>."""
@@ -97,7 +131,10 @@ class Isa:
     front: str
     """C file in exporter/kernel/bpf with the program for kvm:kvm_exit."""
     recognise: Callable[[Fields], bool]
-    """Returns True if the fields of kvm:kvm_exit are those of this ISA."""
+    """Returns True if the front can read a kvm:kvm_exit with these fields.
+
+    Names alone are not enough: order, sizes and offsets must be those that the front reads.
+    """
     host_front: Callable[[Fields, KernelBtf, Version | None], HostFront]
     """Returns how the front reads kvm:kvm_exit on a host with these fields, this BTF and this kernel version."""
     uses_btf: bool

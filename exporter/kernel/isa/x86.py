@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.kernel.isa import x86_front
-from exporter.kernel.isa.entry import CodeSpace, FlagBits, Isa
+from exporter.kernel.isa.entry import CodeSpace, FlagBits, Isa, OlderTable
 from exporter.model.reason import Space
 
 #: arch/x86/include/uapi/asm/vmx.h VMX_EXIT_REASONS.
@@ -97,6 +97,11 @@ _SVM = {
     },
 }  # fmt: skip
 
+# Before Linux 5.8 ("KVM: x86: Print symbolic names of VMX VM-Exit flags in traces", 2020-05-08), the tables of VMX and
+# SVM have the same expression: (REC->isa == 1) ? __print_symbolic(REC->exit_reason, VMX) :
+# __print_symbolic(REC->exit_reason, SVM). printfmt.py calls the second one "#2".
+_EXIT_REASON, _SECOND_EXIT_REASON = "REC->exit_reason", "REC->exit_reason #2"
+
 
 ISA = Isa(
     name="x86",
@@ -114,13 +119,19 @@ ISA = Isa(
             Space.VMX,
             _VMX,
             table="REC->exit_reason & 0xffff",
+            older=OlderTable(mark=_SECOND_EXIT_REASON, table=_EXIT_REASON),
             flags=FlagBits(
                 code_mask=0xFFFF,  # the basic reason
                 table="REC->exit_reason & ~0xffff",
                 names={0x80000000: "FAILED_VMENTRY"},  # arch/x86/include/uapi/asm/vmx.h VMX_EXIT_REASON_FLAGS
             ),
         ),
-        CodeSpace(Space.SVM, _SVM, table="REC->exit_reason"),
+        CodeSpace(
+            Space.SVM,
+            _SVM,
+            table=_EXIT_REASON,
+            older=OlderTable(mark=_SECOND_EXIT_REASON, table=_SECOND_EXIT_REASON),
+        ),
     ),
     kvm_remedy="modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)",
 )

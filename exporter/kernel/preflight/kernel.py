@@ -9,9 +9,9 @@ from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check, exists
-from exporter.kernel.program import TRACEPOINTS
+from exporter.kernel.program import TRACEPOINTS, LoadError, events, isa_of
 from exporter.kernel.remedies import MOUNT_TRACEFS, READ_TRACEFS
-from exporter.kernel.tracepoint import parse_format
+from exporter.kernel.tracepoint import FormatError, parse_format
 
 
 def kernel_version(release: str) -> Version | None:
@@ -82,18 +82,26 @@ def check_sched_tracepoints(tracefs: Path | None) -> Check:
 
 def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
     name = f"{system} tracepoints"
-    events = [event for event, tracepoint in TRACEPOINTS.items() if tracepoint.system == system]
     if tracefs is None:
         return Check(name, False, "cannot be seen without tracefs", MOUNT_TRACEFS)
+    needed = [event for event in events("counting", _front(tracefs)) if TRACEPOINTS[event].system == system]
     wrong = []
-    for event in events:
+    for event in needed:
         try:
             (tracefs / "events" / system / event / "format").read_bytes()
         except PermissionError as error:
             return Check(name, False, f"{system}/{event}: {error.strerror}", READ_TRACEFS)
         except OSError as error:
             wrong.append(f"{event}: {error.strerror}")
-    return Check(name, False, ", ".join(wrong), remedy) if wrong else Check(name, True, ", ".join(events))
+    return Check(name, False, ", ".join(wrong), remedy) if wrong else Check(name, True, ", ".join(needed))
+
+
+def _front(tracefs: Path) -> str:
+    """Return the front for this kernel's kvm_exit; "" if no front fits. Loading the program reports that error."""
+    try:
+        return isa_of(parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())).name
+    except (OSError, UnicodeDecodeError, FormatError, LoadError):
+        return ""
 
 
 def check_dev_kvm(path: Path) -> Check:

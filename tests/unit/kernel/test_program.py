@@ -8,7 +8,7 @@ import pytest
 
 from exporter.kernel import program
 from exporter.kernel.isa import registry
-from exporter.kernel.tracepoint import TracepointFormat
+from exporter.kernel.tracepoint import RecordField, TracepointFormat
 from exporter.model.buckets import BUCKETS
 from exporter.model.reason import Space
 from tests.support.formats import read_format
@@ -44,7 +44,10 @@ def test_the_c_files_do_not_repeat_the_numbers_of_the_bucket_scheme(kind: str) -
 
 
 def test_the_front_is_chosen_by_the_fields_of_kvm_exit() -> None:
-    for kernel, name in (("aarch64-6.1", "arm64"), ("x86_64-svm-6.1", "x86")):
+    for kernel, name in (
+        *(("aarch64-6.1", "arm64"), ("aarch64-openeuler-5.10", "arm64_openeuler")),
+        ("x86_64-svm-6.1", "x86"),
+    ):
         kvm_exit = read_format(kernel, "kvm_exit")
         isa = program.isa_of(kvm_exit)
         assert isa.name == name
@@ -59,10 +62,36 @@ def test_an_unknown_layout_of_kvm_exit_is_an_error() -> None:
     with pytest.raises(program.LoadError) as caught:
         program.isa_of(TracepointFormat("kvm_exit", fields, {}))
     assert caught.value.what == (
-        f"kvm:kvm_exit has a layout that is neither {known} (fields: common_type, common_flags, "
-        "common_preempt_count, common_pid, reason, errno)"
+        f"kvm:kvm_exit has a layout that is neither {known} "
+        "(name:offset:size of its fields: common_type:0:2, common_flags:2:1, common_preempt_count:3:1, "
+        "common_pid:4:4, reason:8:4, errno:12:4)"
     )
     assert caught.value.remedy == "report it with the file events/kvm/kvm_exit/format"
+
+
+def test_the_right_names_in_another_order_are_refused() -> None:
+    """The raw tracepoint's arguments have the order of the fields: `esr_ec` would be counted as the return code."""
+    fields = {
+        name: RecordField(name, *place, False)
+        for name, place in {"esr_ec": (8, 4), "ret": (12, 4), "vcpu_pc": (16, 8)}.items()
+    }
+    known = " nor ".join(f"{isa.name}'s" for isa in registry.ISAS)
+    with pytest.raises(program.LoadError) as caught:
+        program.isa_of(TracepointFormat("kvm_exit", fields, {}))
+    assert caught.value.what == (
+        f"kvm:kvm_exit has a layout that is neither {known} "
+        "(name:offset:size of its fields: esr_ec:8:4, ret:12:4, vcpu_pc:16:8)"
+    )
+
+
+def test_only_openeulers_front_has_the_tracepoint_of_traps() -> None:
+    for kind in KINDS:
+        assert program.events(kind, "arm64") == program.events(kind, "x86")
+        assert [*program.events(kind, "arm64_openeuler")] == [
+            *("kvm_exit", "kvm_trap_enter", "kvm_entry", "kvm_userspace_exit"),
+            *("sched_process_exit", "sched_process_exec"),
+        ]
+        assert set(program.events(kind, "arm64_openeuler")) - set(program.events(kind, "arm64")) == {"kvm_trap_enter"}
 
 
 def test_an_error_has_its_remedy_or_a_list_of_the_things_that_the_host_lacks() -> None:

@@ -76,6 +76,8 @@ def test_fields_of_kvm_exit_are_read_on_x86() -> None:
                 ("x86_64-svm-6.12", 62, 108),
             )
         ),
+        ("aarch64-openeuler-5.10", "kvm_exit", {"REC->ret": 4}),
+        ("x86_64-before-may-2020", "kvm_exit", {"REC->exit_reason": 62, "REC->exit_reason #2": 108}),
         *(
             (path.parent.name, "kvm_userspace_exit", {"REC->reason": 31})
             for path in sorted(FORMATS.glob("*/kvm_userspace_exit.format"))

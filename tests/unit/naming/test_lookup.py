@@ -36,6 +36,21 @@ def test_the_threads_of_a_vm_share_one_read(proc: Proc, clock: Clock, reads: Cou
     assert reads == {10: 1, 20: 1}
 
 
+def test_the_index_is_the_same_before_and_after_the_first_exit(proc: Proc, clock: Clock) -> None:
+    """On x86, vCPU 6 of two sockets of six cores has the vcpu_id 8. The fallback has the same index."""
+    proc.add(10, "web")
+    proc.add(20, "stuck", hang="cmdline")
+    names = proc.lookup(clock, 5)
+    for vcpu_id in (None, 8):
+        key = ThreadKey(10, 11, vcpu_id or 1)
+        names.submit(key, b"CPU 6/KVM", vcpu_id)
+        assert names.wait_known(LONG)
+        assert names.get(key) == Vcpu(qemu(10, "web"), "6")
+    names.submit(ThreadKey(20, 21, 1), b"CPU 6/KVM", 8)
+    clock.now += 5
+    assert names.get(ThreadKey(20, 21, 1)) == Vcpu(Vm(20, "20", "", "unknown"), "6")
+
+
 def test_a_reused_pid_is_read_again(proc: Proc, reads: Counter[int]) -> None:
     proc.add(10, "old", start=5)
     names = proc.lookup()

@@ -11,7 +11,10 @@ from exporter.model.reason import CLASSES, Reason, Space
 from exporter.naming.reasons import ReasonNames
 from tests.support.formats import KERNELS, reason_names
 
-EXIT_TABLES = ("REC->exit_reason & 0xffff", "REC->exit_reason", "REC->esr_ec", "REC->ret", "REC->reason")
+EXIT_TABLES = (
+    *("REC->exit_reason & 0xffff", "REC->exit_reason", "REC->exit_reason #2"),
+    *("REC->esr_ec", "REC->ret", "REC->reason"),
+)
 # The names of these spaces are in one metric. Therefore names must differ across these spaces too.
 TOGETHER = [
     (Space.VMX,),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.naming.vcpu import vcpu_index
+from exporter.model.records import ThreadKey, VcpuRecord, VcpuTotals
+from exporter.naming.vcpu import nameable, vcpu_index
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,15 @@ from exporter.naming.vcpu import vcpu_index
         (b"", ""),
     ],
 )
-def test_the_index_comes_from_the_tracepoint_or_else_from_the_comm(tmp_path: Path, comm: bytes, index: str) -> None:
+def test_the_index_comes_from_the_comm_or_else_from_the_tracepoint(tmp_path: Path, comm: bytes, index: str) -> None:
     assert vcpu_index(comm, None, 1, 2, tmp_path) == index
-    assert vcpu_index(comm, 5, 1, 2, tmp_path) == "5"
-    assert vcpu_index(comm, 0, 1, 2, tmp_path) == "0"
+    assert vcpu_index(comm, 5, 1, 2, tmp_path) == (index or "5")
+    assert vcpu_index(comm, 0, 1, 2, tmp_path) == (index or "0")
+
+
+def test_the_apic_id_of_x86_is_not_the_index(tmp_path: Path) -> None:
+    """QEMU with two sockets of six cores: its vCPU 6 is the first of the second socket, and its vcpu_id is 8."""
+    assert vcpu_index(b"CPU 6/KVM", 8, 1, 2, tmp_path) == "6"
 
 
 @pytest.mark.parametrize(
@@ -58,4 +64,19 @@ def test_the_index_comes_from_the_cgroup_if_the_comm_has_none(tmp_path: Path, cg
     thread.mkdir(parents=True)
     (thread / "cgroup").write_text(cgroup)
     assert vcpu_index(b"qemu-kvm", None, 1, 2, tmp_path) == index
+    assert vcpu_index(b"qemu-kvm", 8, 1, 2, tmp_path) == "8"
     assert vcpu_index(b"CPU 9/KVM", None, 1, 2, tmp_path) == "9"
+    assert vcpu_index(b"CPU 9/KVM", 8, 1, 2, tmp_path) == "9"
+
+
+def test_only_a_vcpu_whose_comm_states_no_index_waits_for_its_first_exit() -> None:
+    def record(comm: bytes, vcpu_id: int | None, *, alive: bool = True) -> VcpuRecord:
+        return VcpuRecord(ThreadKey(1, 2, 3), comm, vcpu_id, VcpuTotals(), (), None, alive)
+
+    assert nameable(record(b"CPU 6/KVM", None), vcpu_ids=True)
+    assert nameable(record(b"CPU 6/KVM", 8), vcpu_ids=True)
+    assert nameable(record(b"qemu-kvm", 8), vcpu_ids=True)
+    assert nameable(record(b"qemu-kvm", 0), vcpu_ids=True)
+    assert not nameable(record(b"qemu-kvm", None), vcpu_ids=True)
+    assert nameable(record(b"qemu-kvm", None), vcpu_ids=False)
+    assert nameable(record(b"qemu-kvm", None, alive=False), vcpu_ids=True)

@@ -47,12 +47,35 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         assert reasons.lookup(space, code) == expected
 
 
-def test_kvm_exit_is_recognised_by_the_fields_ret_and_esr_ec() -> None:
+def test_kvm_exit_is_recognised_by_its_first_fields() -> None:
     assert arm64.ISA.recognise(FIELDS)
-    field = RecordField("ret", 8, 4, True)
-    assert not arm64.ISA.recognise({"ret": field})
-    assert not arm64.ISA.recognise({"esr_ec": field})
-    assert arm64.ISA.recognise({"ret": field, "esr_ec": field})
+    assert arm64.ISA.recognise(read_format("aarch64-6.1", "kvm_exit").fields)
+    common = {name: field for name, field in FIELDS.items() if name.startswith("common_")}
+    assert not arm64.ISA.recognise(common)
+
+
+@pytest.mark.parametrize(
+    ("places", "recognised"),
+    [
+        ({"ret": (8, 4), "esr_ec": (12, 4)}, True),
+        ({"ret": (12, 4), "esr_ec": (16, 4), "vcpu_pc": (24, 8)}, True),  # behind one common field more
+        ({"esr_ec": (12, 4), "ret": (8, 4)}, True),  # the offsets are the order
+        ({"ret": (8, 4)}, False),
+        ({"esr_ec": (8, 4)}, False),
+        ({"ret": (12, 4), "esr_ec": (8, 4)}, False),
+        ({"vcpu_id": (8, 4), "ret": (12, 4), "esr_ec": (16, 4)}, False),
+        ({"ret": (8, 4), "vcpu_pc": (16, 8), "esr_ec": (24, 4)}, False),
+        ({"ret": (8, 8), "esr_ec": (16, 4)}, False),
+        ({"ret": (8, 4), "esr_ec": (12, 8)}, False),
+        ({"ret": (8, 4), "esr_ec": (16, 4)}, False),  # a gap: there may be an argument that the record lacks
+        ({"ret": (8, 4), "esr_ec": (8, 4)}, False),
+    ],
+)
+def test_fields_need_the_order_and_the_size_of_the_arguments(
+    places: dict[str, tuple[int, int]], recognised: bool
+) -> None:
+    fields = {name: RecordField(name, *place, False) for name, place in places.items()}
+    assert arm64.ISA.recognise(fields) == recognised
 
 
 def test_the_front_needs_no_btf(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from exporter.kernel.isa import x86
+from exporter.kernel.tracepoint import TracepointFormat
 from exporter.model.reason import Reason, Space
+from exporter.naming.reasons import ReasonNames
 from tests.support.formats import KERNELS, reason_names
 
 
@@ -30,7 +32,13 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         (Space.VMX, 0x04000030, Reason("EPT_VIOLATION 0x4000000", "fault")),
         (Space.VMX, 0x84000021, Reason("INVALID_STATE FAILED_VMENTRY 0x4000000", "other")),
         (Space.VMX, 0x80000011, Reason("UNKNOWN_0x11 FAILED_VMENTRY", "other")),
+        (Space.VMX, 0x20011, Reason("UNKNOWN_0x20011", "other")),
+        (Space.VMX, 0x80020011, Reason("UNKNOWN_0x80020011", "other")),
+        (Space.VMX, 0x7FFFFFFF, Reason("UNKNOWN_0x7fffffff", "other")),
+        (Space.VMX, 0x14, Reason("VMLAUNCH", "other")),
         (Space.VMX, 0x100000001, Reason("EXTERNAL_INTERRUPT 0x100000000", "interrupt")),
+        (Space.SVM, 0x14, Reason("write_cr4", "sysreg")),
+        (Space.SVM, 0x30, Reason("write_dr0", "sysreg")),
         (Space.SVM, 0x60, Reason("interrupt", "interrupt")),
         (Space.SVM, 0x7B, Reason("io", "pio")),
         (Space.SVM, 0x400, Reason("npf", "fault")),
@@ -41,3 +49,14 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
         (Space.SVM, 0xDEAD, Reason("UNKNOWN_0xdead", "other")),
     ]:
         assert reasons.lookup(space, code) == expected
+
+
+def test_a_kernel_whose_two_tables_have_one_expression() -> None:
+    """Before Linux 5.8, both tables hang on REC->exit_reason. The first one is VMX's."""
+    older = TracepointFormat("x", {}, {"REC->exit_reason": {1: "A", 2: "B"}, "REC->exit_reason #2": {1: "C", 3: "D"}})
+    reasons = ReasonNames(older)
+    assert [reasons.lookup(Space.VMX, code).name for code in (1, 2)] == ["A", "B"]
+    assert [reasons.lookup(Space.SVM, code).name for code in (1, 3)] == ["C", "D"]
+    newer = TracepointFormat("x", {}, {"REC->exit_reason": {1: "C"}})
+    assert ReasonNames(newer).lookup(Space.VMX, 1) == Reason("EXTERNAL_INTERRUPT", "interrupt")
+    assert ReasonNames(newer).lookup(Space.SVM, 1) == Reason("C", "other")

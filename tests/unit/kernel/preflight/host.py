@@ -9,10 +9,10 @@ from typing import Any
 
 from exporter.kernel import preflight
 from exporter.kernel.preflight import Check, find_tracefs
-from exporter.kernel.program import TRACEPOINTS
+from exporter.kernel.program import TRACEPOINTS, events
 
-EVENTS = tuple(f"{tracepoint.system}/{event}" for event, tracepoint in TRACEPOINTS.items())
-KVM_EVENTS = tuple(event for event, tracepoint in TRACEPOINTS.items() if tracepoint.system == "kvm")
+EVENTS = tuple(f"{TRACEPOINTS[event].system}/{event}" for event in events("counting", "arm64"))
+KVM_EVENTS = tuple(event for event in events("counting", "arm64") if TRACEPOINTS[event].system == "kvm")
 RELEASE = "6.1.0-56-cloud-arm64"
 ALL_CAPS, SYS_ADMIN, SYS_RESOURCE, PERFMON, BPF = 0x1FFFFFFFFFF, 1 << 21, 1 << 24, 1 << 38, 1 << 39
 

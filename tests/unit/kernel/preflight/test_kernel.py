@@ -137,6 +137,17 @@ def test_each_missing_tracepoint_is_named(host: Host) -> None:
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
 
 
+def test_openeulers_kernels_need_one_tracepoint_more(host: Host) -> None:
+    text = (FORMATS / "aarch64-openeuler-5.10/kvm_exit.format").read_text()
+    host.write(host.tracefs / "events/kvm/kvm_exit/format", text)
+    detail = "kvm_trap_enter: No such file or directory"
+    remedy = "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
+    host.write(host.tracefs / "events/kvm/kvm_trap_enter/format", "name: x\n")
+    detail = "kvm_exit, kvm_trap_enter, kvm_entry, kvm_userspace_exit"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", True, detail)
+
+
 def test_the_device_dev_kvm_is_not_needed(host: Host) -> None:
     (host.root / "dev/kvm").unlink()
     row = host.row("/dev/kvm")

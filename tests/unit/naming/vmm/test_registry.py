@@ -56,7 +56,8 @@ def test_the_sample_command_line_gives_name_uuid_and_vmm(tmp_path: Path, vmm: Vm
 def test_the_comm_of_a_vcpu_gives_its_index(tmp_path: Path, vmm: Vmm, index: int) -> None:
     comm = vmm.vcpu_comm.format(index).encode()
     assert len(comm) <= 15
-    assert vcpu_index(comm, None, 1, 2, tmp_path) == str(index)
+    for vcpu_id in (None, 0, index + 2):
+        assert vcpu_index(comm, vcpu_id, 1, 2, tmp_path) == str(index)
 
 
 @each_vmm
