@@ -10,8 +10,9 @@ from exporter.naming.vmm.definition import Vmm
 from exporter.naming.vmm.firecracker import FIRECRACKER
 from exporter.naming.vmm.kvmtool import KVMTOOL
 from exporter.naming.vmm.qemu import QEMU
+from exporter.naming.vmm.stratovirt import STRATOVIRT
 
-VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL)
+VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL, STRATOVIRT)
 
 
 class Recognised(NamedTuple):
