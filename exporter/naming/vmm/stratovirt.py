@@ -12,7 +12,7 @@ def _read_identity(argv: list[str]) -> CommandLineIdentity:
 
 
 def _value(argv: list[str], name: str) -> str:
-    """Value of an option, "" if it has none. A value never begins with a dash (util/src/arg_parser.rs)."""
+    """Return the value of an option; "" if it has none. A value never begins with a dash (util/src/arg_parser.rs)."""
     value = option(argv, name)
     return "" if value.startswith("-") else value
 
