@@ -20,7 +20,7 @@ _TRIES = 8
 """How many times a cell or slot is read at most, if it changes while it is read. One try takes about a microsecond."""
 
 NO_VCPU_ID = 0xFFFFFFFF
-"""vcpu_id of a slot if the tracepoint has no vcpu_id."""
+"""Stands in a slot for a vcpu_id that the tracepoint does not have."""
 _CODES = {4: "I", 8: "Q"}
 _FIRST_BYTES = 1 << 18
 """Bytes of an array that are mapped at the start: 200 cells, or 680 vCPUs."""

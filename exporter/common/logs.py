@@ -1,7 +1,7 @@
 """Logs in the style of Prometheus' own programs: one line for each event, in logfmt or JSON.
 
 A logged value may contain text from a guest's name or from a scraper's request. Every value is therefore escaped and
-cut. No value and no broken stream can make a call of event() raise an exception.
+cut. event() never raises an exception, not even for an odd value or a broken stream.
 """
 
 from __future__ import annotations

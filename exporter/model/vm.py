@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Vm:
     """A virtual machine: the process (TGID) that runs it, its name, its uuid and its VMM.
 
-    If the name is unknown, `name` is str(pid). If the uuid is unknown, `uuid` is "". `vmm` is the label of a VMM that
-    the exporter knows (naming/vmm), the base name of another program, or "unknown". The VM's owner chooses the strings,
-    so they may contain any character.
+    If the name is unknown, `name` is str(pid). If the uuid is unknown, `uuid` is "". `vmm` is the label of the
+    VMM. If the exporter does not know the VMM (naming/vmm), `vmm` is the base name of its program, or "unknown". The
+    VM's owner chooses the strings, so they may contain any character.
     """
 
     pid: int

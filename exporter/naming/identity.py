@@ -63,9 +63,9 @@ def start_time(pid: int, proc: Path) -> int | None:
 def _programs(process: Path, argv: list[str]) -> list[str]:
     """Return the known names of a process's program: the base name of argv[0], the executable, the comm.
 
-    Reading the executable requires the right to trace the process (ptrace(2), PTRACE_MODE_READ), which this process
-    often lacks. The kernel cuts a comm after 15 bytes. If a comm of this length is the beginning of one of the other
-    names, it is left out: the cut comm might look like a VMM's name.
+    The exporter often may not read the link to the executable: that needs the right to trace the other process
+    (ptrace(2), PTRACE_MODE_READ). The kernel cuts a comm after 15 bytes. If a comm of this length is the beginning of
+    one of the other names, it is left out: the cut comm might look like a VMM's name.
     """
     try:
         executable = (process / "exe").readlink().name

@@ -5,8 +5,8 @@ true for every table that a kernel may have:
 
 - A name that this module makes from a number ends in `0x<code>`. The name of an errno ends in its symbol or its
   decimal number.
-- If a name in a table repeats an earlier name, or looks like a name made here, it gets the suffix `_0x<code>`.
-- If several spaces share a metric, the names of each space have a different beginning, see kernel/isa.
+- If a name in a table repeats an earlier name, or looks like a name of the first rule, it gets the suffix `_0x<code>`.
+- If a metric has codes of several spaces, the names of each space begin differently, see kernel/isa.
 
 The facts about each instruction set are in kernel/isa, and not in this module.
 """

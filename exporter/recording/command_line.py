@@ -7,10 +7,10 @@ from exporter.naming.vmm import registry
 
 
 def command_line(vm: Vm, machine: str) -> list[str]:
-    """Arguments from which the exporter reads this identity. A recording does not hold the arguments of the VM itself.
+    """Return arguments from which the exporter reads this identity. A recording has no arguments of the VM itself.
 
-    If the program is unknown, its arguments are options that the exporter reads under the program's name. If its VM had
-    no name, it gets none: the name is then the pid of the stand-in.
+    If the program is unknown, its arguments are options that the exporter reads under the program's name. If the VM had
+    no name, the command line has no name either. The exporter then uses the pid of the process.
     """
     vmm = registry.by_label(vm.vmm)
     if vmm:

@@ -131,8 +131,8 @@ class Writer:
             while left:
                 left = left[self._out.write(left) :]
         except OSError:
-            # Remove the incomplete block, so that close() can still complete the file. This is not possible for a pipe,
-            # whose reader then gets a recording that is cut off.
+            # Remove the incomplete block, so that close() can still complete the file. A pipe cannot
+            # be truncated: its reader gets a recording that is cut off.
             with contextlib.suppress(OSError):
                 self._out.truncate(self._good)
                 self._out.seek(self._good)

@@ -1,4 +1,4 @@
-"""The oracle: ftrace's own histograms of the same tracepoints, by thread and reason."""
+"""ftrace counts the events of the same tracepoints, by thread and reason. The counts of the exporter must be equal."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ The counts are known primes, compared exactly.
 from __future__ import annotations
 
 import os
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 
 from exporter.model.reason import Space
+from tests.support.intervals import Interval, assert_counted, draw_intervals
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
@@ -26,35 +26,21 @@ def test_every_exit_of_many_threads_is_counted(machine: Load) -> None:
     """
     primes = [101, 211, 307, 401, 503, 601, 701, 809, 907, 1009]
     under_test = machine()
-    want: dict[int, dict[tuple[int, int], list[int]]] = {}
-    guest: dict[int, int] = {}
     vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(23)]
-    for number, vcpu in enumerate(vcpus):
-        chance = random.Random(number)
-        events = [
-            reason
-            for index, reason in enumerate((trap(WFX), trap(HVC64), trap(SYS64), trap(DABT), IRQ))
-            for _ in range(primes[(number + index) % len(primes)])
-        ]
-        chance.shuffle(events)
-        intervals = [(reason, chance.randrange(1, 10 ** chance.randrange(2, 13)), chance.randrange(1, 10**6))
-                     for reason in events]  # fmt: skip
-        want[vcpu.tid] = defaultdict(list)
-        for reason, out_ns, _ in intervals:
-            want[vcpu.tid][reason].append(out_ns)
-        guest[vcpu.tid] = sum(in_ns for _, _, in_ns in intervals)
-        vcpu.begin(_play(vcpu, intervals))
+    intervals = {
+        vcpu.tid: draw_intervals(number, (trap(WFX), trap(HVC64), trap(SYS64), trap(DABT), IRQ), primes)
+        for number, vcpu in enumerate(vcpus)
+    }
+    for vcpu in vcpus:
+        vcpu.begin(_play(vcpu, intervals[vcpu.tid]))
     for vcpu in vcpus:
         vcpu.finish()
 
     snapshot = under_test.collect()
-    assert {record.key.tid for record in snapshot.vcpus} == want.keys()
+    assert {record.key.tid for record in snapshot.vcpus} == intervals.keys()
     for record in snapshot.vcpus:
-        expected = want[record.key.tid]
         assert record.key.pid == os.getpid()
-        assert exits(record) == {reason: len(times) for reason, times in expected.items()}
-        assert durations(record) == {reason: (histogram(times), sum(times)) for reason, times in expected.items()}
-        assert record.totals.guest_ns == guest[record.key.tid]
+        assert_counted(record, intervals[record.key.tid])
     assert sorted(record.comm for record in snapshot.vcpus) == sorted(
         f"CPU {number}/KVM".encode() for number in range(23)
     )
@@ -63,7 +49,7 @@ def test_every_exit_of_many_threads_is_counted(machine: Load) -> None:
     assert snapshot.cells_in_use == 23 * 5
 
 
-def _play(vcpu: Vcpu, intervals: list[tuple[tuple[int, int], int, int]]) -> Callable[[], None]:
+def _play(vcpu: Vcpu, intervals: list[Interval]) -> Callable[[], None]:
     def play() -> None:
         now = 1_000_000
         vcpu.entry(now)

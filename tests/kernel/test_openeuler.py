@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
-from collections import defaultdict
 from collections.abc import Callable
 
 from exporter.model.reason import Space
+from tests.support.intervals import Interval, assert_counted, draw_intervals
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
@@ -38,11 +37,13 @@ def test_counts_every_exit_of_many_threads(machine: Load) -> None:
     """13 threads run at the same time. Durations begin at kvm_exit, however late the class comes."""
     primes = [101, 211, 307, 401, 503, 601]
     under_test = _load(machine)
-    want: dict[int, dict[tuple[int, int], list[int]]] = {}
-    guest: dict[int, int] = {}
     vcpus = [under_test.vcpu(f"CPU {number}/KVM") for number in range(13)]
+    intervals = {
+        vcpu.tid: draw_intervals(number, (trap(WFX), trap(HVC64), trap(SYS64), trap(DABT), IRQ, NO_CLASS), primes)
+        for number, vcpu in enumerate(vcpus)
+    }
 
-    def play(vcpu: Vcpu, intervals: list[tuple[tuple[int, int], int, int]]) -> Callable[[], None]:
+    def play(vcpu: Vcpu, intervals: list[Interval]) -> Callable[[], None]:
         def run() -> None:
             now = 1_000_000
             vcpu.entry(now)
@@ -54,31 +55,15 @@ def test_counts_every_exit_of_many_threads(machine: Load) -> None:
 
         return run
 
-    for number, vcpu in enumerate(vcpus):
-        chance = random.Random(number)
-        events = [
-            reason
-            for index, reason in enumerate((trap(WFX), trap(HVC64), trap(SYS64), trap(DABT), IRQ, NO_CLASS))
-            for _ in range(primes[(number + index) % len(primes)])
-        ]
-        chance.shuffle(events)
-        intervals = [(reason, chance.randrange(1, 10 ** chance.randrange(2, 13)), chance.randrange(1, 10**6))
-                     for reason in events]  # fmt: skip
-        want[vcpu.tid] = defaultdict(list)
-        for reason, out_ns, _ in intervals:
-            want[vcpu.tid][reason].append(out_ns)
-        guest[vcpu.tid] = sum(in_ns for _, _, in_ns in intervals)
-        vcpu.begin(play(vcpu, intervals))
+    for vcpu in vcpus:
+        vcpu.begin(play(vcpu, intervals[vcpu.tid]))
     for vcpu in vcpus:
         vcpu.finish()
 
     snapshot = under_test.collect()
-    assert {record.key.tid for record in snapshot.vcpus} == want.keys()
+    assert {record.key.tid for record in snapshot.vcpus} == intervals.keys()
     for record in snapshot.vcpus:
-        expected = want[record.key.tid]
-        assert exits(record) == {reason: len(times) for reason, times in expected.items()}
-        assert durations(record) == {reason: (histogram(times), sum(times)) for reason, times in expected.items()}
-        assert record.totals.guest_ns == guest[record.key.tid]
+        assert_counted(record, intervals[record.key.tid])
         assert record.vcpu_id == 5
     assert set(snapshot.counters.values()) == {0}
     assert snapshot.cells_in_use == 13 * 6

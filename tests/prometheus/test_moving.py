@@ -1,4 +1,4 @@
-"""rate() over a running replay, between two pauses.
+"""Prometheus' rate() of counters that a replayed recording moves.
 
 While the demo is paused its page does not change. So a sample that Prometheus takes then must equal the page exactly,
 and the increase between two samples must equal the increase between the two pages. rate() extrapolates to the ends of

@@ -154,14 +154,14 @@ class Machine:
 
 
 def exits(record: VcpuRecord) -> dict[tuple[int, int], int]:
-    """Return the exits by (space, code)."""
+    """Return the number of exits by reason (space, code)."""
     result = {(cell.space, cell.code): cell.exits for cell in record.cells}
     assert len(result) == len(record.cells), "one reason has two cells"
     return result
 
 
 def durations(record: VcpuRecord) -> dict[tuple[int, int], tuple[tuple[int, ...], int]]:
-    """Return buckets and sum by (space, code)."""
+    """Return the buckets of the durations, and the sum of the durations in ns, by reason (space, code)."""
     return {(cell.space, cell.code): (cell.counts(), cell.sum_ns) for cell in record.cells}
 
 

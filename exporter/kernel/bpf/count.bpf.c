@@ -46,9 +46,9 @@ static __always_inline void leave_guest(struct slot *s, u32 cell, u32 state, u64
 	s->since_ns = now;
 	s->state = state;
 	/*
-	 * The guest time is written last. A reader that reads before that sees too
-	 * little guest time. In the other order the reader would count the interval
-	 * twice: once in guest_ns, and once from the old state and since_ns.
+	 * The guest time is written last. Until then, a reader sees too little guest
+	 * time. In the other order, the reader would count the interval twice: once
+	 * in guest_ns, and once from the old state and since_ns.
 	 */
 	barrier();
 	if (was == STATE_GUEST) {

@@ -33,8 +33,8 @@ def socket_name(value: str, *, shared: frozenset[str]) -> str:
     """Return a VM's name from the path of its control socket, /run/x/NAME.sock; "" if the path has no name.
 
     If many VMs have the same file name, the folder's name is the VM's name. Kata Containers uses
-    /run/vc/vm/ID/clh-api.sock. libvirt uses <folder>/NAME-socket. The path may follow `path=`. `shared` has the file
-    names, without suffix, that many VMs of this VMM have.
+    /run/vc/vm/ID/clh-api.sock. libvirt uses <folder>/NAME-socket. The path may follow `path=`. `shared` lists the
+    file names that this VMM uses for many VMs, without their suffix.
     """
     path = PurePosixPath(value[len("path=") :] if value.startswith("path=") else value)
     suffix = _SOCKET_SUFFIX.search(path.name)

@@ -23,7 +23,8 @@ from tests.support.paths import ROOT
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 
 _TOOLS = ("podman", "runc", "mmdebstrap")
-# Options for a tree like debian:*-slim. Its /usr is merged. It lacks the perl package that merges older systems.
+# mmdebstrap options for a file system like that of the image debian:*-slim. Its /usr is merged. It lacks the perl
+# package that merges older systems.
 _SLIM = [
     "--variant=minbase",
     "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",

@@ -1,0 +1,40 @@
+"""Exits of one thread in random order, and the record that they must give."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from exporter.model.records import VcpuRecord
+from tests.support.machine import durations, exits, histogram
+
+
+class Interval(NamedTuple):
+    """The vCPU is in the guest for `in_ns`, exits for a reason (space, code), and is out for `out_ns`."""
+
+    reason: tuple[int, int]
+    out_ns: int
+    in_ns: int
+
+
+def draw_intervals(number: int, reasons: Sequence[tuple[int, int]], primes: Sequence[int]) -> list[Interval]:
+    """Draw the intervals of thread `number`. Each reason occurs a prime number of times."""
+    chance = random.Random(number)
+    events = [reason for index, reason in enumerate(reasons) for _ in range(primes[(number + index) % len(primes)])]
+    chance.shuffle(events)
+    return [
+        Interval(reason, chance.randrange(1, 10 ** chance.randrange(2, 13)), chance.randrange(1, 10**6))
+        for reason in events
+    ]
+
+
+def assert_counted(record: VcpuRecord, intervals: Sequence[Interval]) -> None:
+    """Assert that the record has exactly these intervals."""
+    expected: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for interval in intervals:
+        expected[interval.reason].append(interval.out_ns)
+    assert exits(record) == {reason: len(times) for reason, times in expected.items()}
+    assert durations(record) == {reason: (histogram(times), sum(times)) for reason, times in expected.items()}
+    assert record.totals.guest_ns == sum(interval.in_ns for interval in intervals)
