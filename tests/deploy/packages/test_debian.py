@@ -126,7 +126,8 @@ def demo(debian: tree.Tree) -> Iterator[str]:
 def test_man_shows_the_manual_page_without_warnings(debian: tree.Tree) -> None:
     assert debian.run("man", "-w", NAME) == f"/usr/share/man/man8/{NAME}.8.gz\n"
     page = debian.run("env", "MANPAGER=cat", "MANWIDTH=100", "man", "--warnings", NAME)
-    assert "counts why, how often and for how long" in page
+    (summary,) = re.findall(r"^\.Nd (.*)$", (ROOT / "docs/man" / f"{NAME}.8").read_text(), re.MULTILINE)
+    assert summary in page
     assert "warning" not in page
 
 
