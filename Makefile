@@ -8,7 +8,7 @@ CONFIG := config.yaml
 # Runtime dependencies, with Debian's names. bcc exists only for the distribution's own Python.
 PACKAGES := python3-bpfcc python3-prometheus-client python3-tornado python3-yaml
 DEMO_PACKAGES := $(PACKAGES) curl
-TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv gcc libc6-dev
+TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-venv gcc libc6-dev mount
 # The dashboards' JSON depends on this version, so everybody uses the same one. The number before "!" is the time of the
 # SDK's build. 11.6.0 is the version of Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
