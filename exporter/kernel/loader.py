@@ -207,11 +207,14 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     names = events(request["kind"], request["front"])
-    kinds = {name: raw for name in names if name != "kvm_exit"}
+    programs = {}
+    for name in names:
+        if name == "kvm_exit":
+            programs[name], front = _load_kvm_exit(bcc, bpf, front)
+        else:
+            programs[name] = _load(bpf, name, raw)
     extra = bcc.BPF.TRACEPOINT if request["extra_classic"] else raw
-    kinds.update((name, extra) for name in request["extra_programs"])
-    programs = {name: _load(bpf, name, kind) for name, kind in kinds.items()}
-    programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, front)
+    programs.update((name, _load(bpf, name, extra)) for name in request["extra_programs"])
     maps = {name: bpf[name].map_fd for name in MAPS[request["kind"]]}
     for stack, entries in STACKS[request["kind"]].items():
         for number in range(request[entries], 0, -1):
