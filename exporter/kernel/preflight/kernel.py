@@ -9,9 +9,9 @@ from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check, exists
-from exporter.kernel.program import TRACEPOINTS, LoadError, events, isa_of
+from exporter.kernel.program import TRACEPOINTS, events
 from exporter.kernel.remedies import MOUNT_TRACEFS, READ_TRACEFS
-from exporter.kernel.tracepoint import FormatError, parse_format
+from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
 
 def kernel_version(release: str) -> Version | None:
@@ -84,7 +84,9 @@ def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
     name = f"{system} tracepoints"
     if tracefs is None:
         return Check(name, False, "cannot be seen without tracefs", MOUNT_TRACEFS)
-    needed = [event for event in events("counting", _front(tracefs)) if TRACEPOINTS[event].system == system]
+    kvm_exit = _kvm_exit(tracefs)
+    isa = registry.recognise(kvm_exit.fields) if kvm_exit else None  # if no front fits, the trial load says so
+    needed = [event for event in events("counting", isa.name if isa else "") if TRACEPOINTS[event].system == system]
     wrong = []
     for event in needed:
         try:
@@ -96,12 +98,12 @@ def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
     return Check(name, False, ", ".join(wrong), remedy) if wrong else Check(name, True, ", ".join(needed))
 
 
-def _front(tracefs: Path) -> str:
-    """Return the front for this kernel's kvm_exit; "" if no front fits. Loading the program reports that error."""
+def _kvm_exit(tracefs: Path) -> TracepointFormat | None:
+    """Return the format of kvm_exit; None if it cannot be read. The row about KVM's tracepoints says why."""
     try:
-        return isa_of(parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())).name
-    except (OSError, UnicodeDecodeError, FormatError, LoadError):
-        return ""
+        return parse_format((tracefs / "events/kvm/kvm_exit/format").read_text())
+    except (OSError, UnicodeDecodeError, FormatError):
+        return None
 
 
 def check_dev_kvm(path: Path) -> Check:
@@ -132,9 +134,8 @@ def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | 
     if isa is None or not isa.uses_btf:
         present = exists(sys / "kernel/btf/vmlinux")
         return Check(name, True, "present, not used" if present else "not used", needed=present)
-    try:
-        kvm_exit = parse_format(((tracefs or sys) / "events/kvm/kvm_exit/format").read_text())
-    except (OSError, ValueError):  # the row about the tracepoints says why
+    kvm_exit = _kvm_exit(tracefs) if tracefs else None
+    if kvm_exit is None:
         return Check(name, True, "unknown: kvm_exit cannot be read", needed=False)
     reason = isa.host_front(kvm_exit.fields, KernelBtf(sys), version).classic_reason
     if reason:
