@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from exporter.model.reason import Space
-from tests.support.intervals import Interval, assert_counted, draw_intervals
+from tests.support.intervals import Interval, assert_counted, draw_intervals, play
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
@@ -32,7 +32,7 @@ def test_every_exit_of_many_threads_is_counted(machine: Load) -> None:
         for number, vcpu in enumerate(vcpus)
     }
     for vcpu in vcpus:
-        vcpu.begin(_play(vcpu, intervals[vcpu.tid]))
+        vcpu.begin(play(vcpu, intervals[vcpu.tid], _leave))
     for vcpu in vcpus:
         vcpu.finish()
 
@@ -49,20 +49,12 @@ def test_every_exit_of_many_threads_is_counted(machine: Load) -> None:
     assert snapshot.cells_in_use == 23 * 5
 
 
-def _play(vcpu: Vcpu, intervals: list[Interval]) -> Callable[[], None]:
-    def play() -> None:
-        now = 1_000_000
-        vcpu.entry(now)
-        for (space, code), out_ns, in_ns in intervals:
-            now += in_ns
-            if space == Space.ARM64_TRAP:
-                vcpu.arm_exit(now, TRAP, code)
-            else:
-                vcpu.arm_exit(now, code)
-            now += out_ns
-            vcpu.entry(now)
-
-    return play
+def _leave(vcpu: Vcpu, now: int, interval: Interval) -> None:
+    space, code = interval.reason
+    if space == Space.ARM64_TRAP:
+        vcpu.arm_exit(now, TRAP, code)
+    else:
+        vcpu.arm_exit(now, code)
 
 
 def test_every_exit_of_many_threads_on_one_cpu_is_counted(machine: Load) -> None:

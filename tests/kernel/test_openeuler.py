@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from exporter.model.reason import Space
-from tests.support.intervals import Interval, assert_counted, draw_intervals
+from tests.support.intervals import Interval, assert_counted, draw_intervals, play
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
 
 Load = Callable[..., Machine]
@@ -33,6 +33,10 @@ def _exit(vcpu: Vcpu, now: int, reason: tuple[int, int], wait: int) -> None:
         vcpu.euler_exit(now, code)
 
 
+def _leave(vcpu: Vcpu, now: int, interval: Interval) -> None:
+    _exit(vcpu, now, interval.reason, interval.out_ns // 2)
+
+
 def test_counts_every_exit_of_many_threads(machine: Load) -> None:
     """13 threads run at the same time. Durations begin at kvm_exit, however late the class comes."""
     primes = [101, 211, 307, 401, 503, 601]
@@ -43,20 +47,8 @@ def test_counts_every_exit_of_many_threads(machine: Load) -> None:
         for number, vcpu in enumerate(vcpus)
     }
 
-    def play(vcpu: Vcpu, intervals: list[Interval]) -> Callable[[], None]:
-        def run() -> None:
-            now = 1_000_000
-            vcpu.entry(now)
-            for reason, out_ns, in_ns in intervals:
-                now += in_ns
-                _exit(vcpu, now, reason, out_ns // 2)
-                now += out_ns
-                vcpu.entry(now)
-
-        return run
-
     for vcpu in vcpus:
-        vcpu.begin(play(vcpu, intervals[vcpu.tid]))
+        vcpu.begin(play(vcpu, intervals[vcpu.tid], _leave))
     for vcpu in vcpus:
         vcpu.finish()
 

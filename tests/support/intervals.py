@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from exporter.model.records import VcpuRecord
-from tests.support.machine import durations, exits, histogram
+from tests.support.machine import Vcpu, durations, exits, histogram
 
 
 class Interval(NamedTuple):
@@ -28,6 +28,21 @@ def draw_intervals(number: int, reasons: Sequence[tuple[int, int]], primes: Sequ
         Interval(reason, chance.randrange(1, 10 ** chance.randrange(2, 13)), chance.randrange(1, 10**6))
         for reason in events
     ]
+
+
+def play(vcpu: Vcpu, intervals: Sequence[Interval], leave: Callable[[Vcpu, int, Interval], None]) -> Callable[[], None]:
+    """Return a function that runs the intervals in the vCPU's thread. `leave` is the exit of one interval at a time."""
+
+    def run() -> None:
+        now = 1_000_000
+        vcpu.entry(now)
+        for interval in intervals:
+            now += interval.in_ns
+            leave(vcpu, now, interval)
+            now += interval.out_ns
+            vcpu.entry(now)
+
+    return run
 
 
 def assert_counted(record: VcpuRecord, intervals: Sequence[Interval]) -> None:
