@@ -103,7 +103,7 @@ def check(counted: Counted, sent: Sent, slots: int) -> Counter[str]:
 def test_every_exit_of_short_lived_threads_is_counted_or_dropped(
     load: Callable[..., tuple[program.Loaded, Counted]],
 ) -> None:
-    """50,021 threads of one process: a small machine has 32,768 thread IDs, so many IDs are reused."""
+    """One process has 50,021 threads. A small machine has 32,768 thread IDs, so many IDs are reused."""
     loaded, counted = load(slots=16381, cells=65537)
     threads = often(50_021, 5_003)
     sent = counted.until(driver.begin(loaded.programs, threads=threads, parallel=17, rounds=101, reasons=2))

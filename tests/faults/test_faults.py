@@ -279,7 +279,8 @@ def test_the_service_attaches_when_kvm_is_loaded_later(start: Start, tmp_path: P
     busy = _cpu_seconds(service.pid) - busy
     assert busy < 0.5
     came = time.monotonic()
-    subprocess.run(["nsenter", "-t", str(service.pid), "-m", "umount", EVENTS], check=True)
+    # -r: the path begins at the service's root. In a chroot, the root of the mount namespace is another folder.
+    subprocess.run(["nsenter", "-t", str(service.pid), "-m", "-r", "umount", EVENTS], check=True)
     service.up()
     seconds = time.monotonic() - came
     driven = Driven(service)
