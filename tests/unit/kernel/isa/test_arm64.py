@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.kernel.btf import KernelBtf
-from exporter.kernel.isa import arm64
+from exporter.kernel.isa import arm64, registry
 from exporter.kernel.isa.entry import HostFront
 from exporter.kernel.tracepoint import RecordField
 from exporter.model.reason import Reason, Space
@@ -22,6 +22,7 @@ def test_the_entry() -> None:
     isa = arm64.ISA
     assert (isa.name, isa.machines, isa.bpf_syscall, isa.perf_event_open_syscall) == ("arm64", ("aarch64",), 280, 241)
     assert not isa.uses_btf
+    assert registry.BY_MACHINE["aarch64"] is isa
     assert {space.space: len(space.names()) for space in arm64.ISA.spaces} == {Space.ARM64_TRAP: 45, Space.ARM64_RET: 5}
 
 

