@@ -227,7 +227,7 @@ def _request(kind: str, sysfs: Path) -> program.LoadRequest:
     return program.LoadRequest(front="", defines=ring, sysfs=str(sysfs), kind=kind, slots=64, cells=0)
 
 
-on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="kvm_exit of x86")
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="only the kvm_exit of x86 is read with BTF")
 
 
 @pytest.mark.kvm
@@ -268,6 +268,11 @@ def test_perf_sees_every_event_beside_the_programs_of_this_host(loaded_now: Load
 
 
 def _needs_two_arguments() -> None:
+    """Skip the test unless this kernel's kvm_exit has two arguments, as since Linux 5.16.
+
+    The test gives the kernel a program for two arguments or for three. On an older kernel, or without BTF, this kernel
+    would accept the other one.
+    """
     try:
         arguments = KernelBtf(Path("/sys")).of("kvm").tracepoint_arguments("kvm_exit")
     except BtfError as error:
