@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from exporter.collect.maps import NO_VCPU_ID, STATE_GUEST, STATE_HOST, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
+from exporter.collect.maps import OWNER_ENDED, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.model.records import (
@@ -121,11 +121,15 @@ class Collector:
         live: list[VcpuRecord] = []
         ended: list[tuple[int, EndedVcpu]] = []
         for number in self._slots.used():
-            slot = self._slots.read(number)
-            if slot.owner:
-                live.append(self._record(number, slot, now))
-            elif self._slots.died(number):
-                ended.append((number, EndedVcpu(self._last_record(number, slot, now), now + self.linger_ns)))
+            slot = self._slots.read(number, now)
+            if slot.owner == OWNER_ENDED:
+                record = self._last_record(number, slot, now)
+                if record:
+                    ended.append((number, EndedVcpu(record, now + self.linger_ns)))
+            elif slot.owner:
+                record = self._record(number, slot, now)
+                if record:
+                    live.append(record)
         counters = self._counters.read()
         runs = {name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()}
         # Everything that can fail comes first: each vanished vCPU must appear in exactly one snapshot.
@@ -151,63 +155,70 @@ class Collector:
         try:
             for number in changed:
                 cell, slot, _ = self._cells.read(number)
-                if slot:
-                    self._store(slot, number, cell)
-                else:  # just taken: a weakly ordered CPU may show the exit before the owner
+                if not self._store(slot, number, cell):
                     self._cells.mark_changed(number)
         except BaseException:  # MemoryError too: the next collection must read the cells that this one did not read
             for number in changed:
                 self._cells.mark_changed(number)
             raise
 
-    def _track(self, number: int) -> _TrackedSlot:
+    def _track(self, number: int) -> _TrackedSlot | None:
+        """Return the values of a slot, or None if the slot was taken just now and is not complete yet."""
         tracked = self._tracked.get(number)
         if tracked is None:
             identity = self._slots.identity(number)
-            key = ThreadKey(identity.tgid, identity.tid, identity.born_ns)
+            if identity is None:
+                return None
+            key = ThreadKey(identity.id >> 32, identity.id & 0xFFFFFFFF, identity.born_ns)
             tracked = self._tracked[number] = _TrackedSlot(key, identity.comm)
         return tracked
 
-    def _store(self, slot: int, number: int, cell: Cell) -> None:
-        tracked = self._track(slot)
+    def _store(self, slot: int, number: int, cell: Cell) -> bool:
+        """Keep the values of a cell. Return False if it, or its slot, is not complete yet."""
+        tracked = self._track(slot) if slot else None
+        if tracked is None:
+            return False
         tracked.cells[number] = cell
         tracked.cells_tuple = ()
+        return True
 
-    def _record(self, number: int, slot: SlotState, now: int) -> VcpuRecord:
+    def _record(self, number: int, slot: SlotState, now: int) -> VcpuRecord | None:
+        """Return the record of a slot, or None if the slot was taken just now and is not complete yet."""
         tracked = self._track(number)
-        alive = slot.owner != 0
-        guest_ns = slot.totals.guest_ns
-        if alive and slot.state == STATE_GUEST:
-            # A vCPU with few exits can be in the guest for minutes. So the time since its entry is already counted.
-            guest_ns += max(0, now - slot.since_ns)
-        # The exit's own timestamp may be older than the `now` of a collection that ran at the same moment. The time
-        # in the guest must not fall then.
-        tracked.guest_ns = guest_ns = max(tracked.guest_ns, guest_ns)
+        if tracked is None:
+            return None
+        # An exit's own timestamp may be older than the `now` of a collection that ran at the same moment. The time in
+        # the guest must not fall then.
+        tracked.guest_ns = max(tracked.guest_ns, slot.totals.guest_ns)
         in_progress = None
-        if alive and slot.state == STATE_HOST and slot.exit_cell:
+        alive = slot.owner != OWNER_ENDED
+        if alive and slot.exit_cell:
             if slot.exit_cell not in tracked.cells:  # a cell that was taken after the changed cells were read
-                self._store(number, slot.exit_cell, self._cells.read(slot.exit_cell)[0])
-            current = tracked.cells[slot.exit_cell]
-            in_progress = ExitInProgress(current.space, current.code, max(0, now - slot.since_ns))
+                cell, owner, _ = self._cells.read(slot.exit_cell)
+                if owner == number:
+                    self._store(number, slot.exit_cell, cell)
+            current = tracked.cells.get(slot.exit_cell)
+            if current:
+                in_progress = ExitInProgress(current.space, current.code, max(0, now - slot.exit_ns))
         if not tracked.cells_tuple:
             tracked.cells_tuple = tuple(tracked.cells.values())
         return VcpuRecord(
             key=tracked.key,
             comm=tracked.comm,
-            vcpu_id=None if slot.vcpu_id == NO_VCPU_ID else slot.vcpu_id,
-            totals=slot.totals._replace(guest_ns=guest_ns),
+            vcpu_id=slot.vcpu_id,
+            totals=slot.totals._replace(guest_ns=tracked.guest_ns),
             cells=tracked.cells_tuple,
             in_progress=in_progress,
             alive=alive,
         )
 
-    def _last_record(self, number: int, slot: SlotState, now: int) -> VcpuRecord:
-        """Read the slot of an ended thread and all its cells again: some may have changed after changed()."""
+    def _last_record(self, number: int, slot: SlotState, now: int) -> VcpuRecord | None:
+        """Read all cells of an ended thread again: some may have changed after changed()."""
         for first in self._slots.heads(number):
             cell_number = first
             while cell_number:
                 cell, owner, following = self._cells.read(cell_number)
-                if not owner:  # an earlier process cleared this cell, but could not write its journal
+                if owner != number:  # an earlier process cleared this cell, but could not write its journal
                     break
                 self._store(number, cell_number, cell)
                 cell_number = following

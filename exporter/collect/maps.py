@@ -1,8 +1,8 @@
 """The program's array maps, mapped into this process. So reading a key takes no system call.
 
 Layouts come from bcc (program.LeafLayout), so that every structure is declared once, in kernel/bpf/maps.bpf.h. A vCPU
-continues to write while this process reads. on_exit() and on_entry() of kernel/bpf/count.bpf.c define the order of its
-writes.
+continues to write while this process reads, and the writes may become visible in any order. So a reader relies on no
+order. An aligned 64-bit word is always read whole. Values of several words are accepted only if a check fits them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mmap
 import struct
 from itertools import compress
 from operator import ne, or_
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from exporter.kernel.program import LeafField, LeafLayout
 from exporter.model.records import Cell, VcpuTotals
@@ -19,36 +19,43 @@ from exporter.model.records import Cell, VcpuTotals
 _TRIES = 8
 """How many times a cell or slot is read at most, if it changes while it is read. One try takes about a microsecond."""
 
-NO_VCPU_ID = 0xFFFFFFFF
-"""Stands in a slot for a vcpu_id that the tracepoint does not have."""
+_ALL_BITS = 2**64 - 1
+_STATE_BITS = 2
+_LINE_WORDS = 8
+"""64-bit words of the first cache line of a slot. An exit and an entry change only these."""
+
 _CODES = {4: "I", 8: "Q"}
 _FIRST_BYTES = 1 << 18
 """Bytes of an array that are mapped at the start: 200 cells, or 680 vCPUs."""
 
 
 class SlotState(NamedTuple):
-    """The members of a slot that change, at one moment between two events of its vCPU."""
+    """The members of a slot that change, decoded for one moment."""
 
     owner: int
-    state: int
-    since_ns: int
-    exit_cell: int
-    user_cell: int
-    vcpu_id: int
+    """The id of the living thread. 0 if the slot was taken just now. OWNER_ENDED if its thread has ended."""
+    vcpu_id: int | None
     totals: VcpuTotals
+    """`guest_ns` has the guest time until the moment, also of a vCPU that is in its guest."""
+    exit_cell: int
+    """The cell of the exit in progress. 0 if there is none, or if it began and ended while it was read."""
+    exit_ns: int
+    """The time of that exit."""
 
 
 class SlotIdentity(NamedTuple):
     """The members of a slot that stay the same while a thread uses it."""
 
-    tid: int
-    tgid: int
+    id: int
+    """tgid << 32 | tid"""
     born_ns: int
     comm: bytes
 
 
-STATE_GUEST = 1
-STATE_HOST = 2
+OWNER_ENDED = _ALL_BITS
+
+_STATE_GUEST = 1
+_STATE_HOST = 2
 
 
 class ArrayMap:
@@ -76,7 +83,7 @@ class ArrayMap:
     def _use(self, memory: mmap.mmap) -> None:
         self.mapped = min(len(memory) // self.layout.size, self.layout.entries)
         self.memory = memory
-        self._view = memoryview(memory)
+        self._words = memoryview(memory).cast("Q")
 
     def map_up_to(self, number: int) -> None:
         """Map a leaf and all leaves before it. Raises OSError if there is no memory; the old mapping then stays."""
@@ -97,12 +104,10 @@ class ArrayMap:
         return any(self.memory[start : start + field.size])
 
     def column(self, name: str) -> list[int]:
-        """Read one member of every mapped leaf."""
+        """Read one 64-bit member of every mapped leaf."""
         if name not in self._columns:
-            field = self.layout.fields[name]
-            code: Literal["I", "Q"] = "I" if field.size == 4 else "Q"
-            items = self._view.cast(code)[field.offset // field.size :: self.layout.size // field.size]
-            self._columns[name] = items[: self.mapped]
+            column = self._words[self.layout.fields[name].offset // 8 :: self.layout.size // 8]
+            self._columns[name] = column[: self.mapped]
         return self._columns[name].tolist()
 
     def clear(self, number: int) -> None:
@@ -113,7 +118,7 @@ class ArrayMap:
     def close(self) -> None:
         """Unmap. The kernel frees the map when its last descriptor is closed."""
         self._columns.clear()
-        self._view.release()
+        self._words.release()
         self.memory.close()
 
 
@@ -134,27 +139,32 @@ def _unpacker(layout: LeafLayout, names: tuple[str, ...]) -> struct.Struct:
 class CellMap(ArrayMap):
     """The pool of cells."""
 
-    _in_use = "slot"
+    _in_use = "slot_space"
 
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
-        self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "space", "next", "slot"))
+        self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "not_code", "slot_space", "next"))
         self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
         self._seen: list[list[int]] = [[], []]
+        self._last: set[int] = set()
 
     def changed(self) -> list[int]:
-        """Numbers of the cells with events since the last call.
+        """Numbers of the cells with events since the last call but one.
 
         It compares the columns with the columns of the last call, not with the values that read() has returned since
-        then. So if an event comes between the two calls, its cell is read twice, but never missed.
+        then. So if an event comes between the two calls, its cell is read twice, but never missed. The cells that had
+        changed in the last call are listed once more: a count may become visible before the buckets do.
         """
         columns = [self.column("exits"), self.column("completed")]
         for seen in self._seen:
             seen.extend([0] * (self.mapped - len(seen)))
         differ = map(or_, map(ne, columns[0], self._seen[0]), map(ne, columns[1], self._seen[1]))
         self._seen = columns
-        return list(compress(range(self.mapped), differ))
+        changed = set(compress(range(self.mapped), differ))
+        listed = sorted(changed | self._last)
+        self._last = changed
+        return listed
 
     def mark_changed(self, number: int) -> None:
         """Make the next changed() list this cell in any case."""
@@ -166,13 +176,16 @@ class CellMap(ArrayMap):
         for seen in self._seen:
             if number < len(seen):
                 seen[number] = 0
+        self._last.discard(number)
 
     def read(self, number: int) -> tuple[Cell, int, int]:
         """Return a cell, the number of its slot, and the number of the next cell in its chain (0: none).
 
-        The sum of the buckets is `exits`, or one less while an exit is in progress. The sum can be even lower if the
-        vCPU exits faster than this function reads. `exits` is then newer than the buckets, and no exit is lost.
-        Raises OSError if there is no memory to map.
+        The number of the slot is 0 if the cell is free, or if it was taken just now and is not complete yet.
+
+        The sum of the buckets is `exits`, or one less while an exit is in progress. If the vCPU exits while this
+        function reads, the numbers may differ by the exits of this moment. No exit is lost. Raises OSError if there is
+        no memory to map.
         """
         self.map_up_to(number)
         start, size = number * self.layout.size, self._head.size
@@ -182,52 +195,72 @@ class CellMap(ArrayMap):
             head = memory[start : start + size]
             if leaf.startswith(head):
                 break
-        exits, _, sum_ns, code, space, following, slot = self._head.unpack(head)
-        return Cell(space, code, exits, sum_ns, leaf[self._buckets]), slot, following
+        exits, _, sum_ns, code, not_code, slot_space, following = self._head.unpack(head)
+        slot = slot_space >> 32 if code ^ not_code == _ALL_BITS else 0
+        return Cell(slot_space & 0xFFFFFFFF, code, exits, sum_ns, leaf[self._buckets]), slot, following
 
 
 class SlotMap(ArrayMap):
     """The vCPU threads."""
 
-    _in_use = "tid"
+    _in_use = "id"
 
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
-        self._state = _unpacker(layout, SlotState._fields[:-1])
-        self._totals = _unpacker(layout, VcpuTotals._fields)
-        self._changing_bytes = max(self._state.size, self._totals.size)
-        self._identity = _unpacker(layout, SlotIdentity._fields)
+        self._owner, self._guest, self._since, self._exit = (
+            layout.fields[name].offset // 8 for name in ("owner", "guest", "since_ns", "exit")
+        )
+        self._vcpu_id = _unpacker(layout, ("vcpu_id_plus_1",))
+        self._totals = _unpacker(layout, VcpuTotals._fields[1:])
+        self._identity = _unpacker(layout, ("id", "born_ns", "comm", "check"))
         self._heads = _unpacker(layout, ("heads",))
-        self._died = _unpacker(layout, ("died_ns",))
 
     def used(self) -> list[int]:
         """Numbers of the slots that hold a thread, alive or dead."""
-        return list(compress(range(self.mapped), self.column("tid")))
+        return list(compress(range(self.mapped), self.column("id")))
 
-    def read(self, number: int) -> SlotState:
-        """Read a slot between two events of its vCPU, so that state, since_ns and totals belong together."""
-        start = number * self.layout.size
-        end = start + self._changing_bytes
-        memory = self.memory
-        for _ in range(_TRIES):
-            leaf = memory[start:end]
-            if leaf == memory[start:end]:
-                break
-        totals = VcpuTotals._make(self._totals.unpack_from(leaf))
-        return SlotState._make((*self._state.unpack_from(leaf), totals))
+    def read(self, number: int, now: int) -> SlotState:
+        """Read a slot, and add the time until `now` to the guest time of a vCPU that is in its guest.
 
-    def identity(self, number: int) -> SlotIdentity:
-        """Read which thread the slot belongs to. Raises OSError if there is no memory to map."""
-        self.map_up_to(number)
-        tid, tgid, born_ns, comm = self._identity.unpack_from(self.memory, number * self.layout.size)
-        return SlotIdentity(tid, tgid, born_ns, comm.split(b"\0", 1)[0])
-
-    def died(self, number: int) -> bool:
-        """True if the thread of a slot has ended.
-
-        If a slot has no owner and no time of death, the program is just taking it.
+        If the words do not belong together in any try, the vCPU exits and enters within microseconds. Then the guest
+        time may lack the last of them, and no exit is returned.
         """
-        return self._died.unpack_from(self.memory, number * self.layout.size) != (0,)
+        start = number * self.layout.size
+        first = start // 8
+        for _ in range(_TRIES):
+            # Each item of this list is one load of an aligned 64-bit word.
+            words = self._words[first : first + _LINE_WORDS].tolist()
+            owner, since_ns = words[self._owner], words[self._since]
+            state, value = words[self._guest] & (1 << _STATE_BITS) - 1, words[self._guest] >> _STATE_BITS
+            check, cell = words[self._exit] >> 32, words[self._exit] & 0xFFFFFFFF
+            if check == (since_ns + value) & 0xFFFFFFFF:
+                break
+        else:
+            cell = since_ns = 0
+        guest_ns = value
+        if state == _STATE_GUEST:
+            # If a thread ended in its guest, its last exit was missed. No time after its last entry is counted.
+            guest_ns = max(0, max(0 if owner == OWNER_ENDED else now, since_ns) - value)
+        (vcpu_id_plus_1,) = self._vcpu_id.unpack_from(self.memory, start)
+        vcpu_id = vcpu_id_plus_1 - 1 if vcpu_id_plus_1 else None
+        totals = VcpuTotals(guest_ns, *self._totals.unpack_from(self.memory, start))
+        return SlotState(owner, vcpu_id, totals, cell if state == _STATE_HOST else 0, since_ns)
+
+    def identity(self, number: int) -> SlotIdentity | None:
+        """Read which thread the slot belongs to; None if it was taken just now and is not complete yet.
+
+        Raises OSError if there is no memory to map.
+        """
+        self.map_up_to(number)
+        thread, born_ns, comm, check = self._identity.unpack_from(self.memory, number * self.layout.size)
+        low, high = struct.unpack("=QQ", comm)
+        if check != ~(thread + 3 * born_ns + 5 * low + 7 * high) & _ALL_BITS:
+            return None
+        return SlotIdentity(thread, born_ns, comm.split(b"\0", 1)[0])
+
+    def end(self, number: int) -> None:
+        """Mark the thread of a slot as ended, because the program missed its end."""
+        self._words[number * self.layout.size // 8 + self._owner] = OWNER_ENDED
 
     def heads(self, number: int) -> list[int]:
         """Return the number of the first cell of each chain. Empty chains are left out."""

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from exporter.collect.maps import NO_VCPU_ID
 from exporter.kernel import program
 from exporter.kernel.isa import userspace
 from exporter.kernel.syscall import TestRun
 from exporter.kernel.tracepoint import TracepointFormat
+
+NO_VCPU_ID = 0xFFFFFFFF
+"""Stands in an event for a vcpu_id that the tracepoint does not have (front.bpf.h)."""
 
 WHAT_SIZE = 32
 _WHAT = struct.Struct("<IIII16s")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from exporter.collect.maps import NO_VCPU_ID
 from exporter.kernel.program import Loaded
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
@@ -18,7 +17,7 @@ from exporter.naming.identity import unknown
 from exporter.naming.lookup import Lookup
 from exporter.naming.vcpu import index_from_comm
 from exporter.recording import blocks
-from exporter.recording.events import COUNTED, Event, Kind, unpack
+from exporter.recording.events import COUNTED, NO_VCPU_ID, Event, Kind, unpack
 from exporter.recording.ring import Ring
 from exporter.recording.writer import ThreadEntry, Writer
 

@@ -49,5 +49,5 @@ def test_slots_and_cells_fill_whole_cache_lines(loaded_now: Callable[..., progra
     assert (layouts["slots"].entries, layouts["cells"].entries) == (4, 6)
     assert layouts["cells"].fields["buckets"].items == 142
     assert struct.calcsize("=Q") == layouts["cells"].fields["buckets"].size
-    assert layouts["slots"].fields["exit_cell"].offset < 64
+    assert layouts["slots"].fields["exit"].offset < 64
     assert layouts["slots"].fields["user_cell"].offset < 64

@@ -35,28 +35,50 @@ static __always_inline void observe(struct cell *c, u64 ns)
 	}
 }
 
+/*
+ * The state of a vCPU and its guest time share a word, so that a reader never has one
+ * without the other. The state is in the low bits. Above it is, in ns:
+ *
+ * - out of the guest: the guest time.
+ * - in the guest: the time when the vCPU would have entered its guest if it had never
+ *   left it since then. The guest time is what has passed since this moment.
+ */
+#define STATE_BITS	2
+
+static __always_inline u32 state_of(struct slot *s)
+{
+	return s->guest & ((1 << STATE_BITS) - 1);
+}
+
+/*
+ * A second word has the cell of the exit in progress (0: none), and above it the low
+ * bits of since_ns + ns: a reader uses since_ns and the cell only if they belong to the
+ * state. Set since_ns first.
+ */
+static __always_inline void set_state(struct slot *s, u32 state, u64 ns, u32 cell)
+{
+	s->guest = ns << STATE_BITS | state;
+	s->exit = (s->since_ns + ns) << 32 | cell;
+}
+
+/* The guest time until `until`. The vCPU must be in its guest. An event may have an earlier time than the last one. */
+static __always_inline u64 guest_ns_until(struct slot *s, u64 until)
+{
+	return (until > s->since_ns ? until : s->since_ns) - (s->guest >> STATE_BITS);
+}
+
 /* The vCPU leaves its guest: from here on it is in this state, and in this cell (0: none). */
 static __always_inline void leave_guest(struct slot *s, u32 cell, u32 state, u64 now)
 {
-	u32 was = s->state;
-	u64 since = s->since_ns;
+	u64 guest_ns = s->guest >> STATE_BITS;
 
-	s->exit_cell = cell;
-	s->user_cell = 0;
-	s->since_ns = now;
-	s->state = state;
-	/*
-	 * The guest time is written last. Until then, a reader sees too little guest
-	 * time. In the other order, the reader would count the interval twice: once
-	 * in guest_ns, and once from the old state and since_ns.
-	 */
-	barrier();
-	if (was == STATE_GUEST) {
-		if (now > since)
-			s->guest_ns += now - since;
-	} else if (was == STATE_HOST) {
+	if (state_of(s) == STATE_GUEST)
+		guest_ns = guest_ns_until(s, now);
+	else if (state_of(s) == STATE_HOST)
 		COUNT(unmatched_exit);
-	}
+	s->since_ns = now;
+	s->user_cell = 0;
+	set_state(s, state, guest_ns, cell);
 }
 
 /* Add an exit to its cell. Without a cell it is dropped. */
@@ -78,17 +100,14 @@ static __always_inline void give_reason(struct slot *s, u32 space, u64 code)
 	bool full;
 
 	c = cell_of(s, space, code, &n, &full);
-	s->exit_cell = n;
-	/* A reader that sees this state uses the cell. */
-	barrier();
-	s->state = STATE_HOST;
+	set_state(s, STATE_HOST, s->guest >> STATE_BITS, n);
 	count_exit(c, full);
 }
 
 /* An event that is not the reason: no reason follows any more. */
 static __always_inline void end_wait_for_reason(struct slot *s)
 {
-	if (s->state == STATE_NO_REASON)
+	if (state_of(s) == STATE_NO_REASON)
 		give_reason(s, NO_REASON_SPACE, NO_REASON_CODE);
 }
 
@@ -101,7 +120,7 @@ static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now)
 		return 0;
 	}
 	end_wait_for_reason(s);
-	s->vcpu_id = vcpu_id;
+	s->vcpu_id_plus_1 = vcpu_id + 1;
 	leave_guest(s, 0, STATE_NO_REASON, now);
 	return 0;
 }
@@ -110,7 +129,7 @@ static __always_inline int on_reason(u32 space, u64 code, u64 now)
 {
 	struct slot *s = current_slot(now);
 
-	if (s && s->state == STATE_NO_REASON)
+	if (s && state_of(s) == STATE_NO_REASON)
 		give_reason(s, space, code);
 	return 0;
 }
@@ -131,7 +150,7 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 	}
 	end_wait_for_reason(s);
 	if (vcpu_id != NO_VCPU_ID)
-		s->vcpu_id = vcpu_id;
+		s->vcpu_id_plus_1 = vcpu_id + 1;
 	c = cell_of(s, space, code, &n, &full);
 	leave_guest(s, n, STATE_HOST, now);
 	count_exit(c, full);
@@ -141,16 +160,17 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 static __always_inline int on_entry(u64 now)
 {
 	struct slot *s = current_slot(now);
+	u64 guest_ns, ns;
 	struct cell *c;
-	u64 ns;
 	u32 n;
 
 	if (!s)
 		return 0;	/* its exits are counted as dropped */
 	end_wait_for_reason(s);
-	if (s->state == STATE_HOST) {
+	guest_ns = s->guest >> STATE_BITS;
+	if (state_of(s) == STATE_HOST) {
 		ns = now > s->since_ns ? now - s->since_ns : 0;
-		n = s->exit_cell;
+		n = s->exit;
 		if (n) {
 			c = cells.lookup(&n);
 			if (c)
@@ -162,13 +182,13 @@ static __always_inline int on_entry(u64 now)
 			if (c)
 				observe(c, ns);
 		}
-	} else if (s->state == STATE_GUEST) {
+	} else if (state_of(s) == STATE_GUEST) {
+		/* The last entry failed, or its exit was missed: its time counts nowhere. */
+		guest_ns = guest_ns_until(s, s->since_ns);
 		COUNT(unmatched_entry);
 	}
-	/* The state is written last: a reader must never count time in the host as guest time. */
 	s->since_ns = now;
-	barrier();
-	s->state = STATE_GUEST;
+	set_state(s, STATE_GUEST, now - guest_ns, 0);
 	return 0;
 }
 
@@ -176,6 +196,9 @@ static __always_inline int on_entry(u64 now)
  * KVM_RUN returns to the VMM. Several of these events can lie between an exit and
  * its entry (a signal can interrupt KVM_RUN before it enters). Each is counted. The
  * interval is added to the first event, which says why the exit left the kernel.
+ *
+ * If the vCPU is in its guest, it has left it without an exit: the CPU refused the
+ * entry (VMfail of VMX, a VMRUN that SVM does not even try), or the exit was missed.
  */
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 {
@@ -197,31 +220,29 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 	else
 		COUNT(dropped_userspace_no_cell);
 
-	if (s->state != STATE_HOST)
+	if (state_of(s) == STATE_GUEST) {
+		set_state(s, STATE_OUT, guest_ns_until(s, now), 0);
+		COUNT(unmatched_entry);
+	} else if (state_of(s) == STATE_OUT) {
 		COUNT(unmatched_userspace_exit);
-	else if (!s->user_cell)
+	} else if (!s->user_cell) {
 		s->user_cell = n;
+	}
 	return 0;
 }
 
-/*
- * The thread has ended. User space will read its slot for the last time and free it.
- * This runs in the thread that ends, so the slot still has a single writer.
- */
+/* The thread has ended. This runs in the thread that ends, so the slot still has a single writer. */
 static __always_inline int on_thread_end(u32 tid, u64 now)
 {
-	u32 *n = tid_slot.lookup(&tid);
+	u32 *known = tid_slot.lookup(&tid);
 	struct slot *s;
+	u32 n;
 
-	if (!n)
+	if (!known)
 		return 0;
-	s = slots.lookup(n);
-	if (s) {
-		end_wait_for_reason(s);
-		s->died_ns = now;
-		barrier();
-		s->owner = 0;
-	}
-	tid_slot.delete(&tid);
+	n = *known;
+	s = slots.lookup(&n);
+	if (s)
+		end_slot(s, tid);
 	return 0;
 }

@@ -7,6 +7,14 @@
 
 #define MAX_CHAIN	8	/* most cells in a slot whose codes have the same hash */
 
+/* A reader accepts an identity only with its check: then it has all its words. */
+static __always_inline u64 identity_check(struct slot *s)
+{
+	u64 *comm = (u64 *)s->comm;
+
+	return ~(s->id + 3 * s->born_ns + 5 * comm[0] + 7 * comm[1]);
+}
+
 /* The first event of this thread: take a slot. Returns its number, 0 if no slot is free. */
 static __always_inline u32 adopt_thread(u64 id, u64 now)
 {
@@ -18,22 +26,41 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 	s = slots.lookup(&n);
 	if (!s)
 		return 0;
-	s->tid = tid;
-	s->tgid = id >> 32;
-	s->number = n;
-	s->vcpu_id = NO_VCPU_ID;
-	s->born_ns = now;
-	bpf_get_current_comm(&s->comm, sizeof(s->comm));
-	/* The owner is set last: a reader assumes that a slot with an owner is complete. */
-	barrier();
-	s->owner = tid;
+	/* Before the first write to the slot: if this fails, the slot is as clean as before. */
 	if (tid_slot.update(&tid, &n)) {
-		s->owner = 0;
-		s->tid = 0;
 		free_slots.push(&n, 0);
 		return 0;
 	}
+	s->id = id;
+	s->number = n;
+	s->born_ns = now;
+	bpf_get_current_comm(&s->comm, sizeof(s->comm));
+	s->check = identity_check(s);
+	s->owner = id;
 	return n;
+}
+
+static __always_inline void end_wait_for_reason(struct slot *s);
+
+/*
+ * The thread with this tid has ended, and tid_slot has this slot for it. If its end was
+ * missed earlier, user space may have freed the slot already for another thread.
+ *
+ * User space reads an ended slot for the last time, and frees it. By then it must see
+ * all earlier stores. The kernel orders stores before an unlock and stores after a later
+ * lock (tools/memory-model/Documentation/explanation.txt). The deletion contains such an
+ * unlock, and the look at the stack such a lock.
+ */
+static __always_inline void end_slot(struct slot *s, u32 tid)
+{
+	u32 n;
+
+	if ((u32)s->id == tid)
+		end_wait_for_reason(s);
+	tid_slot.delete(&tid);
+	free_slots.peek(&n);
+	if ((u32)s->id == tid)
+		s->owner = OWNER_ENDED;
 }
 
 /* The slot of the current thread; NULL if it has none and no slot is free. */
@@ -54,11 +81,25 @@ static __always_inline struct slot *current_slot(u64 now)
 		return NULL;
 	n = *cached;
 	s = slots.lookup(&n);
-	if (s && s->owner == tid)
+	if (s && s->owner == id)
 		return s;
 
 	known = tid_slot.lookup(&tid);
-	n = known ? *known : adopt_thread(id, now);
+	if (known) {
+		n = *known;
+		s = slots.lookup(&n);
+		if (s && s->owner == id) {
+			*cached = n;
+			return s;
+		}
+		/*
+		 * An earlier thread had this tid, and its end was missed: the kernel skips
+		 * an event while another program runs on the CPU, or is preempted there.
+		 */
+		if (s)
+			end_slot(s, tid);
+	}
+	n = adopt_thread(id, now);
 	if (!n)
 		return NULL;
 	*cached = n;
@@ -85,7 +126,7 @@ static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
 		c = cells.lookup(&n);
 		if (!c)
 			return NULL;
-		if (c->code == code && c->space == space) {
+		if (c->code == code && (u32)c->slot_space == space) {
 			*number = n;
 			return c;
 		}
@@ -100,12 +141,11 @@ take:
 	c = cells.lookup(&n);
 	if (!c)
 		return NULL;
+	/* A reader accepts the cell only if not_code is ~code and slot_space is set. */
 	c->code = code;
-	c->space = space;
+	c->not_code = ~code;
+	c->slot_space = (u64)s->number << 32 | space;
 	c->next = first;
-	c->slot = s->number;
-	/* A reader follows the chain from its head: the cell must be complete before it is the head. */
-	barrier();
 	s->heads[h] = n;
 	*number = n;
 	return c;

@@ -7,18 +7,21 @@
  * A vCPU is one thread, and its tracepoints fire in that thread. So the data of a
  * vCPU has a single writer, and needs no atomics and no per-CPU copies.
  *
+ * A reader can see the writer's stores in any order: some CPUs reorder stores, and the
+ * program has no memory barriers (the oldest kernels have none for BPF). So no reader
+ * relies on an order. Values that belong together are in one aligned 64-bit word, or
+ * one word holds a check over the others. tests/kernel/test_order.py shows the reader
+ * every order of the stores of each handler.
+ *
  * The loader defines NR_SLOTS, NR_CELLS and NR_BUCKETS.
  */
-
-/* A reader in user space must see the stores in order: the compiler must not move any across this. */
-#define barrier()	asm volatile("" ::: "memory")
 
 #define NR_HEADS	64	/* chains of cells in a slot; arm64's 64 ECs get one each */
 
 enum vcpu_state {
-	STATE_FRESH,		/* neither an exit nor an entry was seen yet */
+	STATE_OUT,		/* out of the guest, without an exit: a new thread, or its entry failed */
 	STATE_GUEST,
-	STATE_HOST,
+	STATE_HOST,		/* an exit is in progress */
 	STATE_NO_REASON,	/* as STATE_HOST; the reason of the exit has not come yet */
 };
 
@@ -28,31 +31,32 @@ struct cell {
 	u64 completed;		/* exits followed by an entry; the sum of the buckets */
 	u64 sum_ns;		/* duration of the completed exits */
 	u64 code;
-	u32 space;		/* the space of the code: SPACE_* */
+	u64 not_code;		/* ~code */
+	u64 slot_space;		/* number of the slot << 32 | space of the code (SPACE_*) */
 	u32 next;		/* the next cell of the chain */
-	u32 slot;		/* the slot that the cell belongs to */
 	u32 pad0;
 	u64 buckets[NR_BUCKETS];
-	u64 pad[4];		/* fills the cache line: the next cell may belong to another vCPU */
+	u64 pad[3];		/* fills the cache line: the next cell may belong to another vCPU */
 };
+
+#define OWNER_ENDED	(~0ULL)
 
 /* One vCPU thread. An exit and an entry touch the first cache line only. */
 struct slot {
-	u32 owner;		/* tid while the thread lives, else 0 */
-	u32 state;
+	u64 owner;		/* id while the thread lives, then OWNER_ENDED; 0 if the slot is free */
+	u64 guest;		/* guest time and state: see set_state() */
 	u64 since_ns;		/* time of the last exit or entry, CLOCK_MONOTONIC */
-	u64 guest_ns;		/* completed intervals from entry to exit */
-	u32 exit_cell;		/* cell of the exit in flight */
+	u64 exit;		/* the exit in progress: see set_state() */
 	u32 user_cell;		/* cell of its first exit to the VMM; 0: none yet */
-	u32 vcpu_id;		/* the kernel's, or NO_VCPU_ID */
-	u32 tid;		/* tid and all members below stay after the thread has ended */
-	u32 tgid;
+	u32 vcpu_id_plus_1;	/* the kernel's vcpu_id + 1; 0: not known (yet) */
 	u32 number;		/* number of this slot */
+	u32 pad0;
+	u64 id;			/* tgid << 32 | tid; this and all members below stay after the thread has ended */
 	u64 born_ns;
-	u64 died_ns;		/* 0 while the thread lives */
 	char comm[16];		/* the thread's comm at its first event */
+	u64 check;		/* see identity_check() */
 	u32 heads[NR_HEADS];	/* chains of cells, by hash of the code */
-	u64 pad[6];
+	u64 pad[5];
 };
 
 /* Events that are in no cell. They are rare and belong to no vCPU, so adds are atomic. */
@@ -64,14 +68,18 @@ struct counters {
 	u64 dropped_userspace_no_cell;
 	u64 dropped_userspace_chain_full;
 	u64 unmatched_exit;		/* the vCPU was out of its guest already */
-	u64 unmatched_entry;		/* the vCPU was in its guest already */
+	u64 unmatched_entry;		/* no exit followed the entry */
 	u64 unmatched_userspace_exit;	/* no exit was in flight */
 };
 
 BPF_F_TABLE("array", u32, struct slot, slots, NR_SLOTS + 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct cell, cells, NR_CELLS + 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct counters, counters, 1, BPF_F_MMAPABLE);
-BPF_TABLE("hash", u32, u32, tid_slot, NR_SLOTS);
+/*
+ * The slot of each thread. If the end of a thread was missed, its entry stays until a
+ * later thread has the same tid. Such entries must not take the room of living threads.
+ */
+BPF_TABLE("hash", u32, u32, tid_slot, 2 * NR_SLOTS);
 BPF_TABLE("percpu_array", u32, u32, cpu_slot, 1);
 /*
  * The numbers of free slots and cells. User space fills these stacks at the start,
