@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from exporter.collect import missed_ends
 from exporter.collect.maps import OWNER_ENDED, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
@@ -22,10 +24,13 @@ from exporter.model.records import (
     ExitInProgress,
     FreeEntry,
     Handover,
+    RunStats,
     Snapshot,
     ThreadKey,
     VcpuRecord,
 )
+
+_END_PROGRAMS = ("sched_process_exit", "sched_process_exec")
 
 MAX_ENDED_CELLS = 16384
 """Largest number of cells that are kept for ended vCPUs, about 20 MB.
@@ -74,6 +79,8 @@ class Collector:
         linger_ns: int,
         handover: Handover = NO_HANDOVER,
         journal: Journal | None = None,
+        *,
+        proc: Path = Path("/proc"),
     ) -> None:
         self.linger_ns = linger_ns
         """How long the record of an ended vCPU is kept. A change applies only to vCPUs that end after the change."""
@@ -91,6 +98,9 @@ class Collector:
         self._free_entries: list[FreeEntry] = []
         """Entries that are cleared, but not yet returned to the kernel. The last entry is returned first."""
         self._expired_early = 0
+        self._proc = proc
+        self._known_misses = 0
+        self._missed_ends = 0
         self._resume(handover)
 
     def close(self) -> None:
@@ -118,7 +128,7 @@ class Collector:
         self._slots.map_used()
         self._cells.map_used()
         self._read_changed_cells()
-        live: list[VcpuRecord] = []
+        live: dict[int, VcpuRecord] = {}
         ended: list[tuple[int, EndedVcpu]] = []
         for number in self._slots.used():
             slot = self._slots.read(number, now)
@@ -129,24 +139,26 @@ class Collector:
             elif slot.owner:
                 record = self._record(number, slot, now)
                 if record:
-                    live.append(record)
+                    live[number] = record
         counters = self._counters.read()
         runs = {name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()}
+        self._end_missed(live, runs, now)
         # Everything that can fail comes first: each vanished vCPU must appear in exactly one snapshot.
         self._clear_ended(ended)
         self._return_free_entries()
         vanished = self._expire(now)
         return Snapshot(
-            vcpus=live + [each.record for each in self._ended],
+            vcpus=[*live.values()] + [each.record for each in self._ended],
             counters=counters,
             runs=runs,
             slots=self._slots.layout.entries - 1,
             slots_in_use=len(live),
             cells=self._cells.layout.entries - 1,
-            cells_in_use=sum(len(record.cells) for record in live),
+            cells_in_use=sum(len(record.cells) for record in live.values()),
             vanished=vanished,
             expired_early=self._expired_early,
             recycling_pending=len(self._free_entries),
+            missed_ends=self._missed_ends,
             taken_ns=now,
         )
 
@@ -223,6 +235,20 @@ class Collector:
                 self._store(number, cell_number, cell)
                 cell_number = following
         return self._record(number, slot, now)
+
+    def _end_missed(self, live: Mapping[int, VcpuRecord], runs: Mapping[str, RunStats], now: int) -> None:
+        """End the slots of threads whose end was missed, if the kernel has skipped such events since the last time.
+
+        The next collection finds these slots ended, like all others. So no program can still be writing to them.
+        """
+        misses = sum(runs[name].misses for name in _END_PROGRAMS if name in runs)
+        if misses == self._known_misses:
+            return
+        numbers = {record.key: number for number, record in live.items()}
+        for key in missed_ends.ended(numbers, self._proc, now):
+            self._slots.end(numbers[key])
+            self._missed_ends += 1
+        self._known_misses = misses
 
     def _clear_ended(self, ended: Sequence[tuple[int, EndedVcpu]]) -> None:
         """Clear the slots and cells of ended threads.

@@ -133,6 +133,8 @@ class Snapshot:
     """Number of vCPUs since the start whose linger time was cut short, because too many vCPUs had ended."""
     recycling_pending: int = 0
     """Number of free slots and cells that the kernel has not taken back yet."""
+    missed_ends: int = 0
+    """Number of vCPUs since the start whose end the program missed, and whose thread was then not found in /proc."""
     taken_ns: int = 0
     """When the collection began, on the clock of the program's timestamps."""
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.common.procfs import cgroup_paths, read_head
 from exporter.model.vm import Vm
 from exporter.naming import cgroup, cmdline
-from exporter.naming.procfs import cgroup_paths, read_head
 from exporter.naming.vmm import registry
 from exporter.naming.vmm.definition import CommandLineIdentity
 
 #: Linux allows 6 MB of arguments. The options with the identity are within the first MB.
 _CMDLINE_BYTES = 1 << 20
-_STAT_BYTES = 4096
 _COMM_CHARACTERS = 15  # TASK_COMM_LEN without its NUL
 #: A label value is repeated on every series of a VM. libvirt cuts names to 64 characters in most places.
 _NAME_CHARACTERS = 128
@@ -45,19 +44,6 @@ def identify(pid: int, proc: Path) -> Vm:
     else:
         label = _clean(programs[0]) if programs else "unknown"
     return Vm(pid, name[:_NAME_CHARACTERS], stated.uuid[:_UUID_CHARACTERS], label)
-
-
-def start_time(pid: int, proc: Path) -> int | None:
-    """Return the start time of a process, in clock ticks since boot; None if the process has ended.
-
-    It is field 22 of `proc`/PID/stat, see proc_pid_stat(5). The second field is the comm in parentheses, and the comm
-    itself may contain parentheses.
-    """
-    _, parenthesis, rest = read_head(proc / str(pid) / "stat", _STAT_BYTES).rpartition(b")")
-    fields = rest.split()
-    if not parenthesis or len(fields) < 20 or not re.fullmatch(rb"[0-9]{1,20}", fields[19]):
-        return None
-    return int(fields[19])
 
 
 def _programs(process: Path, argv: list[str]) -> list[str]:

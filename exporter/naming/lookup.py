@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+from exporter.common.procfs import start_time
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.identity import identify, start_time, unknown
+from exporter.naming.identity import identify, unknown
 from exporter.naming.vcpu import index_from_comm, vcpu_index
 from exporter.naming.workers import WorkerPool
 
@@ -183,7 +184,7 @@ class Lookup:
             thread = self._threads.get(key)
         if thread is None:
             return  # the thread was forgotten before its turn
-        started = start_time(key.pid, self._proc)
+        started = start_time(self._proc / str(key.pid))
         index = vcpu_index(thread.comm, thread.vcpu_id, key.pid, key.tid, self._proc)
         vm_key: _VmKey = (key.pid, key if started is None else started)
         with self._lock:
@@ -199,7 +200,7 @@ class Lookup:
             if not is_first or vm.identity is not None:
                 return
         identity = identify(key.pid, self._proc)
-        now = start_time(key.pid, self._proc)
+        now = start_time(self._proc / str(key.pid))
         if started is not None and now is not None and now != started:
             identity = unknown(key.pid)  # the process has ended, and another process has its pid
         with self._lock:

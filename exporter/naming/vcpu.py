@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.common.procfs import cgroup_paths
 from exporter.model.records import VcpuRecord
 from exporter.naming.cgroup import vcpu_of_thread
-from exporter.naming.procfs import cgroup_paths
 from exporter.naming.vmm.registry import VMMS
 
 _NUMBER = "(0|[1-9][0-9]{0,8})"

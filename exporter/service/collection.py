@@ -103,6 +103,7 @@ class Collection:
         self._lock = threading.Lock()
         self._vanished: list[VcpuRecord] = []
         self._known_drops: set[str] = set()
+        self._known_missed_ends = 0
         self._ledger_failed = False
         for key, vcpu in attached.before.names:
             self._lookup.preset(key, vcpu)
@@ -132,6 +133,7 @@ class Collection:
             self.status = CollectionStatus(snapshot, before.seconds, before.collections, before.errors)
             self._observer.look_up(snapshot)
             self._log_new_drops(snapshot)
+            self._log_missed_ends(snapshot)
             self._write_ledger(self._collector.ended, self._collector.free_entries)
             seconds = time.monotonic() - started
             self.status = CollectionStatus(snapshot, seconds, before.collections + 1, before.errors)
@@ -197,6 +199,18 @@ class Collection:
                 cause=drop.cause,
                 counted_in=PREFIX + metric,
                 remedy=drop.remedy,
+            )
+
+    def _log_missed_ends(self, snapshot: Snapshot) -> None:
+        missed = snapshot.missed_ends - self._known_missed_ends
+        if missed:
+            self._known_missed_ends = snapshot.missed_ends
+            event(
+                log,
+                "warn",
+                "the kernel skipped the end of vCPU threads; /proc shows that they have ended",
+                threads=missed,
+                counted_in=PREFIX + "bpf_missed_runs_total",
             )
 
     def _write_ledger(

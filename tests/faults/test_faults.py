@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter.common.procfs import start_time
 from exporter.model.vm import Vm
-from exporter.naming.identity import identify, start_time, unknown
+from exporter.naming.identity import identify, unknown
 from exporter.naming.vcpu import vcpu_index
 from tests.faults import driver
 from tests.faults.figures import often, say
@@ -337,7 +338,7 @@ def test_look_ups_of_vanishing_processes_never_fail() -> None:
                 pid = current[0]
                 if not pid:
                     continue
-                began = start_time(pid, proc)
+                began = start_time(proc / str(pid))
                 vm = identify(pid, proc)
                 vcpu_index(b"worker", None, pid, pid, proc)
                 if vm == Vm(pid, f"vm-{pid}", "", "qemu"):

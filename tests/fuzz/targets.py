@@ -14,13 +14,14 @@ from pathlib import Path
 
 import yaml
 
+from exporter.common.procfs import start_time
 from exporter.config import load as configfile
 from exporter.config.options import OPTIONS, Config, ConfigError
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 from exporter.metrics.exposition import negotiation
 from exporter.model.reason import Space
 from exporter.naming import cgroup, cmdline
-from exporter.naming.identity import identify, start_time
+from exporter.naming.identity import identify
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
 from exporter.naming.vmm import registry
@@ -161,7 +162,7 @@ def identity(data: bytes) -> None:
     assert re.fullmatch(r"[A-Za-z0-9._+-]{1,64}", vm.vmm), vm
     for text in (vm.name, vm.uuid):
         text.encode()
-    ticks = start_time(7, proc)
+    ticks = start_time(proc / "7")
     assert ticks is None or 0 <= ticks < 10**20
     index = vcpu_index(parts[2], None, 7, 8, proc)
     assert re.fullmatch(r"0|[1-9][0-9]{0,8}|", index), index

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from exporter.collect.maps import NO_VCPU_ID
 from exporter.config.options import Config
 from exporter.kernel import host, program, syscall
 from exporter.kernel.btf import BtfError, KernelBtf
 from exporter.kernel.syscall import TestRun
 from exporter.model.reason import Space
+from exporter.recording.events import NO_VCPU_ID
 from tests.support import btf as make
 from tests.support.btf import BtfFile
 from tests.support.kvm import run_interrupted

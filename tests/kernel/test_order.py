@@ -130,9 +130,9 @@ def _mixtures(images: Sequence[Image]) -> Iterator[Image]:
         values = list(dict.fromkeys(content[word] for content in contents))
         if len(values) > 1:
             changed[word] = values
-    for values in itertools.product(*changed.values()):
+    for mixed in itertools.product(*changed.values()):
         made = {name: bytearray(content) for name, content in images[-1].items()}
-        for word, value in zip(changed, values):
+        for word, value in zip(changed, mixed):
             made[word.array][8 * word.number : 8 * word.number + 8] = value
         yield {name: bytes(content) for name, content in made.items()}
 

@@ -10,7 +10,7 @@ from tests.support.machine import TRAP, Machine, durations, exits, histogram, tr
 Load = Callable[..., Machine]
 
 DABT = 0x24
-MMIO, IO, INTR, SYSTEM_EVENT = 6, 2, 10, 24
+MMIO, IO, FAIL_ENTRY, INTR, SYSTEM_EVENT = 6, 2, 9, 10, 24
 EINTR, EFAULT = 4, 14
 
 
@@ -84,22 +84,61 @@ def test_unmatched_events_are_counted_and_give_no_interval(machine: Load) -> Non
             vcpu.entry(2_000)
         vcpu.arm_exit(2_700, 0)
         vcpu.entry(2_800)
-        for _ in range(7):
+        for _ in range(7):  # the first return shows that the last entry failed
             vcpu.userspace_exit(2_900, MMIO)
 
     vcpu.call(play)
-    under_test.now = 2_800
+    under_test.now = 10**9
     record = under_test.record(vcpu)
     assert exits(record)[(Space.ARM64_RET, 0)] == 5
     assert durations(record)[(Space.ARM64_RET, 0)] == (histogram([1000, 100]), 1100)
     assert exits(record)[(Space.USERSPACE, MMIO)] == 7
-    assert record.totals.guest_ns == 700
+    assert record.totals.guest_ns == 700 + 100
     counters = under_test.collect().counters
     assert {name: value for name, value in counters.items() if value} == {
         "unmatched_exit": 3,
-        "unmatched_entry": 5,
-        "unmatched_userspace_exit": 7,
+        "unmatched_entry": 5 + 1,
+        "unmatched_userspace_exit": 7 - 1,
     }
+
+
+def test_an_entry_that_fails_ends_with_the_return_to_the_vmm(machine: Load) -> None:
+    """The CPU refuses entries: KVM traces them, and then KVM_RUN returns with KVM_EXIT_FAIL_ENTRY and without an exit.
+
+    The vCPU is then out of its guest, and its guest time stands still.
+    """
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        vcpu.entry(1_000)
+        vcpu.arm_exit(5_000, TRAP, DABT)
+        for number in range(11):
+            vcpu.entry(10_000 + 1_000 * number)
+            vcpu.userspace_exit(10_007 + 1_000 * number, FAIL_ENTRY)
+
+    vcpu.call(play)
+    under_test.now = 3_600 * 10**9
+    record = under_test.record(vcpu)
+    assert record.totals.guest_ns == 4_000 + 11 * 7
+    assert record.in_progress is None
+    assert exits(record) == {trap(DABT): 1, (Space.USERSPACE, FAIL_ENTRY): 11}
+    assert durations(record) == {
+        trap(DABT): (histogram([5_000]), 5_000),
+        (Space.USERSPACE, FAIL_ENTRY): (histogram([]), 0),  # no exit precedes these returns
+    }
+    counters = under_test.collect().counters
+    assert {name: value for name, value in counters.items() if value} == {"unmatched_entry": 11}
+
+    vcpu.call(lambda: vcpu.entry(4_000 * 10**9))  # the VMM has mended the state of its vCPU
+    vcpu.call(lambda: vcpu.arm_exit(4_000 * 10**9 + 500, TRAP, DABT))
+    vcpu.call(lambda: vcpu.userspace_exit(4_000 * 10**9 + 600, MMIO))
+    vcpu.call(lambda: vcpu.entry(4_000 * 10**9 + 800))
+    vcpu.call(lambda: vcpu.arm_exit(4_000 * 10**9 + 900, TRAP, DABT))
+    record = under_test.record(vcpu)
+    assert record.totals.guest_ns == 4_000 + 11 * 7 + 500 + 100
+    assert durations(record)[Space.USERSPACE, MMIO] == (histogram([300]), 300)
+    assert under_test.collect().counters == counters
 
 
 def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from exporter.common.procfs import cgroup_paths, read_head, start_time
 from exporter.model.vm import Vm
 from exporter.naming.cgroup import libvirt_domain, vcpu_of_thread
 from exporter.naming.cmdline import split
-from exporter.naming.identity import identify, start_time
-from exporter.naming.procfs import cgroup_paths, read_head
+from exporter.naming.identity import identify
 from exporter.naming.vcpu import vcpu_index
 from tests.unit.naming.processes import known, make
 
@@ -82,7 +82,7 @@ def test_a_process_that_has_ended_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "9" / "cmdline").mkdir(parents=True)
     for pid in (6, 7, 8, 9):
         assert identify(pid, tmp_path) == Vm(pid, str(pid), "", "unknown")
-        assert start_time(pid, tmp_path) is None
+        assert start_time(tmp_path / str(pid)) is None
         assert vcpu_index(b"x", None, pid, pid, tmp_path) == ""
 
 
@@ -101,7 +101,7 @@ def test_a_process_that_has_ended_is_unknown(tmp_path: Path) -> None:
 def test_the_start_time_is_field_22_of_stat(tmp_path: Path, stat: str, expected: int | None) -> None:
     (tmp_path / "42").mkdir()
     (tmp_path / "42" / "stat").write_text(stat)
-    assert start_time(42, tmp_path) == expected
+    assert start_time(tmp_path / "42") == expected
 
 
 def test_this_process_has_an_identity_without_a_vm() -> None:
@@ -110,10 +110,10 @@ def test_this_process_has_an_identity_without_a_vm() -> None:
     vm = identify(pid, proc)
     assert (vm.pid, vm.name, vm.uuid) == (pid, str(pid), "")
     assert vm.vmm not in {"", "unknown"}
-    started = start_time(pid, proc)
+    started = start_time(proc / str(pid))
     assert started is not None
     assert started > 0
-    assert start_time(pid, proc) == started
+    assert start_time(proc / str(pid)) == started
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -135,7 +135,7 @@ def test_identify_raises_no_exception_whatever_proc_contains(
     assert 0 < len(vm.name) <= 128
     assert 0 < len(vm.vmm) <= 64
     assert len(vm.uuid) <= 64
-    assert start_time(pid, tmp_path) is None or cgroup + cmdline
+    assert start_time(tmp_path / str(pid)) is None or cgroup + cmdline
     paths = cgroup_paths(folder)
     assert all(path == "" or path.startswith("/") for path in paths)
     libvirt_domain(paths)

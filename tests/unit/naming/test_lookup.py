@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.common.procfs import start_time
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming import lookup
-from exporter.naming.identity import start_time
 from tests.unit.naming.conftest import CPU0, CPU1, LONG, Clock, Proc, qemu, wait_for
 
 
@@ -104,10 +104,10 @@ def test_a_vm_whose_read_hangs_gets_the_fallback_and_keeps_it(
     hangs = threading.Event()
 
     # no FIFO is used here, because it would divide its bytes between two readers
-    def read_stat(pid: int, root: Path) -> int | None:
-        if hang == "stat" and pid == 10:
+    def read_stat(process: Path) -> int | None:
+        if hang == "stat" and process.name == "10":
             hangs.wait(LONG)
-        return start_time(pid, root)
+        return start_time(process)
 
     monkeypatch.setattr(lookup, "start_time", read_stat)
     proc.add(10, "stuck", hang="cmdline" if hang == "cmdline" else "")

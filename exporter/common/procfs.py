@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _CGROUP_BYTES = 64 * 1024
+_STAT_BYTES = 4096
 
 
 def read_head(path: Path, limit: int) -> bytes:
@@ -35,3 +37,16 @@ def cgroup_paths(process: Path) -> list[str]:
         if path.startswith("/"):
             paths.append(path.rstrip("/"))
     return paths
+
+
+def start_time(process: Path) -> int | None:
+    """Return the start time of a process or thread, in clock ticks since boot; None if it cannot be read.
+
+    It is field 22 of `process`/stat, see proc_pid_stat(5). The second field is the comm in parentheses, and the comm
+    itself may contain parentheses.
+    """
+    _, parenthesis, rest = read_head(process / "stat", _STAT_BYTES).rpartition(b")")
+    fields = rest.split()
+    if not parenthesis or len(fields) < 20 or not re.fullmatch(rb"[0-9]{1,20}", fields[19]):
+        return None
+    return int(fields[19])
