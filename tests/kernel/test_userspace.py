@@ -75,6 +75,8 @@ def test_unmatched_events_are_counted_and_give_no_interval(machine: Load) -> Non
     vcpu = under_test.vcpu()
 
     def play() -> None:
+        for _ in range(7):
+            vcpu.userspace_exit(50, MMIO)
         # the vCPU may have been in the guest when the program was attached, so this exit counts as matched
         vcpu.arm_exit(100, 0)
         for _ in range(3):
@@ -84,28 +86,26 @@ def test_unmatched_events_are_counted_and_give_no_interval(machine: Load) -> Non
             vcpu.entry(2_000)
         vcpu.arm_exit(2_700, 0)
         vcpu.entry(2_800)
-        for _ in range(7):  # the first return shows that the last entry failed
-            vcpu.userspace_exit(2_900, MMIO)
 
     vcpu.call(play)
-    under_test.now = 10**9
+    under_test.now = 2_800
     record = under_test.record(vcpu)
     assert exits(record)[(Space.ARM64_RET, 0)] == 5
     assert durations(record)[(Space.ARM64_RET, 0)] == (histogram([1000, 100]), 1100)
     assert exits(record)[(Space.USERSPACE, MMIO)] == 7
-    assert record.totals.guest_ns == 700 + 100
+    assert record.totals.guest_ns == 700
     counters = under_test.collect().counters
     assert {name: value for name, value in counters.items() if value} == {
         "unmatched_exit": 3,
-        "unmatched_entry": 5 + 1,
-        "unmatched_userspace_exit": 7 - 1,
+        "unmatched_entry": 5,
+        "unmatched_userspace_exit": 7,
     }
 
 
 def test_an_entry_that_fails_ends_with_the_return_to_the_vmm(machine: Load) -> None:
     """The CPU refuses entries: KVM traces them, and then KVM_RUN returns with KVM_EXIT_FAIL_ENTRY and without an exit.
 
-    The vCPU is then out of its guest, and its guest time stands still.
+    The vCPU is then out of its guest, and its guest time stands still. The return is in progress as an exit would be.
     """
     under_test = machine()
     vcpu = under_test.vcpu()
@@ -116,16 +116,22 @@ def test_an_entry_that_fails_ends_with_the_return_to_the_vmm(machine: Load) -> N
         for number in range(11):
             vcpu.entry(10_000 + 1_000 * number)
             vcpu.userspace_exit(10_007 + 1_000 * number, FAIL_ENTRY)
+            vcpu.userspace_exit(10_011 + 1_000 * number, INTR, -EINTR)
 
     vcpu.call(play)
     under_test.now = 3_600 * 10**9
     record = under_test.record(vcpu)
     assert record.totals.guest_ns == 4_000 + 11 * 7
-    assert record.in_progress is None
-    assert exits(record) == {trap(DABT): 1, (Space.USERSPACE, FAIL_ENTRY): 11}
+    assert record.in_progress == (Space.USERSPACE, FAIL_ENTRY, 3_600 * 10**9 - 20_007)
+    assert exits(record) == {
+        trap(DABT): 1,
+        (Space.USERSPACE, FAIL_ENTRY): 11,
+        (Space.USERSPACE_ERRNO, EINTR): 11,
+    }
     assert durations(record) == {
         trap(DABT): (histogram([5_000]), 5_000),
-        (Space.USERSPACE, FAIL_ENTRY): (histogram([]), 0),  # no exit precedes these returns
+        (Space.USERSPACE, FAIL_ENTRY): (histogram([993] * 10), 993 * 10),
+        (Space.USERSPACE_ERRNO, EINTR): (histogram([]), 0),
     }
     counters = under_test.collect().counters
     assert {name: value for name, value in counters.items() if value} == {"unmatched_entry": 11}

@@ -162,7 +162,7 @@ static __always_inline int on_entry(u64 now)
 	struct slot *s = current_slot(now);
 	u64 guest_ns, ns;
 	struct cell *c;
-	u32 n;
+	u32 n, user;
 
 	if (!s)
 		return 0;	/* its exits are counted as dropped */
@@ -176,9 +176,9 @@ static __always_inline int on_entry(u64 now)
 			if (c)
 				observe(c, ns);
 		}
-		n = s->user_cell;
-		if (n) {
-			c = cells.lookup(&n);
+		user = s->user_cell;
+		if (user && user != n) {
+			c = cells.lookup(&user);
 			if (c)
 				observe(c, ns);
 		}
@@ -199,6 +199,7 @@ static __always_inline int on_entry(u64 now)
  *
  * If the vCPU is in its guest, it has left it without an exit: the CPU refused the
  * entry (VMfail of VMX, a VMRUN that SVM does not even try), or the exit was missed.
+ * Then this return takes the place of the exit.
  */
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 {
@@ -221,9 +222,10 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 		COUNT(dropped_userspace_no_cell);
 
 	if (state_of(s) == STATE_GUEST) {
-		set_state(s, STATE_OUT, guest_ns_until(s, now), 0);
 		COUNT(unmatched_entry);
-	} else if (state_of(s) == STATE_OUT) {
+		leave_guest(s, n, STATE_HOST, now);
+		s->user_cell = n;
+	} else if (state_of(s) == STATE_FRESH) {
 		COUNT(unmatched_userspace_exit);
 	} else if (!s->user_cell) {
 		s->user_cell = n;

@@ -19,7 +19,7 @@
 #define NR_HEADS	64	/* chains of cells in a slot; arm64's 64 ECs get one each */
 
 enum vcpu_state {
-	STATE_OUT,		/* out of the guest, without an exit: a new thread, or its entry failed */
+	STATE_FRESH,		/* neither an exit nor an entry was seen yet */
 	STATE_GUEST,
 	STATE_HOST,		/* an exit is in progress */
 	STATE_NO_REASON,	/* as STATE_HOST; the reason of the exit has not come yet */
@@ -47,7 +47,7 @@ struct slot {
 	u64 guest;		/* guest time and state: see set_state() */
 	u64 since_ns;		/* time of the last exit or entry, CLOCK_MONOTONIC */
 	u64 exit;		/* the exit in progress: see set_state() */
-	u32 user_cell;		/* cell of its first exit to the VMM; 0: none yet */
+	u32 user_cell;		/* cell of its first exit to the VMM; 0: none yet; the exit's own if it has no other */
 	u32 vcpu_id_plus_1;	/* the kernel's vcpu_id + 1; 0: not known (yet) */
 	u32 number;		/* number of this slot */
 	u32 pad0;
