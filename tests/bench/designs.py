@@ -1,33 +1,70 @@
-"""BPF programs that are compared. They run on the tracepoints of a cheap system call, umask.
+"""BPF programs that are compared. They run on one tracepoint of a cheap system call, task:task_prctl_unknown.
 
-umask's argument stands for the exit reason. Each pair is one way to count exits: `*_exit` runs at the start of the
-call, `*_entry` at its end. `empty` shows the cost of the measurement itself. `floor` is two clock reads and one store:
-every tool that measures intervals needs them. The other pairs follow the designs of known tools, without their code.
+The first argument of prctl says whether the event stands for an exit or an entry. The second one stands for the reason.
+Each pair of functions is one way to count exits, and PAIR() makes a program of it. `empty` shows the cost of the
+measurement itself. `floor` reads the clock and stores it, twice: every tool that measures intervals needs that. The
+other pairs follow the designs of known tools, without their code.
+"""
+
+EXIT_OPTION, ENTRY_OPTION = 0x4B00, 0x4B01
+"""Options of prctl that the kernel does not know."""
+
+DEFINES = {"EXIT_OPTION": EXIT_OPTION, "ENTRY_OPTION": ENTRY_OPTION}
+CLASSIC_DEFINES = {**DEFINES, "CLASSIC": 1}
+"""C macros of the programs for a raw tracepoint, and for a classic one."""
+
+TRACEPOINT = r"""
+#ifdef CLASSIC
+/* The offsets are those of events/task/task_prctl_unknown/format. With another result than 1, perf misses the event. */
+#define OPTION(ctx)	(*(u32 *)((char *)(ctx) + 8))
+#define REASON(ctx)	(*(u32 *)((char *)(ctx) + 16))
+#define RESULT(call)	((call), 1)
+#else
+/* TP_PROTO(int option, unsigned long arg2, ...), include/trace/events/task.h */
+#define OPTION(ctx)	((u32)(ctx)[0])
+#define REASON(ctx)	((u32)(ctx)[1])
+#define RESULT(call)	(call)
+#endif
+
+#define PAIR(name)						\
+int name(u64 *ctx)						\
+{								\
+	if (OPTION(ctx) == EXIT_OPTION)				\
+		return RESULT(name##_exit(REASON(ctx)));	\
+	return RESULT(name##_entry());				\
+}
 """
 
 OURS = r"""
-/* events/syscalls/sys_enter_umask/format: the argument follows the system call's number */
-#define REASON(ctx) ((u32)((u64 *)(ctx))[2])
-
-int ours_exit(u64 *ctx)
+static __always_inline int ours_exit(u32 reason)
 {
-	return on_exit(SPACE_ARM64_TRAP, REASON(ctx), NO_VCPU_ID, bpf_ktime_get_ns());
+	return on_exit(SPACE_ARM64_TRAP, reason, NO_VCPU_ID, bpf_ktime_get_ns());
 }
 
-int ours_entry(u64 *ctx)
+static __always_inline int ours_entry(void)
 {
 	return on_entry(bpf_ktime_get_ns());
 }
+
+PAIR(ours)
 """
-OURS_PROGRAMS = ("ours_exit", "ours_entry")
 
 OTHERS = r"""
-int empty_exit(u64 *ctx) { return 0; }
-int empty_entry(u64 *ctx) { return 0; }
+static __always_inline int empty_exit(u32 reason)
+{
+	return 0;
+}
+
+static __always_inline int empty_entry(void)
+{
+	return 0;
+}
+
+PAIR(empty)
 
 BPF_F_TABLE("array", u32, u64, floor_since, 1, BPF_F_MMAPABLE);
 
-int floor_exit(u64 *ctx)
+static __always_inline int floor_exit(u32 reason)
 {
 	u32 zero = 0;
 	u64 *since = floor_since.lookup(&zero);
@@ -37,7 +74,7 @@ int floor_exit(u64 *ctx)
 	return 0;
 }
 
-int floor_entry(u64 *ctx)
+static __always_inline int floor_entry(void)
 {
 	u32 zero = 0;
 	u64 *since = floor_since.lookup(&zero);
@@ -47,13 +84,15 @@ int floor_entry(u64 *ctx)
 	return 0;
 }
 
+PAIR(floor)
+
 /* An earlier tool: a hash with one struct of 64 reasons for each thread, looked up twice; no histogram. */
 struct seed_reason { u64 count, sum, min, max; };
 struct seed_thread { u64 since; u32 reason; struct seed_reason reasons[64]; };
 BPF_TABLE("hash", u64, struct seed_thread, seed_threads, 4096);
 BPF_TABLE("percpu_array", u32, struct seed_thread, seed_zero, 1);
 
-int seed_exit(u64 *ctx)
+static __always_inline int seed_exit(u32 reason)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct seed_thread *t = seed_threads.lookup(&id);
@@ -69,12 +108,12 @@ int seed_exit(u64 *ctx)
 		if (!t)
 			return 0;
 	}
-	t->reason = REASON(ctx);
+	t->reason = reason;
 	t->since = bpf_ktime_get_ns();
 	return 0;
 }
 
-int seed_entry(u64 *ctx)
+static __always_inline int seed_entry(void)
 {
 	u64 id = bpf_get_current_pid_tgid(), ns;
 	struct seed_thread *t = seed_threads.lookup(&id);
@@ -93,6 +132,8 @@ int seed_entry(u64 *ctx)
 	return 0;
 }
 
+PAIR(seed)
+
 /* bcc's kvmexit: only counts of exits, in a per-CPU hash with a per-CPU cache of one thread. */
 struct percpu_counts { u64 reasons[70]; };
 struct percpu_cache { u64 id; struct percpu_counts counts; };
@@ -100,10 +141,10 @@ BPF_TABLE("percpu_hash", u64, struct percpu_counts, percpu_threads, 4096);
 BPF_TABLE("percpu_array", u32, struct percpu_cache, percpu_last, 1);
 BPF_TABLE("percpu_array", u32, struct percpu_counts, percpu_zero, 1);
 
-int percpu_exit(u64 *ctx)
+static __always_inline int percpu_exit(u32 reason)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 zero = 0, reason = REASON(ctx);
+	u32 zero = 0;
 	struct percpu_cache *last = percpu_last.lookup(&zero);
 	struct percpu_counts *known;
 
@@ -124,7 +165,12 @@ int percpu_exit(u64 *ctx)
 	return 0;
 }
 
-int percpu_entry(u64 *ctx) { return 0; }
+static __always_inline int percpu_entry(void)
+{
+	return 0;
+}
+
+PAIR(percpu)
 
 /* A simple bcc script: start times, reasons and sums in three hashes, with updates and deletes. */
 struct hash_key { u64 id; u32 reason; u32 pad; };
@@ -132,25 +178,24 @@ BPF_TABLE("hash", u64, u64, hash_since, 4096);
 BPF_TABLE("hash", u64, u32, hash_reason, 4096);
 BPF_TABLE("hash", struct hash_key, u64, hash_count, 16384);
 
-int hash_exit(u64 *ctx)
+static __always_inline int hash_exit(u32 reason)
 {
 	u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
-	u32 reason = REASON(ctx);
 
 	hash_since.update(&id, &now);
 	hash_reason.update(&id, &reason);
 	return 0;
 }
 
-int hash_entry(u64 *ctx)
+static __always_inline int hash_entry(void)
 {
 	u64 id = bpf_get_current_pid_tgid(), one = 1, *since = hash_since.lookup(&id), *count;
-	u32 *reason = hash_reason.lookup(&id);
+	u32 *known = hash_reason.lookup(&id);
 	struct hash_key key = { .id = id };
 
-	if (!since || !reason)
+	if (!since || !known)
 		return 0;
-	key.reason = *reason;
+	key.reason = *known;
 	count = hash_count.lookup(&key);
 	if (count)
 		*count += bpf_ktime_get_ns() - *since;
@@ -160,14 +205,9 @@ int hash_entry(u64 *ctx)
 	hash_reason.delete(&id);
 	return 0;
 }
+
+PAIR(hash)
 """
 
-PAIRS = {
-    "empty programs": "empty",
-    "floor: two clock reads, one store": "floor",
-    "this exporter": "ours",
-    "seed: one hash, count/sum/min/max": "seed",
-    "bcc kvmexit: per-CPU hash, counts only": "percpu",
-    "three hashes, update and delete": "hash",
-}
-PROGRAMS = tuple(f"{prefix}_{end}" for prefix in PAIRS.values() for end in ("exit", "entry"))
+PAIRS = ("empty", "floor", "ours", "seed", "percpu", "hash")
+"""Names of the programs."""

@@ -1,84 +1,74 @@
-"""Measure the kernel time of an exit on real tracepoints: with this exporter, the least possible, and other designs.
+"""Measure what an exit costs its host: with this exporter, with the least possible, and with other designs.
 
-The kernel measures the run times (kernel.bpf_stats_enabled). So every figure includes the cost of the measurement.
-The empty programs
-show that cost. Only one pair of programs is attached at a time. Figures are medians of all rounds.
+Two measures of the same programs on the same real tracepoint:
+
+- whole: the CPU time of the thread that fires the tracepoint. It includes the tracepoint, the call of the program and
+  the program. The kernel's statistics are off.
+- bpf_stats: the run time that the kernel measures (BPF_ENABLE_STATS). It includes the cost of that measurement, and
+  does not include the tracepoint.
+
+Only one program is attached at a time. All rows of a round run one after the other, so noise of the host hits all rows.
+Figures are medians of all rounds.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import multiprocessing
 import os
-import platform
 import statistics
-import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.kernel import launcher, program, syscall
 from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
 from exporter.recording.writer import Writer
 from tests.bench import designs
+from tests.bench.guest import REASONS, Guest, Program, missing, one_cpu
 from tests.recordings import from_ftrace
 
-ROUNDS, CALLS = 31, 20_000
+ROUNDS, EXITS = 61, 20_000
 RING_BYTES = 1 << 24
-REASONS = (0x24, 0x01, 0x18, 0x16, 0x20)
+NONE, EMPTY, FLOOR = "no program", "raw: an empty program", "floor: raw, reads the clock and stores it"
 
-_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_EVENT_IOC_SET_BPF, _PERF_EVENT_IOC_ENABLE = 0x40042408, 0x2400
-_PERF_FLAG_FD_CLOEXEC = 8
-
-
-def _attach(tracepoint: str, bpf: int) -> int:
-    """Attach a program to a classic tracepoint with perf_event_open(2). Closing the returned descriptor detaches it.
-
-    Raises OSError.
-    """
-    identifier = int((Path("/sys/kernel/tracing/events") / tracepoint / "id").read_text())
-    # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags; PERF_ATTR_SIZE_VER0
-    attributes = struct.pack("=IIQQQQQ16x", _PERF_TYPE_TRACEPOINT, 64, identifier, 1, 0, 0, 0)
-    number = _SYS_PERF_EVENT_OPEN[platform.machine()]
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(ctypes.c_long(number), attributes, -1, 0, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, bpf)
-    fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
-    return int(fd)
+_RAW = {
+    EMPTY: "empty",
+    FLOOR: "floor",
+    "this exporter": "ours",
+    "seed: one hash, count/sum/min/max": "seed",
+    "bcc kvmexit: per-CPU hash, counts only": "percpu",
+    "three hashes, update and delete": "hash",
+}
+_CLASSIC = {
+    "classic: an empty program": "empty",
+    "classic: reads the clock and stores it": "floor",
+    "classic: this exporter": "ours",
+}
 
 
-def _round(loaded: program.Loaded, prefix: str) -> float:
-    """Return the nanoseconds of one exit and one entry."""
-    pair = [loaded.programs[f"{prefix}_{end}"] for end in ("exit", "entry")]
-    attached = [_attach(f"syscalls/sys_{end}_umask", bpf) for end, bpf in zip(("enter", "exit"), pair)]
-    before = [syscall.program_stats(bpf) for bpf in pair]
-    umask = os.umask
-    for number in range(CALLS):
-        umask(REASONS[number % 5])
-    after = [syscall.program_stats(bpf) for bpf in pair]
-    for fd in attached:
-        os.close(fd)
-    return sum((a.seconds - b.seconds) / (a.runs - b.runs) for b, a in zip(before, after)) * 1e9
+class Figures(NamedTuple):
+    """ns of one exit and one entry, a number for each round. `bpf_stats` is empty if no program is attached."""
+
+    whole: list[float]
+    bpf_stats: list[float]
 
 
 def _load(**options: Any) -> program.Loaded:
-    return launcher.load(
-        program.LoadRequest(
-            front="arm64",
-            defines=options.pop("defines", {}),
-            attach=False,
-            bpf_stats=True,
-            extra_classic=True,
-            **options,
-        )
-    )
+    return launcher.load(program.LoadRequest(front="arm64", attach=False, **options))
+
+
+def _load_all() -> tuple[dict[str, Program], list[program.Loaded]]:
+    """Return the programs by row, and the descriptors to close."""
+    source = designs.TRACEPOINT + designs.OURS + designs.OTHERS
+    options = {"slots": 64, "cells": 1024, "extra_source": source, "extra_programs": designs.PAIRS}
+    raw = _load(defines=designs.DEFINES, **options)
+    classic = _load(defines=designs.CLASSIC_DEFINES, extra_classic=True, **options)
+    programs = {row: Program(raw.programs[name]) for row, name in _RAW.items()}
+    programs.update((row, Program(classic.programs[name], classic=True)) for row, name in _CLASSIC.items())
+    return programs, [raw, classic]
 
 
 def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
@@ -91,46 +81,90 @@ def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
         sys.exit(f"bench: events were lost: {dict(writer.totals.lost)}")
 
 
-def _recording() -> list[float]:
-    """Return the figures of all rounds of the recording program. Another process reads the events."""
-    defines = {"RING_BYTES": RING_BYTES}
+@contextmanager
+def _recording() -> Iterator[Program]:
+    """Load the recording program. Another process reads its events."""
     loaded = _load(
         kind="recording",
-        defines=defines,
+        defines={**designs.DEFINES, "RING_BYTES": RING_BYTES},
         slots=64,
         cells=0,
-        extra_source=designs.OURS,
-        extra_programs=designs.OURS_PROGRAMS,
+        extra_source=designs.TRACEPOINT + designs.OURS,
+        extra_programs=("ours",),
     )
     forked = multiprocessing.get_context("fork")  # the child inherits the descriptors
     stop = forked.Event()
     reader = forked.Process(target=_record, args=(loaded, stop.is_set))
     reader.start()
-    rounds = [_round(loaded, "ours") for _ in range(ROUNDS)]
+    yield Program(loaded.programs["ours"])
     stop.set()
     reader.join()
     loaded.close()
     if reader.exitcode:
         sys.exit(reader.exitcode)
-    return rounds
+
+
+def measure(programs: dict[str, Program], rounds: int, exits: int) -> dict[str, Figures]:
+    """Return the figures of all rows, and of no program. Raises RuntimeError if statistics are already on."""
+    guest = Guest()
+    figures = {row: Figures([], []) for row in (NONE, *programs)}
+    with one_cpu():
+        for _ in range(rounds):
+            figures[NONE].whole.append(guest.cpu_ns(exits))
+            for row, attached in programs.items():
+                runs = syscall.program_stats(attached.fd).runs
+                with attached.attached():
+                    figures[row].whole.append(guest.cpu_ns(exits))
+                    if syscall.program_stats(attached.fd).runs != runs:
+                        raise RuntimeError("BPF statistics are on: end the exporter that has bpf_stats")
+                    stats = syscall.enable_stats()
+                    figures[row].bpf_stats.append(guest.bpf_stats_ns(attached, exits))
+                    os.close(stats)
+    return figures
+
+
+def _over(times: list[float], base: list[float]) -> float:
+    """Return the median of the differences of the rounds: noise that lasts for a whole round cancels out."""
+    return statistics.median(a - b for a, b in zip(times, base))
+
+
+def table(figures: dict[str, Figures]) -> list[str]:
+    """Return the lines of the table."""
+    floor = figures[FLOOR]
+    floor_over = _over(floor.whole, figures[NONE].whole)
+    lines = [
+        "| programs | whole: ns | over no program | of the floor | bpf_stats: ns | over empty | of the floor |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row, (whole, stats) in figures.items():
+        over = _over(whole, figures[NONE].whole) if row != NONE else 0.0
+        line = f"| {row} | {statistics.median(whole):.0f} | {over:.0f} | {over / floor_over:.2f} x |"
+        if stats:
+            median = statistics.median(stats)
+            ratio = median / statistics.median(floor.bpf_stats)
+            line += f" {median:.0f} | {_over(stats, figures[EMPTY].bpf_stats):.0f} | {ratio:.2f} x |"
+        else:
+            line += " - | - | - |"
+        lines.append(line)
+    return lines
 
 
 def main() -> None:
     """Measure and print the table."""
-    loaded = _load(slots=64, cells=1024, extra_source=designs.OURS + designs.OTHERS, extra_programs=designs.PROGRAMS)
-    rounds: dict[str, list[float]] = {name: [] for name in designs.PAIRS}
-    for _ in range(ROUNDS):
-        for name, prefix in designs.PAIRS.items():
-            rounds[name].append(_round(loaded, prefix))
-    loaded.close()
-    rounds["`record`: every event through a ring buffer"] = _recording()
-    ns = {name: statistics.median(times) for name, times in rounds.items()}
-    empty, floor = list(ns.values())[:2]
-    print(f"Medians of {ROUNDS} rounds of {CALLS:,} exits and entries with {len(REASONS)} reasons.\n")
-    print("| programs | ns per exit + entry | over empty | of the floor |")
-    print("|---|---:|---:|---:|")
-    for name, median in ns.items():
-        print(f"| {name} | {median:.0f} | {median - empty:.0f} | {median / floor:.2f} x |")
+    if missing():
+        print(f"Not measured: {missing()}.")
+        return
+    programs, opened = _load_all()
+    with _recording() as recording:
+        programs["`record`: every event through a ring buffer"] = recording
+        figures = measure(programs, ROUNDS, EXITS)
+    for loaded in opened:
+        loaded.close()
+    print(
+        f"ns of one exit and one entry: medians of {ROUNDS} rounds of {EXITS:,} exits and entries with "
+        f"{len(REASONS)} reasons.\n"
+    )
+    print("\n".join(table(figures)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from exporter.kernel import syscall
 DRIVEN = ("kvm_exit", "kvm_entry", "kvm_userspace_exit")
 
 # include/uapi/linux/bpf.h: commands, and offsetof(struct bpf_prog_info, name). The name has at most 15 characters.
-_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _RAW_TRACEPOINT_OPEN = 13, 15, 17
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
 _NAME_OFFSET, _NAME_SIZE = 64, 16
 
 
@@ -77,12 +77,6 @@ def finish(process: subprocess.Popen[str], timeout: float = 600) -> Sent:
 
 def drive(programs: Mapping[str, int], **keys: int) -> Sent:
     return finish(begin(programs, **keys))
-
-
-def attach(program: int, tracepoint: str) -> int:
-    """Attach a loaded raw tracepoint program. Return the descriptor that keeps it attached."""
-    text = ctypes.create_string_buffer(tracepoint.encode())
-    return syscall._bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(text), program))
 
 
 def programs_of(pid: int) -> dict[str, int]:

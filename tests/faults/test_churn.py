@@ -18,6 +18,7 @@ from exporter.model.records import Snapshot, ThreadKey
 from tests.faults import driver
 from tests.faults.driver import Sent
 from tests.faults.figures import often, say
+from tests.support.raw_tracepoint import attach_raw
 
 LINGER_NS = 10**8
 """The time is short, so the number of lingering vCPUs stays below the collector's limit.
@@ -76,7 +77,7 @@ def load() -> Iterator[Callable[..., tuple[program.Loaded, Counted]]]:
             loaded = launcher.load(request)
             stack.callback(loaded.close)
             for name in ("sched_process_exit", "sched_process_exec"):
-                stack.callback(os.close, driver.attach(loaded.programs[name], name))
+                stack.callback(os.close, attach_raw(loaded.programs[name], name))
             counted = Counted(loaded)
             stack.callback(counted.collector.close)
             return loaded, counted

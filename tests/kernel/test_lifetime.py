@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 import subprocess
@@ -24,6 +23,7 @@ from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.naming.reasons import ReasonNames
 from tests.support.machine import TRAP, Machine, Vcpu, durations, exits, histogram, trap
+from tests.support.raw_tracepoint import attach_raw
 
 Load = Callable[..., Machine]
 
@@ -210,7 +210,7 @@ def test_exits_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None
 def test_the_end_of_a_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:
     """sched:sched_process_exit is attached. 1009 threads run in batches of 7 and use 7 slots. No slot stays in use."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
-    attached = _open_raw_tracepoint(b"sched_process_exit", loaded.programs["sched_process_exit"])
+    attached = attach_raw(loaded.programs["sched_process_exit"], "sched_process_exit")
     collector = Collector(loaded, lambda: 0, 10**18)
     total = 0
 
@@ -246,7 +246,7 @@ def test_an_exec_in_a_vcpu_thread_frees_its_slot(loaded_now: Callable[..., progr
     """After exec, the thread has the leader's tid. The thread's old tid ends without a sched_process_exit event."""
     loaded = loaded_now(program.LoadRequest(front="arm64", defines={}, slots=7, cells=14, attach=False))
     names = ("sched_process_exit", "sched_process_exec")
-    attached = [_open_raw_tracepoint(name.encode(), loaded.programs[name]) for name in names]
+    attached = [attach_raw(loaded.programs[name], name) for name in names]
     collector = Collector(loaded, lambda: 0, 10**18)
     code = (
         "import os, struct, sys, threading\n"
@@ -328,11 +328,6 @@ def test_a_snapshot_has_every_vcpu_that_ended_since_the_last_snapshot(
     first = under_test.collect()
     assert sorted(record.cells[0].exits for record in first.vcpus) == list(range(1, 12))
     assert first.expired_early == 0
-
-
-def _open_raw_tracepoint(name: bytes, program: int) -> int:
-    text = ctypes.create_string_buffer(name)
-    return syscall._bpf(17, struct.pack("=QI", ctypes.addressof(text), program))  # BPF_RAW_TRACEPOINT_OPEN
 
 
 def _wait_until_gone(tid: int | None) -> None:

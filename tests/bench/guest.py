@@ -1,0 +1,94 @@
+"""A thread that makes exits and entries: it fires a real tracepoint in a loop, and takes the CPU time of that loop."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter.kernel import syscall
+from exporter.kernel.tracepoint import event_id
+from tests.bench.designs import ENTRY_OPTION, EXIT_OPTION
+from tests.support.raw_tracepoint import attach_raw
+
+REASONS = (0x24, 0x01, 0x18, 0x16, 0x20)
+_WARM_UP = 500
+_FORMAT = Path("/sys/kernel/tracing/events/task/task_prctl_unknown/format")
+
+
+class Program(NamedTuple):
+    """A loaded program of designs.py, and the kind of tracepoint that it is for."""
+
+    fd: int
+    classic: bool = False
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the program as the exporter attaches its own. Raises OSError."""
+        if self.classic:
+            attachment = syscall.attach_classic(self.fd, event_id(_FORMAT.read_text()))
+        else:
+            attachment = attach_raw(self.fd, "task_prctl_unknown")
+        try:
+            yield
+        finally:
+            os.close(attachment)
+
+
+def missing() -> str:
+    """Return what this host lacks for the measure; "" if nothing is missing."""
+    if _FORMAT.exists():
+        return ""
+    return "the tracepoint task:task_prctl_unknown is missing; it needs Linux 6.14 and tracefs"
+
+
+class Guest:
+    """The compiled loop. It runs in the calling thread, which stays on one CPU meanwhile."""
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            library, source = f"{folder}/loop.so", Path(__file__).with_name("loop.c")
+            command = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+            subprocess.run([*command, "-o", library, source], check=True)
+            self._loop = ctypes.CDLL(library).loop
+        self._loop.restype = ctypes.c_uint64
+        self._loop.argtypes = (ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64)
+        self._reasons = (ctypes.c_ulong * len(REASONS))(*REASONS)
+
+    def run(self, exits: int) -> float:
+        """Send exits, each followed by its entry. Returns the CPU time of one exit and one entry in ns."""
+        return int(self._loop(exits, EXIT_OPTION, ENTRY_OPTION, self._reasons, len(REASONS))) / exits
+
+    def cpu_ns(self, exits: int) -> float:
+        """Return the CPU time of one exit and one entry in ns, with everything that happens in the thread."""
+        self.run(_WARM_UP)
+        return self.run(exits)
+
+    def bpf_stats_ns(self, program: Program, exits: int) -> float:
+        """Return the run time of the program for one exit and one entry in ns, as the kernel measures it.
+
+        Raises RuntimeError if the program ran for other events too, or missed an event.
+        """
+        self.run(_WARM_UP)
+        before = syscall.program_stats(program.fd)
+        self.run(exits)
+        after = syscall.program_stats(program.fd)
+        if after.runs - before.runs != 2 * exits:
+            raise RuntimeError(f"{after.runs - before.runs} runs of the program, but {2 * exits} events were sent")
+        return (after.seconds - before.seconds) / exits * 1e9
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Keep this thread on one CPU, as a pinned vCPU is."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
