@@ -48,21 +48,25 @@ def missing() -> str:
 
 
 class Guest:
-    """The compiled loop. It runs in the calling thread, which stays on one CPU meanwhile."""
+    """The compiled loop. It runs in the calling thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, touched: int) -> None:
+        """Compile the loop. Before each event, it touches this number of bytes."""
         with tempfile.TemporaryDirectory() as folder:
             library, source = f"{folder}/loop.so", Path(__file__).with_name("loop.c")
             command = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
             subprocess.run([*command, "-o", library, source], check=True)
             self._loop = ctypes.CDLL(library).loop
         self._loop.restype = ctypes.c_uint64
-        self._loop.argtypes = (ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64)
-        self._reasons = (ctypes.c_ulong * len(REASONS))(*REASONS)
+        reasons = (ctypes.c_ulong * len(REASONS))(*REASONS)
+        memory = ctypes.create_string_buffer(touched)
+        size, number = ctypes.c_size_t, ctypes.c_uint64
+        self._loop.argtypes = (number, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, number, ctypes.c_void_p, size)
+        self._fixed = (EXIT_OPTION, ENTRY_OPTION, reasons, len(REASONS), memory, touched)
 
     def run(self, exits: int) -> float:
         """Send exits, each followed by its entry. Returns the CPU time of one exit and one entry in ns."""
-        return int(self._loop(exits, EXIT_OPTION, ENTRY_OPTION, self._reasons, len(REASONS))) / exits
+        return int(self._loop(exits, *self._fixed)) / exits
 
     def cpu_ns(self, exits: int) -> float:
         """Return the CPU time of one exit and one entry in ns, with everything that happens in the thread."""

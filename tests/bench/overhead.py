@@ -27,10 +27,13 @@ from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
 from exporter.recording.writer import Writer
 from tests.bench import designs
-from tests.bench.guest import REASONS, Guest, Program, missing, one_cpu
+from tests.bench.guest import Guest, Program, missing, one_cpu
 from tests.recordings import from_ftrace
 
 ROUNDS, EXITS = 61, 20_000
+BUSY_BYTES, BUSY_ROUNDS, BUSY_EXITS = 256 << 10, 31, 5000
+"""In the second table, the guest touches these bytes before each event. So nothing stays in the L1 cache."""
+
 RING_BYTES = 1 << 24
 NONE, EMPTY, FLOOR = "no program", "raw: an empty program", "floor: raw, reads the clock and stores it"
 
@@ -104,9 +107,9 @@ def _recording() -> Iterator[Program]:
         sys.exit(reader.exitcode)
 
 
-def measure(programs: dict[str, Program], rounds: int, exits: int) -> dict[str, Figures]:
+def measure(programs: dict[str, Program], rounds: int, exits: int, touched: int = 0) -> dict[str, Figures]:
     """Return the figures of all rows, and of no program. Raises RuntimeError if statistics are already on."""
-    guest = Guest()
+    guest = Guest(touched)
     figures = {row: Figures([], []) for row in (NONE, *programs)}
     with one_cpu():
         for _ in range(rounds):
@@ -149,22 +152,26 @@ def table(figures: dict[str, Figures]) -> list[str]:
     return lines
 
 
+def _print(rounds: int, exits: int, guest: str, figures: dict[str, Figures]) -> None:
+    print(f"ns of one exit and its entry, {guest}: medians of {rounds} rounds of {exits:,}.\n")
+    print("\n".join(table(figures)))
+
+
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print the tables."""
     if missing():
         print(f"Not measured: {missing()}.")
         return
     programs, opened = _load_all()
     with _recording() as recording:
-        programs["`record`: every event through a ring buffer"] = recording
-        figures = measure(programs, ROUNDS, EXITS)
+        recorded = {"`record`: every event through a ring buffer": recording}
+        tight = measure({**programs, **recorded}, ROUNDS, EXITS)
+    busy = measure(programs, BUSY_ROUNDS, BUSY_EXITS, BUSY_BYTES)
     for loaded in opened:
         loaded.close()
-    print(
-        f"ns of one exit and one entry: medians of {ROUNDS} rounds of {EXITS:,} exits and entries with "
-        f"{len(REASONS)} reasons.\n"
-    )
-    print("\n".join(table(figures)))
+    _print(ROUNDS, EXITS, "in a tight loop", tight)
+    print()
+    _print(BUSY_ROUNDS, BUSY_EXITS, f"with {BUSY_BYTES >> 10} KiB touched before each event", busy)
 
 
 if __name__ == "__main__":
