@@ -85,14 +85,3 @@ class Guest:
         if after.runs - before.runs != 2 * exits:
             raise RuntimeError(f"{after.runs - before.runs} runs of the program, but {2 * exits} events were sent")
         return (after.seconds - before.seconds) / exits * 1e9
-
-
-@contextmanager
-def one_cpu() -> Iterator[None]:
-    """Keep this thread on one CPU, as a pinned vCPU is."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)

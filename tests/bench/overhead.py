@@ -27,8 +27,9 @@ from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
 from exporter.recording.writer import Writer
 from tests.bench import designs
-from tests.bench.guest import Guest, Program, missing, one_cpu
+from tests.bench.guest import Guest, Program, missing
 from tests.recordings import from_ftrace
+from tests.support.one_cpu import one_cpu
 
 ROUNDS, EXITS = 61, 20_000
 BUSY_BYTES, BUSY_ROUNDS, BUSY_EXITS = 256 << 10, 31, 5000
