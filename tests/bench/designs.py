@@ -49,6 +49,30 @@ static __always_inline int ours_entry(void)
 PAIR(ours)
 """
 
+X86 = r"""
+/* The front for x86 finds its arguments in the ones of prctl: the address of a vCPU in KVM's memory, and the ISA. */
+int x86(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 isa = ctx->args[ISA_ARG];
+
+	if (OPTION(ctx->args) == EXIT_OPTION)
+		return on_exit(isa, code_of(ctx, isa), vcpu_id_of(ctx), now);
+	return on_entry(now);
+}
+"""
+VCPU_ID, VMX_REASON, VMCB, EXIT_CODE = 0x24, 0x100, 0x140, 0x70
+"""Offsets in KVM's memory of a vCPU, and in its VMCB. Each of them is in another cache line, as in the kernel."""
+X86_DEFINES = {
+    **DEFINES,
+    "VCPU_ARG": 1,
+    "ISA_ARG": 2,
+    "KVM_VCPU_ID": VCPU_ID,
+    "VMX_EXIT_REASON": VMX_REASON,
+    "SVM_VMCB": VMCB,
+    "SVM_EXIT_CODE": EXIT_CODE,
+}
+
 OTHERS = r"""
 static __always_inline int empty_exit(u32 reason)
 {

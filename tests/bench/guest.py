@@ -22,10 +22,14 @@ _FORMAT = Path("/sys/kernel/tracing/events/task/task_prctl_unknown/format")
 
 
 class Program(NamedTuple):
-    """A loaded program of designs.py, and the kind of tracepoint that it is for."""
+    """A loaded program of designs.py."""
 
     fd: int
     classic: bool = False
+    """True if it is for a classic tracepoint, not for a raw one."""
+    reasons: tuple[int, ...] = REASONS
+    """What the guest passes for each exit in turn: the reason, or the address of a vCPU that has it."""
+    isa: int = 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -58,29 +62,32 @@ class Guest:
             subprocess.run([*command, "-o", library, source], check=True)
             self._loop = ctypes.CDLL(library).loop
         self._loop.restype = ctypes.c_uint64
-        reasons = (ctypes.c_ulong * len(REASONS))(*REASONS)
-        memory = ctypes.create_string_buffer(touched)
-        size, number = ctypes.c_size_t, ctypes.c_uint64
-        self._loop.argtypes = (number, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, number, ctypes.c_void_p, size)
-        self._fixed = (EXIT_OPTION, ENTRY_OPTION, reasons, len(REASONS), memory, touched)
+        size, number, word = ctypes.c_size_t, ctypes.c_uint64, ctypes.c_ulong
+        self._loop.argtypes = (
+            *(number, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, number, word),
+            *(ctypes.c_void_p, size),
+        )
+        self._touched = (ctypes.create_string_buffer(touched), touched)
 
-    def run(self, exits: int) -> float:
+    def _run(self, exits: int, program: Program) -> float:
         """Send exits, each followed by its entry. Returns the CPU time of one exit and one entry in ns."""
-        return int(self._loop(exits, *self._fixed)) / exits
+        reasons = (ctypes.c_ulong * len(program.reasons))(*program.reasons)
+        passed = (EXIT_OPTION, ENTRY_OPTION, reasons, len(reasons), program.isa)
+        return int(self._loop(exits, *passed, *self._touched)) / exits
 
-    def cpu_ns(self, exits: int) -> float:
-        """Return the CPU time of one exit and one entry in ns, with everything that happens in the thread."""
-        self.run(_WARM_UP)
-        return self.run(exits)
+    def whole_ns(self, program: Program, exits: int) -> float:
+        """Return the CPU time of one exit and one entry in ns: everything that happens in the thread."""
+        self._run(_WARM_UP, program)
+        return self._run(exits, program)
 
     def bpf_stats_ns(self, program: Program, exits: int) -> float:
         """Return the run time of the program for one exit and one entry in ns, as the kernel measures it.
 
         Raises RuntimeError if the program ran for other events too, or missed an event.
         """
-        self.run(_WARM_UP)
+        self._run(_WARM_UP, program)
         before = syscall.program_stats(program.fd)
-        self.run(exits)
+        self._run(exits, program)
         after = syscall.program_stats(program.fd)
         if after.runs - before.runs != 2 * exits:
             raise RuntimeError(f"{after.runs - before.runs} runs of the program, but {2 * exits} events were sent")

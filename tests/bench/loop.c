@@ -30,13 +30,13 @@ static void touch(volatile char *memory, size_t size)
  * the memory. Returns the CPU time of this thread in ns.
  */
 uint64_t loop(uint64_t exits, int exit_option, int entry_option, const unsigned long *reasons, uint64_t nr_reasons,
-	      char *memory, size_t size)
+	      unsigned long isa, char *memory, size_t size)
 {
 	uint64_t start = cpu_ns(), i, n = 0;
 
 	for (i = 0; i < exits; i++) {
 		touch(memory, size);
-		prctl(exit_option, reasons[n], 0, 0, 0);
+		prctl(exit_option, reasons[n], isa, 0, 0);
 		touch(memory, size);
 		prctl(entry_option, 0, 0, 0, 0);
 		n = n + 1 < nr_reasons ? n + 1 : 0;

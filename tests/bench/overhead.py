@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.kernel import launcher, program, syscall
+from exporter.model.reason import Space
 from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
 from exporter.recording.writer import Writer
 from tests.bench import designs
-from tests.bench.guest import Guest, Program, missing
+from tests.bench.guest import REASONS, Guest, Program, missing
 from tests.recordings import from_ftrace
+from tests.support.kernel_memory import MEMORY, MEMORY_PROGRAMS, Memory
 from tests.support.one_cpu import one_cpu
 
 ROUNDS, EXITS = 61, 20_000
@@ -46,6 +48,11 @@ _RAW = {
     "bcc kvmexit: per-CPU hash, counts only": "percpu",
     "three hashes, update and delete": "hash",
 }
+_X86 = {
+    "this exporter, reason in KVM's memory (VMX)": Space.VMX,
+    "this exporter, reason in KVM's memory (SVM)": Space.SVM,
+}
+_VCPU_SIZE = 1024
 _CLASSIC = {
     "classic: an empty program": "empty",
     "classic: reads the clock and stores it": "floor",
@@ -60,19 +67,39 @@ class Figures(NamedTuple):
     bpf_stats: list[float]
 
 
-def _load(**options: Any) -> program.Loaded:
-    return launcher.load(program.LoadRequest(front="arm64", attach=False, **options))
+def _load(front: str = "arm64", cells: int = 1024, **options: Any) -> program.Loaded:
+    return launcher.load(program.LoadRequest(front=front, slots=64, cells=cells, attach=False, **options))
 
 
 def _load_all() -> tuple[dict[str, Program], list[program.Loaded]]:
     """Return the programs by row, and the descriptors to close."""
     source = designs.TRACEPOINT + designs.OURS + designs.OTHERS
-    options = {"slots": 64, "cells": 1024, "extra_source": source, "extra_programs": designs.PAIRS}
+    options: dict[str, Any] = {"extra_source": source, "extra_programs": designs.PAIRS}
     raw = _load(defines=designs.DEFINES, **options)
     classic = _load(defines=designs.CLASSIC_DEFINES, extra_classic=True, **options)
     programs = {row: Program(raw.programs[name]) for row, name in _RAW.items()}
+    x86 = _load_x86()
+    memory = Memory(x86)
+    for row, isa in _X86.items():
+        programs[row] = Program(x86.programs["x86"], reasons=_vcpus(memory), isa=isa)
     programs.update((row, Program(classic.programs[name], classic=True)) for row, name in _CLASSIC.items())
-    return programs, [raw, classic]
+    return programs, [raw, x86, classic]
+
+
+def _load_x86() -> program.Loaded:
+    source = designs.TRACEPOINT + designs.X86 + MEMORY
+    return _load("x86", defines=designs.X86_DEFINES, extra_source=source, extra_programs=("x86", *MEMORY_PROGRAMS))
+
+
+def _vcpus(memory: Memory) -> tuple[int, ...]:
+    """Return addresses of vCPUs in the kernel's memory. Each one has another reason, for VMX and for SVM."""
+    for number, reason in enumerate(REASONS):
+        vcpu = number * _VCPU_SIZE
+        vmcb = vcpu + _VCPU_SIZE // 2
+        memory.put(vcpu + designs.VMX_REASON, reason)
+        memory.put(vcpu + designs.VMCB, memory.address + vmcb)
+        memory.put(vmcb + designs.EXIT_CODE, reason)
+    return tuple(memory.address + number * _VCPU_SIZE for number in range(len(REASONS)))
 
 
 def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
@@ -91,7 +118,6 @@ def _recording() -> Iterator[Program]:
     loaded = _load(
         kind="recording",
         defines={**designs.DEFINES, "RING_BYTES": RING_BYTES},
-        slots=64,
         cells=0,
         extra_source=designs.TRACEPOINT + designs.OURS,
         extra_programs=("ours",),
@@ -114,11 +140,11 @@ def measure(programs: dict[str, Program], rounds: int, exits: int, touched: int 
     figures = {row: Figures([], []) for row in (NONE, *programs)}
     with one_cpu():
         for _ in range(rounds):
-            figures[NONE].whole.append(guest.cpu_ns(exits))
+            figures[NONE].whole.append(guest.whole_ns(next(iter(programs.values())), exits))
             for row, attached in programs.items():
                 runs = syscall.program_stats(attached.fd).runs
                 with attached.attached():
-                    figures[row].whole.append(guest.cpu_ns(exits))
+                    figures[row].whole.append(guest.whole_ns(attached, exits))
                     if syscall.program_stats(attached.fd).runs != runs:
                         raise RuntimeError("BPF statistics are on: end the exporter that has bpf_stats")
                     stats = syscall.enable_stats()
