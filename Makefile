@@ -167,7 +167,7 @@ kubernetes-test compose-test: $(VENV)/deploy/done
 
 .PHONY: bench
 bench:
-	$(call install,$(PACKAGES))
+	$(call install,$(PACKAGES) gcc libc6-dev)
 	$(call tracefs)
 	$(PYTHON) -m tests.bench
 

@@ -26,7 +26,11 @@ def main() -> int:
     )
     for heading, part in _PARTS:
         print(f"\n### {heading}\n", flush=True)
-        part()
+        try:
+            part()
+        except RuntimeError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
