@@ -122,10 +122,12 @@ def _recording() -> Iterator[Program]:
     stop = forked.Event()
     reader = forked.Process(target=_record, args=(loaded, stop.is_set))
     reader.start()
-    yield Program(loaded.programs["ours"])
-    stop.set()
-    reader.join()
-    loaded.close()
+    try:
+        yield Program(loaded.programs["ours"])
+    finally:
+        stop.set()
+        reader.join()
+        loaded.close()
     if reader.exitcode:
         sys.exit(reader.exitcode)
 
@@ -168,7 +170,7 @@ def table(figures: dict[str, Figures]) -> list[str]:
         if stats:
             median = statistics.median(stats)
             ratio = median / statistics.median(floor.bpf_stats)
-            line += f" {median:.0f} | {_over(stats, figures[EMPTY].bpf_stats):.0f} | {ratio:.2f} x |"
+            line += f" {median:.0f} | {round(_over(stats, figures[EMPTY].bpf_stats))} | {ratio:.2f} x |"
         else:
             line += " - | - | - |"
         lines.append(line)
