@@ -38,7 +38,7 @@ int name(u64 *ctx)						\
 OURS = r"""
 static __always_inline int ours_exit(u32 reason)
 {
-	return on_exit(SPACE_ARM64_TRAP, reason, NO_VCPU_ID, bpf_ktime_get_ns());
+	return on_exit(SPACE_ARM64_TRAP, reason, NO_VCPU_ID, 0, bpf_ktime_get_ns());
 }
 
 static __always_inline int ours_entry(void)
@@ -57,7 +57,7 @@ int x86(struct bpf_raw_tracepoint_args *ctx)
 	u32 isa = ctx->args[ISA_ARG];
 
 	if (OPTION(ctx->args) == EXIT_OPTION)
-		return on_exit(isa, code_of(ctx, isa), vcpu_id_of(ctx), now);
+		return on_exit(isa, code_of(ctx, isa), NO_VCPU_ID, ctx->args[VCPU_ARG], now);
 	return on_entry(now);
 }
 """

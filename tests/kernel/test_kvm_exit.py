@@ -80,6 +80,21 @@ def test_each_raw_form_counts_the_reason_and_finds_the_vcpu(
     assert record.vcpu_id == 61
 
 
+def test_the_id_of_a_vcpu_is_read_once(machine: Machines) -> None:
+    """The first exit cannot read the id, the second can. No later exit reads it again."""
+    under_test = machine("x86", defines=VMX, extra_source=MEMORY, extra_programs=MEMORY_PROGRAMS)
+    memory = Memory(under_test.loaded)
+    memory.put(*_words(REASON, 12))
+    vcpu = under_test.vcpu()
+    vcpu.call(lambda: vcpu.run("kvm_exit", 10, 0, Space.VMX))
+    assert under_test.record(vcpu).vcpu_id is None
+    for vcpu_id in (61, 67):
+        memory.put(*_words(VCPU_ID, vcpu_id))
+        vcpu.call(lambda: vcpu.run("kvm_exit", 20, memory.address, Space.VMX))
+        assert under_test.record(vcpu).vcpu_id == 61
+    assert exits(under_test.record(vcpu)) == {(Space.VMX, UNREAD): 1, (Space.VMX, 12): 2}
+
+
 @pytest.mark.parametrize("defines", [VMX, SVM], ids=["VMX", "SVM"])
 def test_an_exit_that_cannot_be_read_is_counted(machine: Machines, defines: dict[str, int]) -> None:
     """A bad address, or the instruction set of the other vendor: a code that no exit has, and no vCPU id."""

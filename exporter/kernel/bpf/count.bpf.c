@@ -137,7 +137,7 @@ static __always_inline int on_reason(u32 space, u64 code, u64 now)
 static __always_inline void end_wait_for_reason(struct slot *s) {}
 #endif
 
-static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u64 now)
 {
 	struct slot *s = current_slot(now);
 	struct cell *c;
@@ -149,6 +149,9 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
 		return 0;
 	}
 	end_wait_for_reason(s);
+	/* A thread runs one vCPU. To read the id costs more than to count an exit, so it is read once. */
+	if (vcpu_id == NO_VCPU_ID && !s->vcpu_id_plus_1)
+		vcpu_id = read_vcpu_id(vcpu);
 	if (vcpu_id != NO_VCPU_ID)
 		s->vcpu_id_plus_1 = vcpu_id + 1;
 	c = cell_of(s, space, code, &n, &full);

@@ -16,8 +16,11 @@
 
 #define NO_VCPU_ID	(~0U)
 
-/* All times are in ns on CLOCK_MONOTONIC. */
-static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now);
+/*
+ * All times are in ns on CLOCK_MONOTONIC. If vcpu_id is NO_VCPU_ID, `vcpu` may be the
+ * address of KVM's structure of the vCPU: read_vcpu_id() reads the id there.
+ */
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u64 now);
 static __always_inline int on_entry(u64 now);
 static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now);
 static __always_inline int on_thread_end(u32 tid, u64 now);
@@ -31,6 +34,17 @@ static __always_inline int on_thread_end(u32 tid, u64 now);
 static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now);
 static __always_inline int on_reason(u32 space, u64 code, u64 now);
 #endif
+
+static __always_inline u32 read_vcpu_id(u64 vcpu)
+{
+	u32 id = NO_VCPU_ID;
+
+#ifdef KVM_VCPU_ID
+	if (bpf_probe_read_kernel(&id, sizeof(id), (void *)(vcpu + KVM_VCPU_ID)))
+		return NO_VCPU_ID;
+#endif
+	return id;
+}
 
 #ifdef CLOCK_IN_CONTEXT
 /* The time is in the twelfth and last u64 of the context: no raw tracepoint has twelve arguments. */

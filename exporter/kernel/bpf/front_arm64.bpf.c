@@ -22,6 +22,6 @@ int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
 		space = SPACE_ARM64_TRAP;
 		code = ctx->args[1];
 	}
-	return on_exit(space, code, NO_VCPU_ID, now);
+	return on_exit(space, code, NO_VCPU_ID, 0, now);
 }
 #endif /* FRONT_ARM64 */

@@ -32,12 +32,12 @@ int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (ctx->args[3]) {
 		space = ctx->args[3];
 		code = ctx->args[4];
-		return on_exit(space, code, vcpu_id, now);
+		return on_exit(space, code, vcpu_id, 0, now);
 	}
 #endif
 	if (code == ARM_EXCEPTION_TRAP)
 		return on_exit_without_reason(vcpu_id, now);
-	return on_exit(space, code, vcpu_id, now);
+	return on_exit(space, code, vcpu_id, 0, now);
 }
 
 int kvm_trap_enter(struct bpf_raw_tracepoint_args *ctx)

@@ -43,27 +43,19 @@ static __always_inline u64 code_of(struct bpf_raw_tracepoint_args *ctx, u32 isa)
 #endif /* REASON_ARG */
 }
 
-static __always_inline u32 vcpu_id_of(struct bpf_raw_tracepoint_args *ctx)
-{
-#ifdef VCPU_ID_ARG
-	return ctx->args[VCPU_ID_ARG];
-#else
-	u32 id = NO_VCPU_ID;
-
-#ifdef KVM_VCPU_ID
-	if (bpf_probe_read_kernel(&id, sizeof(id), (void *)(ctx->args[VCPU_ARG] + KVM_VCPU_ID)))
-		return NO_VCPU_ID;
-#endif
-	return id;
-#endif
-}
-
 int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 now = NOW(ctx);
 	u32 isa = ctx->args[ISA_ARG];
+	u64 code = code_of(ctx, isa);
 
-	return on_exit(isa, code_of(ctx, isa), vcpu_id_of(ctx), now);
+#ifdef VCPU_ID_ARG
+	return on_exit(isa, code, ctx->args[VCPU_ID_ARG], 0, now);
+#elif defined(KVM_VCPU_ID)
+	return on_exit(isa, code, NO_VCPU_ID, ctx->args[VCPU_ARG], now);
+#else
+	return on_exit(isa, code, NO_VCPU_ID, 0, now);
+#endif
 }
 #endif /* ISA_ARG */
 
@@ -77,7 +69,7 @@ int kvm_exit_classic(struct bpf_raw_tracepoint_args *ctx)
 #ifdef VCPU_ID_OFFSET
 	vcpu_id = FIELD(u32, VCPU_ID_OFFSET);
 #endif
-	on_exit(FIELD(u32, ISA_OFFSET), FIELD(u32, EXIT_REASON_OFFSET), vcpu_id, now);
+	on_exit(FIELD(u32, ISA_OFFSET), FIELD(u32, EXIT_REASON_OFFSET), vcpu_id, 0, now);
 	return 1;
 }
 #endif /* ISA_OFFSET */

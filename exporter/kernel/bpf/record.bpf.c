@@ -182,8 +182,10 @@ static __always_inline bool send(u32 kind, u32 space, u64 code, u32 vcpu_id, u64
 	return announced(tid, tgid, now) && put(kind, tid, tgid, space, code, vcpu_id, now);
 }
 
-static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 now)
+static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u64 now)
 {
+	if (vcpu_id == NO_VCPU_ID)
+		vcpu_id = read_vcpu_id(vcpu);
 	if (!send(EVENT_EXIT, space, code, vcpu_id, now))
 		LOST(exit);
 	return 0;
@@ -200,7 +202,7 @@ static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now)
 		return 0;
 	end_wait_for_reason(tid);
 	if (early_exits.update(&tid, &early))	/* no room to wait for the reason */
-		return on_exit(NO_REASON_SPACE, NO_REASON_CODE, vcpu_id, now);
+		return on_exit(NO_REASON_SPACE, NO_REASON_CODE, vcpu_id, 0, now);
 	return 0;
 }
 
