@@ -5,24 +5,38 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-CODENAME = "bookworm"
-SUITES = {CODENAME, f"{CODENAME}-updates", f"{CODENAME}-security"}
+CODENAME = "bookworm"  # the suite whose sources this machine must have
 
 
-def sources(etc: Path = Path("/etc/apt")) -> dict[str, str]:
-    """Return the machine's apt sources for Debian bookworm, in both of apt's formats: file name -> text.
+@dataclass(frozen=True)
+class Suite:
+    """A suite of Debian, with the endings of the other suites that belong to it."""
 
-    Raises RuntimeError if there is none.
+    name: str
+    endings: tuple[str, ...] = ()
+    check_valid_until: bool = True
+
+
+BOOKWORM = Suite(CODENAME, ("-updates", "-security"))
+
+
+def sources(suite: Suite = BOOKWORM, etc: Path = Path("/etc/apt")) -> dict[str, str]:
+    """Return apt sources for a suite, in both of apt's formats: file name -> text.
+
+    They are the machine's own sources for Debian bookworm, with the name of the suite in place of bookworm. Raises
+    RuntimeError if the machine has no such source.
     """
+    names = {f"{CODENAME}{ending}": f"{suite.name}{ending}" for ending in ("", *suite.endings)}
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
     found = {}
     for file in files:
         if not file.is_file() or file.suffix not in (".list", ".sources"):
             continue
         keep = _one_line if file.suffix == ".list" else _deb822
-        text = keep(file.read_text())
+        text = keep(file.read_text(), names)
         if text:
             found[file.name] = text
     if not found:
@@ -30,28 +44,31 @@ def sources(etc: Path = Path("/etc/apt")) -> dict[str, str]:
     return found
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, names: dict[str, str]) -> str:
     lines = (re.sub(r"arch=[\w,-]+ ?", "", line) for line in text.splitlines() if line.startswith("deb "))
-    return "".join(line + "\n" for line in lines if SUITES & set(line.split()))
+    words = (line.split() for line in lines)
+    return "".join(" ".join(names.get(word, word) for word in line) + "\n" for line in words if {*line} & {*names})
 
 
-def _deb822(text: str) -> str:
+def _deb822(text: str, names: dict[str, str]) -> str:
     stanzas = []
     for stanza in re.split(r"\n\s*\n", text):
         # Leave Architectures out: the field names this machine's architecture, not the image's.
-        lines = [line for line in stanza.splitlines() if not line.startswith(("#", "Architectures:"))]
+        lines = [line for line in stanza.splitlines() if line and not line.startswith(("#", "Architectures:"))]
         fields = dict(line.split(":", 1) for line in lines if re.match(r"[\w-]+:", line))
-        if "deb" in fields.get("Types", "").split() and SUITES & set(fields.get("Suites", "").split()):
-            stanzas.append("\n".join(line for line in lines if line) + "\n")
+        suites = [names[name] for name in fields.get("Suites", "").split() if name in names]
+        if suites and "deb" in fields.get("Types", "").split():
+            lines = [f"Suites: {' '.join(suites)}" if line.startswith("Suites:") else line for line in lines]
+            stanzas.append("".join(f"{line}\n" for line in lines))
     return "\n".join(stanzas)
 
 
-def download(architecture: str, packages: list[str], root: Path) -> list[Path]:
-    """Download the packages and all their dependencies into `root`; return the .deb files."""
+def download(suite: Suite, architecture: str, packages: list[str], root: Path) -> list[Path]:
+    """Download packages of a suite and all their dependencies into `root`; return the .deb files."""
     parts = root / "sources.list.d"
     for folder in (parts, root / "lists/partial", root / "archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, text in sources().items():
+    for name, text in sources(suite).items():
         (parts / name).write_text(text)
     (root / "status").write_text("")  # no package counts as installed, so every dependency is downloaded
     conf = root / "apt.conf"
@@ -66,6 +83,7 @@ def download(architecture: str, packages: list[str], root: Path) -> list[Path]:
         "Dir::Cache::archives": root / "archives",
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": parts,
+        "Acquire::Check-Valid-Until": str(suite.check_valid_until).lower(),
         "Acquire::Languages": "none",
         "Acquire::Retries": 3,
         "APT::Sandbox::User": "root",

@@ -1,4 +1,4 @@
-"""The machine image: Debian packages of an architecture unpacked into an ext4 disk, with kernel and initrd.
+"""The machine image: Debian packages of a host unpacked into an ext4 disk, with kernel and initrd.
 
 The build runs no program of the foreign architecture. The image is cached outside the source tree. Its name contains a
 hash of all its ingredients.
@@ -20,19 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apt
+from hosts import HOSTS, Host
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = [
-    *("bash", "bpftool", "busybox-static", "coreutils", "curl", "grep", "iproute2", "kmod", "mount", "procps"),
-    *("sed", "systemd", "tar", "util-linux"),
-    *("dash", "debianutils", "diffutils", "dpkg", "findutils", "init-system-helpers", "libc-bin", "perl-base"),
-    *("python3", "python3-bpfcc", "python3-prometheus-client", "python3-protobuf", "python3-tornado"),
-    "python3-yaml",
-]
-ARCHITECTURE_PACKAGES = {
-    "arm64": ["linux-image-cloud-arm64", "qemu-system-arm"],
-    "amd64": ["linux-image-cloud-amd64", "qemu-system-x86"],
-}
 # Modules that the initrd loads before it can mount the root disk. Modules that are built into the kernel are skipped.
 INITRD_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"]
 # Large folders that no test needs.
@@ -64,13 +54,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter"
 
 
-def image(architecture: str) -> Image:
-    """Return the image of an architecture. Build it if the cache has none with the same ingredients."""
-    folder = cache_folder() / f"machine-{architecture}-{_ingredients(architecture)}"
+def image(host: Host) -> Image:
+    """Return the image of a host. Build it if the cache has none with the same ingredients."""
+    folder = cache_folder() / f"machine-{host.name}-{_ingredients(host)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as building:
-            _build(architecture, Path(building))
+            _build(host, Path(building))
             try:
                 (Path(building) / "image").rename(folder)
             except OSError:
@@ -79,21 +69,22 @@ def image(architecture: str) -> Image:
     return Image(folder)
 
 
-def _ingredients(architecture: str) -> str:
-    digest = hashlib.sha256(repr((architecture, apt.sources())).encode())
+def _ingredients(host: Host) -> str:
+    digest = hashlib.sha256(repr((host, host.packages, apt.sources(host.suite))).encode())
     for file in [HERE / "image.py", HERE / "apt.py", *sorted((HERE / "boot").iterdir())]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _build(architecture: str, building: Path) -> None:
-    packages = PACKAGES + ARCHITECTURE_PACKAGES[architecture]
-    debs = apt.download(architecture, packages, cache_folder() / f"packages-{architecture}")
+def _build(host: Host, building: Path) -> None:
+    debs = apt.download(host.suite, host.architecture, host.packages, cache_folder() / f"packages-{host.name}")
     tree, result = building / "tree", building / "image"
     result.mkdir()
     _unpack(debs, tree)
     _register(debs, tree)
     release = next((tree / "usr/lib/modules").iterdir()).name
+    if not release.startswith(f"{host.linux}."):
+        raise RuntimeError(f"{host.name} must have Linux {host.linux}, and {host.suite.name} has {release}")
     subprocess.run(["depmod", "-b", tree, release], check=True)
     shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
     modules = tree / "usr/lib/modules" / release
@@ -213,8 +204,8 @@ def _make_disk(tree: Path, disk: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
-    print(image(parser.parse_args().architecture).folder)
+    parser.add_argument("host", choices=sorted(HOSTS))
+    print(image(HOSTS[parser.parse_args().host]).folder)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Run the exporter and KVM guests in an emulated machine, and compare every count.
 
-    python3 tests/e2e/run.py arm64|amd64
+    python3 tests/e2e/run.py HOST
 
-builds the machine's image if it is not cached, compiles the guests, boots, and runs scenario.py inside. The last line
-is "N passed, N failed".
+HOST is a name in hosts.py. The script builds the machine's image if it is not cached, compiles the guests, boots, and
+runs scenario.py inside. The last line is "N passed, N failed".
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 import machine
-from image import ARCHITECTURE_PACKAGES, HERE, image
+from hosts import HOSTS
+from image import HERE, image
 
 COMPILER = {"arm64": "aarch64-linux-gnu-gcc", "amd64": "gcc"}
 CHECKOUT = HERE.parent.parent
@@ -31,7 +32,7 @@ def compile_guest(architecture: str, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("architecture", choices=sorted(ARCHITECTURE_PACKAGES))
+    parser.add_argument("host", choices=HOSTS)
     parser.add_argument(
         "--timeout",
         type=float,
@@ -51,16 +52,17 @@ def main() -> int:
     parser.add_argument("scenario", nargs="*", help="arguments of scenario.py, after --")
     arguments = parser.parse_args()
 
+    host = HOSTS[arguments.host]
     scenario = "systemd_scenario.py" if arguments.systemd else "scenario.py"
     given = [extra.partition("=") for extra in arguments.extra]
     started = time.monotonic()
-    built = image(arguments.architecture)
-    print(f"{arguments.architecture}: image after {time.monotonic() - started:.0f} s", flush=True)
+    built = image(host)
+    print(f"{host.name}: image after {time.monotonic() - started:.0f} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
         guest = Path(scratch) / "guest"
-        compile_guest(arguments.architecture, guest)
+        compile_guest(host.architecture, guest)
         return machine.run(
-            arguments.architecture,
+            host.architecture,
             built,
             CHECKOUT,
             extra={"guest": guest, **{name: Path(file) for name, _, file in given}},
