@@ -86,15 +86,17 @@ def _build(host: Host, building: Path) -> None:
     if not release.startswith(f"{host.linux}."):
         raise RuntimeError(f"{host.name} must have Linux {host.linux}, and {host.suite.name} has {release}")
     subprocess.run(["depmod", "-b", tree, release], check=True)
-    shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
     modules = tree / "usr/lib/modules" / release
+    if (modules / "vmlinuz").exists():  # Linux 7 of Debian has its kernel there, and copies it when it is installed
+        shutil.copy(modules / "vmlinuz", tree / f"boot/vmlinuz-{release}")
+    shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
     busybox = tree / "bin/busybox"
     (result / "initrd").write_bytes(_initrd(building / "initrd", busybox, HERE / "boot/initrd-init", modules))
     guest = _initrd(building / "guest", busybox, HERE / "boot/guest-init", None)
     (tree / "boot/guest-initrd").write_bytes(guest)
     (tree / "boot/vmlinuz").symlink_to(f"vmlinuz-{release}")
     _configure(tree)
-    _compile_python(tree)
+    _compile_python(host, tree, building)
     _make_disk(tree, result / "root.img")
 
 
@@ -184,15 +186,24 @@ def _load_order(modules: Path, wanted: list[str]) -> list[str]:
     return order
 
 
-def _compile_python(tree: Path) -> None:
+def _compile_python(host: Host, tree: Path, building: Path) -> None:
     """Byte-compile on this machine, which takes seconds. This needs a Python of the same minor version."""
     version = re.sub("^python", "", (tree / "usr/bin/python3").readlink().name)
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    python = sys.executable if own == version else shutil.which(f"python{version}")
-    if python:
-        options = ["-q", "-j0", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/"]
-        folders = [str(tree / "usr/lib/python3"), str(tree / f"usr/lib/python{version}")]
-        subprocess.run([python, "-m", "compileall", *options, *folders], check=True)
+    python = [sys.executable] if own == version else _python_of(host.suite, building / "python")
+    options = ["-q", "--invalidation-mode=unchecked-hash", "-s", str(tree), "-p", "/"]
+    folders = [str(tree / "usr/lib/python3"), str(tree / f"usr/lib/python{version}")]
+    subprocess.run([*python, "-m", "compileall", *options, *folders], check=True)
+
+
+def _python_of(suite: apt.Suite, tree: Path) -> list[str]:
+    """Return a command: the suite's Python for this machine's architecture, with the suite's C library."""
+    architecture = subprocess.run(["dpkg", "--print-architecture"], stdout=subprocess.PIPE, check=True, text=True)
+    cache = cache_folder() / f"packages-python-{suite.name}"
+    _unpack(apt.download(suite, architecture.stdout.strip(), ["python3"], cache), tree)
+    (libraries,) = (loader.parent for loader in tree.glob("usr/lib/*/libc.so.6"))
+    (loader,) = libraries.glob("ld-linux-*")
+    return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin/python3")]
 
 
 def _make_disk(tree: Path, disk: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import re
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from ring import Ring
 
 KVM = Path("/sys/kernel/tracing/events/kvm")
 ARM64 = platform.machine() == "aarch64"
@@ -16,23 +18,22 @@ Counts = dict[int, dict[str, int]]  # {tid: {reason: count}}
 
 
 class Oracle:
-    """Counts exits from its creation on. Hist triggers report lost events: a full table shows them as Dropped."""
+    """Counts exits from its creation on. No event can be lost without an error."""
 
     def __init__(self) -> None:
-        exit_keys = "ret,esr_ec" if ARM64 else "isa,exit_reason"
-        _trigger("kvm_exit", f"hist:keys=common_pid,{exit_keys}:size={SIZE}")
-        _trigger("kvm_userspace_exit", f"hist:keys=common_pid,reason,errno:size={SIZE}")
+        self._exits = _counter("kvm_exit", ["ret", "esr_ec"] if ARM64 else ["isa", "exit_reason"])
+        self._userspace_exits = _counter("kvm_userspace_exit", ["reason", "errno"])
         self._userspace_names = _symbols("kvm_userspace_exit", "REC->reason")
         self._names = _symbols("kvm_exit", "REC->esr_ec" if ARM64 else "REC->exit_reason,")
         self._returns = _symbols("kvm_exit", "REC->ret") if ARM64 else {}
 
     def exits(self) -> Counts:
         """Return the counts of kvm_exit by thread, with the exporter's names of reasons."""
-        return _counts("kvm_exit", self._arm64_name if ARM64 else self._svm_name)
+        return _named(self._exits, self._arm64_name if ARM64 else self._svm_name)
 
     def userspace_exits(self) -> Counts:
         """Return the counts of kvm_userspace_exit by thread."""
-        return _counts("kvm_userspace_exit", self._userspace_name)
+        return _named(self._userspace_exits, self._userspace_name)
 
     def _arm64_name(self, ret: int, exception_class: int) -> str:
         if ret == 2:  # ARM_EXCEPTION_TRAP: esr_ec is valid only for this code
@@ -50,8 +51,35 @@ class Oracle:
         return "restart" if errno == -4 else f"errno {errno}"
 
 
-def _trigger(event: str, trigger: str) -> None:
-    (KVM / event / "trigger").write_text(trigger)
+class Histogram:
+    """A hist trigger: the kernel counts one event by thread and fields. A full table shows lost events as Dropped."""
+
+    def __init__(self, event: str, fields: Sequence[str]) -> None:
+        self._event = event
+        (KVM / event / "trigger").write_text(f"hist:keys=common_pid,{','.join(fields)}:size={SIZE}")
+
+    def counts(self) -> Counter[tuple[int, ...]]:
+        """Return the number of events for each (tid, *fields). Raises RuntimeError if events were lost."""
+        text = (KVM / self._event / "hist").read_text()
+        if not re.search(r"^    Dropped: 0$", text, re.MULTILINE):
+            raise RuntimeError(f"the hist trigger of {self._event} has dropped events:\n{text}")
+        result: Counter[tuple[int, ...]] = Counter()
+        for line in re.findall(r"^\{.*", text, re.MULTILINE):
+            *key, hits = (int(number) for number in re.findall(r": +(\d+)", line))
+            # A negative number is printed as one of 64 bits.
+            result[tuple(value - (1 << 64) if value >> 63 else value for value in key)] += hits
+        return result
+
+
+def _counter(event: str, fields: Sequence[str]) -> Histogram | Ring:
+    return Histogram(event, fields) if (KVM / event / "hist").exists() else Ring(event, fields)
+
+
+def _named(counter: Histogram | Ring, name: Callable[[int, int], str]) -> Counts:
+    result: Counts = defaultdict(lambda: defaultdict(int))
+    for (tid, first, second), hits in counter.counts().items():
+        result[tid][name(first, second)] += hits
+    return {tid: dict(counts) for tid, counts in result.items()}
 
 
 def _symbols(event: str, field: str) -> dict[int, str]:
@@ -66,14 +94,3 @@ def _symbols(event: str, field: str) -> dict[int, str]:
 
 def _number(expression: str) -> int:
     return sum(int(term, 0) for term in re.findall(r"-?\b(?:0x[0-9a-f]+|\d+)", expression, re.IGNORECASE))
-
-
-def _counts(event: str, name: Callable[[int, int], str]) -> Counts:
-    text = (KVM / event / "hist").read_text()
-    if not re.search(r"^    Dropped: 0$", text, re.MULTILINE):
-        raise RuntimeError(f"the hist trigger of {event} has dropped events:\n{text}")
-    result: Counts = defaultdict(lambda: defaultdict(int))
-    for line in re.findall(r"^\{.*", text, re.MULTILINE):
-        tid, first, second, hits = (int(number) for number in re.findall(r": +(\d+)", line))
-        result[tid][name(first, second - (1 << 64) if second >> 63 else second)] += hits
-    return {tid: dict(counts) for tid, counts in result.items()}
