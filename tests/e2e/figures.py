@@ -19,7 +19,7 @@ class Figure:
 
 
 def table(figures: list[Figure]) -> str:
-    """Return one line for each figure, with the difference between exporter and oracle."""
+    """Return one line for each figure, with the difference between exporter and oracle, and a last line about all."""
     line = "{:<8} {:>4}  {:<22} {:<14} {:>6} {:>7} {:>8} {:>10}"
     lines = [line.format("VM", "vCPU", "when", "reason", "guest", "oracle", "exporter", "difference")]
     for figure in figures:
@@ -28,4 +28,6 @@ def table(figures: list[Figure]) -> str:
             served, difference = f"{figure.exporter:.0f}", f"{figure.exporter - figure.oracle:.0f}"
         columns = (figure.reason, figure.guest, figure.oracle, served, difference)
         lines.append(line.format(figure.vm, figure.vcpu, figure.when, *columns))
-    return "\n".join(lines)
+    rows = [figure for figure in figures if figure.exporter is not None]
+    exits, different = sum(row.oracle for row in rows), sum(row.exporter != row.oracle for row in rows)
+    return "\n".join([*lines, f"{len(rows)} rows, {exits} exits, {different} different"])

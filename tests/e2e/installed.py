@@ -69,12 +69,6 @@ def pid() -> int:
     return int(show("MainPID"))
 
 
-def status() -> dict[str, str]:
-    """Return the fields of /proc/PID/status of the main process."""
-    text = Path(f"/proc/{pid()}/status").read_text()
-    return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
-
-
 def log() -> str:
     """Return the service's log since the boot."""
     command = ["journalctl", "--no-pager", "--output=cat", f"--unit={NAME}.service"]

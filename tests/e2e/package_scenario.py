@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import pwd
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import installed
+import versions
 import workload
 from checks import Checks
 from compare import Comparison
@@ -110,7 +110,7 @@ def _version() -> str:
 
 
 def main() -> int:
-    print(f"{platform.machine()}, Linux {platform.release()}", flush=True)
+    print(versions.line(), flush=True)
     checks = Checks()
     try:
         run(checks, *sys.argv[1:])

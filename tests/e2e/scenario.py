@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -15,22 +14,22 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import figures
 import limits
+import privileges
 import recorded
 import top
+import versions
 import workload
+from beside import Perf
 from checks import Checks
 from compare import Comparison
 from oracle import Oracle
 from page import Page
 from service import Service
 from vms import ExactGuest, LinuxGuest, identity
-
-from tests.support.perf import PerfCounter
 
 # Linux keeps 15 characters of a program's name. Only newer versions of bpftool take the rest from BTF.
 PROGRAMS = {"kvm_exit", "kvm_entry", "kvm_userspace_e"}
@@ -42,7 +41,7 @@ class Scenario:
     def __init__(self, with_exporter: bool, with_linux: bool) -> None:
         self.checks = Checks()
         self.oracle = Oracle()
-        self.perf = PerfCounter("kvm/kvm_exit"), PerfCounter("kvm/kvm_userspace_exit")
+        self.perf = Perf()
         self.comparison = Comparison(self.checks, self.oracle)
         self._with_exporter, self._with_linux = with_exporter, with_linux
         self._step_began, self._passed = time.monotonic(), 0
@@ -101,7 +100,7 @@ class Scenario:
         if self._with_linux:
             self._linux()
             self._done("Linux guests")
-        self._perf_saw_all()
+        self.perf.compare(self.checks, self.oracle)
         if service:
             self._whole_page(Page.settled())
             self._end_exporter(service)
@@ -173,15 +172,6 @@ class Scenario:
             time.sleep(1)
         print("rounds of work: " + ", ".join(f"{guest.identity.name} {guest.rounds()}" for guest in guests))
 
-    def _perf_saw_all(self) -> None:
-        """perf counted each event, although the programs of `serve`, `top` and `record` were attached too."""
-        for counter, name, counts in zip(
-            self.perf, ("kvm_exit", "kvm_userspace_exit"), (self.oracle.exits(), self.oracle.userspace_exits())
-        ):
-            total = sum(count for by_reason in counts.values() for count in by_reason.values())
-            self.checks.equal(f"{name} events that perf counted", counter.count(), total)
-            print(f"perf counted {counter.count()} of {total} {name} events", flush=True)
-
     def _whole_page(self, page: Page) -> None:
         equal = self.checks.equal
         dropped = [*page.select("kvm_exit_exporter_dropped_exits_total")]
@@ -198,6 +188,8 @@ class Scenario:
 
     def _end_exporter(self, service: Service) -> None:
         equal = self.checks.equal
+        print(privileges.shown(service.process.pid), flush=True)
+        privileges.compare(self.checks, service.process.pid)
         equal("programs in the kernel", _loaded_programs() & PROGRAMS, PROGRAMS)
         equal("exit status after SIGTERM", service.stop(), 0)
         equal("programs left in the kernel", _loaded_programs() & PROGRAMS, set())
@@ -221,7 +213,7 @@ def main() -> int:
     parser.add_argument("--no-exporter", action="store_true", help="compare the guests only with the oracle")
     parser.add_argument("--no-linux", action="store_true", help="leave the Linux guests out")
     arguments = parser.parse_args()
-    print(f"{platform.machine()}, Linux {platform.release()}", flush=True)
+    print(versions.line(), flush=True)
     scenario = Scenario(not arguments.no_exporter, not arguments.no_linux)
     try:
         scenario.run()
