@@ -19,7 +19,8 @@ from pathlib import Path
 from hosts import HOSTS
 
 RUN = Path(__file__).resolve().parent / "run.py"
-SCENARIOS = {"scenario": ["--", "--no-linux"], "restart": ["--systemd", "--", "--short"]}
+# By name: the options of run.py, and those of the scenario.
+SCENARIOS = {"scenario": ([], ["--no-linux"]), "restart": (["--systemd"], ["--short"])}
 COLUMNS = ("Linux", "Python", "bcc", "prometheus_client")
 LINE = "{:<15} {:<9} {:<28} {:<7} {:<12} {:<18} {:>5} {:>7} {:>9} {:>7} {:>7} {:>6}"
 
@@ -60,7 +61,8 @@ def parse(host: str, scenario: str, output: str, status: int, seconds: float) ->
 def run(host: str, scenario: str) -> Result:
     """Boot a host, run a scenario, and pass its output on."""
     began = time.monotonic()
-    command = [sys.executable, str(RUN), host, *SCENARIOS[scenario]]
+    options, arguments = SCENARIOS[scenario]
+    command = [sys.executable, str(RUN), *options, host, "--", *arguments]
     output = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout

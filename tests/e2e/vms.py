@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ARM64 = platform.machine() == "aarch64"
+# On x86 since Linux 5.11.
+HAS_VCPU_ID = "vcpu_id;" in Path("/sys/kernel/tracing/events/kvm/kvm_exit/format").read_text()
 if ARM64:
     QEMU, MACHINE, CONSOLE = "qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0"
 else:
@@ -38,8 +40,8 @@ class Identity:
         return ["-name", name, "-uuid", self.uuid]
 
     def vcpu_label(self, index: int) -> str:
-        """Return the expected label vcpu. The host knows the index from the thread's name or from x86's tracepoint."""
-        return str(index) if self.debug_threads or not ARM64 else ""
+        """Return the expected label vcpu. The host knows the index from the thread's name or from its tracepoint."""
+        return str(index) if self.debug_threads or HAS_VCPU_ID else ""
 
 
 def identity(name: str) -> Identity:
