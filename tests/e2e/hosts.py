@@ -50,4 +50,5 @@ def _host(suite: Suite, architecture: str) -> Host:
     return Host(name, suite, architecture, SUITES[suite], kernel, QEMU_PACKAGES[architecture])
 
 
-HOSTS = {host.name: host for host in (_host(suite, each) for suite in SUITES for each in QEMU_PACKAGES)}
+MATRIX = [_host(suite, each) for suite in SUITES for each in QEMU_PACKAGES]
+HOSTS = {host.name: host for host in MATRIX}

@@ -1,6 +1,6 @@
 """Run the scenarios on hosts with different kernels, Pythons and versions of bcc, one host after the other.
 
-    python3 tests/e2e/matrix.py [HOST...]      # without a name: all hosts that QEMU emulates
+    python3 tests/e2e/matrix.py [HOST...]      # without a name: all hosts of the matrix
 
 Each host boots twice: for scenario.py without its Linux guests, and for the short systemd_scenario.py, which restarts
 and kills the service. The output ends with a table of the hosts and "N passed, M failed" over all of them.
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hosts import HOSTS
+from hosts import HOSTS, MATRIX
 
 RUN = Path(__file__).resolve().parent / "run.py"
 # By name: the options of run.py, and those of the scenario.
@@ -82,7 +82,7 @@ def table(results: list[Result]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hosts", nargs="*", metavar="HOST", help=f"one of {', '.join(HOSTS)}")
-    names = parser.parse_args().hosts or list(HOSTS)
+    names = parser.parse_args().hosts or [host.name for host in MATRIX]
     unknown = [name for name in names if name not in HOSTS]
     if unknown:
         parser.error(f"unknown host: {', '.join(unknown)}")

@@ -46,7 +46,7 @@ class Ring:
         return self._counts
 
     def _keys(self, page: bytes) -> Iterator[bytes]:
-        for begin in _records(page):
+        for begin in records_of(page):
             yield b"".join(page[begin + offset : begin + end] for offset, end, _ in self._fields)
 
 
@@ -67,7 +67,7 @@ def _read(buffer: int) -> bytes:
         return b""
 
 
-def _records(page: bytes) -> Iterator[int]:
+def records_of(page: bytes) -> Iterator[int]:
     """Return where each record of a page begins (events/header_page and header_event in tracefs)."""
     (length,) = struct.unpack_from("=Q", page, 8)
     if length & LOST:

@@ -190,6 +190,7 @@ class Scenario:
         equal = self.checks.equal
         print(privileges.shown(service.process.pid), flush=True)
         privileges.compare(self.checks, service.process.pid)
+        privileges.permitted(self.checks)
         equal("programs in the kernel", _loaded_programs() & PROGRAMS, PROGRAMS)
         equal("exit status after SIGTERM", service.stop(), 0)
         equal("programs left in the kernel", _loaded_programs() & PROGRAMS, set())
