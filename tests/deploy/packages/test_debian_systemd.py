@@ -16,9 +16,11 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def test_an_upgrade_under_systemd_loses_no_count(package: Path, newer: Path) -> None:
+# bullseye has the lowest versions that the package may depend on.
+@pytest.mark.parametrize("host", ["arm64", "bullseye-arm64"])
+def test_an_upgrade_under_systemd_loses_no_count(host: str, package: Path, newer: Path) -> None:
     command: list[str | Path] = [
-        *(sys.executable, ROOT / "tests/e2e/run.py", "arm64", "--systemd", "--timeout", "500"),
+        *(sys.executable, ROOT / "tests/e2e/run.py", host, "--systemd", "--timeout", "500"),
         *("--extra", f"old.deb={package}", "--extra", f"new.deb={newer}"),
         *("--command", f"python3 tests/e2e/package_scenario.py {__version__} {NEXT}"),
     ]
