@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ARM64 = platform.machine() == "aarch64"
-# On x86 since Linux 5.11.
-HAS_VCPU_ID = "vcpu_id;" in Path("/sys/kernel/tracing/events/kvm/kvm_exit/format").read_text()
+# On x86 with the BTF of modules, which Linux has since 5.11.
+HAS_VCPU_ID = not ARM64 and Path("/sys/kernel/btf/kvm").exists()
 if ARM64:
     QEMU, MACHINE, CONSOLE = "qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0"
 else:
@@ -40,7 +40,7 @@ class Identity:
         return ["-name", name, "-uuid", self.uuid]
 
     def vcpu_label(self, index: int) -> str:
-        """Return the expected label vcpu. The host knows the index from the thread's name or from its tracepoint."""
+        """Return the expected label vcpu. The host knows the index from the thread's name or from KVM."""
         return str(index) if self.debug_threads or HAS_VCPU_ID else ""
 
 
