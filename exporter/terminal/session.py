@@ -36,7 +36,7 @@ class Session:
         """When the reading that has not arrived yet was requested; 0.0 if there is none."""
         self._answered = threading.Event()
         self._answer: Reading | BaseException = source.first
-        self._slowest = 0.0
+        self._slowest = source.first_seconds
         self._trouble = ""
 
     def request(self) -> None:

@@ -56,6 +56,9 @@ class Source(Protocol):
     first: Reading
     """The reading at the start of the run."""
 
+    first_seconds: float
+    """How long the first reading took."""
+
     def read(self) -> Reading:
         """Make a new reading. Raises SourceError."""
 
@@ -71,6 +74,7 @@ class OwnSource:
 
     name = "own BPF programs"
     poll_seconds, remote = 1.0, False
+    first_seconds = 0.0  # nothing is counted yet
 
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
@@ -108,7 +112,9 @@ class ExporterSource:
 
     def __init__(self, address: Address, answer_seconds: float = _ANSWER_SECONDS) -> None:
         self._address, self._seconds = address, answer_seconds
+        began = time.monotonic()
         self.first = self.read()
+        self.first_seconds = time.monotonic() - began
         self.name = f"the exporter at {self._address}" + (" (a replay)" if self.first.replay else "")
 
     def read(self) -> Reading:

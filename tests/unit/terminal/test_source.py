@@ -56,6 +56,7 @@ class Fixed:
     """A source with one fixed reading."""
 
     poll_seconds, remote = 1.0, False
+    first_seconds = 0.0
 
     def __init__(self, name: str, *, replay: bool = False) -> None:
         self.name = name
