@@ -81,7 +81,7 @@ class Scenario:
         self._started()
         self._done("installed and started")
 
-        guest = ExactGuest(identity("exact-1"), workload.SLEEPER, workload.KICKED)
+        guest = ExactGuest(identity("exact-1"), *workload.WORKER)
         guest.wait_parked()
         gone = ExactGuest(identity("gone"), {workload.SIMPLEST: 211})
         gone.wait_parked()

@@ -14,6 +14,7 @@ if ARM64:
         {"mmio": 13, "hvc": 2011, "sys": 19, "touch": 43, "wfi": 31},
         {"mmio": 211, "sys": 3001, "kick": 53},
     ]
+    WORKER = [SLEEPER, KICKED]
     TOP = [{"mmio": 1021, "hvc": 509, "sys": 257}, {"mmio": 491, "hvc": 1031}]
     SIMPLEST = "hvc"
 else:
@@ -25,6 +26,8 @@ else:
         {"io": 13, "cpuid": 2011, "msr": 19, "mmio": 401, "touch": 43, "hlt": 31},
         {"io": 211, "msr": 3001, "kick": 53},
     ]
+    # In nested emulation of SVM, a vCPU that sleeps or is kicked in round after round may never be woken.
+    WORKER = [{"io": 1009, "cpuid": 503, "msr": 251, "mmio": 307}, {"io": 499, "cpuid": 1013, "msr": 127, "mmio": 61}]
     TOP = [{"io": 1021, "cpuid": 509, "msr": 257}, {"io": 491, "cpuid": 1031}]
     SIMPLEST = "cpuid"
 SHORT_LIVED = [3, 5, 7, 11, 13]
