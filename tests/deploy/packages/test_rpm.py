@@ -49,7 +49,8 @@ def test_rpmlint_reports_nothing(rpm: Path) -> None:
 def test_the_package_has_the_version_and_its_requirements(rpm: Path) -> None:
     assert output("rpm", "-qp", "--qf", "%{VERSION} %{ARCH}", rpm) == f"{__version__} noarch"
     needs = set(output("rpm", "-qp", "--requires", rpm).splitlines())
-    assert {"(python3-bcc or python3-bpfcc)", "python3-pyyaml", "/usr/sbin/useradd"} <= needs
+    bcc = "(python3-bcc >= 0.18 or python3-bpfcc >= 0.18)"
+    assert {bcc, "python3-pyyaml >= 5.3.1", "python3-prometheus_client >= 0.9", "/usr/sbin/useradd"} <= needs
 
 
 def test_configuration_files_are_marked_as_noreplace(rpm: Path) -> None:
