@@ -27,6 +27,11 @@ class Space(IntEnum):
     USERSPACE = 5
     #: kvm_userspace_exit with errno < 0: -errno.
     USERSPACE_ERRNO = 6
+    #: riscv64, scause with bit 63: an interrupt, scause without that bit.
+    RISCV64_INTERRUPT = 7
+    #: riscv64, all other exits: scause. Bits 15:8 tell the instruction of a virtual instruction fault (22) apart:
+    #: 1 WFI, 2 WRS.NTO, 3 one that accesses a CSR, 0 another or unknown.
+    RISCV64_EXCEPTION = 8
 
 
 USERSPACE_SPACES = (Space.USERSPACE, Space.USERSPACE_ERRNO)

@@ -40,7 +40,7 @@ def nameable(record: VcpuRecord, *, vcpu_ids: bool) -> bool:
 def vcpu_index(comm: bytes, vcpu_id: int | None, pid: int, tid: int, proc: Path) -> str:
     """Index of the vCPU that a thread runs, "" if unknown; raises nothing.
 
-    `comm` may be padded with NULs. `vcpu_id` is None where the tracepoint lacks it (arm64). The last resort is
+    `comm` may be padded with NULs. `vcpu_id` is None where the tracepoint lacks it (arm64, riscv64). The last resort is
     libvirt's cgroup of the thread: QEMU's threads have one even when debug-threads is off.
     """
     known = index_from_comm(comm, vcpu_id)

@@ -43,13 +43,20 @@ from tests.support.machine import TRAP, Machine, Vcpu
 from tests.support.paths import FORMATS
 
 RING = 1 << 20
+KERNELS = {
+    "arm64_openeuler": ("aarch64-openeuler-5.10", "aarch64"),
+    "riscv64": ("riscv64-6.12", "riscv64"),
+    "x86": ("x86_64-svm-6.12", "x86_64"),
+}
+"""The kernel whose formats a recording of this front has, and its machine."""
+RISCV_TRAPS = ((1 << 63 | 5, 0), (21, 0x10000000), (22, 0x10500073), (22, 0x00D00073), (22, 0xC0102073), (22, 0))
 EINTR = 4
 
 
 def _header(front: str) -> RecordingHeader:
     if front == "arm64":
         return from_ftrace.header(from_ftrace.DEMO)
-    kernel, machine = ("x86_64-svm-6.12", "x86_64") if front == "x86" else ("aarch64-openeuler-5.10", "aarch64")
+    kernel, machine = KERNELS[front]
     texts = [(FORMATS / kernel / f"{name}.format").read_text() for name in ("kvm_exit", "kvm_userspace_exit")]
     return RecordingHeader("6.12", machine, "0", None, 0, *texts)
 
@@ -129,6 +136,8 @@ def _exit(vcpu: Vcpu, front: str, now: int, number: int) -> None:
         vcpu.euler_exit(now, ret)
         if ret == TRAP:
             vcpu.trap_enter(now + 20, number % 17)
+    elif front == "riscv64":
+        vcpu.riscv_exit(now, *RISCV_TRAPS[number % len(RISCV_TRAPS)])
     else:
         vcpu.arm_exit(now, (TRAP, 0, TRAP, 0x80000001)[number % 4], number % 17)
 
@@ -165,7 +174,7 @@ def _plain(found: VcpuRecord) -> tuple[object, ...]:
     return found.key.born_ns, found.comm, found.vcpu_id, found.totals, cells, found.in_progress, found.alive
 
 
-@pytest.mark.parametrize("front", ["arm64", "arm64_openeuler", "x86"])
+@pytest.mark.parametrize("front", ["arm64", "arm64_openeuler", "riscv64", "x86"])
 def test_a_replay_gives_the_same_counts_as_counting(
     recorded: Callable[..., Recorded],
     machine: Callable[..., Machine],

@@ -99,6 +99,10 @@ class Vcpu:
     def x86_exit(self, now: int, isa: int, reason: int, vcpu_id: int = 0) -> None:
         self.run("kvm_exit", now, reason, 0, isa, vcpu_id)
 
+    def riscv_exit(self, now: int, scause: int, stval: int = 0) -> None:
+        """Pass a struct kvm_cpu_trap. sepc, htval and htinst are those of a real exit; the program ignores them."""
+        self.run("kvm_exit", now, 0x80000030, scause, stval, 0x4000000, 0)
+
     def entry(self, now: int) -> None:
         self.run("kvm_entry", now)
 

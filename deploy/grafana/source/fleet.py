@@ -89,7 +89,7 @@ def _first_look() -> board.Row:
         ),
         panels.number(
             "Longest exit in flight", "Age of the oldest exit that a vCPU is in now, without idle. Some seconds mean a "
-            "stuck vCPU, a paused VM, or on arm64 a vCPU that its guest switched off.",
+            "stuck vCPU, a paused VM, or on arm64 and riscv64 a vCPU that its guest switched off.",
             or_zero(f"max({IN_FLIGHT})"), SECONDS, steps=panels.STUCK,
         ),
         panels.rows(

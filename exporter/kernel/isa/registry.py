@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter.kernel.isa import arm64, arm64_openeuler, userspace, x86
+from exporter.kernel.isa import arm64, arm64_openeuler, riscv64, userspace, x86
 from exporter.kernel.isa.entry import Fields, Isa
 
-ISAS = (arm64.ISA, arm64_openeuler.ISA, x86.ISA)
+ISAS = (arm64.ISA, arm64_openeuler.ISA, x86.ISA, riscv64.ISA)
 
 BY_NAME: Mapping[str, Isa] = {isa.name: isa for isa in ISAS}
 BY_MACHINE: Mapping[str, Isa] = {machine: isa for isa in ISAS for machine in isa.machines}
