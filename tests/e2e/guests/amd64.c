@@ -20,6 +20,7 @@
 
 enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, KINDS };
 const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", NULL };
+/* In real mode a segment is its selector times 16, so everything must lie in the first MiB. */
 const uint64_t arch_memory = 0x10000UL;
 
 /* This structure is at DATA in the second page. The assembly below repeats its offsets. */
@@ -118,12 +119,6 @@ asm(	".pushsection .rodata\n"
 	"guest_end:\n"
 	".code64\n"
 	".popsection\n");
-
-/* In real mode a segment is its selector times 16, so everything must lie in the first MiB. */
-static uint64_t guest_memory(const struct vcpu *vcpu)
-{
-	return arch_memory + vcpu->index * VCPU_PAGES * PAGE;
-}
 
 static volatile struct guest_data *guest_data(struct vcpu *vcpu)
 {

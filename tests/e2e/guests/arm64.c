@@ -98,27 +98,6 @@ static uint64_t core_register(size_t offset)
 #define X(n) core_register(offsetof(struct kvm_regs, regs.regs[n]))
 #define PC core_register(offsetof(struct kvm_regs, regs.pc))
 
-static void set_register(struct vcpu *vcpu, uint64_t id, uint64_t value)
-{
-	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
-
-	KVM_DO(vcpu->fd, KVM_SET_ONE_REG, &reg);
-}
-
-static uint64_t get_register(struct vcpu *vcpu, uint64_t id)
-{
-	uint64_t value = 0;
-	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
-
-	KVM_DO(vcpu->fd, KVM_GET_ONE_REG, &reg);
-	return value;
-}
-
-static uint64_t guest_memory(const struct vcpu *vcpu)
-{
-	return arch_memory + vcpu->index * VCPU_PAGES * PAGE;
-}
-
 void arch_create_vm(struct vm *vm)
 {
 	(void)vm;

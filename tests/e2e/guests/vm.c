@@ -56,6 +56,27 @@ int kvm_do(int fd, unsigned long request, const char *name, void *argument)
 	return result;
 }
 
+uint64_t guest_memory(const struct vcpu *vcpu)
+{
+	return arch_memory + vcpu->index * VCPU_PAGES * PAGE;
+}
+
+void set_register(struct vcpu *vcpu, uint64_t id, uint64_t value)
+{
+	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
+
+	KVM_DO(vcpu->fd, KVM_SET_ONE_REG, &reg);
+}
+
+uint64_t get_register(struct vcpu *vcpu, uint64_t id)
+{
+	uint64_t value = 0;
+	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
+
+	KVM_DO(vcpu->fd, KVM_GET_ONE_REG, &reg);
+	return value;
+}
+
 void tally(struct vcpu *vcpu, enum tally_of of, const char *reason, unsigned long count)
 {
 	struct tally *t = vcpu->tallies;

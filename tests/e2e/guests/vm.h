@@ -67,6 +67,9 @@ void die(const char *what);
 uint64_t now_ns(void); /* CLOCK_MONOTONIC */
 int kvm_do(int fd, unsigned long request, const char *name, void *argument);
 #define KVM_DO(fd, request, argument) kvm_do(fd, request, #request, (void *)(argument))
+uint64_t guest_memory(const struct vcpu *vcpu); /* guest-physical address of its pages */
+void set_register(struct vcpu *vcpu, uint64_t id, uint64_t value); /* not on amd64: KVM_SET_ONE_REG */
+uint64_t get_register(struct vcpu *vcpu, uint64_t id);
 void tally(struct vcpu *vcpu, enum tally_of of, const char *reason, unsigned long count);
 
 #endif
