@@ -36,6 +36,7 @@ help:
 	@echo "sudo make test        run make check, then the kernel tests, the tests with servers, and the fault tests"
 	@echo "sudo make e2e-arm64   run real guests on a real KVM host under QEMU TCG, and compare every count"
 	@echo "sudo make e2e-amd64   do the same with AMD's SVM"
+	@echo "sudo make e2e-riscv64 do the same on riscv64, with Debian 13"
 	@echo "sudo make e2e-matrix  do both on Debian 11, 12, 13 and unstable (Linux 5.10 to 7), or on HOSTS=bullseye-arm64"
 	@echo "sudo make e2e-systemd test the systemd unit on such a host: a restart must lose no exit"
 	@echo "sudo make distros     run the tests with bcc and Python of Debian 11, 13 and unstable"
@@ -113,8 +114,8 @@ prepare:
 		$(DEB_PACKAGES) $(RPM_PACKAGES)))
 	$(MAKE) --no-print-directory $(VENV)/done $(VENV)/deploy/done $(VENV)-fuzz/done
 
-.PHONY: e2e-arm64 e2e-amd64
-e2e-arm64 e2e-amd64:
+.PHONY: e2e-arm64 e2e-amd64 e2e-riscv64
+e2e-arm64 e2e-amd64 e2e-riscv64:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES))
 	$(PYTHON) tests/e2e/run.py $(patsubst e2e-%,%,$@)
 

@@ -9,7 +9,7 @@ from typing import Union
 
 from checks import Checks
 from figures import Figure
-from oracle import ARM64, Oracle
+from oracle import ARM64, RISCV64, Oracle
 from page import Page
 from vms import ExactGuest, LinuxGuest, Vcpu
 
@@ -18,15 +18,19 @@ Vm = Union[ExactGuest, LinuxGuest]
 # The last exit of an exact guest before it parks.
 LAST_EXIT, LAST_USERSPACE = ("EC_DABT_LOW", "KVM_EXIT_MMIO") if ARM64 else ("io", "KVM_EXIT_IO")
 SLEEP, SLEEP_SECONDS = ("EC_WFx", 0.001) if ARM64 else ("hlt", 0.001)
+if RISCV64:
+    LAST_EXIT, LAST_USERSPACE, SLEEP = "EXC_STORE_GUEST_PAGE_FAULT", "KVM_EXIT_MMIO", "WFI"
 CLASSES = {
     "EC_WFx": "idle", "EC_DABT_LOW": "mmio", "EC_IABT_LOW": "fault", "EC_HVC64": "hypercall", "EC_SYS64": "sysreg",
     "IRQ": "interrupt", "hlt": "idle", "io": "pio", "npf": "fault", "cpuid": "sysreg", "msr": "sysreg",
-    "interrupt": "interrupt",
+    "interrupt": "interrupt", "WFI": "idle", "CSR": "sysreg", "EXC_SUPERVISOR_SYSCALL": "hypercall",
+    "EXC_LOAD_GUEST_PAGE_FAULT": "mmio", "EXC_STORE_GUEST_PAGE_FAULT": "mmio", "EXC_INST_GUEST_PAGE_FAULT": "fault",
+    "EXC_INST_ILLEGAL": "exception", "IRQ_S_TIMER": "interrupt", "IRQ_S_SOFT": "interrupt", "IRQ_S_EXT": "interrupt",
 }  # fmt: skip
 # Allows for the kernel's work between KVM_RUN and the first entry, and between an exit and the VMM.
 SLACK_SECONDS = 0.5
 # Interrupts of the host cause exits for these reasons. vintr: an interrupt waits until the guest enables interrupts.
-INTERRUPTS = {"IRQ", "interrupt", "vintr"}
+INTERRUPTS = {"IRQ", "interrupt", "vintr", "IRQ_S_TIMER", "IRQ_S_SOFT", "IRQ_S_EXT"}
 TIMES = ("kvm_vcpu_guest_seconds_total", "kvm_exit_duration_seconds_sum", "kvm_vcpu_exit_in_progress_seconds")
 VCPU_LABELS = {"pid", "tid", "vm", "vcpu"}
 EXIT_LABELS = VCPU_LABELS | {"reason", "class"}

@@ -20,7 +20,7 @@ class Figure:
 
 def table(figures: list[Figure]) -> str:
     """Return one line for each figure, with the difference between exporter and oracle, and a last line about all."""
-    line = "{:<8} {:>4}  {:<22} {:<14} {:>6} {:>7} {:>8} {:>10}"
+    line = "{:<8} {:>4}  {:<22} {:<26} {:>6} {:>7} {:>8} {:>10}"
     lines = [line.format("VM", "vCPU", "when", "reason", "guest", "oracle", "exporter", "difference")]
     for figure in figures:
         served = difference = "-"

@@ -36,10 +36,11 @@ PACKAGES = [
 ]
 QEMU_PACKAGES = {"arm64": "qemu-system-arm", "amd64": "qemu-system-x86"}
 
+TRIXIE = Suite("trixie")
 SUITES = {
     Suite("bullseye"): "5.10",  # alone, because mirrors no longer have all packages of its other suites
     BOOKWORM: "6.1",
-    Suite("trixie"): "6.12",
+    TRIXIE: "6.12",
     Suite("sid", check_valid_until=False): "7",  # mirrors that keep an old state have an expired sid
 }
 
@@ -51,4 +52,6 @@ def _host(suite: Suite, architecture: str) -> Host:
 
 
 MATRIX = [_host(suite, each) for suite in SUITES for each in QEMU_PACKAGES]
-HOSTS = {host.name: host for host in MATRIX}
+# Debian 13 is the first with riscv64. It has no riscv64 kernel for clouds.
+RISCV64 = Host("riscv64", TRIXIE, "riscv64", SUITES[TRIXIE], "linux-image-riscv64", "qemu-system-riscv")
+HOSTS = {host.name: host for host in (*MATRIX, RISCV64)}

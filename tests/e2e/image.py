@@ -89,12 +89,13 @@ def _build(host: Host, building: Path) -> None:
     modules = tree / "usr/lib/modules" / release
     if (modules / "vmlinuz").exists():  # Linux 7 of Debian has its kernel there, and copies it when it is installed
         shutil.copy(modules / "vmlinuz", tree / f"boot/vmlinuz-{release}")
-    shutil.copy(tree / f"boot/vmlinuz-{release}", result / "vmlinuz")
+    (kernel,) = (tree / "boot").glob(f"vmlinu[xz]-{release}")  # riscv64 has a vmlinux, all others a vmlinuz
+    shutil.copy(kernel, result / "vmlinuz")
     busybox = tree / "bin/busybox"
     (result / "initrd").write_bytes(_initrd(building / "initrd", busybox, HERE / "boot/initrd-init", modules))
     guest = _initrd(building / "guest", busybox, HERE / "boot/guest-init", None)
     (tree / "boot/guest-initrd").write_bytes(guest)
-    (tree / "boot/vmlinuz").symlink_to(f"vmlinuz-{release}")
+    (tree / "boot/vmlinuz").symlink_to(kernel.name)
     _configure(tree)
     _compile_python(host, tree, building)
     _make_disk(tree, result / "root.img")

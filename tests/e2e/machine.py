@@ -25,8 +25,13 @@ QEMU = {
     # With thread=multi, guests of an emulated SVM sometimes hang. Without hpet=off and tsc=reliable, the emulated
     # clocks drift, and Linux switches its clock source during a run.
     "amd64": "qemu-system-x86_64 -M q35,hpet=off -accel tcg,thread=single,tb-size=512 -cpu max",
+    "riscv64": "qemu-system-riscv64 -M virt -accel tcg,thread=multi,tb-size=512 -cpu rv64,h=true",
 }
-CONSOLE = {"arm64": "console=ttyAMA0", "amd64": "console=ttyS0 tsc=reliable mitigations=off"}
+CONSOLE = {
+    "arm64": "console=ttyAMA0",
+    "amd64": "console=ttyS0 tsc=reliable mitigations=off",
+    "riscv64": "console=ttyS0",
+}
 COMMON = "-smp 2 -m 3G -snapshot -nodefaults -no-user-config -display none -no-reboot"
 
 

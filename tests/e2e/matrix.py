@@ -50,7 +50,7 @@ def parse(host: str, scenario: str, output: str, status: int, seconds: float) ->
     line = re.search(r"^\w+, (Linux .*)$", output, re.MULTILINE)
     versions = dict(part.split(" ", 1) for part in line[1].split(", ")) if line else {}
     compared = re.search(r"^(\d+) rows, (\d+) exits, (\d+) different$", output, re.MULTILINE)
-    counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.MULTILINE)
+    counted = re.search(r"\b(\d+) passed, (\d+) failed$", output, re.MULTILINE)
     passed, failed = (int(number) for number in counted.groups()) if counted else (0, 0)
     if not failed and (status or not counted):
         failed = 1

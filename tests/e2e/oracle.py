@@ -12,6 +12,17 @@ from ring import Ring
 
 KVM = Path("/sys/kernel/tracing/events/kvm")
 ARM64 = platform.machine() == "aarch64"
+RISCV64 = platform.machine() == "riscv64"
+FIELDS = {"aarch64": ["ret", "esr_ec"], "riscv64": ["scause", "stval"]}.get(platform.machine(), ["isa", "exit_reason"])
+# arch/riscv/include/asm/csr.h. The tracepoint of riscv64 has no names.
+INTERRUPT = 1 << 63
+IRQ = {1: "S_SOFT", 5: "S_TIMER", 9: "S_EXT", 12: "S_GEXT", 13: "PMU_OVF"}
+EXC = {
+    2: "INST_ILLEGAL", 10: "SUPERVISOR_SYSCALL", 20: "INST_GUEST_PAGE_FAULT", 21: "LOAD_GUEST_PAGE_FAULT",
+    22: "VIRTUAL_INST_FAULT", 23: "STORE_GUEST_PAGE_FAULT",
+}  # fmt: skip
+VIRTUAL_INST_FAULT, WFI = 22, 0x10500073  # of other instructions, the guests use only accesses to CSRs
+RISCV_SBI = 35  # the tracepoint has no names for KVM_EXIT_* above 30
 SIZE = 16384
 
 Counts = dict[int, dict[str, int]]  # {tid: {reason: count}}
@@ -21,14 +32,16 @@ class Oracle:
     """Counts exits from its creation on. No event can be lost without an error."""
 
     def __init__(self) -> None:
-        self._exits = _counter("kvm_exit", ["ret", "esr_ec"] if ARM64 else ["isa", "exit_reason"])
+        self._exits = _counter("kvm_exit", FIELDS)
         self._userspace_exits = _counter("kvm_userspace_exit", ["reason", "errno"])
-        self._userspace_names = _symbols("kvm_userspace_exit", "REC->reason")
-        self._names = _symbols("kvm_exit", "REC->esr_ec" if ARM64 else "REC->exit_reason,")
+        self._userspace_names = {RISCV_SBI: "KVM_EXIT_RISCV_SBI", **_symbols("kvm_userspace_exit", "REC->reason")}
+        self._names = {} if RISCV64 else _symbols("kvm_exit", "REC->esr_ec" if ARM64 else "REC->exit_reason,")
         self._returns = _symbols("kvm_exit", "REC->ret") if ARM64 else {}
 
     def exits(self) -> Counts:
         """Return the counts of kvm_exit by thread, with the exporter's names of reasons."""
+        if RISCV64:
+            return _named(self._exits, _riscv64_name)
         return _named(self._exits, self._arm64_name if ARM64 else self._svm_name)
 
     def userspace_exits(self) -> Counts:
@@ -49,6 +62,14 @@ class Oracle:
         if errno >= 0:
             return self._userspace_names[reason]
         return "restart" if errno == -4 else f"errno {errno}"
+
+
+def _riscv64_name(scause: int, stval: int) -> str:
+    if scause & INTERRUPT:
+        return f"IRQ_{IRQ[scause & ~INTERRUPT]}"
+    if scause == VIRTUAL_INST_FAULT and stval:  # stval has the instruction
+        return "WFI" if stval == WFI else "CSR"
+    return f"EXC_{EXC[scause]}"
 
 
 class Histogram:

@@ -19,7 +19,7 @@ import machine
 from hosts import HOSTS
 from image import HERE, image
 
-COMPILER = {"arm64": "aarch64-linux-gnu-gcc", "amd64": "gcc"}
+COMPILER = {"arm64": "aarch64-linux-gnu-gcc", "amd64": "gcc", "riscv64": "riscv64-linux-gnu-gcc"}
 CHECKOUT = HERE.parent.parent
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -221,7 +222,7 @@ def main() -> int:
     except Exception:
         scenario.checks.true("the scenario finishes", False, traceback.format_exc())
     print(figures.table(scenario.comparison.figures))
-    print(scenario.checks.summary())
+    print(f"{platform.machine()}, Linux {platform.release()}: {scenario.checks.summary()}")
     return 1 if scenario.checks.failures else 0
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 import page
 import workload
 from checks import Checks
-from oracle import ARM64
+from oracle import ARM64, RISCV64
 from vms import ExactGuest, identity
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / f"top-{'arm64' if ARM64 else 'amd64'}.txt"
-REASONS = ("EC_DABT_LOW", "EC_HVC64", "EC_SYS64") if ARM64 else ("io", "cpuid", "msr")
+CPU = "arm64" if ARM64 else "riscv64" if RISCV64 else "amd64"
+GOLDEN = Path(__file__).resolve().parent / "golden" / f"top-{CPU}.txt"
+REASONS = {
+    "arm64": ("EC_DABT_LOW", "EC_HVC64", "EC_SYS64"),
+    "amd64": ("io", "cpuid", "msr"),
+    "riscv64": ("EXC_STORE_GUEST_PAGE_FAULT", "EXC_SUPERVISOR_SYSCALL", "CSR"),
+}[CPU]
 SAID = "kvm-exit-exporter top: "
 END_SECONDS = 60
 # An older guest is parked in its last exit, and the table has no row for that exit.

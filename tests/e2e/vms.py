@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 ARM64 = platform.machine() == "aarch64"
+RISCV64 = platform.machine() == "riscv64"
 # On x86 with the BTF of modules, which Linux has since 5.11.
-HAS_VCPU_ID = not ARM64 and Path("/sys/kernel/btf/kvm").exists()
-if ARM64:
+HAS_VCPU_ID = not (ARM64 or RISCV64) and Path("/sys/kernel/btf/kvm").exists()
+if RISCV64:
+    QEMU, MACHINE, CONSOLE = "qemu-system-riscv64", "virt", "ttyS0"
+elif ARM64:
     QEMU, MACHINE, CONSOLE = "qemu-system-aarch64", "virt,gic-version=host", "ttyAMA0"
 else:
     # microvm, because it has few devices. In nested emulation Linux needs minutes to probe the devices of a PC.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oracle import ARM64
+from oracle import ARM64, RISCV64
 
 # One vCPU sleeps and another is kicked, because a kick would end a sleep early.
 if ARM64:
@@ -17,6 +17,19 @@ if ARM64:
     WORKER = [SLEEPER, KICKED]
     TOP = [{"mmio": 1021, "hvc": 509, "sys": 257}, {"mmio": 491, "hvc": 1031}]
     SIMPLEST = "hvc"
+elif RISCV64:
+    EARLY = [{"mmio": 101, "sbi": 103}]
+    SLEEPER = {
+        "mmio": 1009, "load": 307, "sbi": 503, "forward": 59, "csr": 251, "illegal": 113, "touch": 23, "wfi": 101,
+    }  # fmt: skip
+    KICKED = {"mmio": 499, "load": 61, "sbi": 1013, "csr": 127, "illegal": 29, "touch": 7, "kick": 37}
+    THREE = [
+        {"mmio": 2003, "sbi": 17, "csr": 1999, "illegal": 211},
+        {"load": 1511, "sbi": 2011, "csr": 19, "touch": 43, "wfi": 31},
+        {"mmio": 211, "forward": 907, "csr": 3001, "kick": 53},
+    ]
+    TOP = [{"mmio": 1021, "sbi": 509, "csr": 257}, {"mmio": 491, "sbi": 1031}]
+    SIMPLEST = "sbi"
 else:
     EARLY = [{"io": 101, "cpuid": 103}]
     SLEEPER = {"io": 1009, "cpuid": 503, "msr": 251, "mmio": 307, "touch": 23, "hlt": 101}
@@ -35,7 +48,7 @@ CROWD = [101, 103, 107, 109]
 
 # In nested emulation of SVM, the two vCPUs of a Linux guest stall each other. One guest in four with one vCPU stalls
 # too. The test then stops the VM and compares it as it is: the comparison does not depend on the VM's progress.
-LINUX = {"web-1": 2, "db,1": 1} if ARM64 else {"db,1": 1}
-LINUX_MUST_WORK = ARM64
-LINUX_SECONDS = 100 if ARM64 else 20
+LINUX_MUST_WORK = ARM64 or RISCV64
+LINUX = {"web-1": 2, "db,1": 1} if LINUX_MUST_WORK else {"db,1": 1}
+LINUX_SECONDS = 100 if LINUX_MUST_WORK else 20
 LINUX_ROUNDS, LINUX_MORE_ROUNDS = 23, 41

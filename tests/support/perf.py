@@ -8,7 +8,7 @@ import struct
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241}
 _TYPE_TRACEPOINT, _ATTR_SIZE = 2, 64  # include/uapi/linux/perf_event.h
 
 
