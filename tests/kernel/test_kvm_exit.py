@@ -23,7 +23,7 @@ from tests.support import btf as make
 from tests.support.btf import BtfFile
 from tests.support.kernel_memory import MEMORY, MEMORY_PROGRAMS, Memory
 from tests.support.kvm import run_interrupted
-from tests.support.machine import Machine, exits
+from tests.support.machine import Machine, Vcpu, exits
 from tests.support.perf import PerfCounter
 
 Load = Callable[[program.LoadRequest], program.Loaded]
@@ -80,17 +80,21 @@ def test_each_raw_form_counts_the_reason_and_finds_the_vcpu(
     assert record.vcpu_id == 61
 
 
+def _exit(vcpu: Vcpu, address: int) -> None:
+    vcpu.run("kvm_exit", 10, address, Space.VMX)
+
+
 def test_the_id_of_a_vcpu_is_read_once(machine: Machines) -> None:
     """The first exit cannot read the id, the second can. No later exit reads it again."""
     under_test = machine("x86", defines=VMX, extra_source=MEMORY, extra_programs=MEMORY_PROGRAMS)
     memory = Memory(under_test.loaded)
     memory.put(*_words(REASON, 12))
     vcpu = under_test.vcpu()
-    vcpu.call(lambda: vcpu.run("kvm_exit", 10, 0, Space.VMX))
+    vcpu.call(lambda: _exit(vcpu, 0))
     assert under_test.record(vcpu).vcpu_id is None
     for vcpu_id in (61, 67):
         memory.put(*_words(VCPU_ID, vcpu_id))
-        vcpu.call(lambda: vcpu.run("kvm_exit", 20, memory.address, Space.VMX))
+        vcpu.call(lambda: _exit(vcpu, memory.address))
         assert under_test.record(vcpu).vcpu_id == 61
     assert exits(under_test.record(vcpu)) == {(Space.VMX, UNREAD): 1, (Space.VMX, 12): 2}
 

@@ -60,6 +60,6 @@ int kvm_exit(struct bpf_raw_tracepoint_args *ctx)
 		space = SPACE_RISCV64_INTERRUPT;
 		code &= ~CAUSE_IRQ_FLAG;
 	}
-	return on_exit(space, code, NO_VCPU_ID, now);
+	return on_exit(space, code, NO_VCPU_ID, 0, now);
 }
 #endif /* FRONT_RISCV64 */
