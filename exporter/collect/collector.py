@@ -66,8 +66,8 @@ class _TrackedSlot:
 class Collector:
     """Reads the maps of a loaded program. Not thread-safe: one collection at a time.
 
-    `clock_ns` must be the clock of the program's timestamps: CLOCK_MONOTONIC, or the clock of a replay. `handover` is
-    the state of an earlier process that read the same maps. With a `journal`, another process can continue from the
+    `clock_ns` must be the clock of the program's timestamps: bpf_clock(), or the clock of a replay. `handover` is the
+    state of an earlier process that read the same maps. With a `journal`, another process can continue from the
     state of this one. Raises OSError, for example if there is no memory for the maps. Raises KeyError or ValueError if
     the maps do not have the expected form.
     """

@@ -7,7 +7,6 @@ import contextlib
 import mmap
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,15 +138,23 @@ def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), s
     from exporter.recording.recorder import Recorder  # noqa: PLC0415
     from exporter.recording.ring import RingError  # noqa: PLC0415
 
-    program = attach.attached(config, sysfs, pid=options.pid, ring_bytes=options.ring_bytes)
+    program = attach.attached(config, proc, sysfs, pid=options.pid, ring_bytes=options.ring_bytes)
     try:
         _check_target(options)
         # The file is opened last: an old file is overwritten only once the program is attached.
         with Stop() as stop, program as recording, _output(options) as file:
             out = writer.Writer(file, recording.header())
-            recorder = Recorder(recording.loaded, recording.ring, out, proc, vm_name=options.vm, events=options.events)
+            recorder = Recorder(
+                recording.loaded,
+                recording.ring,
+                out,
+                proc,
+                vm_name=options.vm,
+                events=options.events,
+                clock_ns=recording.clock_ns,
+            )
             with contextlib.closing(recorder):
-                failure, taken = _record(recorder, options.seconds, lambda: stop.asked)
+                failure, taken = _record(recorder, recording.clock_ns, options.seconds, lambda: stop.asked)
     except (_TargetError, attach.RecordError, RingError, writer.ExistsError) as error:
         console.say(f"cannot record: {error}")
         return console.FAILURE
@@ -198,19 +205,21 @@ def _output(options: RecordOptions) -> Iterator[BinaryIO]:
             raise
 
 
-def _record(recorder: Recorder, seconds: float | None, stopped: Callable[[], bool]) -> tuple[str, float]:
+def _record(
+    recorder: Recorder, clock_ns: Callable[[], int], seconds: float | None, stopped: Callable[[], bool]
+) -> tuple[str, float]:
     """Record, and complete the file. Raises RingError, and OSError if the file could not be completed.
 
     Returns the write error that ended the recording ("" without an error), and the duration in seconds.
     """
-    started_ns = time.monotonic_ns()
+    started_ns = clock_ns()
     deadline_ns = None if seconds is None else started_ns + round(seconds * 1e9)
     failure = ""
     try:
         ended = recorder.run(deadline_ns, stopped)
     except OSError as error:
         ended = failure = str(error.strerror)
-    taken = (time.monotonic_ns() - started_ns) / 1e9
+    taken = (clock_ns() - started_ns) / 1e9
     recorder.finish(ended)
     return failure, taken
 

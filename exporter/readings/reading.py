@@ -58,7 +58,7 @@ class VcpuReading(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """All vCPUs at one time. Times are those of CLOCK_MONOTONIC; in a replay, those of the recording."""
+    """All vCPUs at one time. Times are those of the host's CLOCK_MONOTONIC; in a replay, those of the recording."""
 
     taken_ns: int
     since_ns: int

@@ -6,13 +6,14 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from exporter import __version__
 from exporter.config.options import Config
 from exporter.kernel import host, launcher, program
+from exporter.kernel.clock import bpf_clock
 from exporter.recording.ring import Ring, RingError
 from exporter.recording.writer import RecordingHeader
 
@@ -32,6 +33,8 @@ class RecordingProgram(NamedTuple):
 
     loaded: program.Loaded
     ring: Ring
+    clock_ns: Callable[[], int]
+    """The clock of the events' times."""
 
     def header(self) -> RecordingHeader:
         """The header of a recording that starts now."""
@@ -40,20 +43,21 @@ class RecordingProgram(NamedTuple):
             machine=platform.machine(),
             exporter=__version__,
             started=time.time(),
-            clock_ns=time.monotonic_ns(),
+            clock_ns=self.clock_ns(),
             kvm_exit=self.loaded.formats["kvm_exit"],
             kvm_userspace_exit=self.loaded.formats["kvm_userspace_exit"],
         )
 
 
 @contextlib.contextmanager
-def attached(config: Config, sysfs: Path, *, pid: int, ring_bytes: int) -> Iterator[RecordingProgram]:
+def attached(config: Config, proc: Path, sysfs: Path, *, pid: int, ring_bytes: int) -> Iterator[RecordingProgram]:
     """Attach the recording program until the context ends. Raises RecordError.
 
     `pid`: send only events of this process; 0: of all processes. `ring_bytes`: size of the ring buffer, a power of two.
     """
     with contextlib.ExitStack() as opened:
         try:
+            clock_ns = bpf_clock(proc)
             host.required_texts(sysfs)  # the loader would wait for KVM
             loaded = launcher.load(
                 program.LoadRequest(
@@ -72,4 +76,4 @@ def attached(config: Config, sysfs: Path, *, pid: int, ring_bytes: int) -> Itera
             raise RecordError(error.explained()) from error
         except RingError as error:
             raise RecordError(str(error)) from error
-        yield RecordingProgram(loaded, ring)
+        yield RecordingProgram(loaded, ring, clock_ns)

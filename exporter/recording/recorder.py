@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,11 +40,11 @@ class Recorder:
         *,
         vm_name: str = "",
         events: int = 0,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int],
     ) -> None:
         """`vm_name`: record only this VM; "": every VM. `events`: stop after this number of events; 0: no limit.
 
-        `clock_ns` is CLOCK_MONOTONIC, the clock of the events' times.
+        `clock_ns` is the clock of the events' times.
         """
         self._loaded = loaded
         self._ring = ring
@@ -86,7 +85,7 @@ class Recorder:
         return len(self._vms)
 
     def run(self, deadline_ns: int | None, stopped: Callable[[], bool]) -> str:
-        """Record until the deadline, the limit of events or threads, or until stopped() is true.
+        """Record until the deadline on the clock of the events, the limit of events or threads, or until stopped().
 
         Returns the reason for the end: "duration", "events", "threads" or "interrupted". Raises OSError if the file
         cannot be written, and RingError.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host
+from exporter.kernel.clock import bpf_clock
 from exporter.kernel.host import Formats
 from exporter.kernel.launcher import Launcher
 from exporter.kernel.program import Loaded
@@ -33,7 +34,7 @@ class Attached(NamedTuple):
     loaded: Loaded
     formats: Formats
     since: CountingSince
-    clock_ns: Callable[[], int] = time.monotonic_ns
+    clock_ns: Callable[[], int]
     """The clock of the program's timestamps."""
     vcpu_ids: bool = False
     """True if the program reads the kernel's vcpu_id."""
@@ -78,7 +79,10 @@ class ProgramSource(abc.ABC):
 class TakeoverSource(ProgramSource):
     """The program of an earlier process. It went on counting while the service restarted."""
 
-    def __init__(self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd) -> None:
+    def __init__(
+        self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd, clock_ns: Callable[[], int]
+    ) -> None:
+        self._clock_ns = clock_ns
         self._earlier = earlier
         self._received = False
         self._stored = stored
@@ -88,7 +92,7 @@ class TakeoverSource(ProgramSource):
         """Return the program. Raises LoadError if its tracepoint formats cannot be read."""
         del timeout
         loaded, since, ledger = self._earlier
-        attached = _attached(loaded, since, ledger, _state_of(ledger), takeover=True)
+        attached = _attached(loaded, since, self._clock_ns, ledger, _state_of(ledger), takeover=True)
         self._received = True
         self._stored.close()
         return attached
@@ -108,8 +112,9 @@ class TakeoverSource(ProgramSource):
 class LoaderSource(ProgramSource):
     """The loader: a child process with privileges, which compiles, loads and attaches the program."""
 
-    def __init__(self, config: Config, sysfs: Path, systemd: Systemd) -> None:
+    def __init__(self, config: Config, sysfs: Path, systemd: Systemd, clock_ns: Callable[[], int]) -> None:
         """Start the loader. Raises LoadError, and OSError if the C files cannot be read."""
+        self._clock_ns = clock_ns
         self._systemd = systemd
         self._version: Mapping[str, Any] = handover.version(config, sysfs)
         self._stored = StoredDescriptors(frozenset(), {})
@@ -125,12 +130,12 @@ class LoaderSource(ProgramSource):
         loaded = self._launcher.receive(timeout)
         if not loaded:
             return None
-        since = CountingSince(time.time(), time.monotonic_ns())
+        since = CountingSince(time.time(), self._clock_ns())
         ledger = None
         if self._systemd:  # stored at once, so that a kill of this process loses no exit
             ledger = handover.store(self._systemd, loaded, self._version, since)
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
-        return _attached(loaded, since, ledger, EMPTY_STATE, takeover=False)
+        return _attached(loaded, since, self._clock_ns, ledger, EMPTY_STATE, takeover=False)
 
     def discard(self) -> None:
         """Make the next process start its counts at 0."""
@@ -160,11 +165,14 @@ def sort_passed(systemd: Systemd) -> tuple[StoredDescriptors, list[int]]:
     return stored, sockets
 
 
-def program_source(config: Config, sysfs: Path, systemd: Systemd, stored: StoredDescriptors) -> ProgramSource:
+def program_source(
+    config: Config, proc: Path, sysfs: Path, systemd: Systemd, stored: StoredDescriptors
+) -> ProgramSource:
     """Take over the stored program. Start the loader if there is none or it does not fit. Raises LoadError, OSError."""
+    clock_ns = bpf_clock(proc)
     if stored.names:
         try:
-            return TakeoverSource(stored.take_over(handover.version(config, sysfs)), stored, systemd)
+            return TakeoverSource(stored.take_over(handover.version(config, sysfs)), stored, systemd, clock_ns)
         except handover.HandoverError as error:
             event(
                 log,
@@ -173,17 +181,24 @@ def program_source(config: Config, sysfs: Path, systemd: Systemd, stored: Stored
                 reason=str(error),
             )
             stored.discard(systemd)
-    return LoaderSource(config, sysfs, systemd)
+    return LoaderSource(config, sysfs, systemd, clock_ns)
 
 
 def _attached(
-    loaded: Loaded, since: CountingSince, ledger: Ledger | None, before: LedgerState, *, takeover: bool
+    loaded: Loaded,
+    since: CountingSince,
+    clock_ns: Callable[[], int],
+    ledger: Ledger | None,
+    before: LedgerState,
+    *,
+    takeover: bool,
 ) -> Attached:
     formats = host.parsed(loaded.formats)
     return Attached(
         loaded,
         formats,
         since,
+        clock_ns,
         vcpu_ids=loaded.vcpu_ids,
         ledger=ledger,
         before=before,

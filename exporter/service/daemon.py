@@ -57,7 +57,7 @@ class Daemon:
         reread: Callable[[], Config] | None = None,
     ) -> None:
         """Listen. `reread` reads the configuration again. Raises ListenError, ConfigError, OSError."""
-        self._sysfs = sysfs
+        self._proc, self._sysfs = proc, sysfs
         self._systemd = Systemd({}, os.getpid()) if systemd is None else systemd
         self.lifecycle = Lifecycle()
         self._waker = Waker()
@@ -99,7 +99,7 @@ class Daemon:
                 except lockfile.LockError as error:
                     raise StartError(str(error)) from None
                 self._held.callback(os.close, lock)
-            self._source = program_source(config, self._sysfs, self._systemd, self._stored)
+            self._source = program_source(config, self._proc, self._sysfs, self._systemd, self._stored)
         self._held.callback(self._source.close)
         self._replay = self._source.replay
         self.lifecycle.step(State.PREPARED)

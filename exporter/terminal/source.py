@@ -14,6 +14,7 @@ from exporter.collect.collector import Collector
 from exporter.config.options import Config
 from exporter.config.values import host_port
 from exporter.kernel import host, launcher, program
+from exporter.kernel.clock import bpf_clock
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
 from exporter.readings import document, reading
@@ -78,14 +79,15 @@ class OwnSource:
 
     def __init__(self, config: Config, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> None:
         try:
+            clock_ns = bpf_clock(proc)
             formats = host.read_formats(sysfs)
             self._loaded = launcher.load(host.host_request(config, sysfs))
         except program.LoadError as error:
             raise SourceError(error.explained()) from error
-        self.first = reading.nothing(time.monotonic_ns())
+        self.first = reading.nothing(clock_ns())
         reasons = ReasonNames(formats.kvm_exit, formats.kvm_userspace_exit)
         self._observer = Observer(Lookup(proc), reasons.lookup, vcpu_ids=self._loaded.vcpu_ids)
-        self._collector = Collector(self._loaded, time.monotonic_ns, _NO_END_NS)
+        self._collector = Collector(self._loaded, clock_ns, _NO_END_NS)
 
     def read(self) -> Reading:
         """Collect. Raises SourceError."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.kernel import launcher, program, syscall
+from exporter.kernel.clock import bpf_clock
 from exporter.model.reason import Space
 from exporter.recording.recorder import Recorder
 from exporter.recording.ring import Ring
@@ -102,7 +103,8 @@ def _record(loaded: program.Loaded, stopped: Callable[[], bool]) -> None:
     """Do the work of `record` with /dev/null as file. End the bench if events are lost, because they cost less time."""
     with Path(os.devnull).open("wb", buffering=0) as out:
         writer = Writer(out, from_ftrace.header(from_ftrace.DEMO))
-        recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, Path("/proc"))
+        proc = Path("/proc")
+        recorder = Recorder(loaded, Ring(loaded.maps["events"], RING_BYTES), writer, proc, clock_ns=bpf_clock(proc))
         recorder.finish(recorder.run(None, stopped))
     if any(writer.totals.lost.values()):
         sys.exit(f"bench: events were lost: {dict(writer.totals.lost)}")
