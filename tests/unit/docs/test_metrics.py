@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Histogram, Level
+from exporter.metrics.exposition.buckets import ClassicBounds
 from exporter.metrics.kvm import TOTALS, Identified
 from exporter.model.reason import Reason, Space
 from exporter.model.records import ExitInProgress
 from exporter.model.vm import Vcpu, Vm
 from tests.support import pages
-from tests.support.exits import cell, metrics, record
+from tests.support.exits import WEB, cell, families, metrics, of, record
+from tests.support.machine import bucket
 from tests.support.pages import DEFAULT, OPENMETRICS, PROTOBUF, TEXT
 from tests.support.paths import ROOT
 
@@ -132,6 +134,21 @@ def test_the_table_has_the_numbers_of_the_formula_and_of_a_page(shape: str) -> N
     told = dict(table())[shape]
     assert told == [formula(size, reasons + userspace, level, of_histogram, size) for size in SIZES]
     assert told[0] == rendered(host(100, 8, 2, 100), level, accept, served, allow)
+
+
+def test_the_largest_quantiles_are_told() -> None:
+    """A pause of three days is in the overflow bucket. Its sum is exact; its quantile is a bound far below it."""
+    paused_ns = 3 * 86_400 * 10**9
+    paused = of(WEB, record(100, 101, cell(Space.VMX, 1, 1, {bucket(paused_ns): 1}, paused_ns)))
+    (metric,) = pages.read_protobuf(pages.page(families(paused), PROTOBUF).body)["kvm_exit_duration_seconds"].metric
+    (span,) = metric.histogram.positive_span
+    assert metric.histogram.sample_sum == 259_200
+    largest = round(2 ** (span.offset / 2**metric.histogram.schema))
+    classic = ClassicBounds.of(Classic()).bounds[-1]
+    assert f"{largest:,} s with native histograms" in PAGE.read_text()
+    assert f"{classic:.0f} s with the default classic buckets" in PAGE.read_text()
+    for rules, bound in (("native", f"{largest:,}"), ("classic", f"{classic:.0f}")):
+        assert f"No quantile exceeds {bound} s" in (ROOT / f"deploy/prometheus/recording-{rules}.rules.yml").read_text()
 
 
 def test_each_metric_is_described() -> None:
