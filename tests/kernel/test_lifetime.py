@@ -15,6 +15,7 @@ import pytest
 
 from exporter.collect import collector as snapshot
 from exporter.collect.collector import Collector
+from exporter.collect.maps import ArrayMap
 from exporter.config.options import Level
 from exporter.kernel import program, syscall
 from exporter.metrics.families import CounterFamily
@@ -274,6 +275,26 @@ def test_an_exec_in_a_vcpu_thread_frees_its_slot(loaded_now: Callable[..., progr
         collector.close()
         for fd in attached:
             os.close(fd)
+
+
+def test_a_slot_that_the_hash_refused_is_as_clean_as_before(machine: Load) -> None:
+    """Nothing is written to a slot before the hash has its thread.
+
+    Otherwise a collection could read the slot as one of this thread, and keep this identity for the next thread that
+    gets the slot. The hash is full, and the test offers leaf 0 of the slots, which no thread uses.
+    """
+    under_test = machine(slots=1)
+    first, refused = under_test.vcpu(), under_test.vcpu("CPU 3/KVM")
+    first.call(_rounds(first, 19, SYS64))
+    stack, slots = under_test.loaded.maps["free_slots"], under_test.loaded.maps["slots"]
+    syscall.stack_push(stack, 0)
+    refused.call(_rounds(refused, 17, HVC64))
+    assert under_test.collect().counters["dropped_no_slot"] == 17
+    assert syscall.stack_top(stack) == 0
+    leaves = ArrayMap(slots, under_test.loaded.layouts["slots"])
+    assert leaves.memory[: leaves.layout.size] == bytes(leaves.layout.size)
+    leaves.close()
+    assert exits(under_test.record(first)) == {trap(SYS64): 19}
 
 
 def test_a_failed_push_is_tried_again(machine: Load, monkeypatch: pytest.MonkeyPatch) -> None:
