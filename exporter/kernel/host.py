@@ -53,6 +53,19 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
         raise program.LoadError(f"cannot read {what}") from error
 
 
+def never_comes(sysfs: Path) -> program.LoadError | None:
+    """Return the error for a host that will never have kvm_exit; None while KVM can still be loaded."""
+    machine = platform.machine()
+    remedy = registry.machine_remedy(machine)
+    if remedy:
+        return program.LoadError(f"{NO_KVM}: this machine is {machine}", remedy)
+    tracefs = preflight.find_tracefs(sysfs)
+    if tracefs and preflight.has_kvm_without_exit(tracefs):
+        what = "KVM is loaded, but this kernel's KVM has no such tracepoint"
+        return program.LoadError(f"{NO_KVM}: {what}", remedies.NEWER_KERNEL)
+    return None
+
+
 def lacks_device(sysfs: Path) -> bool:
     """Return True if KVM is a module that does not work yet: the module of the vendor, which makes its device, is not
     loaded."""
@@ -63,7 +76,7 @@ def required_texts(sysfs: Path) -> dict[str, str]:
     """Return the texts of read_texts(). Raises LoadError, also where the kernel has no KVM."""
     texts = read_texts(sysfs)
     if texts is None:
-        raise program.LoadError(f"{NO_KVM}: KVM is not loaded", kvm_remedy())
+        raise never_comes(sysfs) or program.LoadError(f"{NO_KVM}: KVM is not loaded", kvm_remedy())
     return texts
 
 

@@ -39,6 +39,7 @@ from exporter.kernel.tracepoint import FormatError, event_id
 HEADERS = BPF / "headers"
 
 _KVM_POLL_SECONDS = 2.0
+_MODULE_SECONDS = 1.0
 _DEVICE_POLL_SECONDS = 0.05
 _DEVICE_SECONDS = 1.0
 _CLASSIC_PROGRAM = "kvm_exit_classic"
@@ -145,9 +146,18 @@ def _layout(table: Any) -> tuple[int, int, dict[str, LeafField]]:
 
 
 def _wait_for_kvm(sysfs: Path, parent: socket.socket) -> dict[str, str]:
-    """Return the texts of the tracepoint formats, as soon as KVM has tracepoints. Raises LoadError."""
+    """Return the texts of the tracepoint formats, as soon as KVM has tracepoints.
+
+    Raises LoadError, also on a host that will never have kvm_exit.
+    """
     reported = False
     while (texts := host.read_texts(sysfs)) is None:
+        never = host.never_comes(sysfs)
+        if never:
+            time.sleep(_MODULE_SECONDS)  # a module that is just being loaded makes its tracepoints one by one
+            if host.read_texts(sysfs) is None:
+                raise never
+            continue
         if not reported:
             parent.send(json.dumps({"waiting": True}).encode())
             reported = True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import signal
+import tempfile
 import threading
 import time
 import urllib.request
@@ -15,7 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.config.options import Config, Log, Web
+from exporter.kernel.program import LoadError
 from exporter.kernel.tracepoint import parse_format
+from exporter.service.daemon import Daemon
 from tests.recordings import from_ftrace
 from tests.support.kvm import run_interrupted
 from tests.support.services import Service
@@ -201,12 +206,6 @@ def test_a_hostile_vm_name_is_served(start: Start, tmp_path: Path) -> None:
 @pytest.mark.kvm
 def test_serve_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture) -> None:
     """At first, tracefs has no kvm events. They appear later."""
-    import shutil
-    import tempfile
-
-    from exporter.config.options import Config, Log, Web
-    from exporter.service.daemon import Daemon
-
     with tempfile.TemporaryDirectory() as root:
         sysfs = Path(root)
         events = sysfs / "kernel/tracing/events"
@@ -231,6 +230,28 @@ def test_serve_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture)
         assert not attaching.is_alive()
         assert b"kvm_exit_exporter_up 1.0\n" in _page(daemon.addresses[0])
         daemon.close()
+
+
+def test_serve_ends_where_kvm_exit_will_never_exist(caplog: pytest.LogCaptureFixture) -> None:
+    """KVM is loaded, as its kvm_userspace_exit shows, but has no kvm_exit: riscv64 before Linux 6.11."""
+    with tempfile.TemporaryDirectory() as root:
+        sysfs = Path(root)
+        (sysfs / "kernel/tracing/events/kvm/kvm_userspace_exit").mkdir(parents=True)
+        (sysfs / "kernel/tracing/events/kvm/kvm_userspace_exit/format").write_text("name: kvm_userspace_exit\n")
+        daemon = Daemon(Config(web=Web(listen_address=("127.0.0.1:0",)), lock_file=""), sysfs=sysfs)
+        daemon.prepare()
+        daemon.start()
+        too_long = threading.Timer(30, daemon.stop)
+        too_long.start()
+        with pytest.raises(LoadError) as caught:
+            daemon.attach()
+        too_long.cancel()
+        daemon.close()
+    assert caught.value.what == (
+        "the tracepoint kvm:kvm_exit does not exist: KVM is loaded, but this kernel's KVM has no such tracepoint"
+    )
+    assert caught.value.remedy == "boot a newer kernel"
+    assert not [record.message for record in caplog.records if "waiting for KVM" in record.message]
 
 
 def _page(address: str) -> bytes:

@@ -30,6 +30,11 @@ def recognise(kvm_exit: Fields) -> Isa | None:
     return next((isa for isa in ISAS if isa.recognise(kvm_exit)), None)
 
 
+def machine_remedy(machine: str) -> str:
+    """Return the remedy for a machine (`uname -m`) that is not supported; "" for a supported one."""
+    return "" if machine in BY_MACHINE else f"run on an {' or '.join(BY_MACHINE)} host"
+
+
 def kvm_remedy(machine: str) -> str:
     """Return the remedy for a kernel of this machine (`uname -m`) without KVM; "" if the machine is not known."""
     isa = BY_MACHINE.get(machine)

@@ -12,9 +12,9 @@ from typing import Callable
 
 from exporter.kernel.preflight import kernel, rights, software
 from exporter.kernel.preflight.check import Check, status, table
-from exporter.kernel.preflight.kernel import find_tracefs
+from exporter.kernel.preflight.kernel import find_tracefs, has_kvm_without_exit
 
-__all__ = ["Check", "find_tracefs", "run", "status", "table"]
+__all__ = ["Check", "find_tracefs", "has_kvm_without_exit", "run", "status", "table"]
 
 
 def run(

@@ -10,7 +10,7 @@ from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check, exists
 from exporter.kernel.program import TRACEPOINTS, events
-from exporter.kernel.remedies import MOUNT_TRACEFS, READ_TRACEFS
+from exporter.kernel.remedies import MOUNT_TRACEFS, NEWER_KERNEL, READ_TRACEFS
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
 
@@ -53,7 +53,7 @@ def check_version(release: str, version: Version | None) -> Check:
 
 def check_architecture(machine: str) -> Check:
     """Check that the exporter knows this machine's instruction set."""
-    remedy = "" if machine in registry.BY_MACHINE else f"run on an {' or '.join(registry.BY_MACHINE)} host"
+    remedy = registry.machine_remedy(machine)
     return Check("architecture", not remedy, machine, remedy)
 
 
@@ -72,7 +72,17 @@ def check_tracefs(tracefs: Path | None) -> Check:
 
 def check_kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
     """Check that the tracepoints of KVM exist."""
-    return _check_tracepoints("kvm", tracefs, registry.kvm_remedy(machine))
+    remedy = NEWER_KERNEL if tracefs and has_kvm_without_exit(tracefs) else registry.kvm_remedy(machine)
+    return _check_tracepoints("kvm", tracefs, remedy)
+
+
+def has_kvm_without_exit(tracefs: Path) -> bool:
+    """Return True if KVM has tracepoints, but not kvm_exit: on riscv64 before Linux 6.11, for example.
+
+    virt/kvm/kvm_main.c, which every KVM has, makes kvm_userspace_exit.
+    """
+    kvm = tracefs / "events/kvm"
+    return exists(kvm / "kvm_userspace_exit/format") and not exists(kvm / "kvm_exit/format")
 
 
 def check_sched_tracepoints(tracefs: Path | None) -> Check:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import pytest
 
 from exporter.kernel import host, program
+from exporter.kernel.isa import registry
 from tests.support.paths import FORMATS
 
 
@@ -34,7 +36,6 @@ def test_formats_are_read(tmp_path: Path, events: Path) -> None:
     [
         ("x86_64", "modprobe kvm_intel (Intel) or modprobe kvm_amd (AMD)"),
         ("aarch64", "arm64 has KVM built in: a kernel with CONFIG_KVM=y, booted at EL2"),
-        ("ppc64le", ""),
     ],
 )
 def test_without_kvm_the_error_names_the_tracepoint_and_the_remedy(
@@ -48,6 +49,32 @@ def test_without_kvm_the_error_names_the_tracepoint_and_the_remedy(
         host.required_texts(tmp_path)
     assert caught.value.what == "the tracepoint kvm:kvm_exit does not exist: KVM is not loaded"
     assert caught.value.remedy == remedy
+    assert host.never_comes(tmp_path) is None
+
+
+def test_a_machine_that_is_not_supported_never_has_kvm_exit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "ppc64le")
+    (tmp_path / "kernel/tracing/events/sched").mkdir(parents=True)
+    error = host.never_comes(tmp_path)
+    assert error
+    remedy = f"run on an {' or '.join(registry.BY_MACHINE)} host"
+    assert (error.what, error.remedy) == ("the tracepoint kvm:kvm_exit does not exist: this machine is ppc64le", remedy)
+    with pytest.raises(program.LoadError, match=f"^{re.escape(str(error))}$"):
+        host.required_texts(tmp_path)
+
+
+def test_a_kvm_without_kvm_exit_never_gets_it(tmp_path: Path, events: Path) -> None:
+    """KVM of riscv64 before Linux 6.11. KVM is loaded, because its kvm_userspace_exit exists."""
+    assert host.never_comes(tmp_path) is None
+    (events / "kvm_exit/format").unlink()
+    error = host.never_comes(tmp_path)
+    assert error
+    assert (error.what, error.remedy) == (
+        "the tracepoint kvm:kvm_exit does not exist: KVM is loaded, but this kernel's KVM has no such tracepoint",
+        "boot a newer kernel",
+    )
+    with pytest.raises(program.LoadError, match=f"^{re.escape(str(error))}$"):
+        host.required_texts(tmp_path)
 
 
 def test_without_tracefs_the_remedy_is_to_mount_it(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ def test_each_missing_tracepoint_is_named(host: Host) -> None:
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, detail, remedy)
 
 
+def test_a_kvm_without_kvm_exit_needs_a_newer_kernel(host: Host) -> None:
+    (host.tracefs / "events/kvm/kvm_exit/format").unlink()
+    detail, remedy = "kvm_exit: No such file or directory", "boot a newer kernel"
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, detail, remedy)
+
+
 def test_openeulers_kernels_need_one_tracepoint_more(host: Host) -> None:
     text = (FORMATS / "aarch64-openeuler-5.10/kvm_exit.format").read_text()
     host.write(host.tracefs / "events/kvm/kvm_exit/format", text)
