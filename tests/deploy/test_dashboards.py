@@ -150,6 +150,15 @@ def test_queries_use_only_metrics_and_labels_of_the_exporter(board: boards.Board
         assert named, where
 
 
+def test_interrupted_returns_are_no_time_of_the_vmm(board: boards.Board) -> None:
+    """A signal can interrupt KVM_RUN while a vCPU sleeps. The interval of `restart` then holds the whole sleep."""
+    found = [each.text for each in boards.expressions(board) if "kvm_userspace_exit_duration_seconds" in each.text]
+    assert found
+    for text in found:
+        for matchers in re.findall(r"kvm_userspace_exit_duration_seconds\w*{([^}]*)}", text):
+            assert 'reason!~"restart|error_.*"' in matchers
+
+
 def test_links_open_the_vms_dashboard() -> None:
     """Rows and lines of a VM link to its dashboard and keep the variables that both dashboards have."""
     fleet, vm = map(boards.load, boards.NAMES)

@@ -9,7 +9,7 @@ from tests.support.machine import TRAP, Machine, durations, exits, histogram, tr
 
 Load = Callable[..., Machine]
 
-DABT = 0x24
+WFX, DABT = 0x01, 0x24
 MMIO, IO, FAIL_ENTRY, INTR, SYSTEM_EVENT = 6, 2, 9, 10, 24
 EINTR, EFAULT = 4, 14
 
@@ -68,6 +68,22 @@ def test_every_return_is_counted_and_the_first_one_gets_the_interval(machine: Lo
         fault: (none, 0),
     }
     assert under_test.collect().counters["unmatched_userspace_exit"] - before == 1
+
+
+def test_an_interrupted_sleep_is_in_the_interval_of_restart(machine: Load) -> None:
+    """A signal interrupts KVM_RUN while the vCPU sleeps; the next KVM_RUN lets it sleep on. docs/metrics.md says so."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for number in range(11):
+            vcpu.arm_exit(10**6 * number + 10, TRAP, WFX)
+            vcpu.userspace_exit(10**6 * number + 300_010, INTR, -EINTR)
+            vcpu.entry(10**6 * number + 900_010)
+
+    vcpu.call(play)
+    slept = (histogram([900_000] * 11), 11 * 900_000)
+    assert durations(under_test.record(vcpu)) == {trap(WFX): slept, (Space.USERSPACE_ERRNO, EINTR): slept}
 
 
 def test_unmatched_events_are_counted_and_give_no_interval(machine: Load) -> None:

@@ -13,6 +13,7 @@ from deploy.grafana.source.queries import EXITS, OVER_TIME, USERSPACE, WHOLE, at
 HERE = ('job=~"$job"', 'instance=~"$instance"')
 ALL = selector(*HERE)
 CHOSEN = selector(*HERE, queries.CLASSES)
+VMM = selector(*HERE, queries.OF_THE_VMM)
 SELF = "kvm_exit_exporter_"
 
 LOST = queries.seconds(EXITS, CHOSEN, WHOLE)
@@ -159,8 +160,8 @@ def _why() -> board.Row:
         panels.graph(
             "Time of exits that the VMM handles", "Time of the exits that QEMU or another VMM handles, in vCPUs. It is "
             "part of the time of all exits. The reason is KVM_RUN's exit reason. KVM_EXIT_HLT and similar reasons are "
-            "included, although the VMM only waits there.",
-            [(total(queries.seconds(USERSPACE, ALL, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True,
+            "included, although the VMM only waits there. Returns after a signal or an error are left out.",
+            [(total(queries.seconds(USERSPACE, VMM, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True,
         ),
         panels.graph(
             "Returns to the VMM per exit", "Returns of KVM_RUN, divided by the exits of all classes. The hosts with "

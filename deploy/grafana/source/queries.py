@@ -20,6 +20,9 @@ WHOLE = "$__range"
 CLASSES = 'class=~"$class"'
 """Selects the chosen classes. Idle is never one of them."""
 
+OF_THE_VMM = 'reason!~"restart|error_.*"'
+"""Leaves out returns that are no work of the VMM: the interval of an interrupted sleep holds the whole sleep."""
+
 
 def selector(*matchers: str) -> str:
     """Return the matchers as a selector in braces."""

@@ -12,6 +12,7 @@ from deploy.grafana.source.queries import EXITS, OVER_TIME, USERSPACE, WHOLE, at
 HERE = ('job=~"$job"', 'instance=~"$instance"', 'vm="$vm"')
 ALL = selector(*HERE)
 CHOSEN = selector(*HERE, queries.CLASSES)
+VMM = selector(*HERE, queries.OF_THE_VMM)
 IDLE = selector(*HERE, 'class="idle"')
 
 LOST = queries.seconds(EXITS, CHOSEN, WHOLE)
@@ -191,12 +192,12 @@ def _userspace() -> board.Row:
         ),
         panels.graph(
             "Time by reason", "Time of the exits that the VMM handled, from exit to entry, in vCPUs. It is part of the "
-            "times above.",
-            [(total(queries.seconds(USERSPACE, ALL, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True, span=8,
+            "times above. Returns after a signal or an error are left out.",
+            [(total(queries.seconds(USERSPACE, VMM, OVER_TIME), "reason"), "{{reason}}")], VCPUS, stacked=True, span=8,
         ),
         panels.graph(
             "99th percentile by reason", "One in a hundred of the exits that the VMM handles takes longer.",
-            [(queries.quantile(0.99, USERSPACE, ALL, OVER_TIME, "reason"), "{{reason}}")], SECONDS, span=8,
+            [(queries.quantile(0.99, USERSPACE, VMM, OVER_TIME, "reason"), "{{reason}}")], SECONDS, span=8,
         ),
     )  # fmt: skip
 
