@@ -7,6 +7,7 @@ import platform
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,29 @@ def test_the_kernel_refuses_an_argument_that_it_does_not_have(loaded_now: Load, 
     loaded = loaded_now(_request(kind, _fake_sysfs(tmp_path, reason=True)))
     assert (loaded.classic_reason, loaded.vcpu_ids) == ("cannot attach to kvm:kvm_exit", True)
     assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == ["kvm_exit"]
+
+
+REFUSED: dict[str, Any] = {
+    "bpf_probe_read_kernel(to,size,from)": "((int (*)(void *, u32, void *))9999)(to, size, from)"
+}
+"""The program calls a helper that no kernel has. In lockdown mode `confidentiality` the kernel refuses the real helper
+in the same way, when the program is loaded (bpf_tracing_func_proto(), kernel/trace/bpf_trace.c)."""
+
+
+@pytest.mark.kvm
+@on_x86
+@pytest.mark.parametrize("kind", ["counting", "recording"])
+def test_the_classic_tracepoint_is_attached_where_the_kernel_refuses_to_read_its_memory(
+    loaded_now: Load, tmp_path: Path, kind: str
+) -> None:
+    _needs_two_arguments()
+    request = _request(kind, _fake_sysfs(tmp_path, reason=False))
+    loaded = loaded_now(replace(request, defines={**request.defines, **REFUSED}))
+    assert (loaded.classic_reason, loaded.vcpu_ids) == ("the kernel refused the BPF program kvm_exit", True)
+    assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == ["kvm_exit"]
+    with PerfCounter("kvm/kvm_userspace_exit") as perf:
+        _interrupted(109)
+        assert perf.count() == 109
 
 
 @pytest.mark.kvm
