@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.kernel import remedies
+from exporter.kernel.exit_check import ExitCheck
 from exporter.kernel.program import Loaded, LoadError, LoadRequest, layouts
 
 _COMPILE_SECONDS = 120  # on an emulated machine, compiling takes ten seconds
@@ -97,6 +98,7 @@ class Launcher:
             formats=answer["formats"],
             vcpu_ids=answer["vcpu_ids"],
             classic_reason=answer["classic_reason"],
+            check=ExitCheck({name: next(names) for name in answer["check"]}),
         )
 
     def close(self) -> None:
@@ -112,11 +114,15 @@ class Launcher:
 
 
 def load(request: LoadRequest) -> Loaded:
-    """Run the loader and wait for it; returns the loaded program. Raises LoadError."""
+    """Run the loader and wait for it; returns the loaded program. Raises LoadError.
+
+    A check of kvm_exit that the loader could not finish ends.
+    """
     with contextlib.closing(Launcher(request)) as loader:
         while True:
             loaded = loader.receive(_COMPILE_SECONDS)
             if loaded:
+                loaded.check.close()
                 return loaded
 
 

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.kernel import host, syscall
+from exporter.kernel import exit_check, host, syscall
 from exporter.kernel.btf import KernelBtf
+from exporter.kernel.exit_check import ExitCheck
 from exporter.kernel.isa.entry import HostFront
 from exporter.kernel.preflight.kernel import kernel_version
 from exporter.kernel.program import (
@@ -179,11 +180,33 @@ def _host_front(request: dict[str, Any], texts: Mapping[str, str]) -> HostFront:
     return found
 
 
+def _check_raw(bcc: Any, bpf: Any, front: HostFront, texts: Mapping[str, str]) -> tuple[ExitCheck, HostFront]:
+    """Check the raw kvm_exit, if this host lets it.
+
+    Returns the check if it is not finished, and the front that can be trusted. Raises OSError.
+    """
+    if front.classic_reason or not {"ISA_ARG", "ISA_OFFSET"} <= front.defines.keys():
+        return ExitCheck({}), front
+    try:
+        raw = _load(bpf, exit_check.RAW, bcc.BPF.RAW_TRACEPOINT)
+        record = _load(bpf, exit_check.RECORD, bcc.BPF.TRACEPOINT)
+        check = exit_check.begin(os.dup(bpf[exit_check.MAP].map_fd), raw, record, event_id(texts["kvm_exit"]))
+    except (_BuildError, OSError, FormatError):  # nothing was read twice: the same as on a host without an exit
+        return ExitCheck({}), front
+    difference = exit_check.finish(check)
+    return check, _classic(front, difference) if difference else front
+
+
+def _classic(front: HostFront, reason: str) -> HostFront:
+    """Return the front that reads the classic tracepoint."""
+    return HostFront(front.defines, "VCPU_ID_OFFSET" in front.defines, reason)
+
+
 def _or_classic(front: HostFront, error: _BuildError) -> HostFront:
     """Return the front that reads the classic tracepoint, after the kernel refused the raw one. Raises _BuildError."""
     if "ISA_OFFSET" not in front.defines:
         raise error
-    return HostFront(front.defines, "VCPU_ID_OFFSET" in front.defines, str(error))
+    return _classic(front, str(error))
 
 
 def _load_kvm_exit(bcc: Any, bpf: Any, front: HostFront) -> tuple[int, HostFront]:
@@ -217,6 +240,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     names = events(request["kind"], request["front"])
+    check, front = _check_raw(bcc, bpf, front, texts) if request["sysfs"] else (ExitCheck({}), front)
     programs = {}
     for name in names:
         if name == "kvm_exit":
@@ -246,8 +270,9 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
         "formats": texts,
         "vcpu_ids": front.vcpu_ids,
         "classic_reason": front.classic_reason,
+        "check": list(check.descriptors),
     }
-    return answer, [*maps.values(), *programs.values(), *attachments.values()]
+    return answer, [*maps.values(), *programs.values(), *attachments.values(), *check.descriptors.values()]
 
 
 def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exporter.kernel.exit_check import ExitCheck
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Isa
 from exporter.kernel.tracepoint import TracepointFormat
@@ -164,9 +165,12 @@ class Loaded:
     """True if the program reads the kernel's vcpu_id."""
     classic_reason: str = ""
     """Why kvm_exit is attached to its classic tracepoint; "" if it is attached to the raw one."""
+    check: ExitCheck = field(default_factory=lambda: ExitCheck({}))
+    """The check of the raw kvm_exit, if it is not finished."""
 
     def detach(self) -> None:
         """Detach the programs; the maps keep their content."""
+        self.check.close()
         for fd in self.attachments.values():
             os.close(fd)
         self.attachments = {}

@@ -18,6 +18,7 @@ from exporter.model.records import RunStats
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
+_RAW_TRACEPOINT_OPEN = 17
 _ENABLE_STATS = 32
 
 # include/uapi/linux/perf_event.h: PERF_TYPE_TRACEPOINT, PERF_ATTR_SIZE_VER0, the flag `disabled` of perf_event_attr
@@ -77,6 +78,12 @@ def permitted() -> bool:
     except OSError as error:
         return error.errno != errno.EPERM
     return True
+
+
+def attach_raw(program: int, event: str) -> int:
+    """Attach a program to a raw tracepoint; closing the returned descriptor detaches it. Raises OSError."""
+    name = ctypes.create_string_buffer(event.encode())
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(name), program))
 
 
 def attach_classic(program: int, event: int) -> int:

@@ -16,6 +16,7 @@ from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.kernel import host
 from exporter.kernel.clock import bpf_clock
+from exporter.kernel.exit_check import ExitCheck, Verdict
 from exporter.kernel.host import Formats
 from exporter.kernel.launcher import Launcher
 from exporter.kernel.program import Loaded
@@ -64,7 +65,7 @@ class ProgramSource(abc.ABC):
         """Return the program, or None if it is not attached after `timeout` seconds. Raises LoadError, OSError."""
 
     def broken(self) -> str:
-        """Return the reason, in a few words, if the received program gets no more events, else ""."""
+        """Return the reason, in one line, if the counts of the received program can no longer be trusted, else ""."""
         return ""
 
     @abc.abstractmethod
@@ -76,17 +77,51 @@ class ProgramSource(abc.ABC):
         """Free everything except the program that receive() returned."""
 
 
-class TakeoverSource(ProgramSource):
+class _HostSource(ProgramSource):
+    """A program that counts the events of this host."""
+
+    def __init__(self, stored: StoredDescriptors, systemd: Systemd, clock_ns: Callable[[], int]) -> None:
+        self._stored = stored
+        self._systemd = systemd
+        self._clock_ns = clock_ns
+        self._check = ExitCheck({})
+        """The check of kvm_exit that the loader could not finish."""
+
+    def broken(self) -> str:
+        """Return the difference that the check of kvm_exit found, else ""; a finished check ends."""
+        if not self._check:
+            return ""
+        try:
+            compared = self._check.read()
+        except OSError:  # no memory: the next call tries again
+            return ""
+        if compared.verdict is Verdict.OPEN:
+            return ""
+        self._check.close()
+        handover.forget_check(self._systemd)
+        if compared.verdict is Verdict.AGREES:
+            event(log, "info", "kvm_exit checked", exits=compared.agreed)
+            return ""
+        self.discard()
+        return f"{_WRONG_REASONS} ({compared.difference}): start again, and the classic tracepoint is read"
+
+    def discard(self) -> None:
+        """Make the next process start its counts at 0."""
+        self._stored.discard(self._systemd)
+
+
+_WRONG_REASONS = "kvm_exit was read from the wrong place"
+
+
+class TakeoverSource(_HostSource):
     """The program of an earlier process. It went on counting while the service restarted."""
 
     def __init__(
         self, earlier: EarlierProgram, stored: StoredDescriptors, systemd: Systemd, clock_ns: Callable[[], int]
     ) -> None:
-        self._clock_ns = clock_ns
+        super().__init__(stored, systemd, clock_ns)
         self._earlier = earlier
         self._received = False
-        self._stored = stored
-        self._systemd = systemd
 
     def receive(self, timeout: float) -> Attached:
         """Return the program. Raises LoadError if its tracepoint formats cannot be read."""
@@ -94,12 +129,9 @@ class TakeoverSource(ProgramSource):
         loaded, since, ledger = self._earlier
         attached = _attached(loaded, since, self._clock_ns, ledger, _state_of(ledger), takeover=True)
         self._received = True
+        self._check = loaded.check
         self._stored.close()
         return attached
-
-    def discard(self) -> None:
-        """Make the next process start its counts at 0."""
-        self._stored.discard(self._systemd)
 
     def close(self) -> None:
         """Free the program if receive() did not return it."""
@@ -109,15 +141,13 @@ class TakeoverSource(ProgramSource):
         self._stored.close()
 
 
-class LoaderSource(ProgramSource):
+class LoaderSource(_HostSource):
     """The loader: a child process with privileges, which compiles, loads and attaches the program."""
 
     def __init__(self, config: Config, sysfs: Path, systemd: Systemd, clock_ns: Callable[[], int]) -> None:
         """Start the loader. Raises LoadError, and OSError if the C files cannot be read."""
-        self._clock_ns = clock_ns
-        self._systemd = systemd
+        super().__init__(StoredDescriptors(frozenset(), {}), systemd, clock_ns)
         self._version: Mapping[str, Any] = handover.version(config, sysfs)
-        self._stored = StoredDescriptors(frozenset(), {})
         self._launcher = Launcher(host.host_request(config, sysfs))
 
     @property
@@ -135,11 +165,8 @@ class LoaderSource(ProgramSource):
         if self._systemd:  # stored at once, so that a kill of this process loses no exit
             ledger = handover.store(self._systemd, loaded, self._version, since)
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
+        self._check = loaded.check
         return _attached(loaded, since, self._clock_ns, ledger, EMPTY_STATE, takeover=False)
-
-    def discard(self) -> None:
-        """Make the next process start its counts at 0."""
-        self._stored.discard(self._systemd)
 
     def close(self) -> None:
         """End the loader."""

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exporter.config.options import Config
+from exporter.kernel.exit_check import DESCRIPTORS as CHECKED
+from exporter.kernel.exit_check import ExitCheck
 from exporter.kernel.program import DEFINES, MAPS, OFFSET_SOURCES, TRACEPOINTS, Loaded, layouts, read_sources
 from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
-_VERSION = 4
+_VERSION = 5
 """Version of the format written here and in the ledger."""
 _KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
 _STATE = "state"
-_KINDS = ("map", "program", "attachment")
+_KINDS = ("map", "program", "attachment", "check")
 _LEDGER = tuple(f"ledger.{number}" for number in range(FILES))
 
 
@@ -62,16 +64,20 @@ class StoredDescriptors:
             changed = [part for part, value in wanted.items() if state["version"].get(part) != value]
             if changed:
                 raise HandoverError(f"changed: {', '.join(changed)}")
+            # A check that was finished after the state was written is no longer in the store.
+            checked = [name for name in CHECKED if f"check.{name}" in self.descriptors]
             loaded = Loaded(
                 *(self._named("map", state["maps"]), layouts(state["layouts"])),
                 *(self._named("program", state["programs"]), self._named("attachment", state["attachments"])),
                 formats=state["formats"],
                 vcpu_ids=state["vcpu_ids"],
                 classic_reason=state["classic_reason"],
+                check=ExitCheck(self._named("check", checked)),
             )
             since = CountingSince(*state["since"])
             ledger = Ledger([self.descriptors[name] for name in _LEDGER])
-            taken = {f"{kind}.{name}" for kind in _KINDS for name in state[f"{kind}s"]}.union(_LEDGER)
+            taken = {f"{kind}.{name}" for kind in _KINDS[:-1] for name in state[f"{kind}s"]}.union(_LEDGER)
+            taken.update(f"check.{name}" for name in checked)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise HandoverError(f"the descriptor store cannot be read ({error!r})") from error
         self.descriptors = {name: fd for name, fd in self.descriptors.items() if name not in taken}
@@ -133,8 +139,14 @@ def stored_names(loaded: Loaded) -> frozenset[str]:
 
 
 def _descriptors(loaded: Loaded) -> list[tuple[str, int]]:
-    groups = zip(_KINDS, (loaded.maps, loaded.programs, loaded.attachments))
+    groups = zip(_KINDS, (loaded.maps, loaded.programs, loaded.attachments, loaded.check.descriptors))
     return [(f"{kind}.{name}", fd) for kind, group in groups for name, fd in group.items()]
+
+
+def forget_check(systemd: Systemd) -> None:
+    """Remove the check of kvm_exit from systemd's store: otherwise its programs would stay attached."""
+    for name in CHECKED:
+        systemd.forget(f"check.{name}")
 
 
 def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], since: CountingSince) -> Ledger:

@@ -178,7 +178,7 @@ def _is_perf_event(fd: int) -> bool:
     return target == "anon_inode:[perf_event]"
 
 
-def _fake_sysfs(folder: Path, *, reason: bool) -> Path:
+def fake_sysfs(folder: Path, *, reason: bool) -> Path:
     """The real tracefs, and a BTF by which kvm_exit passes the reason or not."""
     (folder / "kernel").mkdir(parents=True)
     (folder / "kernel/tracing").symlink_to("/sys/kernel/tracing")
@@ -210,7 +210,7 @@ on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="only the kvm
 def test_the_raw_tracepoint_is_attached_where_btf_allows_it(loaded_now: Load, tmp_path: Path, kind: str) -> None:
     """This kernel loads and attaches the program with the offsets of the BTF, and perf sees all events beside it."""
     _needs_two_arguments()
-    loaded = loaded_now(_request(kind, _fake_sysfs(tmp_path, reason=False)))
+    loaded = loaded_now(_request(kind, fake_sysfs(tmp_path, reason=False)))
     assert (loaded.classic_reason, loaded.vcpu_ids) == ("", True)
     assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == []
     with PerfCounter("kvm/kvm_userspace_exit") as perf:
@@ -224,7 +224,7 @@ def test_the_raw_tracepoint_is_attached_where_btf_allows_it(loaded_now: Load, tm
 def test_the_kernel_refuses_an_argument_that_it_does_not_have(loaded_now: Load, tmp_path: Path, kind: str) -> None:
     """So a wrong form is never attached. The classic tracepoint is, on a perf event that is disabled."""
     _needs_two_arguments()
-    loaded = loaded_now(_request(kind, _fake_sysfs(tmp_path, reason=True)))
+    loaded = loaded_now(_request(kind, fake_sysfs(tmp_path, reason=True)))
     assert (loaded.classic_reason, loaded.vcpu_ids) == ("cannot attach to kvm:kvm_exit", True)
     assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == ["kvm_exit"]
 
@@ -243,7 +243,7 @@ def test_the_classic_tracepoint_is_attached_where_the_kernel_refuses_to_read_its
     loaded_now: Load, tmp_path: Path, kind: str
 ) -> None:
     _needs_two_arguments()
-    request = _request(kind, _fake_sysfs(tmp_path, reason=False))
+    request = _request(kind, fake_sysfs(tmp_path, reason=False))
     loaded = loaded_now(replace(request, defines={**request.defines, **REFUSED}))
     assert (loaded.classic_reason, loaded.vcpu_ids) == ("the kernel refused the BPF program kvm_exit", True)
     assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == ["kvm_exit"]

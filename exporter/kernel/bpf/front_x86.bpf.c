@@ -73,4 +73,84 @@ int kvm_exit_classic(struct bpf_raw_tracepoint_args *ctx)
 	return 1;
 }
 #endif /* ISA_OFFSET */
+
+#if defined(ISA_ARG) && defined(ISA_OFFSET)
+/*
+ * The check of the raw tracepoint: both programs below run at the same exits, and compare what
+ * each of them reads. They run until some exits were compared (exporter/kernel/exit_check.py).
+ * Which of them runs first at an exit depends on who else uses the tracepoint.
+ */
+struct exit_reading {
+	u64 code;
+	u32 isa;
+	u32 vcpu_id;
+	u32 raw;		/* 1: the raw tracepoint's arguments, 0: the record */
+	u32 pad;
+};
+
+struct exit_check {
+	u64 agreed;		/* exits of which both programs read the same */
+	u64 differed;
+	u64 raw_code;		/* the codes of the last exit that differed */
+	u64 record_code;
+};
+
+BPF_TABLE("hash", u32, struct exit_reading, exit_readings, 1024);
+BPF_F_TABLE("array", u32, struct exit_check, exit_check, 1, BPF_F_MMAPABLE);
+
+static __always_inline bool same_exit(struct exit_reading *a, struct exit_reading *b)
+{
+	return a->code == b->code && a->isa == b->isa &&
+	       (a->vcpu_id == b->vcpu_id || a->vcpu_id == NO_VCPU_ID || b->vcpu_id == NO_VCPU_ID);
+}
+
+/* The second reading of an exit is compared with the first one, which waits by thread. */
+static __always_inline void compare_exit(u64 code, u32 isa, u32 vcpu_id, u32 raw)
+{
+	struct exit_reading now = { .code = code, .isa = isa, .vcpu_id = vcpu_id, .raw = raw };
+	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
+	struct exit_reading *first = exit_readings.lookup(&tid);
+	struct exit_check *check = exit_check.lookup(&zero);
+
+	if (!check)
+		return;
+	if (!first || first->raw == raw) {
+		exit_readings.update(&tid, &now);
+		return;
+	}
+	if (same_exit(first, &now)) {
+		__sync_fetch_and_add(&check->agreed, 1);
+	} else {
+		check->raw_code = raw ? code : first->code;
+		check->record_code = raw ? first->code : code;
+		__sync_fetch_and_add(&check->differed, 1);
+	}
+	exit_readings.delete(&tid);
+}
+
+int kvm_exit_check(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 isa = ctx->args[ISA_ARG];
+
+	compare_exit(code_of(ctx, isa), isa, vcpu_id_of(ctx), 1);
+	return 0;
+}
+
+static __always_inline void compare_record(void *ctx)
+{
+	u32 vcpu_id = NO_VCPU_ID;
+
+#ifdef VCPU_ID_OFFSET
+	vcpu_id = FIELD(u32, VCPU_ID_OFFSET);
+#endif
+	compare_exit(FIELD(u32, EXIT_REASON_OFFSET), FIELD(u32, ISA_OFFSET), vcpu_id, 0);
+}
+
+/* Returns 1, as kvm_exit_classic does. */
+int kvm_exit_record(void *ctx)
+{
+	compare_record(ctx);
+	return 1;
+}
+#endif
 #endif /* FRONT_X86 */
