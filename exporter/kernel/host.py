@@ -38,6 +38,10 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
     """Return the texts of the tracepoint formats, by event; None while the kernel has no KVM. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
+        lockdown = preflight.check_lockdown(sysfs / preflight.LOCKDOWN, None)
+        if not lockdown.ok:
+            what = "tracefs is empty: the kernel booted in lockdown mode confidentiality"
+            raise program.LoadError(what, lockdown.remedy)
         raise program.LoadError("tracefs is not mounted", remedies.MOUNT_TRACEFS)
     events = tracefs / "events"
     try:

@@ -12,9 +12,9 @@ from typing import Callable
 
 from exporter.kernel.preflight import kernel, rights, software
 from exporter.kernel.preflight.check import Check, status, table
-from exporter.kernel.preflight.kernel import find_tracefs, has_kvm_without_exit
+from exporter.kernel.preflight.kernel import LOCKDOWN, check_lockdown, find_tracefs, has_kvm_without_exit
 
-__all__ = ["Check", "find_tracefs", "has_kvm_without_exit", "run", "status", "table"]
+__all__ = ["LOCKDOWN", "Check", "check_lockdown", "find_tracefs", "has_kvm_without_exit", "run", "status", "table"]
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
         kernel.check_sched_tracepoints(tracefs),
         kernel.check_dev_kvm(dev / "kvm"),
         rights.check_capabilities(caps, version),
-        kernel.check_lockdown(sys / "kernel/security/lockdown"),
+        kernel.check_lockdown(sys / LOCKDOWN, tracefs),
         rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
         rights.check_pid_namespace(proc / "self/ns/pid"),
         rights.check_hidepid(proc / "self/mountinfo", proc),

@@ -13,6 +13,9 @@ from exporter.kernel.program import TRACEPOINTS, events
 from exporter.kernel.remedies import MOUNT_TRACEFS, NEWER_KERNEL, READ_TRACEFS
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
+LOCKDOWN = "kernel/security/lockdown"
+"""The file that shows the lockdown mode, in sysfs."""
+
 
 def kernel_version(release: str) -> Version | None:
     """Return the version of a kernel release: (6, 1, 0) of "6.1.0-56-cloud-arm64"; None if it has another form."""
@@ -123,8 +126,11 @@ def check_dev_kvm(path: Path) -> Check:
     return Check("/dev/kvm", True, "absent: this host runs no VM, or its devices are hidden from here", needed=False)
 
 
-def check_lockdown(path: Path) -> Check:
-    """Check that the kernel is not locked down in mode confidentiality, in which BPF may read nothing."""
+def check_lockdown(path: Path, tracefs: Path | None) -> Check:
+    """Check that the kernel did not boot in lockdown mode confidentiality: tracefs is then empty.
+
+    A lockdown that began later leaves the tracepoints, and the loader finds a program that reads no kernel memory.
+    """
     try:
         match = re.search(r"\[(\w+)\]", path.read_text(errors="replace"))
     except FileNotFoundError:
@@ -134,6 +140,8 @@ def check_lockdown(path: Path) -> Check:
     mode = match[1] if match else "unknown"
     if mode != "confidentiality":
         return Check("lockdown", True, mode)
+    if tracefs:
+        return Check("lockdown", True, f"{mode}: BPF may not read kernel memory, but there are tracepoints")
     detail = "confidentiality: forbids BPF to read kernel memory, and tracefs"
     return Check("lockdown", False, detail, "boot with lockdown=integrity, or without lockdown=")
 

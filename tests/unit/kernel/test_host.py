@@ -83,6 +83,15 @@ def test_without_tracefs_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
     assert str(caught.value) == "tracefs is not mounted; mount -t tracefs nodev /sys/kernel/tracing"
 
 
+def test_a_lockdown_that_empties_tracefs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "kernel/security").mkdir(parents=True)
+    (tmp_path / "kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
+    with pytest.raises(program.LoadError) as caught:
+        host.read_texts(tmp_path)
+    remedy = "boot with lockdown=integrity, or without lockdown="
+    assert str(caught.value) == f"tracefs is empty: the kernel booted in lockdown mode confidentiality; {remedy}"
+
+
 def test_a_format_that_cannot_be_read_is_an_error(tmp_path: Path, events: Path) -> None:
     (events / "kvm_exit/format").write_text("name: kvm_exit\n")
     with pytest.raises(program.LoadError) as caught:
