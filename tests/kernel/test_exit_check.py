@@ -85,7 +85,6 @@ def test_each_part_of_a_reading_can_differ(exits: Exits, wrong: dict[str, int]) 
     for _ in range(19):
         exits.raw(NPF)
         exits.record(**{"code": NPF, **wrong})
-    # The front reads no code for the instruction set of the other vendor; here the record has that set.
     assert exits.compared() == Compared(0, 19, NPF, wrong.get("code", NPF))
     assert exits.compared().verdict is Verdict.DIFFERS
     assert exits.compared().difference == f"an exit was read as 0x400, and its record has {wrong.get('code', NPF):#x}"
