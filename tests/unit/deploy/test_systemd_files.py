@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter.config.options import Config
+from exporter.kernel.exit_check import DESCRIPTORS as CHECKED
 from exporter.kernel.program import MAPS, TRACEPOINTS
 from exporter.service.handover import _KINDS
 from tests.support.paths import ROOT
@@ -51,10 +52,10 @@ def test_the_settings_of_the_unit_fit_the_program() -> None:
     assert setting("User") == setting("Group") == [Config().run_as]
     assert setting("RuntimeDirectory") == [Path(Config().lock_file).parent.name]
     assert setting("AmbientCapabilities") == setting("CapabilityBoundingSet")
-    # Descriptors are stored for all maps, for a program and an attachment of each tracepoint, for the state, and for
-    # the two files of the ledger.
-    stored = len(MAPS["counting"]) + 2 * len(TRACEPOINTS) + 1 + 2
-    assert len(_KINDS) == 3
+    # Descriptors are stored for all maps, for a program and an attachment of each tracepoint, for the check of
+    # kvm_exit, for the state, and for the two files of the ledger.
+    stored = len(MAPS["counting"]) + 2 * len(TRACEPOINTS) + len(CHECKED) + 1 + 2
+    assert len(_KINDS) == 4
     assert int(setting("FileDescriptorStoreMax")[0]) >= stored
     assert f"u {Config().run_as} -" in (FILES / "kvm-exit-exporter.sysusers").read_text()
     assert Config().lock_file.startswith((FILES / "kvm-exit-exporter.tmpfiles").read_text().split("\nd ")[1].split()[0])
