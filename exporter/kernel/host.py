@@ -129,7 +129,7 @@ def map_bytes(limits: Limits) -> int:
 
 
 def checks(config: Config, *, proc: Path, sysfs: Path) -> list[Check]:
-    """Run the whole preflight, with a trial load that attaches nothing."""
+    """Run the whole preflight, with a trial load that attaches nothing but the check of kvm_exit (exit_check.py)."""
     return _checks(config, proc, sysfs, lambda: _trial_load(config, sysfs))
 
 

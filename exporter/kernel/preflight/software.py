@@ -57,7 +57,7 @@ def check_python_modules(version: Callable[[str], str]) -> Check:
 
 
 def check_trial_load(trial: Callable[[], str]) -> Check:
-    """Check that the program can be compiled and loaded. It is not attached."""
+    """Check that the program can be compiled and loaded. It is not attached; only the check of kvm_exit is, briefly."""
     try:
         return Check("trial load", True, trial())
     except Exception as error:  # this row reports any reason why the program does not load
