@@ -17,7 +17,8 @@ from exporter.kernel.launcher import Launcher
 from exporter.kernel.syscall import TestRun
 from exporter.kernel.tracepoint import parse_format
 from exporter.model.reason import Space
-from tests.kernel.test_kvm_exit import EXIT_CODE, MEMORY, MEMORY_PROGRAMS, VCPU_ID, VMCB, Memory, fake_sysfs, on_x86
+from tests.kernel.test_kvm_exit import EXIT_CODE, VCPU_ID, VMCB, fake_sysfs, on_x86
+from tests.support.kernel_memory import MEMORY, MEMORY_PROGRAMS, Memory
 
 pytestmark = [pytest.mark.kvm, on_x86]
 

@@ -132,7 +132,12 @@ int kvm_exit_check(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 isa = ctx->args[ISA_ARG];
 
-	compare_exit(code_of(ctx, isa), isa, vcpu_id_of(ctx), 1);
+	u32 vcpu_id = NO_VCPU_ID;
+
+#ifdef VCPU_ARG
+	vcpu_id = read_vcpu_id(ctx->args[VCPU_ARG]);
+#endif
+	compare_exit(code_of(ctx, isa), isa, vcpu_id, 1);
 	return 0;
 }
 
