@@ -65,10 +65,42 @@ def _deb822(text: str, names: dict[str, str]) -> str:
 
 def download(suite: Suite, architecture: str, packages: list[str], root: Path) -> list[Path]:
     """Download packages of a suite and all their dependencies into `root`; return the .deb files."""
+    base, env = _private_apt(suite, architecture, sources(suite), root)
+    install = [*base, "install", "--yes", "--no-install-recommends"]
+    subprocess.run([*base, "update"], env=env, check=True)
+    subprocess.run([*install, "--download-only", *packages], env=env, check=True, stdout=subprocess.DEVNULL)
+    # The folder may hold older versions from an earlier build: return only the files that this plan names.
+    plan = subprocess.run([*install, "--simulate", *packages], env=env, check=True, stdout=subprocess.PIPE, text=True)
+    chosen = re.findall(r"^Inst (\S+) \((\S+) .*\[(\S+)\]\)", plan.stdout, re.MULTILINE)
+    names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in chosen]
+    return [root / "archives" / name for name in sorted(names)]
+
+
+def upstream_source(suite: Suite, package: str, root: Path) -> Path:
+    """Download the tar of a package's unchanged source into `root`; return it."""
+    texts = {name: re.sub(r"(?m)^(Types: |)deb\b", r"\1deb-src", text) for name, text in sources(suite).items()}
+    base, env = _private_apt(suite, "amd64", texts, root)
+    subprocess.run([*base, "update"], env=env, check=True)
+    # Only the tar is downloaded: not every mirror has the .dsc, without which `apt-get source` fails.
+    command = [*base, "source", "--print-uris", "--only-source", package]
+    uris = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    tar = re.search(r"^'(\S+)' (\S+\.orig\.tar\.\S+) \d+ (SHA256:\w+)$", uris, re.MULTILINE)
+    if not tar:
+        raise RuntimeError(f"{package} of {suite.name} has no .orig.tar: {uris}")
+    uri, name, digest = tar.groups()
+    helper = ["/usr/lib/apt/apt-helper", "-qq", "-oAPT::Sandbox::User=root", "download-file"]
+    subprocess.run([*helper, uri, root / name, digest], env=env, check=True)
+    return root / name
+
+
+def _private_apt(
+    suite: Suite, architecture: str, texts: dict[str, str], root: Path
+) -> tuple[list[str], dict[str, str]]:
+    """Write sources into `root`; return the command and the environment of an apt-get that uses only them."""
     parts = root / "sources.list.d"
     for folder in (parts, root / "lists/partial", root / "archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, text in sources(suite).items():
+    for name, text in texts.items():
         (parts / name).write_text(text)
     (root / "status").write_text("")  # no package counts as installed, so every dependency is downloaded
     conf = root / "apt.conf"
@@ -90,12 +122,4 @@ def download(suite: Suite, architecture: str, packages: list[str], root: Path) -
         "APT::Keep-Downloaded-Packages": "true",
     }
     base = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-    env = {**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C"}
-    install = [*base, "install", "--yes", "--no-install-recommends"]
-    subprocess.run([*base, "update"], env=env, check=True)
-    subprocess.run([*install, "--download-only", *packages], env=env, check=True, stdout=subprocess.DEVNULL)
-    # The folder may hold older versions from an earlier build: return only the files that this plan names.
-    plan = subprocess.run([*install, "--simulate", *packages], env=env, check=True, stdout=subprocess.PIPE, text=True)
-    chosen = re.findall(r"^Inst (\S+) \((\S+) .*\[(\S+)\]\)", plan.stdout, re.MULTILINE)
-    names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in chosen]
-    return [root / "archives" / name for name in sorted(names)]
+    return base, {**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C"}

@@ -20,6 +20,7 @@ class Host:
     linux: str  # the beginning of the kernel's version
     kernel: str  # the package of the kernel
     qemu: str  # the package with the QEMU that runs Linux guests in the machine
+    bochs: bool = False  # True: Bochs emulates the machine, with an Intel CPU. Otherwise QEMU does
 
     @property
     def packages(self) -> list[str]:
@@ -51,7 +52,14 @@ def _host(suite: Suite, architecture: str) -> Host:
     return Host(name, suite, architecture, SUITES[suite], kernel, QEMU_PACKAGES[architecture])
 
 
+def _intel(suite: Suite) -> Host:
+    # The kernels for clouds have no drivers for the IDE disks of Bochs.
+    name = "intel" if suite == BOOKWORM else f"{suite.name}-intel"
+    return Host(name, suite, "amd64", SUITES[suite], "linux-image-amd64", QEMU_PACKAGES["amd64"], bochs=True)
+
+
 MATRIX = [_host(suite, each) for suite in SUITES for each in QEMU_PACKAGES]
 # Debian 13 is the first with riscv64. It has no riscv64 kernel for clouds.
 RISCV64 = Host("riscv64", TRIXIE, "riscv64", SUITES[TRIXIE], "linux-image-riscv64", "qemu-system-riscv")
-HOSTS = {host.name: host for host in (*MATRIX, RISCV64)}
+INTEL = [_intel(suite) for suite in SUITES if suite.name in ("bookworm", "trixie")]
+HOSTS = {host.name: host for host in (*MATRIX, RISCV64, *INTEL)}

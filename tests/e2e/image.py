@@ -24,10 +24,11 @@ from hosts import HOSTS, Host
 
 HERE = Path(__file__).resolve().parent
 # Modules that the initrd loads before it can mount the root disk. Modules that are built into the kernel are skipped.
-INITRD_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"]
+INITRD_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "ata_piix", "sd_mod", "crc32c_generic", "ext4"]
 # Large folders that no test needs.
 LEFT_OUT = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/iso-codes"]
 SPARE_MIB = 512
+CYLINDER = 16 * 63 * 512  # bytes
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,12 @@ def _make_disk(tree: Path, disk: Path) -> None:
     size = f"{(used >> 20) * 5 // 4 + SPARE_MIB}M"
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0", "-m", "0"]
     subprocess.run(["mke2fs", *options, "-d", tree, disk, size], check=True, stdout=subprocess.DEVNULL)
+    fill_cylinder(disk)
+
+
+def fill_cylinder(disk: Path) -> None:
+    """Let the disk end where a cylinder ends. Bochs derives the geometry from the size and cuts off the rest."""
+    os.truncate(disk, -(-disk.stat().st_size // CYLINDER) * CYLINDER)
 
 
 def main() -> None:

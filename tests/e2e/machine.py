@@ -48,7 +48,7 @@ def checkout_files(checkout: Path) -> list[Path]:
     return [name for name in sorted(names) if (checkout / name).is_file()]
 
 
-def _make_job(job: Path, checkout: Path, extra: dict[str, Path], command: str) -> None:
+def make_job(job: Path, checkout: Path, extra: dict[str, Path], command: str) -> None:
     """Write the tar for the second disk: checkout/, the extra files under their names in the tar, and ./run."""
     with tarfile.open(job, "w") as tar:
         for file in checkout_files(checkout):
@@ -85,7 +85,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         job, console, status = folder / "job.tar", folder / "console.log", folder / "status"
         status.unlink(missing_ok=True)
-        _make_job(job, checkout, extra, command)
+        make_job(job, checkout, extra, command)
         append = f"{CONSOLE[architecture]} panic=-1 net.ifnames=0 loglevel={4 if shell else 6}"
         reader, writer = os.pipe()
         qemu = [
@@ -104,7 +104,7 @@ def run(
         stdin = None if shell else subprocess.DEVNULL
         with subprocess.Popen(qemu, stdin=stdin, pass_fds=[writer]) as process:
             os.close(writer)
-            stream = threading.Thread(target=_copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
+            stream = threading.Thread(target=copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
             stream.start()
             try:
                 process.wait(None if shell else timeout)
@@ -119,7 +119,7 @@ def run(
             return int(text)
         if shell:
             return 0
-        print(f"end of the machine's console:\n{_tail(console)}", file=sys.stderr)
+        print(f"end of the machine's console:\n{tail(console)}", file=sys.stderr)
         return TIMED_OUT if timed_out else FAILED
 
 
@@ -133,13 +133,15 @@ def _port(name: str, file: Path) -> list[str]:
     return ["-chardev", f"file,id={name},path={file}", "-device", device]
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def copy(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy lines until the source ends, each of them at once."""
     with source:
         for line in source:
             target.write(line)
             target.flush()
 
 
-def _tail(file: Path, lines: int = 40) -> str:
+def tail(file: Path, lines: int = 40) -> str:
+    """Return the last lines of a file, or "" without the file."""
     text = file.read_text(errors="replace") if file.exists() else ""
     return "\n".join(text.splitlines()[-lines:])

@@ -15,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import bochs_machine
 import machine
+from bochs import bochs
 from hosts import HOSTS
 from image import HERE, image
 
@@ -53,6 +55,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     host = HOSTS[arguments.host]
+    if host.bochs and arguments.shell:
+        parser.error("--shell needs QEMU")
     scenario = "systemd_scenario.py" if arguments.systemd else "scenario.py"
     given = [extra.partition("=") for extra in arguments.extra]
     started = time.monotonic()
@@ -61,12 +65,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
         guest = Path(scratch) / "guest"
         compile_guest(host.architecture, guest)
+        extra = {"guest": guest, **{name: Path(file) for name, _, file in given}}
+        command = arguments.command or " ".join([f"python3 tests/e2e/{scenario}", *arguments.scenario])
+        if host.bochs:
+            return bochs_machine.run(
+                bochs(),
+                built,
+                CHECKOUT,
+                extra=extra,
+                command=command,
+                timeout=arguments.timeout,
+                systemd=arguments.systemd,
+                keep=arguments.keep,
+            )
         return machine.run(
             host.architecture,
             built,
             CHECKOUT,
-            extra={"guest": guest, **{name: Path(file) for name, _, file in given}},
-            command=arguments.command or " ".join([f"python3 tests/e2e/{scenario}", *arguments.scenario]),
+            extra=extra,
+            command=command,
             timeout=arguments.timeout,
             shell=arguments.shell,
             systemd=arguments.systemd,
