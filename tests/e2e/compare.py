@@ -9,7 +9,7 @@ from typing import Union
 
 from checks import Checks
 from figures import Figure
-from oracle import ARM64, RISCV64, Oracle
+from oracle import ARM64, INTEL, RISCV64, Oracle
 from page import Page
 from vms import ExactGuest, LinuxGuest, Vcpu
 
@@ -17,20 +17,26 @@ Vm = Union[ExactGuest, LinuxGuest]
 
 # The last exit of an exact guest before it parks.
 LAST_EXIT, LAST_USERSPACE = ("EC_DABT_LOW", "KVM_EXIT_MMIO") if ARM64 else ("io", "KVM_EXIT_IO")
-SLEEP, SLEEP_SECONDS = ("EC_WFx", 0.001) if ARM64 else ("hlt", 0.001)
+SLEEP, SLEEP_SECONDS = "EC_WFx" if ARM64 else "hlt", 0.001
 if RISCV64:
     LAST_EXIT, LAST_USERSPACE, SLEEP = "EXC_STORE_GUEST_PAGE_FAULT", "KVM_EXIT_MMIO", "WFI"
+if INTEL:
+    LAST_EXIT, SLEEP = "IO_INSTRUCTION", "HLT"
 CLASSES = {
     "EC_WFx": "idle", "EC_DABT_LOW": "mmio", "EC_IABT_LOW": "fault", "EC_HVC64": "hypercall", "EC_SYS64": "sysreg",
     "IRQ": "interrupt", "hlt": "idle", "io": "pio", "npf": "fault", "cpuid": "sysreg", "msr": "sysreg",
     "interrupt": "interrupt", "WFI": "idle", "CSR": "sysreg", "EXC_SUPERVISOR_SYSCALL": "hypercall",
     "EXC_LOAD_GUEST_PAGE_FAULT": "mmio", "EXC_STORE_GUEST_PAGE_FAULT": "mmio", "EXC_INST_GUEST_PAGE_FAULT": "fault",
     "EXC_INST_ILLEGAL": "exception", "IRQ_S_TIMER": "interrupt", "IRQ_S_SOFT": "interrupt", "IRQ_S_EXT": "interrupt",
+    "HLT": "idle", "IO_INSTRUCTION": "pio", "EPT_VIOLATION": "fault", "EPT_MISCONFIG": "mmio",
+    "CPUID": "sysreg", "MSR_READ": "sysreg", "MSR_WRITE": "sysreg", "VMCALL": "hypercall",
+    "EXTERNAL_INTERRUPT": "interrupt", "PREEMPTION_TIMER": "interrupt", "INTERRUPT_WINDOW": "interrupt",
+    "EXCEPTION_NMI": "exception", "TRIPLE_FAULT": "exception", "INVALID_STATE FAILED_VMENTRY": "other",
 }  # fmt: skip
 # Allows for the kernel's work between KVM_RUN and the first entry, and between an exit and the VMM.
 SLACK_SECONDS = 0.5
 # Interrupts of the host cause exits for these reasons. vintr: an interrupt waits until the guest enables interrupts.
-INTERRUPTS = {"IRQ", "interrupt", "vintr", "IRQ_S_TIMER", "IRQ_S_SOFT", "IRQ_S_EXT"}
+INTERRUPTS = {"IRQ", "interrupt", "vintr", "EXTERNAL_INTERRUPT", "IRQ_S_TIMER", "IRQ_S_SOFT", "IRQ_S_EXT"}
 TIMES = ("kvm_vcpu_guest_seconds_total", "kvm_exit_duration_seconds_sum", "kvm_vcpu_exit_in_progress_seconds")
 VCPU_LABELS = {"pid", "tid", "vm", "vcpu"}
 EXIT_LABELS = VCPU_LABELS | {"reason", "class"}
@@ -63,8 +69,11 @@ class Comparison:
         for vcpu in vm.vcpus:
             self._ignored[vcpu.tid] = Counter(exits.get(vcpu.tid)), Counter(userspace.get(vcpu.tid))
 
-    def parked(self, when: str, vm: Vm, page: Page | None) -> None:
-        """Compare a VM whose vCPUs stay out of the guest. If `when` is set, add its counts to the figures."""
+    def parked(self, when: str, vm: Vm, page: Page | None, *, in_exit: bool = True) -> None:
+        """Compare a VM whose vCPUs stay out of the guest. If `when` is set, add its counts to the figures.
+
+        `in_exit` is False if the vCPUs' last VM entries failed: then they are out of the guest without an exit.
+        """
         if page:
             self._identity(vm, page)
         for subject in self._subjects(vm, when):
@@ -72,9 +81,10 @@ class Comparison:
                 self._guest_and_oracle(subject)
             if page:
                 self._counts(subject, page)
-                self._histograms(subject, page)
-                self._in_progress(subject, page)
-                self._time(subject, page)
+                self._histograms(subject, page, in_exit)
+                self._in_progress(subject, page, in_exit)
+                if in_exit:
+                    self._time(subject, page)
             if when:
                 self._add_figures(when, subject, page)
 
@@ -184,7 +194,7 @@ class Comparison:
                 if "class" in labels and found["reason"] in CLASSES:
                     equal(f"{what}: class of {found['reason']}", found["class"], CLASSES[found["reason"]])
 
-    def _histograms(self, subject: Subject, page: Page) -> None:
+    def _histograms(self, subject: Subject, page: Page, in_exit: bool) -> None:
         equal, what, vcpu = self.checks.equal, subject.what, subject.vcpu
         exact = isinstance(subject.vm, ExactGuest)
         durations = page.by("reason", "kvm_exit_duration_seconds_count", tid=vcpu.tid)
@@ -192,12 +202,12 @@ class Comparison:
         missing = {reason: count - durations.get(reason, 0) for reason, count in subject.exits.items()}
         missing = {reason: count for reason, count in missing.items() if count}
         if exact:
-            equal(f"{what}: exits without a duration", missing, {LAST_EXIT: 1})
+            equal(f"{what}: exits without a duration", missing, {LAST_EXIT: 1} if in_exit else {})
         else:
             self.checks.true(f"{what}: exits without a duration", list(missing.values()) in ([], [1]), missing)
 
         durations = page.by("reason", "kvm_userspace_exit_duration_seconds_count", tid=vcpu.tid)
-        if exact and "restart" not in subject.userspace:
+        if exact and in_exit and "restart" not in subject.userspace:
             expected = {name: count - (name == LAST_USERSPACE) for name, count in subject.userspace.items()}
             equal(f"{what}: durations of userspace exits", durations, expected)
         for reason, count in durations.items():
@@ -211,11 +221,11 @@ class Comparison:
             low, high = subject.exits[SLEEP] * SLEEP_SECONDS, vcpu.sleep_ns / 1e9 * 1.01
             self.checks.between(f"{what}: seconds in {SLEEP}", low, slept, high)
 
-    def _in_progress(self, subject: Subject, page: Page) -> None:
+    def _in_progress(self, subject: Subject, page: Page, in_exit: bool) -> None:
         what, vcpu, exact = subject.what, subject.vcpu, isinstance(subject.vm, ExactGuest)
         running = page.by("reason", "kvm_vcpu_exit_in_progress_seconds", tid=vcpu.tid)
         if exact:
-            self.checks.equal(f"{what}: exit in progress", list(running), [LAST_EXIT])
+            self.checks.equal(f"{what}: exit in progress", list(running), [LAST_EXIT] if in_exit else [])
         for reason, age in running.items():
             # The exit happened before the vCPU parked. A Linux guest may have waited in the kernel since long before.
             low = page.before - vcpu.parked_ns / 1e9

@@ -6,6 +6,7 @@ import platform
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from errno import EINTR, errorcode
 from pathlib import Path
 
 from ring import Ring
@@ -13,7 +14,10 @@ from ring import Ring
 KVM = Path("/sys/kernel/tracing/events/kvm")
 ARM64 = platform.machine() == "aarch64"
 RISCV64 = platform.machine() == "riscv64"
+INTEL = Path("/sys/module/kvm_intel").exists()
 FIELDS = {"aarch64": ["ret", "esr_ec"], "riscv64": ["scause", "stval"]}.get(platform.machine(), ["isa", "exit_reason"])
+VMX, SVM = 1, 2  # isa of kvm_exit
+FAILED_VMENTRY = 0x80000000  # set in exit_reason of VMX
 # arch/riscv/include/asm/csr.h. The tracepoint of riscv64 has no names.
 INTERRUPT = 1 << 63
 IRQ = {1: "S_SOFT", 5: "S_TIMER", 9: "S_EXT", 12: "S_GEXT", 13: "PMU_OVF"}
@@ -36,13 +40,14 @@ class Oracle:
         self._userspace_exits = _counter("kvm_userspace_exit", ["reason", "errno"])
         self._userspace_names = {RISCV_SBI: "KVM_EXIT_RISCV_SBI", **_symbols("kvm_userspace_exit", "REC->reason")}
         self._names = {} if RISCV64 else _symbols("kvm_exit", "REC->esr_ec" if ARM64 else "REC->exit_reason,")
+        self._vmx_names = {} if ARM64 or RISCV64 else _symbols("kvm_exit", "REC->exit_reason & 0xffff,")
         self._returns = _symbols("kvm_exit", "REC->ret") if ARM64 else {}
 
     def exits(self) -> Counts:
         """Return the counts of kvm_exit by thread, with the exporter's names of reasons."""
         if RISCV64:
             return _named(self._exits, _riscv64_name)
-        return _named(self._exits, self._arm64_name if ARM64 else self._svm_name)
+        return _named(self._exits, self._arm64_name if ARM64 else self._x86_name)
 
     def userspace_exits(self) -> Counts:
         """Return the counts of kvm_userspace_exit by thread."""
@@ -53,15 +58,18 @@ class Oracle:
             return f"EC_{self._names[exception_class]}" if exception_class else "UNKNOWN_EC"
         return self._returns[ret]
 
-    def _svm_name(self, isa: int, exit_reason: int) -> str:
-        if isa != 2:
-            raise ValueError(f"isa {isa}: these machines emulate AMD's SVM")
-        return self._names[exit_reason]
+    def _x86_name(self, isa: int, exit_reason: int) -> str:
+        if isa != (VMX if INTEL else SVM):
+            raise ValueError(f"isa {isa} on {'an Intel' if INTEL else 'an AMD'} host")
+        if not INTEL:
+            return self._names[exit_reason]
+        failed = " FAILED_VMENTRY" if exit_reason & FAILED_VMENTRY else ""
+        return self._vmx_names[exit_reason & ~FAILED_VMENTRY] + failed
 
     def _userspace_name(self, reason: int, errno: int) -> str:
         if errno >= 0:
             return self._userspace_names[reason]
-        return "restart" if errno == -4 else f"errno {errno}"
+        return "restart" if errno == -EINTR else f"error_{errorcode[-errno]}"
 
 
 def _riscv64_name(scause: int, stval: int) -> str:

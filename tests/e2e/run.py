@@ -27,7 +27,7 @@ CHECKOUT = HERE.parent.parent
 
 def compile_guest(architecture: str, target: Path) -> None:
     """Compile the exact guest. It is static, because the machine has no compiler and may have another libc."""
-    sources = [HERE / "guests/vm.c", HERE / f"guests/{architecture}.c"]
+    sources = [HERE / "guests/vm.c", *(HERE / "guests").glob(f"{architecture}*.c")]
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
     subprocess.run([COMPILER[architecture], *flags, "-o", target, *sources], check=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import failing
 import figures
 import limits
 import privileges
@@ -27,7 +28,7 @@ import workload
 from beside import Perf
 from checks import Checks
 from compare import Comparison
-from oracle import Oracle
+from oracle import INTEL, Oracle
 from page import Page
 from service import Service
 from vms import ExactGuest, LinuxGuest, identity
@@ -90,6 +91,10 @@ class Scenario:
         plain = self._plain()
         self._done("a vCPU that spins, and threads without names")
 
+        if INTEL:
+            self._unhealthy()
+            self._done("triple faults, and VM entries that fail")
+
         short = self._short_lived()
         two.end()
         early.end()
@@ -131,6 +136,13 @@ class Scenario:
         self.comparison.parked("after spinning", guest, self._page())
         guest.end()
         return guest
+
+    def _unhealthy(self) -> None:
+        guest = ExactGuest(identity("unhealthy"), *workload.UNHEALTHY)
+        guest.wait_parked()
+        self.comparison.parked("with failures", guest, self._page())
+        guest.end()
+        self._ended(guest, failing.compare(self.comparison, self._with_exporter))
 
     def _short_lived(self) -> list[ExactGuest]:
         guests = []
@@ -181,7 +193,7 @@ class Scenario:
         equal("dropped exits", [(labels, value) for labels, value in dropped if value], [])
         unmatched = page.by("kind", "kvm_exit_exporter_unmatched_events_total")
         equal("exits without an entry before them", unmatched.get("exit"), 0)
-        equal("entries without an exit before them", unmatched.get("entry"), 0)
+        equal("entries without an exit after them", unmatched.get("entry"), workload.FAILED_ENTRIES)
         unknown = [line for line in page.text.splitlines() if "UNKNOWN_" in line and not line.startswith("#")]
         equal("reasons without a name", unknown, [])
         equal("kvm_exit_exporter_up", page.select("kvm_exit_exporter_up"), [({}, 1.0)])

@@ -11,15 +11,16 @@ from pathlib import Path
 import page
 import workload
 from checks import Checks
-from oracle import ARM64, RISCV64
+from oracle import ARM64, INTEL, RISCV64
 from vms import ExactGuest, identity
 
-CPU = "arm64" if ARM64 else "riscv64" if RISCV64 else "amd64"
+CPU = "arm64" if ARM64 else "riscv64" if RISCV64 else "intel" if INTEL else "amd64"
 GOLDEN = Path(__file__).resolve().parent / "golden" / f"top-{CPU}.txt"
 REASONS = {
     "arm64": ("EC_DABT_LOW", "EC_HVC64", "EC_SYS64"),
     "amd64": ("io", "cpuid", "msr"),
     "riscv64": ("EXC_STORE_GUEST_PAGE_FAULT", "EXC_SUPERVISOR_SYSCALL", "CSR"),
+    "intel": ("IO_INSTRUCTION", "CPUID", "MSR_READ"),
 }[CPU]
 SAID = "kvm-exit-exporter top: "
 END_SECONDS = 60

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The exact guest on amd64. It runs in real mode, and its counters are in its own memory. The first page of a vCPU
+ * The exact guest on amd64, with AMD's SVM or Intel's VMX. It runs in real mode, and its counters are in its own memory. The first page of a vCPU
  * holds the code, the second page its interrupt table, counters and stack. Code and data have separate pages, because
  * code in a page with changing data is slow to emulate.
  */
-#include "vm.h"
+#include "amd64.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,9 +19,9 @@
 #define STRING_(text) #text
 #define TSC_PROBE_NS 20000000L
 
-enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, KINDS };
-const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", NULL };
-/* In real mode a segment is its selector times 16, so everything must lie in the first MiB. */
+/* The guest's code does the work of the kinds before KINDS. intel.c does that of the others. */
+enum { IO, CPUID, MSR, MMIO, TOUCH, HLT, VMCALL, KINDS };
+const char *const arch_kinds[] = { "io", "cpuid", "msr", "mmio", "touch", "hlt", "vmcall", INTEL_KINDS, NULL };
 const uint64_t arch_memory = 0x10000UL;
 
 /* This structure is at DATA in the second page. The assembly below repeats its offsets. */
@@ -30,24 +31,27 @@ struct guest_data {
 	uint32_t spin;
 	uint32_t touch_at; /* linear address of the next page to touch */
 	uint32_t done[KINDS];
+	uint32_t wrmsr; /* done[MSR] counts only rdmsr */
+	uint32_t unused;
 	uint64_t slept; /* TSC ticks */
 	uint64_t began;
 };
 
-extern const uint8_t guest_start[], guest_timer[], guest_end[];
+extern const uint8_t guest_start[], guest_timer[], guest_undefined[], guest_end[];
 
 /*
- * DS and SS are the second page. ES begins at NOWHERE. FS begins at 0. The comments name the exit that an instruction
+ * DS and SS are the second page. ES begins at NOWHERE, with a page for each vCPU. FS begins at 0. The comments name the exit that an instruction
  * causes, and the return to the VMM if there is one.
  */
 asm(	".pushsection .rodata\n"
-	".globl	guest_start, guest_timer, guest_end\n"
+	".globl	guest_start, guest_timer, guest_undefined, guest_end\n"
 	".set	left, 0x400\n"
-	".set	spin, 0x418\n"
-	".set	touch_at, 0x41c\n"
-	".set	done, 0x420\n"
-	".set	slept, 0x438\n"
-	".set	began, 0x440\n"
+	".set	spin, 0x41c\n"
+	".set	touch_at, 0x420\n"
+	".set	done, 0x424\n"
+	".set	wrmsr, 0x440\n"
+	".set	slept, 0x448\n"
+	".set	began, 0x450\n"
 	".code16\n"
 	"guest_start:\n"
 	"1:	cmpl	$0, left + 4 * 0\n"
@@ -93,7 +97,7 @@ asm(	".pushsection .rodata\n"
 	"	movl	$" STRING(SLEEP_NS) ", %eax\n"
 	"	xorl	%edx, %edx\n"		/* upper half of the count */
 	"	wrmsr\n"			/* exit msr: start the timer */
-	"	incl	done + 4 * 2\n"		/* counted together with the rdmsr above */
+	"	incl	wrmsr\n"
 	"	sti\n"				/* allow interrupts from the end of the next instruction on */
 	"	hlt\n"				/* exit hlt: sleep until guest_timer has run */
 	"	cli\n"
@@ -105,8 +109,15 @@ asm(	".pushsection .rodata\n"
 	"	incl	done + 4 * 5\n"
 	"	decl	left + 4 * 5\n"
 	"	jmp	6b\n"
-	"7:	cmpl	$0, spin\n"		/* spin until the host's last kick */
-	"	jne	7b\n"
+	"7:	cmpl	$0, left + 4 * 6\n"
+	"	je	8f\n"
+	"	movl	$1, %eax\n"		/* KVM_HC_VAPIC_POLL_IRQ does nothing */
+	"	vmcall\n"			/* exit vmcall */
+	"	incl	done + 4 * 6\n"
+	"	decl	left + 4 * 6\n"
+	"	jmp	7b\n"
+	"8:	cmpl	$0, spin\n"		/* spin until the host's last kick */
+	"	jne	8b\n"
 	"	outb	%al, $" STRING(PORT_DONE) "\n" /* exit io, return KVM_EXIT_IO; the next entry starts a round */
 	"	jmp	guest_start\n"
 	"guest_timer:\n"
@@ -114,8 +125,10 @@ asm(	".pushsection .rodata\n"
 	"	xorl	%eax, %eax\n"		/* the only valid value, ... */
 	"	xorl	%edx, %edx\n"		/* ... both halves */
 	"	wrmsr\n"			/* msr */
-	"	incl	done + 4 * 2\n"
+	"	incl	wrmsr\n"
 	"	iretw\n"
+	"guest_undefined:\n"
+	"	ud2\n"
 	"guest_end:\n"
 	".code64\n"
 	".popsection\n");
@@ -123,6 +136,14 @@ asm(	".pushsection .rodata\n"
 static volatile struct guest_data *guest_data(struct vcpu *vcpu)
 {
 	return (volatile struct guest_data *)(vcpu->memory + PAGE + DATA);
+}
+
+bool on_intel(void)
+{
+	unsigned int eax, ebx, ecx, edx;
+
+	__cpuid(0, eax, ebx, ecx, edx);
+	return ebx == signature_INTEL_ebx;
 }
 
 void arch_create_vm(struct vm *vm)
@@ -162,6 +183,7 @@ static void set_segment(struct kvm_segment *segment, uint64_t base, uint32_t lim
 	segment->base = base;
 	segment->selector = base >> 4;
 	segment->limit = limit;
+	segment->g = limit > 0xfffff; /* Intel's CPUs refuse large limits that do not count pages */
 }
 
 void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu)
@@ -184,7 +206,7 @@ void arch_create_vcpu(struct vm *vm, struct vcpu *vcpu)
 	set_segment(&sregs.cs, code, 0xffff);
 	set_segment(&sregs.ds, data, 0xffff);
 	set_segment(&sregs.ss, data, 0xffff);
-	set_segment(&sregs.es, NOWHERE, 0xffff);
+	set_segment(&sregs.es, NOWHERE + vcpu->index * PAGE, 0xffff);
 	set_segment(&sregs.fs, 0, 0xffffffff);
 	KVM_DO(vcpu->fd, KVM_SET_SREGS, &sregs);
 	KVM_DO(vcpu->fd, KVM_SET_REGS, &regs);
@@ -206,8 +228,11 @@ void arch_start_round(struct vcpu *vcpu)
 		data->left[kind] = vcpu->want[kind];
 	}
 	data->touch_at = guest_memory(vcpu) + 2 * PAGE;
+	data->wrmsr = 0;
 	data->slept = 0;
 	data->spin = vcpu->kicks;
+	if (!vcpu->rounds)
+		intel_start(vcpu, guest_undefined - guest_start);
 }
 
 void arch_end_kicks(struct vcpu *vcpu)
@@ -220,7 +245,10 @@ bool arch_handle_exit(struct vcpu *vcpu)
 	switch (vcpu->run->exit_reason) {
 	case KVM_EXIT_IO:
 		tally(vcpu, USERSPACE, "KVM_EXIT_IO", 1);
-		return vcpu->run->io.port != PORT_DONE;
+		if (vcpu->run->io.port != PORT_DONE)
+			return true;
+		intel_end(vcpu);
+		return false;
 	case KVM_EXIT_MMIO:
 		tally(vcpu, USERSPACE, "KVM_EXIT_MMIO", 1);
 		return true;
@@ -240,6 +268,33 @@ static double ns_per_tick(void)
 	return (double)(now_ns() - ns) / (__builtin_ia32_rdtsc() - ticks);
 }
 
+static void tally_amd(struct vcpu *vcpu, volatile struct guest_data *data)
+{
+	tally(vcpu, EXITS, "io", data->done[IO] + 1);
+	tally(vcpu, EXITS, "cpuid", data->done[CPUID]);
+	tally(vcpu, EXITS, "msr", data->done[MSR] + data->wrmsr);
+	tally(vcpu, EXITS, "hlt", data->done[HLT]);
+	tally(vcpu, EXITS, "npf", data->done[MMIO]);
+	if (!vcpu->rounds)
+		tally(vcpu, EXITS, "npf", data->done[TOUCH] + 2); /* 2: the pages of code and data */
+}
+
+static void tally_intel(struct vcpu *vcpu, volatile struct guest_data *data)
+{
+	/* KVM learns at the first store that no memory is there. Later stores are misconfigurations that KVM made. */
+	unsigned long first_store = !vcpu->rounds && data->done[MMIO];
+
+	tally(vcpu, EXITS, "IO_INSTRUCTION", data->done[IO] + 1);
+	tally(vcpu, EXITS, "CPUID", data->done[CPUID]);
+	tally(vcpu, EXITS, "MSR_READ", data->done[MSR]);
+	tally(vcpu, EXITS, "MSR_WRITE", data->wrmsr);
+	tally(vcpu, EXITS, "HLT", data->done[HLT]);
+	tally(vcpu, EXITS, "VMCALL", data->done[VMCALL]);
+	tally(vcpu, EXITS, "EPT_MISCONFIG", data->done[MMIO] - first_store);
+	if (!vcpu->rounds)
+		tally(vcpu, EXITS, "EPT_VIOLATION", data->done[TOUCH] + 2 + first_store); /* 2: see tally_amd() */
+}
+
 void arch_end_round(struct vcpu *vcpu)
 {
 	volatile struct guest_data *data = guest_data(vcpu);
@@ -247,13 +302,11 @@ void arch_end_round(struct vcpu *vcpu)
 	for (int kind = 0; kind < KINDS; kind++)
 		if (data->left[kind] || data->done[kind] < vcpu->want[kind])
 			die("the guest did not finish its work");
-	tally(vcpu, EXITS, "io", data->done[IO] + 1);
-	tally(vcpu, EXITS, "cpuid", data->done[CPUID]);
-	tally(vcpu, EXITS, "msr", data->done[MSR]);
-	tally(vcpu, EXITS, "hlt", data->done[HLT]);
-	tally(vcpu, EXITS, "npf", data->done[MMIO]);
-	if (!vcpu->rounds++)
-		tally(vcpu, EXITS, "npf", data->done[TOUCH] + 2); /* 2: the pages of code and data */
+	if (on_intel())
+		tally_intel(vcpu, data);
+	else
+		tally_amd(vcpu, data);
+	vcpu->rounds++;
 	if (data->slept)
 		vcpu->sleep_ns += data->slept * ns_per_tick();
 }

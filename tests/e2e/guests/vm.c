@@ -140,9 +140,9 @@ static void *vcpu_thread(void *argument)
 			pthread_cond_wait(&changed, &lock);
 		pthread_mutex_unlock(&lock);
 
-		arch_start_round(vcpu);
 		if (round == 1)
 			vcpu->began_ns = now_ns();
+		arch_start_round(vcpu); /* may run the guest */
 		run_guest(vcpu);
 		vcpu->parked_ns = now_ns();
 		arch_end_round(vcpu);

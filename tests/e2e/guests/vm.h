@@ -11,8 +11,8 @@
 
 #define PAGE 4096UL
 #define MAX_VCPUS 4
-#define MAX_KINDS 8
-#define MAX_TALLIES 12
+#define MAX_KINDS 12
+#define MAX_TALLIES 24
 #define MAX_TOUCH 46 /* pages that a vCPU can touch; all pages of a VM fit in the first MiB */
 
 enum tally_of {
