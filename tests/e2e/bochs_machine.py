@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from bochs import Bochs
 from image import Image, fill_cylinder
-from machine import FAILED, TIMED_OUT, copy, make_job, tail
+from machine import make_job, result, watch
 
 CPU = "corei7_skylake_x"
 INSTRUCTIONS_PER_SECOND = 400_000_000
@@ -56,7 +54,7 @@ debug: action=ignore
 def _make_disc(image: Image, append: str, folder: Path) -> None:
     """Write boot.iso, which starts the kernel. Bochs itself cannot load a kernel."""
     files = folder / "iso"
-    files.mkdir()
+    files.mkdir(exist_ok=True)
     for file in (*ISOLINUX, image.kernel, image.initrd):
         shutil.copy(file, files)
     lines = ["default e2e", "label e2e", "kernel vmlinuz", "initrd initrd", f"append {append}"]
@@ -81,7 +79,11 @@ def run(
 ) -> int:
     """Do what machine.run() does, under Bochs. There is no shell."""
     with tempfile.TemporaryDirectory(prefix="kvm-exit-exporter-") as scratch:
-        folder = Path(scratch)
+        folder = keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        status, console = folder / "status", folder / "console.log"
+        for old in (status, folder / "job.tar.lock"):  # Bochs leaves its lock if it is killed
+            old.unlink(missing_ok=True)
         make_job(folder / "job.tar", checkout, extra, command)
         fill_cylinder(folder / "job.tar")
         _make_disc(image, " ".join(APPEND.split()) + (" e2e.systemd" if systemd else ""), folder)
@@ -97,25 +99,7 @@ def run(
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[writer],
                 env={**os.environ, "TMPDIR": str(folder)},
             )  # fmt: skip
-        os.close(writer)
-        stream = threading.Thread(target=copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
-        stream.start()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            print(f"the machine was still running after {timeout:g} s", file=sys.stderr)
-        finally:
-            timed_out = process.poll() is None
-            process.kill()
-            process.wait()
-            stream.join()
-        if keep:
-            keep.mkdir(parents=True, exist_ok=True)
-            for name in ("job.tar", "console.log", "bochsrc", "bochs.log", "bochs.out"):
-                shutil.copy(folder / name, keep)
-        status = (folder / "status").read_text().strip() if (folder / "status").exists() else ""
-        if status.isdigit():
-            return int(status)
-        print(f"end of the machine's console:\n{tail(folder / 'console.log')}", file=sys.stderr)
-        print(f"end of Bochs' log:\n{tail(folder / 'bochs.log', 10)}", file=sys.stderr)
-        return TIMED_OUT if timed_out else FAILED
+        with process:
+            os.close(writer)
+            timed_out = watch(process, reader, timeout)
+        return result(status, console, timed_out)

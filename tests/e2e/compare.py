@@ -88,12 +88,12 @@ class Comparison:
             if when:
                 self._add_figures(when, subject, page)
 
-    def ended(self, vm: Vm, page: Page) -> None:
+    def ended(self, vm: Vm, page: Page, *, in_exit: bool = True) -> None:
         """Check that the final counts of an ended VM are still served, and that it has no exit in progress."""
         self._identity(vm, page)
         for subject in self._subjects(vm, "ended"):
             self._counts(subject, page)
-            self._histograms(subject, page)
+            self._histograms(subject, page, in_exit)
         running = page.select("kvm_vcpu_exit_in_progress_seconds", pid=vm.pid)
         self.checks.equal(f"{vm.identity.name} ended: exits in progress", running, [])
 

@@ -104,23 +104,33 @@ def run(
         stdin = None if shell else subprocess.DEVNULL
         with subprocess.Popen(qemu, stdin=stdin, pass_fds=[writer]) as process:
             os.close(writer)
-            stream = threading.Thread(target=copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
-            stream.start()
-            try:
-                process.wait(None if shell else timeout)
-            except subprocess.TimeoutExpired:
-                print(f"the machine was still running after {timeout:g} s", file=sys.stderr)
-            finally:
-                timed_out = process.poll() is None
-                process.kill()
-                stream.join()
-        text = status.read_text().strip() if status.exists() else ""
-        if text.isdigit():
-            return int(text)
-        if shell:
-            return 0
-        print(f"end of the machine's console:\n{tail(console)}", file=sys.stderr)
-        return TIMED_OUT if timed_out else FAILED
+            timed_out = watch(process, reader, None if shell else timeout)
+        # Without a status, the user has ended the machine of a shell.
+        return 0 if shell and not _text(status) else result(status, console, timed_out)
+
+
+def watch(process: subprocess.Popen[bytes], reader: int, timeout: float | None) -> bool:
+    """Copy the pipe to standard output until the emulator ends or is killed; return True if it ran out of time."""
+    stream = threading.Thread(target=_copy, args=(os.fdopen(reader, "rb"), sys.stdout.buffer))
+    stream.start()
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        print(f"the machine was still running after {timeout:g} s", file=sys.stderr)
+    finally:
+        timed_out = process.poll() is None
+        process.kill()
+        stream.join()
+    return timed_out
+
+
+def result(status: Path, console: Path, timed_out: bool) -> int:
+    """Return the status that the machine wrote. Without one, print the end of its console."""
+    text = _text(status)
+    if text.isdigit():
+        return int(text)
+    print(f"end of the machine's console:\n{_tail(console)}", file=sys.stderr)
+    return TIMED_OUT if timed_out else FAILED
 
 
 def _disk(serial: str, file: Path) -> list[str]:
@@ -133,15 +143,16 @@ def _port(name: str, file: Path) -> list[str]:
     return ["-chardev", f"file,id={name},path={file}", "-device", device]
 
 
-def copy(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy lines until the source ends, each of them at once."""
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
     with source:
         for line in source:
             target.write(line)
             target.flush()
 
 
-def tail(file: Path, lines: int = 40) -> str:
-    """Return the last lines of a file, or "" without the file."""
-    text = file.read_text(errors="replace") if file.exists() else ""
-    return "\n".join(text.splitlines()[-lines:])
+def _tail(file: Path, lines: int = 40) -> str:
+    return "\n".join(_text(file).splitlines()[-lines:])
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace").strip() if file.exists() else ""

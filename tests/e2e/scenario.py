@@ -142,7 +142,8 @@ class Scenario:
         guest.wait_parked()
         self.comparison.parked("with failures", guest, self._page())
         guest.end()
-        self._ended(guest, failing.compare(self.comparison, self._with_exporter))
+        self._ended(guest)
+        failing.compare(self.comparison, self._with_exporter)
 
     def _short_lived(self) -> list[ExactGuest]:
         guests = []
