@@ -78,19 +78,29 @@ def download(suite: Suite, architecture: str, packages: list[str], root: Path) -
 
 def upstream_source(suite: Suite, package: str, root: Path) -> Path:
     """Download the tar of a package's unchanged source into `root`; return it."""
-    texts = {name: re.sub(r"(?m)^(Types: |)deb\b", r"\1deb-src", text) for name, text in sources(suite).items()}
+    texts = {name: of_sources(text) for name, text in sources(suite).items()}
     base, env = _private_apt(suite, "amd64", texts, root)
     subprocess.run([*base, "update"], env=env, check=True)
     # Only the tar is downloaded: not every mirror has the .dsc, without which `apt-get source` fails.
     command = [*base, "source", "--print-uris", "--only-source", package]
     uris = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-    tar = re.search(r"^'(\S+)' (\S+\.orig\.tar\.\S+) \d+ (SHA256:\w+)$", uris, re.MULTILINE)
-    if not tar:
-        raise RuntimeError(f"{package} of {suite.name} has no .orig.tar: {uris}")
-    uri, name, digest = tar.groups()
+    uri, name, digest = upstream_tar(uris)
     helper = ["/usr/lib/apt/apt-helper", "-qq", "-oAPT::Sandbox::User=root", "download-file"]
     subprocess.run([*helper, uri, root / name, digest], env=env, check=True)
     return root / name
+
+
+def of_sources(text: str) -> str:
+    """Return apt sources of source packages for apt sources of binary packages."""
+    return re.sub(r"(?m)^(deb(?= )|Types: .*)", lambda match: "Types: deb-src" if ":" in match[0] else "deb-src", text)
+
+
+def upstream_tar(uris: str) -> tuple[str, str, str]:
+    """Return address, file name and digest of the upstream tar, from apt's list of a source package's files."""
+    tar = re.search(r"^'(\S+)' (\S+\.orig\.tar\.\S+) \d+ (SHA256:\w+)$", uris, re.MULTILINE)
+    if not tar:
+        raise RuntimeError(f"no .orig.tar is among the files of the source package: {uris}")
+    return tar[1], tar[2], tar[3]
 
 
 def _private_apt(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.apt import BOOKWORM, Suite, sources
+from tests.e2e.apt import BOOKWORM, Suite, of_sources, sources, upstream_tar
 
 DEB822 = """\
 # the first mirror
@@ -87,3 +87,30 @@ def test_a_machine_without_debian(etc: Path) -> None:
     (etc / "sources.list").write_text("deb http://mirror.example/debian stable main\n")
     with pytest.raises(RuntimeError, match="no bookworm source in"):
         sources(BOOKWORM, etc)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SECURITY, SECURITY.replace("Types: deb deb-src", "Types: deb-src")),
+        (FIRST, FIRST.replace("Types: deb", "Types: deb-src")),
+        ("deb [trusted=yes] http://a.example trixie main\n", "deb-src [trusted=yes] http://a.example trixie main\n"),
+    ],
+)
+def test_sources_of_source_packages(text: str, expected: str) -> None:
+    assert of_sources(text) == expected
+
+
+def test_the_upstream_tar_is_chosen_among_the_files_of_a_source_package() -> None:
+    uris = """\
+'http://mirror.example/pool/b/bochs_3.0%2bdfsg-1.dsc' bochs_3.0+dfsg-1.dsc 2554 SHA256:6a4e
+'http://mirror.example/pool/b/bochs_3.0%2bdfsg.orig.tar.xz' bochs_3.0+dfsg.orig.tar.xz 3896488 SHA256:78f6
+'http://mirror.example/pool/b/bochs_3.0%2bdfsg-1.debian.tar.xz' bochs_3.0+dfsg-1.debian.tar.xz 30720 SHA256:c68f
+"""
+    assert upstream_tar(uris) == (
+        "http://mirror.example/pool/b/bochs_3.0%2bdfsg.orig.tar.xz",
+        "bochs_3.0+dfsg.orig.tar.xz",
+        "SHA256:78f6",
+    )
+    with pytest.raises(RuntimeError, match=r"no \.orig\.tar is among the files"):
+        upstream_tar("")
