@@ -9,6 +9,7 @@ runs scenario.py inside. The last line is "N passed, N failed".
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 import tempfile
@@ -68,24 +69,15 @@ def main() -> int:
         extra = {"guest": guest, **{name: Path(file) for name, _, file in given}}
         command = arguments.command or " ".join([f"python3 tests/e2e/{scenario}", *arguments.scenario])
         if host.bochs:
-            return bochs_machine.run(
-                bochs(),
-                built,
-                CHECKOUT,
-                extra=extra,
-                command=command,
-                timeout=arguments.timeout,
-                systemd=arguments.systemd,
-                keep=arguments.keep,
-            )
-        return machine.run(
-            host.architecture,
+            run = functools.partial(bochs_machine.run, bochs())
+        else:
+            run = functools.partial(machine.run, host.architecture, shell=arguments.shell)
+        return run(
             built,
             CHECKOUT,
             extra=extra,
             command=command,
             timeout=arguments.timeout,
-            shell=arguments.shell,
             systemd=arguments.systemd,
             keep=arguments.keep,
         )
