@@ -8,7 +8,8 @@
 /*
  * "refused=N": at the start of the first round, N VM entries whose guest state the CPU refuses.
  * "crash=N": at the start of the first round, N triple faults.
- * "failed=N": at the end of each round, N VM entries whose controls the CPU refuses.
+ * "failed=N": at the end of the only round, N VM entries whose controls the CPU refuses. No round
+ *   may follow, because KVM does not clear such controls.
  */
 #define INTEL_KINDS "refused", "crash", "failed"
 
