@@ -150,7 +150,7 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u
 	}
 	end_wait_for_reason(s);
 	/* A thread runs one vCPU. To read the id costs more than to count an exit, so it is read once. */
-	if (vcpu_id == NO_VCPU_ID && !s->vcpu_id_plus_1)
+	if (vcpu && !s->vcpu_id_plus_1)
 		vcpu_id = read_vcpu_id(vcpu);
 	if (vcpu_id != NO_VCPU_ID)
 		s->vcpu_id_plus_1 = vcpu_id + 1;

@@ -17,8 +17,9 @@
 #define NO_VCPU_ID	(~0U)
 
 /*
- * All times are in ns on CLOCK_MONOTONIC. If vcpu_id is NO_VCPU_ID, `vcpu` may be the
- * address of KVM's structure of the vCPU: read_vcpu_id() reads the id there.
+ * All times are in ns on CLOCK_MONOTONIC. `vcpu` is the address of KVM's structure of the
+ * vCPU if its id must be read there, with read_vcpu_id(). Otherwise it is the constant 0:
+ * in lockdown the kernel refuses a program that could read its memory.
  */
 static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u64 now);
 static __always_inline int on_entry(u64 now);

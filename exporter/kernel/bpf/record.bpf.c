@@ -184,7 +184,7 @@ static __always_inline bool send(u32 kind, u32 space, u64 code, u32 vcpu_id, u64
 
 static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u64 now)
 {
-	if (vcpu_id == NO_VCPU_ID)
+	if (vcpu)
 		vcpu_id = read_vcpu_id(vcpu);
 	if (!send(EVENT_EXIT, space, code, vcpu_id, now))
 		LOST(exit);
