@@ -26,7 +26,9 @@ class Proc:
         (root / "self/ns/pid").write_text("")
         self._thread(root / "1", 0)
         monkeypatch.setattr(missed_ends, "_HOST_PID_NAMESPACE", (root / "self/ns/pid").stat().st_ino)
-        monkeypatch.setattr(time, "clock_gettime_ns", lambda _: self.boot_ns)
+        # The machine has slept for an hour: only this clock went on.
+        clocks = {time.CLOCK_BOOTTIME: self.boot_ns, time.CLOCK_MONOTONIC: self.boot_ns - HOUR_NS}
+        monkeypatch.setattr(time, "clock_gettime_ns", clocks.__getitem__)
 
     def add(self, pid: int, tid: int, age_ns: int) -> None:
         self._thread(self.root / str(pid) / "task" / str(tid), self.boot_ns - age_ns)
@@ -56,6 +58,13 @@ def test_threads_that_are_gone_or_younger_than_their_slot_have_ended(proc: Proc)
     younger = key(7, 72, HOUR_NS)
     gone = [key(7, 73, 1009), key(8, 81, HOUR_NS)]
     assert missed_ends.ended([*runs, just_taken, younger, *gone], proc.root, NOW) == [younger, *gone]
+
+
+def test_a_thread_may_be_a_second_younger_than_its_slot(proc: Proc) -> None:
+    """The clock of /proc has ticks, and the two clocks are not read at the same moment."""
+    proc.add(7, 71, HOUR_NS)
+    at_most, more = key(7, 71, HOUR_NS + 10**9), key(7, 71, HOUR_NS + 10**9 + 1)
+    assert missed_ends.ended([at_most, more], proc.root, NOW) == [more]
 
 
 def test_a_thread_whose_files_cannot_be_read_counts_as_alive(proc: Proc) -> None:
