@@ -158,3 +158,102 @@ def test_every_exit_class_of_arm64_has_a_separate_cell(machine: Load) -> None:
 
     vcpu.call(play)
     assert exits(under_test.record(vcpu)) == {trap(esr_ec): esr_ec + 1 for esr_ec in range(64)}
+    assert len(under_test.collector._slots.heads(1)) == 64  # each in a chain of its own, so each look-up is short
+
+
+def test_equal_codes_of_two_spaces_have_separate_cells(machine: Load) -> None:
+    """HLT of VMX and KVM_EXIT_TPR_ACCESS have the number 12, and their cells are in the same chain."""
+    under_test = machine("x86")
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for number in range(101):
+            vcpu.x86_exit(1000 * number, Space.VMX, 12)
+            if number < 31:
+                vcpu.userspace_exit(1000 * number + 100, 12)
+            vcpu.entry(1000 * number + 300)
+
+    vcpu.call(play)
+    record = under_test.record(vcpu)
+    assert exits(record) == {(Space.VMX, 12): 101, (Space.USERSPACE, 12): 31}
+    assert durations(record) == {
+        (Space.VMX, 12): (histogram([300] * 101), 101 * 300),
+        (Space.USERSPACE, 12): (histogram([300] * 31), 31 * 300),
+    }
+    assert len(under_test.collector._slots.heads(1)) == 1
+
+
+def test_codes_that_differ_in_the_second_byte_share_no_chain(machine: Load) -> None:
+    """A chain has room for eight cells. SVM has codes from 0x400 upwards beside those below 0x100."""
+    under_test = machine("x86")
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for number in range(17):
+            for _ in range(number + 1):
+                vcpu.x86_exit(5, Space.SVM, number << 8 | 1)
+                vcpu.entry(6)
+
+    vcpu.call(play)
+    assert exits(under_test.record(vcpu)) == {(Space.SVM, number << 8 | 1): number + 1 for number in range(17)}
+    assert set(under_test.collect().counters.values()) == {0}
+
+
+def test_intervals_of_the_first_and_last_bucket_are_counted(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    longest = 4096 * 10**9 + 1
+
+    def play() -> None:
+        now = 10
+        for out_ns, times in ((0, 3), (119, 5), (longest - 1, 7), (longest, 11), (10**15, 13)):
+            for _ in range(times):
+                vcpu.arm_exit(now, TRAP, WFX)
+                now += out_ns
+                vcpu.entry(now)
+
+    vcpu.call(play)
+    record = under_test.record(vcpu)
+    times = [119] * 5 + [longest - 1] * 7 + [longest] * 11 + [10**15] * 13
+    assert durations(record) == {trap(WFX): (histogram([0] * 3 + times), sum(times))}
+    counts = record.cells[0].counts()
+    assert (counts[0], *counts[-2:]) == (3 + 5, 7, 11 + 13)
+
+
+def test_an_entry_with_an_earlier_time_than_its_exit_has_an_empty_interval(machine: Load) -> None:
+    """CLOCK_MONOTONIC of two CPUs may differ by a few ns: the interval is in the first bucket, and not in the last."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for _ in range(7):
+            vcpu.arm_exit(2_003, TRAP, WFX)
+            vcpu.entry(2_000)
+
+    vcpu.call(play)
+    assert durations(under_test.record(vcpu)) == {trap(WFX): (histogram([0] * 7), 0)}
+
+
+def test_an_exit_with_an_earlier_time_than_its_entry_takes_no_guest_time_away(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    vcpu.call(lambda: vcpu.entry(1_000))
+    vcpu.call(lambda: vcpu.arm_exit(1_211, TRAP, WFX))
+    for _ in range(7):
+        vcpu.call(lambda: vcpu.entry(2_003))
+        vcpu.call(lambda: vcpu.arm_exit(2_000, TRAP, WFX))
+        assert under_test.record(vcpu).totals.guest_ns == 211
+    vcpu.call(lambda: vcpu.entry(3_000))
+    vcpu.call(lambda: vcpu.arm_exit(3_500, TRAP, WFX))
+    assert under_test.record(vcpu).totals.guest_ns == 211 + 500
+
+
+def test_an_interval_is_read_long_after_its_exit(machine: Load) -> None:
+    """A vCPU halts, and several collections see its exit. Its next entry changes no count of exits."""
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    vcpu.call(lambda: vcpu.arm_exit(1_000, TRAP, WFX))
+    for _ in range(3):
+        assert durations(under_test.record(vcpu)) == {trap(WFX): (histogram([]), 0)}
+    vcpu.call(lambda: vcpu.entry(8_009))
+    assert durations(under_test.record(vcpu)) == {trap(WFX): (histogram([7_009]), 7_009)}

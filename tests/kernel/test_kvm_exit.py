@@ -24,7 +24,7 @@ from tests.support import btf as make
 from tests.support.btf import BtfFile
 from tests.support.kernel_memory import MEMORY, MEMORY_PROGRAMS, Memory
 from tests.support.kvm import run_interrupted
-from tests.support.machine import Machine, Vcpu, exits
+from tests.support.machine import Machine, Vcpu, durations, exits, histogram
 from tests.support.perf import PerfCounter
 
 Load = Callable[[program.LoadRequest], program.Loaded]
@@ -141,6 +141,15 @@ def test_a_replay_passes_everything(machine: Machines, vcpu_id: int) -> None:
     record = under_test.record(vcpu)
     assert exits(record) == {(Space.SVM, 0x400): 2, (Space.SVM, UNREAD): 1}
     assert record.vcpu_id == (None if vcpu_id == NO_VCPU_ID else vcpu_id)
+
+
+def test_a_vcpu_id_stays_if_a_later_exit_has_none(machine: Machines) -> None:
+    """The structure of the vCPU could not be read once."""
+    under_test = machine("x86")
+    vcpu = under_test.vcpu()
+    for vcpu_id in (61, NO_VCPU_ID):
+        vcpu.call(partial(vcpu.x86_exit, 10, Space.VMX, 12, vcpu_id))
+        assert under_test.record(vcpu).vcpu_id == 61
 
 
 def _interrupted(times: int) -> None:
@@ -285,3 +294,25 @@ def test_the_classic_form_is_a_filter_that_passes_everything(loaded_now: Load) -
         clock_in_context=True, extra_programs=("kvm_exit_classic",),
     )  # fmt: skip
     assert TestRun(loaded_now(request).programs["kvm_exit_classic"])(bytes(96)) == 1
+
+
+def test_the_classic_form_counts_the_fields_of_the_record(machine: Machines) -> None:
+    """The record is in the context of a raw program."""
+    under_test = machine(
+        "x86", defines={**CLASSIC, "ISA_ARG": 0, "REASON_ARG": 0}, extra_programs=("kvm_exit_classic",)
+    )  # fmt: skip
+    vcpu = under_test.vcpu()
+    code = 0x80000021
+
+    def play() -> None:
+        for number in range(53):
+            record = [UNREAD] * 8  # what is beside the fields, as their upper halves
+            record[1], record[3], record[7] = code | UNREAD << 32, Space.SVM | UNREAD << 32, 61 | UNREAD << 32
+            vcpu.run("kvm_exit_classic", 1000 * number + 10, *(word & UNREAD for word in record))
+            vcpu.entry(1000 * number + 500)
+
+    vcpu.call(play)
+    found = under_test.record(vcpu)
+    assert exits(found) == {(Space.SVM, code): 53}
+    assert durations(found) == {(Space.SVM, code): (histogram([490] * 53), 53 * 490)}
+    assert found.vcpu_id == 61

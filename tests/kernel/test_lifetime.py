@@ -20,6 +20,7 @@ from exporter.config.options import Level
 from exporter.kernel import program, syscall
 from exporter.metrics.families import CounterFamily
 from exporter.metrics.kvm import Metrics
+from exporter.model.reason import Space
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.naming.reasons import ReasonNames
@@ -206,6 +207,38 @@ def test_exits_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None
     assert exits(under_test.record(vcpu)) == {trap(code): 13 for code in codes[:8]}
     counters = under_test.collect().counters
     assert {name: value for name, value in counters.items() if value} == {"dropped_chain_full": 13}
+
+
+def test_returns_beyond_a_full_chain_are_counted_as_dropped(machine: Load) -> None:
+    under_test = machine()
+    vcpu = under_test.vcpu()
+    reasons = [6 + number * 0x10000 for number in range(9)]
+    for reason in reasons:
+        for _ in range(13):
+            vcpu.call(lambda: vcpu.arm_exit(10, TRAP, HVC64))
+            vcpu.call(lambda: vcpu.userspace_exit(20, reason))
+            vcpu.call(lambda: vcpu.entry(30))
+    record = under_test.record(vcpu)
+    assert exits(record) == {trap(HVC64): 9 * 13, **{(Space.USERSPACE, reason): 13 for reason in reasons[:8]}}
+    counters = under_test.collect().counters
+    assert {name: value for name, value in counters.items() if value} == {"dropped_userspace_chain_full": 13}
+
+
+def test_only_an_exec_that_changes_the_tid_ends_a_slot(machine: Load) -> None:
+    """A vCPU that is its process's first thread keeps its tid over an exec, and goes on. Another thread's old tid ends.
+
+    TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
+    """
+    under_test = machine()
+    first, other = under_test.vcpu(), under_test.vcpu()
+    first.call(_rounds(first, 7, HVC64))
+    other.call(_rounds(other, 11, SYS64))
+    first.call(lambda: first.run("sched_process_exec", 9_000, 0, first.tid, 0))
+    first.call(_rounds(first, 13, HVC64, start=10_000))
+    assert [(record.alive, exits(record)) for record in under_test.records(first)] == [(True, {trap(HVC64): 7 + 13})]
+    first.call(lambda: first.run("sched_process_exec", 20_000, 0, other.tid, 0))
+    assert (under_test.record(first).alive, under_test.record(other).alive) == (True, False)
+    assert exits(under_test.record(other)) == {trap(SYS64): 11}
 
 
 def test_the_end_of_a_thread_frees_its_slot(loaded_now: Callable[..., program.Loaded]) -> None:

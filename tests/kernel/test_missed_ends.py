@@ -31,8 +31,9 @@ def _rounds(vcpu: Vcpu, times: int, esr_ec: int) -> None:
 
 
 _SUCCESSOR = """
-import struct, sys
+import os, struct, sys
 from exporter.kernel.syscall import TestRun
+os.sched_setaffinity(0, {int(sys.argv[3])})
 leave, enter = TestRun(int(sys.argv[1])), TestRun(int(sys.argv[2]))
 for _ in range(53):
     leave(struct.pack("=11QQ", 2, 0x18, *[0] * 9, 10**15))
@@ -40,14 +41,14 @@ for _ in range(53):
 """
 
 
-def _run_with_pid(pid: int, loaded: dict[str, int]) -> None:
+def _run_with_pid(pid: int, cpu: int, loaded: dict[str, int]) -> None:
     """Run the successor as a process with this pid, which must be free. Other processes may take it in between."""
     programs = [loaded["kvm_exit"], loaded["kvm_entry"]]
     gate = f"import sys; sys.stdin.read(1) == 'y' or sys.exit(3)\n{_SUCCESSOR}"
     for _ in range(1009):
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
         child = subprocess.Popen(
-            [sys.executable, "-c", gate, *map(str, programs)], pass_fds=programs, stdin=subprocess.PIPE
+            [sys.executable, "-c", gate, *map(str, (*programs, cpu))], pass_fds=programs, stdin=subprocess.PIPE
         )
         child.communicate(b"y" if child.pid == pid else b"n")
         if child.pid == pid:
@@ -56,19 +57,29 @@ def _run_with_pid(pid: int, loaded: dict[str, int]) -> None:
     raise AssertionError(f"the pid {pid} was never free")
 
 
-def test_a_later_process_with_the_same_tid_is_another_vm(machine: Load) -> None:
-    """The program does not see the end of the first thread. Its tid becomes the pid of another process."""
+@pytest.mark.parametrize("cached", [True, False], ids=["in the CPU's cache", "not in the CPU's cache"])
+def test_a_later_process_with_the_same_tid_is_another_vm(machine: Load, cached: bool) -> None:
+    """The program does not see the end of the first thread. Its tid becomes the pid of another process.
+
+    Both run on the same CPU. Its cache still has the slot of the first thread, or that of another vCPU.
+    """
     under_test = machine()
-    vcpu = under_test.vcpu()
+    cpu = min(os.sched_getaffinity(0))
+    vcpu, other = under_test.vcpu(), under_test.vcpu()
+    for each in (vcpu, other):
+        each.call(lambda: os.sched_setaffinity(0, {cpu}))
     _rounds(vcpu, 101, HVC64)
+    if not cached:
+        _rounds(other, 3, HVC64)
     vcpu.end()
     while Path(f"/proc/self/task/{vcpu.tid}").exists():
         pass
-    _run_with_pid(vcpu.tid, dict(under_test.loaded.programs))
+    _run_with_pid(vcpu.tid, cpu, dict(under_test.loaded.programs))
 
-    records = {record.key.pid: record for record in under_test.collect().vcpus}
+    snapshot = under_test.collect()
+    assert sorted(record.key.tid for record in snapshot.vcpus) == sorted([vcpu.tid] * 2 + [other.tid] * (not cached))
+    records = {record.key.pid: record for record in snapshot.vcpus if record.key.tid == vcpu.tid}
     first, second = records[os.getpid()], records[vcpu.tid]
-    assert len(records) == 2
     assert (first.key.tid, second.key.tid) == (vcpu.tid, vcpu.tid)
     assert exits(first) == {trap(HVC64): 101}
     assert durations(first) == {trap(HVC64): (histogram([50] * 101), 101 * 50)}
@@ -130,6 +141,10 @@ def test_proc_is_read_only_after_a_missed_end(
     missed(under_test, "sched_process_exit")
     under_test.collect()
     assert not under_test.record(vcpu).alive
+    following = under_test.vcpu()
+    _rounds(following, 5, HVC64)
+    for _ in range(3):  # the same number of misses as before
+        assert under_test.record(following).alive
 
 
 def test_a_tid_whose_slot_was_freed_reaches_no_other_vcpu(
@@ -159,6 +174,48 @@ def test_a_tid_whose_slot_was_freed_reaches_no_other_vcpu(
     first.call(lambda: first.dies(1))  # ends without an event before, so that its entry is the old one
     alive = {record.key.tid: exits(record) for record in under_test.collect().vcpus if record.alive}
     assert alive == {second.tid: {trap(SYS64): 13}}
+
+
+def test_a_tid_whose_slot_was_freed_ends_no_wait_for_a_reason(
+    machine: Load, missed: Callable[[Machine, str], None], tmp_path: Path
+) -> None:
+    """openEuler: the vCPU that has this slot now is between kvm_exit and kvm_trap_enter."""
+    under_test = machine("arm64_openeuler", slots=2, cells=4)
+    under_test.collector._proc = _empty_proc(tmp_path)
+    first, second = under_test.vcpu(), under_test.vcpu()
+    first.call(lambda: first.entry(1_009))
+    missed(under_test, "sched_process_exit")
+    for _ in range(2):
+        under_test.collect()
+    second.call(lambda: second.euler_exit(2_003, TRAP))
+    first.call(lambda: first.entry(2_011))  # a later thread with the same tid
+    second.call(lambda: second.trap_enter(2_017, HVC64))
+    second.call(lambda: second.entry(2_503))
+    record = under_test.record(second)
+    assert (record.alive, exits(record)) == (True, {trap(HVC64): 1})
+    assert durations(record) == {trap(HVC64): (histogram([500]), 500)}
+
+
+def test_a_thread_without_room_in_the_hash_leaves_its_slot_free(
+    machine: Load, missed: Callable[[Machine, str], None], tmp_path: Path
+) -> None:
+    """The hash has room for twice as many tids as there are slots. The entries of missed ends fill it."""
+    under_test = machine(slots=1, cells=1)
+    under_test.collector._proc = _empty_proc(tmp_path)
+    first, second, third = under_test.vcpu(), under_test.vcpu(), under_test.vcpu()
+    for vcpu, times in ((first, 5), (second, 7)):
+        _rounds(vcpu, times, HVC64)
+        missed(under_test, "sched_process_exit")
+        for _ in range(2):
+            under_test.collect()
+        assert exits(under_test.record(vcpu)) == {trap(HVC64): times}
+    _rounds(third, 11, HVC64)
+    assert under_test.records(third) == []
+    assert under_test.collect().counters["dropped_no_slot"] == 11
+    first.call(lambda: first.dies(1))  # a later thread with the first tid ends
+    _rounds(third, 13, HVC64)
+    assert exits(under_test.record(third)) == {trap(HVC64): 13}
+    assert under_test.collect().counters["dropped_no_slot"] == 11
 
 
 def _empty_proc(root: Path) -> Path:

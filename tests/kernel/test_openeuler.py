@@ -163,6 +163,26 @@ def test_the_exit_in_progress_has_a_reason_as_soon_as_the_class_is_there(machine
     assert record.totals.guest_ns == 2000
 
 
+def test_a_recorded_exit_has_its_class(machine: Load) -> None:
+    """Replay passes space and class after the arguments. Without them, the class follows."""
+    under_test = _load(machine)
+    vcpu = under_test.vcpu()
+
+    def play() -> None:
+        for _ in range(7):
+            vcpu.run("kvm_exit", 1_000, 5, TRAP, 0, Space.ARM64_TRAP, DABT)
+            vcpu.entry(1_500)
+        for _ in range(11):
+            vcpu.run("kvm_exit", 1_000, 5, TRAP, 0, Space.ARM64_RET, TRAP)
+            vcpu.trap_enter(1_100, HVC64)  # too late
+            vcpu.entry(1_500)
+
+    vcpu.call(play)
+    record = under_test.record(vcpu)
+    assert exits(record) == {trap(DABT): 7, NO_CLASS: 11}
+    assert record.vcpu_id == 5
+
+
 def test_exits_that_have_no_room_are_dropped_once(machine: Load) -> None:
     under_test = machine("arm64_openeuler", slots=1, cells=1)
     first, second = under_test.vcpu(), under_test.vcpu()
