@@ -50,6 +50,7 @@ help:
 	@echo "sudo make deploy-test test the files of deploy/ with real servers and real containers"
 	@echo "sudo make faults      cause faults around the daemon, with the counts of tests/faults/README.md"
 	@echo "sudo make soak        run at full speed for half an hour (SOAK_MINUTES); check memory, descriptors and counts"
+	@echo "sudo make mutants     run the tests against each wrong change of tests/mutants, or those that match MUTANTS (half an hour)"
 	@echo "make fuzz             fuzz each parser for FUZZ_SECONDS (60), guided by coverage"
 	@echo "make clean            remove .venv, build folders and caches"
 
@@ -239,6 +240,12 @@ $(VENV)-fuzz/done: Makefile
 .PHONY: fuzz
 fuzz: $(VENV)-fuzz/done
 	$(VENV)-fuzz/bin/python -m tests.fuzz.run
+
+# Each change runs its tests in a copy of the checkout.
+.PHONY: mutants
+mutants: $(VENV)/done
+	$(call tracefs)
+	$(VENV)/bin/python -m tests.mutants $(if $(MUTANTS),'$(MUTANTS)')
 
 # Install all files of a package. The Debian rules and the RPM spec call this target.
 PREFIX := /usr

@@ -1,0 +1,15 @@
+"""All changes, in the order of the program's parts."""
+
+from __future__ import annotations
+
+from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, reading
+
+CHANGES = (
+    *lookups.CHANGES,
+    *counting.CHANGES,
+    *buckets.CHANGES,
+    *fronts.CHANGES,
+    *reading.CHANGES,
+    *collecting.CHANGES,
+    *missed_ends.CHANGES,
+)
