@@ -117,6 +117,19 @@ def test_an_exit_that_cannot_be_read_is_counted(machine: Machines, defines: dict
     assert record.vcpu_id is None
 
 
+@pytest.mark.parametrize(("defines", "isa"), [(VMX, Space.SVM), (SVM, Space.VMX)], ids=["VMX", "SVM"])
+def test_the_structure_of_the_other_vendor_is_not_read(machine: Machines, defines: dict[str, int], isa: int) -> None:
+    under_test = machine("x86", defines=defines, extra_source=MEMORY, extra_programs=MEMORY_PROGRAMS)
+    memory = Memory(under_test.loaded)
+    memory.put(*_words(REASON, 48))
+    memory.put(VMCB, memory.address + 4096)
+    memory.put(4096 + EXIT_CODE, 48)
+    vcpu = under_test.vcpu()
+    for _ in range(7):
+        vcpu.call(partial(vcpu.run, "kvm_exit", 10, memory.address, isa))
+    assert exits(under_test.record(vcpu)) == {(isa, UNREAD): 7}
+
+
 def test_without_btf_there_is_no_vcpu_id(machine: Machines) -> None:
     """Linux up to 5.15."""
     under_test = machine("x86", defines={"REASON_ARG": 0, "VCPU_ARG": 1, "ISA_ARG": 2})

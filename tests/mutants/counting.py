@@ -245,7 +245,7 @@ CHANGES = (
         _COUNT,
         "	s->since_ns = now;\n	set_state(s, STATE_GUEST",
         "	set_state(s, STATE_GUEST",
-        (_COUNTS + "test_x86_reasons_are_decoded",),
+        (_COUNTS + "test_an_exit_with_an_earlier_time_than_its_entry_takes_no_guest_time_away",),
     ),
     Change("an entry forgets the guest time", _COUNT, "now - guest_ns, 0)", "now, 0)", _CLOCK),
     Change(
@@ -291,7 +291,7 @@ CHANGES = (
         _COUNT,
         "set_state(s, STATE_OUT, guest_ns_until(s, now), 0);",
         "set_state(s, STATE_HOST, guest_ns_until(s, now), 0);",
-        _FAILED_ENTRY,
+        _UNMATCHED,
     ),
     Change(
         "a failed entry has no guest time",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.config.options import Config, Limits
-from exporter.kernel.program import DEFINES, MAPS, OFFSET_SOURCES, read_sources
+from exporter.kernel.program import DEFINES, MAPS, OFFSET_SOURCES, TRACEPOINTS, read_sources
 from exporter.service import handover
 
 
@@ -17,6 +17,8 @@ def test_each_part_of_the_program_changes_the_version(monkeypatch: pytest.Monkey
     for name, changed in (
         ("DEFINES", {**DEFINES, "NR_BUCKETS": "143"}),
         ("MAPS", {**MAPS, "counting": MAPS["counting"][1:]}),
+        ("TRACEPOINTS", {name: each for name, each in TRACEPOINTS.items() if name != "kvm_entry"}),
+        ("_VERSION", handover._VERSION + 1),
         ("OFFSET_SOURCES", OFFSET_SOURCES[:1]),
         ("read_sources", lambda kind: (*read_sources(kind), " ")),
     ):
