@@ -46,3 +46,15 @@ def test_a_thread_that_stays_on_its_cpu_needs_no_look_up_in_the_hash(machine: Ca
     other.call(_exits_and_entries(other, 1))
     vcpu.call(_exits_and_entries(vcpu, 7))
     assert sorted(record.cells[0].exits for record in under_test.records(vcpu)) == [7, 102]
+
+
+def test_a_thread_that_comes_back_to_its_cpu_needs_one_look_up_in_the_hash(machine: Callable[..., Machine]) -> None:
+    """Another thread had exits on the CPU. The first event finds the slot in the hash, later events need no look-up."""
+    under_test = machine(extra_source=_FORGET, extra_programs=("forget",))
+    with one_cpu():
+        vcpu, other = under_test.vcpu(), under_test.vcpu()
+    for each in (vcpu, other, vcpu):
+        each.call(_exits_and_entries(each, 3))
+    vcpu.call(lambda: _forget(vcpu))
+    vcpu.call(_exits_and_entries(vcpu, 101))
+    assert [exits(record) for record in under_test.records(vcpu)] == [{trap(HVC64): 3 + 3 + 101}]

@@ -39,7 +39,7 @@ CHANGES = (
         "the state is not stored",
         _COUNT,
         "s->guest = ns << STATE_BITS | state;",
-        "s->guest = ns << STATE_BITS | STATE_OUT;",
+        "s->guest = ns << STATE_BITS | STATE_FRESH;",
         _CLOCK,
     ),
     Change(
@@ -113,8 +113,8 @@ CHANGES = (
     Change(
         "an exit without a slot is not counted",
         _COUNT,
-        "	if (!s) {\n		COUNT(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	if (vcpu_id",
-        "	if (!s)\n		return 0;\n	end_wait_for_reason(s);\n	if (vcpu_id",
+        "	if (!s) {\n		COUNT(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	/* A",
+        "	if (!s)\n		return 0;\n	end_wait_for_reason(s);\n	/* A",
         _NO_SLOT,
     ),
     Change(
@@ -176,9 +176,16 @@ CHANGES = (
     Change(
         "an exit does not end the wait for a reason",
         _COUNT,
-        "	end_wait_for_reason(s);\n	if (vcpu_id != NO_VCPU_ID)",
-        "	if (vcpu_id != NO_VCPU_ID)",
+        "	end_wait_for_reason(s);\n	/* A thread runs",
+        "	/* A thread runs",
         _NO_CLASS,
+    ),
+    Change(
+        "the vcpu_id is read at each exit",
+        _COUNT,
+        "if (vcpu_id == NO_VCPU_ID && !s->vcpu_id_plus_1)",
+        "if (vcpu_id == NO_VCPU_ID)",
+        ("tests/kernel/test_kvm_exit.py::test_the_id_of_a_vcpu_is_read_once",),
     ),
     Change(
         "an entry does not end the wait for a reason",
@@ -211,8 +218,8 @@ CHANGES = (
     Change(
         "an exit leaves the vCPU in its guest",
         _COUNT,
-        "	leave_guest(s, n, STATE_HOST, now);",
-        "	leave_guest(s, n, STATE_GUEST, now);",
+        "	leave_guest(s, n, STATE_HOST, now);\n	count_exit",
+        "	leave_guest(s, n, STATE_GUEST, now);\n	count_exit",
         _CLOCK,
     ),
     Change(
@@ -224,8 +231,13 @@ CHANGES = (
     ),
     Change("an entry gives the exit no interval", _COUNT, "		n = s->exit;\n", "		n = 0;\n", _RETURNS),
     Change(
-        "an entry gives the return no interval", _COUNT, "		n = s->user_cell;\n", "		n = 0;\n", _RETURNS
+        "an entry gives the return no interval",
+        _COUNT,
+        "		user = s->user_cell;\n",
+        "		user = 0;\n",
+        _RETURNS,
     ),
+    Change("a failed entry has its interval twice", _COUNT, "if (user && user != n) {", "if (user) {", _FAILED_ENTRY),
     Change(
         "an unmatched entry is not counted",
         _COUNT,
@@ -282,25 +294,38 @@ CHANGES = (
     Change(
         "a failed entry stays in its guest",
         _COUNT,
-        "set_state(s, STATE_OUT, guest_ns_until(s, now), 0);",
-        "set_state(s, STATE_GUEST, s->guest >> STATE_BITS, 0);",
+        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
+        "		leave_guest(s, n, STATE_GUEST, now);\n		s->user_cell = n;",
         _FAILED_ENTRY,
     ),
     Change(
-        "a failed entry is an exit in progress",
+        "a failed entry has no reason",
         _COUNT,
-        "set_state(s, STATE_OUT, guest_ns_until(s, now), 0);",
-        "set_state(s, STATE_HOST, guest_ns_until(s, now), 0);",
+        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
+        "		leave_guest(s, 0, STATE_HOST, now);\n		s->user_cell = n;",
+        _FAILED_ENTRY,
+    ),
+    Change(
+        "the second return after a failed entry gets the interval",
+        _COUNT,
+        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
+        "		leave_guest(s, n, STATE_HOST, now);",
+        _FAILED_ENTRY,
+    ),
+    Change(
+        "a failed entry is not counted",
+        _COUNT,
+        "		COUNT(unmatched_entry);\n		leave_guest",
+        "		leave_guest",
+        _FAILED_ENTRY,
+    ),
+    Change(
+        "a return before the first exit is one of an exit",
+        _COUNT,
+        "	} else if (state_of(s) == STATE_FRESH) {\n		COUNT(unmatched_userspace_exit);\n",
+        "	} else if (false) {\n",
         _UNMATCHED,
     ),
-    Change(
-        "a failed entry has no guest time",
-        _COUNT,
-        "set_state(s, STATE_OUT, guest_ns_until(s, now), 0);",
-        "set_state(s, STATE_OUT, guest_ns_until(s, s->since_ns), 0);",
-        _FAILED_ENTRY,
-    ),
-    Change("a failed entry is not counted", _COUNT, ", 0);\n		COUNT(unmatched_entry);", ", 0);", _FAILED_ENTRY),
     Change(
         "an unmatched return is not counted",
         _COUNT,

@@ -8,6 +8,7 @@ _COMMON = "exporter/kernel/bpf/front_common.bpf.c"
 _ARM64 = "exporter/kernel/bpf/front_arm64.bpf.c"
 _OPENEULER = "exporter/kernel/bpf/front_arm64_openeuler.bpf.c"
 _X86 = "exporter/kernel/bpf/front_x86.bpf.c"
+_FRONT = "exporter/kernel/bpf/front.bpf.h"
 _X86_FRONT = "exporter/kernel/isa/x86_front.py"
 _HANDOVER = "exporter/service/handover.py"
 _RETURNS = ("tests/kernel/test_userspace.py::test_every_return_is_counted_and_the_first_one_gets_the_interval",)
@@ -84,8 +85,8 @@ CHANGES = (
     Change(
         "x86 ignores the instruction set",
         _X86,
-        "return on_exit(isa, code_of",
-        "return on_exit(SPACE_VMX, code_of",
+        "u32 isa = ctx->args[ISA_ARG];",
+        "u32 isa = SPACE_VMX;",
         _RAW,
     ),
     Change("x86 reads the exit_code of SVM as VMX", _X86, "	if (isa == SPACE_VMX &&\n", "	if (\n", _OTHER),
@@ -93,21 +94,21 @@ CHANGES = (
     Change("x86 counts an unread exit as code 0", _X86, "	return UNREAD_CODE;", "	return 0;", _UNREAD),
     Change(
         "x86 reads the vcpu_id beside its place",
-        _X86,
-        "(ctx->args[VCPU_ARG] + KVM_VCPU_ID)",
-        "(ctx->args[VCPU_ARG] + KVM_VCPU_ID + 4)",
+        _FRONT,
+        "(vcpu + KVM_VCPU_ID)",
+        "(vcpu + KVM_VCPU_ID + 4)",
         _RAW,
     ),
     Change(
         "x86 takes an unread vcpu_id for 0",
-        _X86,
+        _FRONT,
         "KVM_VCPU_ID)))\n		return NO_VCPU_ID;",
         "KVM_VCPU_ID)))\n		return 0;",
         _UNREAD,
     ),
     Change(
         "x86 takes a missing vcpu_id for 0",
-        _X86,
+        _FRONT,
         "	u32 id = NO_VCPU_ID;",
         "	u32 id = 0;",
         ("tests/kernel/test_kvm_exit.py::test_without_btf_there_is_no_vcpu_id",),

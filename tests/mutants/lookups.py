@@ -146,6 +146,27 @@ CHANGES = (
         (_LIFETIME + "test_last_values_stay_until_linger_is_over",),
     ),
     Change(
+        "the slot in a CPU's cache is not used",
+        _LOOKUP,
+        "	if (s && s->owner == id)\n		return s;\n",
+        "",
+        ("tests/kernel/test_work.py::test_a_thread_that_stays_on_its_cpu_needs_no_look_up_in_the_hash",),
+    ),
+    Change(
+        "a new slot is not put into the CPU's cache",
+        _LOOKUP,
+        "	*cached = n;\n	return slots.lookup(&n);",
+        "	return slots.lookup(&n);",
+        ("tests/kernel/test_work.py::test_a_thread_that_stays_on_its_cpu_needs_no_look_up_in_the_hash",),
+    ),
+    Change(
+        "a slot that was looked up is not put into the CPU's cache",
+        _LOOKUP,
+        "			*cached = n;\n			return s;",
+        "			return s;",
+        ("tests/kernel/test_work.py::test_a_thread_that_comes_back_to_its_cpu_needs_one_look_up_in_the_hash",),
+    ),
+    Change(
         "the slot in a CPU's cache is compared by tid",
         _LOOKUP,
         "	s = slots.lookup(&n);\n	if (s && s->owner == id)\n",

@@ -54,7 +54,7 @@ def fails(tree: Path, change: Change | None, tests: Iterable[str]) -> bool:
 
 def _copy_tracked(tree: Path, target: Path) -> None:
     # safe.directory: root may run this in the checkout of another user.
-    command = ["git", "-c", "safe.directory=*", "-C", tree, "ls-files", "-z"]
+    command = ["git", "-c", "safe.directory=*", "-C", str(tree), "ls-files", "-z"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (tree / name).is_file():  # a deleted file stays in the index until the commit

@@ -13,7 +13,7 @@ from exporter.collect.maps import OWNER_ENDED
 from exporter.kernel.program import LeafField, LeafLayout, Loaded
 from tests.support.exits import BUCKETS
 
-OUT, GUEST, HOST, NO_REASON = range(4)
+FRESH, GUEST, HOST, NO_REASON = range(4)
 """enum vcpu_state of maps.bpf.h."""
 ALL_BITS = 2**64 - 1
 PID = 1009

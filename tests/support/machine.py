@@ -49,7 +49,7 @@ class Vcpu:
     def __init__(self, machine: Machine, comm: str) -> None:
         self._machine = machine
         self._runs: dict[str, TestRun] = {}
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, args=(comm,), daemon=True)
         self._thread.start()
@@ -67,12 +67,12 @@ class Vcpu:
             except BaseException as error:
                 self._done.put(error)
 
-    def call(self, work: Callable[[], None]) -> None:
+    def call(self, work: Callable[[], object]) -> None:
         """Run `work` in the thread and wait for its end."""
         self.begin(work)
         self.finish()
 
-    def begin(self, work: Callable[[], None]) -> None:
+    def begin(self, work: Callable[[], object]) -> None:
         """Start `work` in the thread; finish() waits for its end."""
         self._work.put(work)
 

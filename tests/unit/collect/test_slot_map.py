@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from exporter.collect.maps import OWNER_ENDED, SlotMap
-from tests.support.leaves import GUEST, HOST, NO_REASON, OUT, PID, Leaves, Watched
+from tests.support.leaves import FRESH, GUEST, HOST, NO_REASON, PID, Leaves, Watched
 
 NOW = 9_001
 
@@ -79,7 +79,7 @@ def test_a_guest_time_is_never_negative(made: Leaves, slots: SlotMap) -> None:
     assert slots.read(2, NOW).totals.guest_ns == 0
 
 
-@pytest.mark.parametrize(("state", "cell"), [(OUT, 0), (GUEST, 0), (HOST, 3), (NO_REASON, 0)])
+@pytest.mark.parametrize(("state", "cell"), [(FRESH, 0), (GUEST, 0), (HOST, 3), (NO_REASON, 0)])
 def test_only_a_vcpu_out_of_its_guest_has_an_exit(made: Leaves, slots: SlotMap, state: int, cell: int) -> None:
     made.put_state(2, state, 211, 5_003, 3)
     assert slots.read(2, NOW).exit_cell == cell
