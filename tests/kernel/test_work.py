@@ -58,3 +58,13 @@ def test_a_thread_that_comes_back_to_its_cpu_needs_one_look_up_in_the_hash(machi
     vcpu.call(lambda: _forget(vcpu))
     vcpu.call(_exits_and_entries(vcpu, 101))
     assert [exits(record) for record in under_test.records(vcpu)] == [{trap(HVC64): 3 + 3 + 101}]
+
+
+def test_the_second_event_of_a_thread_needs_no_look_up_in_the_hash(machine: Callable[..., Machine]) -> None:
+    under_test = machine(extra_source=_FORGET, extra_programs=("forget",))
+    with one_cpu():
+        vcpu = under_test.vcpu()
+    vcpu.call(lambda: vcpu.entry(1_000))
+    vcpu.call(lambda: _forget(vcpu))
+    vcpu.call(_exits_and_entries(vcpu, 101))
+    assert [exits(record) for record in under_test.records(vcpu)] == [{trap(HVC64): 101}]

@@ -203,7 +203,7 @@ CHANGES = (
         "an entry after the collection has a guest time",
         _FILE,
         "(0 if owner == OWNER_ENDED else now, since_ns)",
-        "(now, now)",
+        "(since_ns if owner == OWNER_ENDED else now, 0)",
         (_SLOTS + "test_an_entry_after_the_collection_keeps_its_guest_time",),
     ),
     Change(
