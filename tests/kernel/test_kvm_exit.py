@@ -311,17 +311,16 @@ def test_the_classic_form_is_a_filter_that_passes_everything(loaded_now: Load) -
 
 def test_the_classic_form_counts_the_fields_of_the_record(machine: Machines) -> None:
     """The record is in the context of a raw program."""
-    under_test = machine(
-        "x86", defines={**CLASSIC, "ISA_ARG": 0, "REASON_ARG": 0}, extra_programs=("kvm_exit_classic",)
-    )  # fmt: skip
+    defines = {**CLASSIC, "ISA_ARG": 0, "REASON_ARG": 0}
+    under_test = machine("x86", defines=defines, extra_programs=("kvm_exit_classic",))
     vcpu = under_test.vcpu()
-    code = 0x80000021
+    code, others = 0x80000021, 0xFFFFFFFF << 32
 
     def play() -> None:
         for number in range(53):
-            record = [UNREAD] * 8  # what is beside the fields, as their upper halves
-            record[1], record[3], record[7] = code | UNREAD << 32, Space.SVM | UNREAD << 32, 61 | UNREAD << 32
-            vcpu.run("kvm_exit_classic", 1000 * number + 10, *(word & UNREAD for word in record))
+            record = [UNREAD] * 8  # bytes beside the fields are not 0
+            record[1], record[3], record[7] = code | others, Space.SVM | others, 61 | others
+            vcpu.run("kvm_exit_classic", 1000 * number + 10, *record)
             vcpu.entry(1000 * number + 500)
 
     vcpu.call(play)

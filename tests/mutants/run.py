@@ -23,8 +23,8 @@ class MutantsError(Exception):
     """The run says nothing about the tests. The message is for the person who runs it."""
 
 
-def fails(tree: Path, change: Change | None, tests: Iterable[str]) -> bool:
-    """Return True if one of the tests fails in a copy of the tree with the change.
+def failure(tree: Path, change: Change | None, tests: Iterable[str]) -> str:
+    """Return the output of the first test that fails in a copy of the tree with the change; "" if none fails.
 
     Raises MutantsError if the tests cannot be run, or if they fail only because the changed program cannot be loaded.
     """
@@ -49,7 +49,7 @@ def fails(tree: Path, change: Change | None, tests: Iterable[str]) -> bool:
     for sign in _NOT_LOADED:
         if sign in done.stdout:
             raise MutantsError(f"{name}: {sign}:\n{done.stdout}")
-    return done.returncode == _PYTEST_FAILED
+    return done.stdout if done.returncode == _PYTEST_FAILED else ""
 
 
 def _copy_tracked(tree: Path, target: Path) -> None:
@@ -68,20 +68,21 @@ def run(tree: Path, changes: Sequence[Change]) -> int:
     Raises MutantsError if the tests fail without any change.
     """
     to_kill = [change for change in changes if not change.equivalent]
-    if to_kill and fails(tree, None, sorted({test for change in to_kill for test in change.tests})):
-        raise MutantsError("the tests fail on the unchanged tree already")
+    tests = sorted({test for change in to_kill for test in change.tests})
+    if tests and (output := failure(tree, None, tests)):
+        raise MutantsError(f"the tests fail on the unchanged tree already:\n{output}")
     killed = 0
     for change in changes:
         if change.equivalent:
             print(f"equivalent  {change.name}: {change.equivalent}", flush=True)
             continue
         try:
-            noticed = fails(tree, change, change.tests)
+            noticed = failure(tree, change, change.tests) != ""
         except (MutantsError, ValueError) as error:
             print(f"INVALID     {error}", flush=True)
             continue
         killed += noticed
-        tests = "" if noticed else f" ({change.file}): {' '.join(change.tests)}"
-        print(f"{'killed     ' if noticed else 'SURVIVED   '} {change.name}{tests}", flush=True)
+        unnoticed = "" if noticed else f" ({change.file}): {' '.join(change.tests)}"
+        print(f"{'killed     ' if noticed else 'SURVIVED   '} {change.name}{unnoticed}", flush=True)
     print(f"{killed} of {len(to_kill)} killed, {len(changes) - len(to_kill)} equivalent")
     return 0 if killed == len(to_kill) else 1

@@ -43,10 +43,8 @@ def test_killed_and_equivalent_changes(tree: Path, capsys: pytest.CaptureFixture
 def test_a_change_that_survives(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tree, [ABSOLUTE, PLUS]) == 1
     assert capsys.readouterr().out == (
-        "SURVIVED    a negative sum (sums.py): test_sum.py\n"
-        "killed      a difference\n"
-        "1 of 2 killed, 0 equivalent\n"
-    )  # fmt: skip
+        "SURVIVED    a negative sum (sums.py): test_sum.py\nkilled      a difference\n1 of 2 killed, 0 equivalent\n"
+    )
 
 
 def test_changes_that_say_nothing(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +68,7 @@ def test_changes_that_say_nothing(tree: Path, capsys: pytest.CaptureFixture[str]
 
 def test_tests_that_fail_without_a_change(tree: Path) -> None:
     (tree / "sums.py").write_text("def total(a, b):\n    return 7  # a + b\n")
-    with pytest.raises(MutantsError, match=r"^the tests fail on the unchanged tree already$"):
+    with pytest.raises(MutantsError, match=r"^the tests fail on the unchanged tree already:\n(.*\n)*E +assert 7 == 5"):
         run(tree, [PLUS])
 
 
