@@ -10,7 +10,7 @@ import yaml
 
 from exporter.config.options import ConfigError
 from exporter.config.values import Option
-from exporter.config.yaml_file import compose, shorten
+from exporter.config.yaml_file import YamlLoader, compose, shorten
 
 FLAG = "flag"
 """The type of a text from the command line, which has no YAML type."""
@@ -31,7 +31,8 @@ class Reader:
     """Collects the valid values and all problems, by dotted key. `options` describes the keys that exist.
 
     `place(line, key)` is the start of an error message: it tells where the error is. `null_problem(key)` is the error
-    message of a key without a value.
+    message of a key without a value. `null_sections` allows sections without a value. `loader_class` gives the types of
+    plain scalars.
     """
 
     def __init__(
@@ -39,11 +40,16 @@ class Reader:
         options: Mapping[str, Option],
         place: Callable[[int, str], str],
         null_problem: Callable[[str], str],
+        *,
+        null_sections: bool = False,
+        loader_class: type[YamlLoader] = YamlLoader,
     ) -> None:
         self.options = options
         self.sections = {key.rpartition(".")[0] for key in options} - {""}
         self.place = place
         self.null_problem = null_problem
+        self.null_sections = null_sections
+        self.loader_class = loader_class
         self.problems: list[tuple[int, str]] = []
         self.values: dict[str, object] = {}
         self.lines: dict[str, int] = {}  # the line of every key and item that is set, valid or not
@@ -59,8 +65,8 @@ class Reader:
 
     def read_file(self, text: str, name: str) -> None:
         """Read the text of a whole file, whose name in errors is `name`. Raises ConfigError if it is not valid YAML."""
-        root = compose(text, name)
-        if root is not None and root.value != "":
+        root = compose(text, name, self.loader_class)
+        if root is not None and root.value != "" and not (self.null_sections and _yaml_type(root) == "null"):
             self.read_section(root, "", _line(root))
 
     def read_section(self, node: yaml.Node, section: str, line: int) -> None:
@@ -78,10 +84,13 @@ class Reader:
             if key in first:
                 self.add_problem(line, key, _given_again(first[key]))
             first.setdefault(key, line)
+            is_null = _yaml_type(value) == "null"
             if key in self.options and "." not in name:
-                self.read_option(key, value, line)
+                if not (is_null and self.options[key].nullable):
+                    self.read_option(key, value, line)
             elif key in self.sections and "." not in name:
-                self.read_section(value, key, line)
+                if not (is_null and self.null_sections):
+                    self.read_section(value, key, line)
             else:
                 self.add_problem(line, key, f"unknown key{self._hint(key)}")
 
@@ -114,7 +123,7 @@ class Reader:
                 is_null_key = yaml_type == "null" and item.name == key
                 raise ValueError(self.null_problem(key) if is_null_key else _type_problem(item.node))
             value = option.parse(item.node.value)
-            if option.min_items is not None and value in values:
+            if option.min_items is not None and not option.repeats and value in values:
                 raise ValueError("is in the list already")
             values.append(value)
         except ValueError as error:

@@ -24,6 +24,8 @@ class Option(NamedTuple):
     to_text: Callable[[Any], str] = partial(json.dumps, ensure_ascii=False)  # a JSON scalar is a YAML scalar
     is_mapping: bool = False  # the key holds a mapping of any names to such values
     secret: bool = False  # no error message shows the value
+    nullable: bool = False  # a null leaves the default in force, as if the file did not have the key
+    repeats: bool = False  # a list can hold the same value twice
 
 
 _UNITS = {"w": 604_800_000_000, "d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000,

@@ -42,7 +42,30 @@ def read_text(path: Path, read_start: Callable[[Path, int], bytes] = _read_start
         raise ConfigError(f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
 
 
-def compose(text: str, name: str) -> yaml.Node | None:
+class YamlLoader(yaml.SafeLoader):
+    """Composes nodes, within the limits. A subclass can give plain scalars other types."""
+
+    depth = nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node. Raises MarkedYAMLError if the text exceeds a limit."""
+        self.depth += 1
+        self.nodes += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=self.next_mark())
+        if self.nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} values", problem_mark=self.next_mark())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def next_mark(self) -> yaml.Mark:
+        """Return the place of the next event."""
+        mark: yaml.Mark = cast("Any", self).peek_event().start_mark
+        return mark
+
+
+def compose(text: str, name: str, loader_class: type[YamlLoader] = YamlLoader) -> yaml.Node | None:
     """Return the root node of a YAML text, or None for an empty text. `name` is the file's name in errors.
 
     Raises ConfigError if the text is not YAML, has a second document, or exceeds a limit.
@@ -50,7 +73,7 @@ def compose(text: str, name: str) -> yaml.Node | None:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes")
     try:
-        loader = _YamlLoader(text)
+        loader = loader_class(text)
         root = loader.get_node() if loader.check_node() else None
         if loader.check_node():
             line = loader.next_mark().line + 1
@@ -63,25 +86,6 @@ def compose(text: str, name: str) -> yaml.Node | None:
 def shorten(text: str, limit: int = 64) -> str:
     """Cut a text for an error message at `limit` characters."""
     return text if len(text) <= limit else text[:limit] + "..."
-
-
-class _YamlLoader(yaml.SafeLoader):
-    depth = nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
-        self.nodes += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=self.next_mark())
-        if self.nodes > MAX_NODES:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} values", problem_mark=self.next_mark())
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def next_mark(self) -> yaml.Mark:
-        mark: yaml.Mark = cast("Any", self).peek_event().start_mark
-        return mark
 
 
 def _syntax_problem(error: Exception, text: str) -> str:

@@ -64,7 +64,8 @@ class TlsOptions:
 
     cert: bytes
     key: bytes
-    client_ca: bytes = b""
+    client_ca: bytes | None = None
+    """None means the authorities of the system, as in Go."""
     client_auth_type: str = "NoClientCert"
     min_version: str = "TLS12"
     max_version: str = "TLS13"
@@ -80,18 +81,11 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
     _load_certificate(context, options)
     _set_versions_and_ciphers(context, options)
     if options.curve_preferences:
-        _set_curves(context, options.curve_preferences)
+        _set_curves(context, tuple(dict.fromkeys(options.curve_preferences)))
     if not options.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     if options.client_auth_type != "NoClientCert":
-        # Each certificate in the file is trusted, intermediate or root, as in Go's pool.
-        context.verify_flags |= _PARTIAL_CHAIN
-        try:
-            context.load_verify_locations(cadata=options.client_ca.decode("ascii", "replace"))
-        except ssl.SSLError as error:
-            raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
-        except ValueError:  # the text is empty; another program may be writing the file
-            raise TlsError("client_ca", "is empty") from None
+        _load_authorities(context, options.client_ca)
     context.verify_mode = CLIENT_AUTH[options.client_auth_type]
     return context
 
@@ -119,6 +113,21 @@ def _load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
             mismatch = "MISMATCH" in str(error)
             problem = "does not belong to the private key" if mismatch else "is not PEM, or the private key is not"
             raise TlsError("cert", f"{problem}{_openssl_reason(error)}") from None
+
+
+def _load_authorities(context: ssl.SSLContext, client_ca: bytes | None) -> None:
+    """Load the authorities that verify clients."""
+    if client_ca is None:
+        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        return
+    # Each certificate in the file is trusted, intermediate or root, as in Go's pool.
+    context.verify_flags |= _PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=client_ca.decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
+    except ValueError:  # the text is empty; another program may be writing the file
+        raise TlsError("client_ca", "is empty") from None
 
 
 @contextlib.contextmanager

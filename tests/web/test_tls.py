@@ -131,6 +131,18 @@ def test_client_certificates_are_verified(serve: Serve, pki: Path, tmp_path: Pat
         ask(optional, tls=trusting(pki, "stranger"))
 
 
+def test_without_a_client_ca_the_authorities_of_the_system_verify_given_certificates(
+    serve: Serve, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(pki / "ca.crt"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    web = serve(config(tmp_path, pki, "  client_auth_type: VerifyClientCertIfGiven\n"))
+    for client in ("", "prometheus"):
+        assert ask(web, tls=trusting(pki, client)).body == BODY
+    with pytest.raises(REFUSED):
+        ask(web, tls=trusting(pki, "stranger"))
+
+
 @pytest.mark.parametrize(
     ("san", "allowed"),
     [

@@ -108,7 +108,11 @@ def test_certificates_in_the_configuration_file_itself_are_accepted(folder: Path
           f"3: basic_auth_users.d: has cost 31: a check would take minutes; allowed is {COST}"]),
         (f"basic_auth_users: {{'b:c': '{HASH}'}}",
          ["1: basic_auth_users.b:c: has a colon, which ends a name in HTTP"]),
-        ("basic_auth_users:", [f"1: basic_auth_users: is null; allowed is a mapping of names to {COST}"]),
+        ("basic_auth_users: {a: }", [f"1: basic_auth_users.a: is null; allowed is {COST}"]),
+        ("basic_auth_users: []", [f"1: basic_auth_users: is a list; allowed is a mapping of names to {COST}"]),
+        ("rate_limit: {interval: 1, burst: 1}",
+         ["1: rate_limit.interval: 1 has no unit (one second is 1s); "
+          "allowed is a duration of Go such as 1s or 1.5s, or 0"]),
         (f"basic_auth_users: {{a: '{HASH}', a: '{HASH}'}}",
          ["1: basic_auth_users.a: given again, first on line 1; allowed is once"]),
         ("rate_limit: {interval: 1s}",
