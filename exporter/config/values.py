@@ -91,8 +91,14 @@ def listen_address(text: str) -> str:
         if len(path.encode()) > 107:  # include/uapi/linux/un.h: UNIX_PATH_MAX is 108, with the final NUL
             raise ValueError("has a path of more than 107 bytes")
         return text
+    if text.startswith("vsock:"):
+        raise ValueError("is an address of vsock, which is not supported")
     host, port = host_port(text)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if ":" not in host:
+        return f"{host}:{port}"
+    if ipaddress.IPv6Address(host).is_link_local and "%" not in host:
+        raise ValueError("has a link-local address without its interface, as in fe80::1%eth0")
+    return f"[{host}]:{port}"
 
 
 def telemetry_path(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -35,7 +36,7 @@ class Listener(NamedTuple):
         name = self.socket.getsockname()
         if self.socket.family == socket.AF_UNIX:
             return UNIX_PREFIX + os.fsdecode(name)
-        return f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}"
+        return f"[{name[0]}{_zone(name[3])}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}"
 
     def chown(self, uid: int, gid: int) -> None:
         """Change the owner of a unix socket's file, which root created. Raises ListenError.
@@ -93,9 +94,13 @@ def inherited_listener(inherited: socket.socket) -> Listener:
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
-    if host:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    if ":" in host:
+        address, _, zone = host.partition("%")
+        # Of an address with two items, Python would drop the zone.
+        ipv6 = (address, port, 0, _scope_id(zone) if zone else 0)
+        listening = socket.create_server(ipv6, family=socket.AF_INET6, backlog=_BACKLOG)
+    elif host:
+        listening = socket.create_server((host, port), backlog=_BACKLOG)
     elif socket.has_dualstack_ipv6():
         # Listen on every address, including IPv4: ":9939" has this meaning for a Go server.
         listening = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
@@ -103,6 +108,26 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         listening = socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - the operator chose it
     listening.setblocking(False)
     return listening
+
+
+def _scope_id(zone: str) -> int:
+    """Return the index of an interface. `zone` is its name, or else its index. Raises OSError."""
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:
+        if zone.isdecimal() and len(zone) <= 9:
+            return int(zone)
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+
+
+def _zone(scope_id: int) -> str:
+    """Return the zone of an IPv6 address, with its percent sign; "" for an address that needs none."""
+    if not scope_id:
+        return ""
+    try:
+        return f"%{socket.if_indextoname(scope_id)}"
+    except OSError:  # the interface was removed
+        return f"%{scope_id}"
 
 
 def _listen_unix(path: Path) -> Listener:

@@ -52,7 +52,7 @@ PATHS = st.text(NAME_OF_A_FILE, min_size=1).map(lambda name: f"/{name}")
 HOSTS = st.one_of(
     st.just(""),
     st.ip_addresses(v=4).map(str),
-    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}{'%eth0' if address.is_link_local else ''}]"),
     st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z][a-z0-9-]{0,20}){0,2}", fullmatch=True),
 )
 ADDRESSES = st.lists(

@@ -105,6 +105,30 @@ def test_other_texts_are_not_addresses(text: str, what: str) -> None:
         values.host_port(text)
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("vsock://:9939", "is an address of vsock, which is not supported"),
+        ("vsock://2:9939", "is an address of vsock, which is not supported"),
+        ("[fe80::1]:9939", "has a link-local address without its interface, as in fe80::1%eth0"),
+        ("[febf:0::1]:9939", "has a link-local address without its interface, as in fe80::1%eth0"),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on_are_refused(address: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        with_flags(Config(), {"web.listen_address": [address]})
+    assert error.value.problems == (
+        f'--web.listen-address: "{address}" {problem}; allowed is host:port, :port, [ipv6]:port or unix:/path, '
+        "with port 1 to 65535 (0: any free one)",
+    )
+
+
+def test_an_interface_is_part_of_a_listen_address() -> None:
+    given = ["[FE80:0::1%Eth0.7]:9939", "[fe80::1%eth0]:9939", "[::1]:9939"]
+    found = with_flags(Config(), {"web.listen_address": given}).web.listen_address
+    assert found == ("[fe80::1%Eth0.7]:9939", "[fe80::1%eth0]:9939", "[::1]:9939")
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/a/b/", "/probe;v=1", "/~x", "/-", "/-x/y", "/.well-known/x", "/..."])
 def test_telemetry_paths_are_accepted(path: str) -> None:
     assert with_flags(Config(), {"web.telemetry_path": path}).web.telemetry_path == path
