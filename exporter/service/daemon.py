@@ -71,7 +71,14 @@ class Daemon:
         """Frees everything that prepare() and attach() acquire, in reverse order."""
         self._stop_asked = self._reload_asked = False
         self._stored, sockets = sort_passed(self._systemd)
-        self._frontend = Frontend(config, sockets, self._scraper.page, self._viewer, self.reload)
+        self._frontend = Frontend(
+            config,
+            sockets,
+            self._scraper.page,
+            self._viewer,
+            reload=self.reload,
+            not_ready=self.lifecycle.not_ready,
+        )
 
     @property
     def addresses(self) -> list[str]:

@@ -26,10 +26,20 @@ class Frontend:
     """The web server. It listens from the beginning, and answers after start()."""
 
     def __init__(
-        self, config: Config, sockets: Sequence[int], render: Render, viewer: Viewer, reload: Callable[[], str]
+        self,
+        config: Config,
+        sockets: Sequence[int],
+        render: Render,
+        viewer: Viewer,
+        *,
+        reload: Callable[[], str],
+        not_ready: Callable[[], str],
     ) -> None:
-        """Listen on the passed `sockets`, or on the addresses of `config`. Raises ListenError, ConfigError."""
-        self._render, self._viewer, self._reload = render, viewer, reload
+        """Listen on the passed `sockets`, or on the addresses of `config`. Raises ListenError, ConfigError.
+
+        `not_ready` returns "" or why no program is attached.
+        """
+        self._render, self._viewer, self._reload, self._not_ready = render, viewer, reload, not_ready
         self._notice = ""
         self._page = self._new_page(config)
         self._web = WebServer(
@@ -86,7 +96,9 @@ class Frontend:
     def _routes(self, config: Config) -> Routes:
         reload: Reload | None = self._reload if config.web.enable_lifecycle else None
         path = config.web.telemetry_path
-        return routes(self._render, path, self._viewer.document, page=self._page, reload=reload)
+        return routes(
+            self._render, path, self._viewer.document, page=self._page, not_ready=self._not_ready, reload=reload
+        )
 
 
 NOTICE = "This is a replay of a recording, not this host."

@@ -38,11 +38,20 @@ FOLLOWERS: Mapping[State, frozenset[State]] = {
 }
 
 
+_READY = frozenset({State.TAKING_OVER, State.ATTACHED})
+"""The states in which a program is attached."""
+
+
 class Lifecycle:
     """The present state. Only the thread that runs the daemon may call step(). Any thread may read `state`."""
 
     def __init__(self) -> None:
         self.state = State.CREATED
+
+    def not_ready(self) -> str:
+        """Return "" while a program is attached, else the reason in a few words. Any thread may call it."""
+        state = self.state
+        return "" if state in _READY else state.value
 
     def step(self, to: State) -> None:
         """Enter a state. Raises RuntimeError if the table does not allow it, which is a bug."""

@@ -22,11 +22,13 @@ def routes(
     vcpus: Callable[[], bytes] | None = None,
     *,
     page: HtmlPage | None = None,
+    not_ready: Callable[[], str] | None = None,
     reload: Reload | None = None,
 ) -> Routes:
     """Return all paths. `vcpus` makes the JSON document of /-/vcpus, and `page` makes the page at /.
 
-    Without `reload`, a request to reload is refused.
+    `not_ready` returns "" or why no program is attached: it makes /-/ready. Without `reload`, a request to reload is
+    refused.
     """
 
     def metrics(request: Request) -> Response:
@@ -38,6 +40,8 @@ def routes(
         "/-/healthy": constant(text_response(200, "Healthy")),
         "/-/reload": Route(lambda _: _reload(reload), WRITE_METHODS, in_thread=reload is not None),
     }
+    if not_ready:
+        found["/-/ready"] = Route(lambda _: _readiness(not_ready()))
     if vcpus:
         json = [("Content-Type", "application/json")]
         found[document.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
@@ -45,6 +49,10 @@ def routes(
         found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
         found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)
     return found
+
+
+def _readiness(reason: str) -> Response:
+    return text_response(503, f"Not ready: {reason}") if reason else text_response(200, "Ready")
 
 
 def _reload(reload: Reload | None) -> Response:

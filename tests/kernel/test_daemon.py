@@ -10,6 +10,7 @@ import signal
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,7 @@ def test_demo_serves_the_recorded_vms_and_says_that_it_replays_a_recording(start
     assert samples["kvm_exit_exporter_replay"] == [({}, 1)]
     assert samples["kvm_exit_exporter_up"] == [({}, 1)]
     assert "not this host" in demo.get("/")
+    assert demo.get("/-/ready") == "Ready\n"
     assert demo.end() == 0
     assert not [line for line in demo.log if "level=error" in line]
 
@@ -222,6 +224,7 @@ def test_serve_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture)
             time.sleep(0.02)
         assert attaching.is_alive()
         assert b"kvm_exit_exporter_up 0.0\n" in _page(daemon.addresses[0])
+        assert _ready(daemon.addresses[0]) == (503, b"Not ready: waiting for KVM\n")
         real = Path("/sys/kernel/tracing/events/kvm")
         for name in ("kvm_exit", "kvm_userspace_exit"):
             (events / "kvm" / name).mkdir(parents=True)
@@ -229,6 +232,7 @@ def test_serve_waits_for_kvm_and_then_attaches(caplog: pytest.LogCaptureFixture)
         attaching.join(timeout=30)
         assert not attaching.is_alive()
         assert b"kvm_exit_exporter_up 1.0\n" in _page(daemon.addresses[0])
+        assert _ready(daemon.addresses[0]) == (200, b"Ready\n")
         daemon.close()
 
 
@@ -252,6 +256,16 @@ def test_serve_ends_where_kvm_exit_will_never_exist(caplog: pytest.LogCaptureFix
     )
     assert caught.value.remedy == "boot a newer kernel"
     assert not [record.message for record in caplog.records if "waiting for KVM" in record.message]
+
+
+def _ready(address: str) -> tuple[int, bytes]:
+    """Return the status and the body of /-/ready."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.read()
 
 
 def _page(address: str) -> bytes:

@@ -80,6 +80,7 @@ def test_each_service_waits_until_the_previous_one_is_healthy(services: dict[str
     for service in services.values():
         assert all(wait["condition"] == "service_healthy" for wait in service.get("depends_on", {}).values())
     assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text()
+    assert services["exporter"]["environment"] == {"HEALTHCHECK_URL": "http://127.0.0.1:9939/-/ready"}
     assert services["prometheus"]["healthcheck"]["test"][-1] == "http://localhost:9090/-/ready"
     assert services["grafana"]["healthcheck"]["test"][-1] == "http://localhost:3000/api/health"
 

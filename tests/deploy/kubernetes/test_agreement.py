@@ -30,6 +30,10 @@ def container(built: Built) -> Manifest:
     return only
 
 
+def probes(built: Built) -> dict[str, Manifest]:
+    return {key: value for key, value in container(built).items() if key.endswith("Probe")}
+
+
 def labels(manifest: Manifest) -> set[tuple[str, str]]:
     return set(manifest["metadata"]["labels"].items())
 
@@ -70,7 +74,7 @@ def test_selectors_find_the_pods(built: Built) -> None:
 def test_all_ports_are_those_of_the_container(built: Built) -> None:
     port = int(Config().web.listen_address[0].rpartition(":")[2])
     assert container(built)["ports"] == [{"name": "metrics", "containerPort": port}]
-    named: list[Any] = [container(built)[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")]
+    named: list[Any] = [probe["httpGet"]["port"] for probe in probes(built).values()]
     (service,) = built["Service"]["spec"]["ports"]
     assert (service["name"], service["port"]) == ("metrics", port)
     named.append(service["targetPort"])
@@ -128,6 +132,24 @@ def test_monitors_ask_for_protobuf_first_and_name_the_job_of_the_rules(built: Bu
                 "instance": None,
             }
             assert dropped == {"action": "labeldrop", "regex": "pod"}  # so a rollout starts no new series
+
+
+def test_a_pod_without_kvm_is_unready_only_on_nodes_that_were_chosen_for_vms() -> None:
+    """A rollout waits for every pod to be ready, and the base runs pods on nodes without KVM too."""
+    alive = {"startupProbe": "/-/healthy", "livenessProbe": "/-/healthy"}
+    for folder in (FOLDER / "base", *OVERLAYS):
+        built = build(folder)
+        chosen = "nodeSelector" in pod(built)["spec"]
+        expected = alive | {"readinessProbe": "/-/ready"} if chosen else alive
+        assert {key: probe["httpGet"]["path"] for key, probe in probes(built).items()} == expected, folder
+        assert built["Service"]["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_the_documented_patch_removes_the_readiness_probe(scratch: Path) -> None:
+    readme = (ROOT / "deploy/README.md").read_text()
+    (patch,) = [block for block in readme.split("```yaml\n") if block.startswith("patches:")]
+    (scratch / "kustomization.yaml").write_text("resources: [../overlays/kubevirt]\n" + patch.split("```")[0])
+    assert probes(build(scratch)).keys() == {"startupProbe", "livenessProbe"}
 
 
 def test_overlays_have_the_documented_parts() -> None:

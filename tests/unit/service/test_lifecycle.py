@@ -37,6 +37,13 @@ def test_each_step_is_taken_or_refused_as_the_table_says(state: State, to: State
         assert lifecycle.state is state
 
 
+@pytest.mark.parametrize("state", State)
+def test_the_daemon_is_ready_while_a_program_is_attached(state: State) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.state = state
+    assert lifecycle.not_ready() == ("" if state.value in ("taking over", "attached") else state.value)
+
+
 def test_every_state_is_in_the_table_and_can_be_reached() -> None:
     assert FOLLOWERS.keys() == set(State)
     assert set().union(*FOLLOWERS.values()) == set(State) - {State.CREATED}

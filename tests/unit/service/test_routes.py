@@ -63,6 +63,20 @@ def test_each_path_has_its_answer(served: WebServer) -> None:
         assert _ask(served, "GET", path)[0].status == 404
 
 
+def test_the_server_is_ready_while_there_is_no_reason_against_it() -> None:
+    reasons = iter(["waiting for KVM", "", "stopping"])
+    web = WebServer(["127.0.0.1:0"])
+    web.serve(routes(_render, "/metrics", not_ready=lambda: next(reasons)))
+    answers = [_ask(web, "GET", "/-/ready") for _ in range(3)]
+    assert [(answer.status, body) for answer, body in answers] == [
+        (503, b"Not ready: waiting for KVM\n"),
+        (200, b"Ready\n"),
+        (503, b"Not ready: stopping\n"),
+    ]
+    assert _ask(web, "POST", "/-/ready")[0].status == 405
+    web.close()
+
+
 def test_vcpus_are_served_as_json(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
     documents = iter([b'{"vcpus": []}'])  # the second request fails
