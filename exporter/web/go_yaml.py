@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
+
+import yaml
 
 from exporter.config.yaml_file import YamlLoader
 
 SCALARS = ("str", "int", "float", "bool")
 """The YAML types that a key takes if it holds a string."""
 
+_YAML = "tag:yaml.org,2002:"
 _MAX_INT = (1 << 63) - 1
 _NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
                 "h": 3600 * 10**9}  # fmt: skip
@@ -33,6 +36,17 @@ class GoLoader(YamlLoader):
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc] # PyYAML changes the class itself
 
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Return the next scalar. A tag that contradicts its text gets a "!" in front, and another tag is a string."""
+        node: yaml.ScalarNode = cast("Any", super()).compose_scalar_node(anchor)
+        by_text = cast("Any", self).resolve(yaml.ScalarNode, node.value, (True, False)).replace(_YAML, "", 1)
+        name = node.tag.replace(_YAML, "", 1)
+        if name == node.tag:
+            node.tag = f"{_YAML}str"
+        elif name in ("bool", "null", "int", "float") and name != by_text and (name, by_text) != ("float", "int"):
+            node.tag = f"{_YAML}!{name}"
+        return node
+
 
 for _type, _pattern in (
     ("bool", r"[yY]|[nN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF"),
@@ -40,7 +54,7 @@ for _type, _pattern in (
     ("int", _INT),
     ("float", rf"{_FLOAT}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
 ):
-    GoLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", re.compile(rf"(?:{_pattern})\Z"), None)
+    GoLoader.add_implicit_resolver(f"{_YAML}{_type}", re.compile(rf"(?:{_pattern})\Z"), None)
 
 
 def boolean(text: str) -> bool:

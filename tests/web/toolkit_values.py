@@ -104,6 +104,19 @@ def _scalars() -> Iterator[Row]:
             yield Row(nested(key, value), there=False)
 
 
+def _tags() -> Iterator[Row]:
+    header, http2 = "http_server_config.headers.X-XSS-Protection", "http_server_config.http2"
+    for value, text in (("!!str 0", "0"), ("!foo 0", "0"), ("!!int 0", "0"), ("!!float 1", "1"), ("!!bool y", "y")):
+        yield Row(nested(header, value), seen=("headers", (("X-XSS-Protection", text),)))
+    for value in ("!!int x", "!!float x", "!!bool 1", "!!null x", "!!int 1.5", "!!bool ", "!!float "):
+        yield Row(nested(header, value), there=False)
+        yield Row(nested(http2, value), there=False)
+    yield Row(nested(http2, '!!bool "y"'))
+    yield Row(nested(http2, "!!str y"), there=False)
+    yield Row(nested(http2, "!foo y"), there=False)
+    yield Row("tls_server_config: !!null x\n", there=False)
+
+
 def _rate_limits() -> Iterator[Row]:
     for text, seconds in (("1s", 1.0), ("1.5s", 1.5), ("300ms", 0.3), ("1h30m", 5400.0), ('"1s"', 1.0), (".5s", 0.5),
                           ("1.s", 1.0), ("250us", 25e-5), ("250µs", 25e-5), ("250μs", 25e-5), ("7ns", 7e-9),
@@ -148,4 +161,4 @@ def _exceptions() -> Iterator[Row]:
         yield Row(text + "\n", there=True, here=False)
 
 
-ROWS = (*_nulls(), *_empty_strings(), *_scalars(), *_rate_limits(), *_exceptions())
+ROWS = (*_nulls(), *_empty_strings(), *_scalars(), *_tags(), *_rate_limits(), *_exceptions())
