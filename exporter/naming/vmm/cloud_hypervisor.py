@@ -8,12 +8,12 @@ from exporter.naming.vmm.options import option, socket_name
 
 #: The value of --cmdline is the guest kernel's command line.
 _FREE_TEXT = frozenset({"--cmdline"})
-_SHARED_SOCKETS = frozenset({"ch", "ch-api", "clh", "clh-api", "cloud-hypervisor"})
+_OWN_WORDS = frozenset({"ch", "chv", "clh", "cloud-hypervisor", "cloudhv"})
 
 
 def _read_identity(argv: list[str]) -> CommandLineIdentity:
     socket = option(argv, "--api-socket", free_text=_FREE_TEXT)
-    return CommandLineIdentity(socket_name(socket, shared=_SHARED_SOCKETS), _platform_uuid(argv))
+    return CommandLineIdentity(socket_name(socket, words=_OWN_WORDS), _platform_uuid(argv), name_from_path=True)
 
 
 def _platform_uuid(argv: list[str]) -> str:

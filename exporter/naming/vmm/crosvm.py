@@ -8,13 +8,15 @@ from exporter.naming.vmm.options import option, socket_name
 
 #: The values of these options are the guest kernel's command line.
 _FREE_TEXT = frozenset({"-p", "--params"})
-_SHARED_SOCKETS = frozenset({"crosvm"})
+_OWN_WORDS = frozenset({"crosvm"})
 
 
 def _read_identity(argv: list[str]) -> CommandLineIdentity:
     socket = option(argv, "--socket", "-s", free_text=_FREE_TEXT)
-    name = option(argv, "--name", free_text=_FREE_TEXT) or socket_name(socket, shared=_SHARED_SOCKETS)
-    return CommandLineIdentity(name)
+    name = option(argv, "--name", free_text=_FREE_TEXT)
+    if name:
+        return CommandLineIdentity(name)
+    return CommandLineIdentity(socket_name(socket, words=_OWN_WORDS), name_from_path=True)
 
 
 def _sample_command_line(vm: Vm, _machine: str) -> list[str]:

@@ -18,6 +18,8 @@ class CommandLineIdentity(NamedTuple):
 
     name: str = ""
     uuid: str = ""
+    name_from_path: bool = False
+    """The name is a part of a path. Other VMs may have the same path, for example in other mount namespaces."""
 
 
 def _no_typical_options(_argv: list[str]) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-#: File and folder names that many VMs on a host share. They are never used as the name of a VM.
-_SHARED_STEMS = frozenset({"", "api", "control", "socket", "vm", "vmm"})
-_SHARED_FOLDERS = frozenset({"", "root", "run", "shm", "socket", "sockets", "tmp", "var"})
+#: Words for a socket or for a VM. A name that has no other word is not the name of one VM.
+_COMMON_WORDS = frozenset({"api", "control", "ctl", "hypervisor", "microvm", "sock", "socket", "vm", "vmm"})
+#: A folder in one of these folders belongs to a program or a user, and not to one VM (Filesystem Hierarchy Standard
+#: 3.0). These folders and /tmp belong to nobody.
+_SHARED_FOLDER = re.compile(
+    r"/?|/tmp|/dev/shm|/root|/home/[^/]+|(?:/etc|/opt|/srv|/var/cache|/var/lib|(?:/var)?/run(?:/user/[0-9]+)?)(?:/[^/]+)?"
+)
 _SOCKET_SUFFIX = re.compile(r"(?:\.sock|\.socket|-socket)")
 
 
@@ -29,18 +33,22 @@ def option(argv: list[str], *names: str, free_text: frozenset[str] = frozenset()
     return found
 
 
-def socket_name(value: str, *, shared: frozenset[str]) -> str:
+def socket_name(value: str, *, words: frozenset[str]) -> str:
     """Return a VM's name from the path of its control socket, /run/x/NAME.sock; "" if the path has no name.
 
-    If many VMs have the same file name, the folder's name is the VM's name. Kata Containers uses
-    /run/vc/vm/ID/clh-api.sock. libvirt uses <folder>/NAME-socket. The path may follow `path=`. `shared` lists the
-    file names that this VMM uses for many VMs, without their suffix.
+    If the file name has only common words, the folder's name is the VM's name. Kata Containers uses
+    /run/vc/vm/ID/clh-api.sock. libvirt uses <folder>/NAME-socket. The path may follow `path=`. `words` lists the names
+    of the VMM itself: they are common words for its VMs.
     """
     path = PurePosixPath(value[len("path=") :] if value.startswith("path=") else value)
     suffix = _SOCKET_SUFFIX.search(path.name)
     if suffix is None or suffix.end() != len(path.name):
         return ""
-    stem = path.name[: suffix.start()]
-    if stem not in _SHARED_STEMS | shared:
+    word = "(?:" + "|".join(map(re.escape, _COMMON_WORDS | words)) + ")"
+    common = re.compile(rf"(?:{word}(?:[-_.]{word})*)?")
+    stem, folder = path.name[: suffix.start()], path.parent
+    if not common.fullmatch(stem):
         return stem
-    return path.parent.name if path.parent.name not in _SHARED_FOLDERS else ""
+    if _SHARED_FOLDER.fullmatch(str(folder)) or common.fullmatch(folder.name):
+        return ""
+    return folder.name
