@@ -11,7 +11,8 @@ from exporter.naming.cgroup import vcpu_of_thread
 from exporter.naming.vmm.registry import VMMS
 
 _NUMBER = "(0|[1-9][0-9]{0,8})"
-_COMM = re.compile("|".join(_NUMBER.join(map(re.escape, vmm.vcpu_comm.split("{}"))) for vmm in VMMS).encode())
+_COMMS = [comm for vmm in VMMS for comm in vmm.vcpu_comms]
+_COMM = re.compile("|".join(_NUMBER.join(map(re.escape, comm.split("{}"))) for comm in _COMMS).encode())
 
 
 def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:

@@ -35,7 +35,7 @@ CLOUD_HYPERVISOR = Vmm(
     programs=frozenset(
         {"cloud-hypervisor", "cloud-hyperviso", "cloud-hypervisor-static", "cloud-hypervisor-static-aarch64"}
     ),
-    vcpu_comm="vcpu{}",  # vmm/src/cpu.rs
+    vcpu_comms=("vcpu{}",),  # vmm/src/cpu.rs
     libvirt_driver="ch",
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,

@@ -26,7 +26,7 @@ def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
 CROSVM = Vmm(
     label="crosvm",
     programs=frozenset({"crosvm", "crosvm-direct"}),  # crosvm-direct: ChromeOS' second build of it
-    vcpu_comm="crosvm_vcpu{}",  # vcpu.rs
+    vcpu_comms=("crosvm_vcpu{}",),  # vcpu.rs
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,
 )

@@ -36,8 +36,11 @@ class Vmm:
     programs: frozenset[str]
     """Names of its program. A version may follow the name (firecracker-v1.7)."""
 
-    vcpu_comm: str
-    """Comm of a vCPU's thread, with {} for the index. KVM's greatest index fits into the 15 bytes of a comm."""
+    vcpu_comms: tuple[str, ...]
+    """Comms of a vCPU's thread, with {} for the index. KVM's greatest index fits into the 15 bytes of a comm.
+
+    Each is the comm of some releases. It is empty if the comm never has the index.
+    """
 
     read_identity: Callable[[list[str]], CommandLineIdentity]
     """Reads name and uuid from argv. Raises nothing, even for invalid arguments."""

@@ -19,7 +19,7 @@ def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
 FIRECRACKER = Vmm(
     label="firecracker",
     programs=frozenset({"firecracker"}),
-    vcpu_comm="fc_vcpu {}",  # vstate/vcpu.rs
+    vcpu_comms=("fc_vcpu {}", "fc_vcpu{}"),  # vstate/vcpu.rs; the second one before 0.22
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,
 )

@@ -23,7 +23,7 @@ KVMTOOL = Vmm(
     label="kvmtool",
     programs=frozenset({"lkvm", "lkvm-static", "kvmtool"}),
     subcommands=frozenset({("kvm", "run")}),  # `kvm` with QEMU's options is QEMU, see qemu.py
-    vcpu_comm="kvm-vcpu-{}",  # builtin-run.c
+    vcpu_comms=("kvm-vcpu-{}",),  # builtin-run.c
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,
 )

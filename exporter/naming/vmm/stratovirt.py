@@ -25,7 +25,7 @@ def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
 STRATOVIRT = Vmm(
     label="stratovirt",
     programs=frozenset({"stratovirt"}),
-    vcpu_comm="CPU {}/Kvm",  # cpu/src/lib.rs, since 2.4; before, as QEMU's
+    vcpu_comms=("CPU {}/Kvm", "CPU {}/KVM"),  # cpu/src/lib.rs; the second one before 2.4
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,
 )

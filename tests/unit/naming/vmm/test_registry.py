@@ -54,10 +54,10 @@ def test_the_sample_command_line_gives_name_uuid_and_vmm(tmp_path: Path, vmm: Vm
 @each_vmm
 @pytest.mark.parametrize("index", [0, 7, 4095])
 def test_the_comm_of_a_vcpu_gives_its_index(tmp_path: Path, vmm: Vmm, index: int) -> None:
-    comm = vmm.vcpu_comm.format(index).encode()
-    assert len(comm) <= 15
-    for vcpu_id in (None, 0, index + 2):
-        assert vcpu_index(comm, vcpu_id, 1, 2, tmp_path) == str(index)
+    for comm in (form.format(index).encode() for form in vmm.vcpu_comms):
+        assert len(comm) <= 15
+        for vcpu_id in (None, 0, index + 2):
+            assert vcpu_index(comm, vcpu_id, 1, 2, tmp_path) == str(index)
 
 
 @each_vmm
