@@ -9,11 +9,10 @@ from exporter.common.procfs import cgroup_paths, read_head
 from exporter.model.vm import Vm
 from exporter.naming import cgroup, cmdline
 from exporter.naming.vmm import registry
-from exporter.naming.vmm.definition import CommandLineIdentity
+from exporter.naming.vmm.definition import COMM_CHARACTERS, CommandLineIdentity
 
 #: Linux allows 6 MB of arguments. The options with the identity are within the first MB.
 _CMDLINE_BYTES = 1 << 20
-_COMM_CHARACTERS = 15  # TASK_COMM_LEN without its NUL
 #: A label value is repeated on every series of a VM. libvirt cuts names to 64 characters in most places.
 _NAME_CHARACTERS = 128
 _UUID_CHARACTERS = _VMM_CHARACTERS = 64
@@ -47,7 +46,7 @@ def identify(pid: int, proc: Path) -> Vm:
 
 
 def _programs(process: Path, argv: list[str]) -> list[str]:
-    """Return the known names of a process's program: the base name of argv[0], the executable, the comm.
+    """Return the known names of a process's program: from argv[0], from the executable, and its comm.
 
     The exporter often may not read the link to the executable: that needs the right to trace the other process
     (ptrace(2), PTRACE_MODE_READ). The kernel cuts a comm after 15 bytes. If a comm of this length is the beginning of
@@ -61,9 +60,9 @@ def _programs(process: Path, argv: list[str]) -> list[str]:
         executable = executable[: -len(" (deleted)")]
     names = [cmdline.base_name(argv[0]) if argv else "", executable]
     comm = read_head(process / "comm", 64).decode(errors="replace").rstrip("\n")
-    if len(comm) < _COMM_CHARACTERS or not any(name.startswith(comm) for name in names):
+    if len(comm) < COMM_CHARACTERS or not any(name.startswith(comm) for name in names):
         names.append(comm)
-    return [name for name in names if name]
+    return [cmdline.unwrapped(name) for name in names if name]
 
 
 def _clean(program: str) -> str:

@@ -30,11 +30,8 @@ def _sample_command_line(vm: Vm, _machine: str) -> list[str]:
 
 CLOUD_HYPERVISOR = Vmm(
     label="cloud-hypervisor",
-    # These include the file names of its releases, and the comm of "cloud-hypervisor", which the kernel cuts to 15
-    # bytes (TASK_COMM_LEN is 16).
-    programs=frozenset(
-        {"cloud-hypervisor", "cloud-hyperviso", "cloud-hypervisor-static", "cloud-hypervisor-static-aarch64"}
-    ),
+    # These include the file names of its releases.
+    programs=frozenset({"cloud-hypervisor", "cloud-hypervisor-static", "cloud-hypervisor-static-aarch64"}),
     vcpu_comms=("vcpu{}",),  # vmm/src/cpu.rs
     libvirt_driver="ch",
     read_identity=_read_identity,

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from exporter.model.vm import Vm
+from exporter.naming.cmdline import HIDDEN_NAMES
 
 #: The end of a release's file name, which follows the program's name: firecracker-v1.7.0-x86_64, qemu-9.2.
 _VERSION = re.compile(r"[-_.]v?[0-9].*", re.DOTALL)
+
+
+COMM_CHARACTERS = 15
+"""The kernel cuts a comm after this number of bytes (TASK_COMM_LEN without its NUL)."""
 
 
 class CommandLineIdentity(NamedTuple):
@@ -34,7 +40,7 @@ class Vmm:
     """Value of the label `vmm`. Names of forks and renamed builds often begin with it, see is_similar()."""
 
     programs: frozenset[str]
-    """Names of its program. A version may follow the name (firecracker-v1.7)."""
+    """Names of its program, or of the program that it is a part of. A version may follow (firecracker-v1.7)."""
 
     vcpu_comms: tuple[str, ...]
     """Comms of a vCPU's thread, with {} for the index. KVM's greatest index fits into the 15 bytes of a comm.
@@ -67,6 +73,7 @@ class Vmm:
         """Return whether the base name of a program is a name of this VMM's program."""
         return (
             program in self.programs
+            or program in self._cut_comms
             or program.startswith(self.program_prefixes)
             or any(program.startswith(name) and _VERSION.fullmatch(program[len(name) :]) for name in self.programs)
         )
@@ -74,3 +81,9 @@ class Vmm:
     def is_similar(self, program: str) -> bool:
         """Return whether a program's name begins with the label: a fork, a renamed build or a tool (qemu-img)."""
         return program.startswith(self.label) and not program[len(self.label) :][:1].isalpha()
+
+    @cached_property
+    def _cut_comms(self) -> frozenset[str]:
+        """Comms of its program that the kernel cut, also if a wrapper has renamed the program."""
+        names = {form.format(name) for name in self.programs for form in ("{}", *HIDDEN_NAMES)}
+        return frozenset(name[:COMM_CHARACTERS] for name in names if len(name) > COMM_CHARACTERS)

@@ -86,7 +86,8 @@ QEMU = Vmm(
     label="qemu",
     # kvm is the name on Proxmox VE, kvm-spice on Ubuntu, qemu-kvm on RHEL and its derivatives.
     programs=frozenset({"qemu", "qemu-kvm", "kvm", "kvm-spice"}),
-    # nixpkgs' wrapper starts .qemu-system-x86_64-wrapped. The option -name process=qemu:web sets the name qemu:web.
+    # .qemu-system- begins the comm of .qemu-system-x86_64-wrapped, of which the kernel cuts the end (cmdline.py). The
+    # option -name process=qemu:web sets the name qemu:web.
     program_prefixes=("qemu-system-", ".qemu-system-", "qemu:"),
     vcpu_comms=("CPU {}/KVM",),  # accel/kvm/kvm-accel-ops.c
     libvirt_driver="qemu",

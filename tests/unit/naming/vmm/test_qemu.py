@@ -74,6 +74,10 @@ def test_each_program_name_of_qemu_gets_the_label_qemu(tmp_path: Path, program: 
         {"exe": "/nix/store/x/bin/.qemu-system-x86_64-wrapped"},
         {"comm": "qemu-system-x86\n"},
         {"comm": ".qemu-system-x8\n"},
+        {"exe": "/nix/store/x/bin/.qemu-kvm-wrapped_"},
+        {"comm": ".qemu-kvm-wrapp\n"},
+        {"exe": "/gnu/store/x/bin/.qemu-system-x86_64-real"},
+        {"exe": "/usr/bin/kvm.distrib"},
         {"comm": "qemu-web\n"},
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ import exporter.naming.vmm
 from exporter.model.vm import Vm
 from exporter.naming.cgroup import libvirt_domain
 from exporter.naming.cmdline import split
+from exporter.naming.identity import identify
 from exporter.naming.vcpu import vcpu_index
 from exporter.naming.vmm import registry
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
 from exporter.recording.command_line import command_line
-from tests.unit.naming.processes import UUID, known
+from tests.unit.naming.processes import UUID, known, make
 
 # These files in exporter/naming/vmm belong to no VMM.
 SHARED_FILES = {"definition", "options", "registry"}
@@ -58,6 +60,27 @@ def test_the_comm_of_a_vcpu_gives_its_index(tmp_path: Path, vmm: Vmm, index: int
         assert len(comm) <= 15
         for vcpu_id in (None, 0, index + 2):
             assert vcpu_index(comm, vcpu_id, 1, 2, tmp_path) == str(index)
+
+
+@each_vmm
+@pytest.mark.parametrize("wrapper", [".{}-wrapped", ".{}-wrapped__", ".{}-real", "{}.real", "{}.distrib"])
+def test_a_wrapped_program_belongs_to_the_vmm_of_its_name(tmp_path: Path, vmm: Vmm, wrapper: str) -> None:
+    program, *arguments = vmm.sample_command_line(Vm(42, "web", UUID, vmm.label), "aarch64")
+    hidden = wrapper.format(program.rpartition("/")[2])
+    wanted = Vm(42, "web", UUID if states_uuid(vmm) else "", vmm.label)
+    # The wrapper may set argv[0] to any name. The exporter often cannot read the link to the executable.
+    for pid, argv_0, files in (
+        (1, f"/nix/store/x/bin/{hidden}", {}),
+        (2, "x", {"exe": f"/nix/store/x/bin/{hidden}"}),
+        (3, "x", {"comm": hidden[:15] + "\n"}),
+    ):
+        make(tmp_path, pid, [argv_0, *arguments], **files)
+        assert identify(pid, tmp_path) == replace(wanted, pid=pid)
+
+
+def test_the_label_of_an_unknown_wrapped_program_is_the_name_of_its_wrapper(tmp_path: Path) -> None:
+    argv = ["/nix/store/x/bin/.our-vm-wrapped", "-name", "web", "-machine", "virt", "-smp", "2"]
+    assert known(tmp_path, argv) == Vm(42, "web", "", "our-vm")
 
 
 @each_vmm
