@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from exporter.model.vm import Vm
 from exporter.naming.vmm.definition import CommandLineIdentity, Vmm
+from exporter.naming.vmm.options import option
 
 #: Options of QEMU 2.0 to 10 that take no argument (qemu-options.hx, DEF(..., 0, ...)). Every other option takes the
 #: next argument, even if that looks like an option (system/vl.c, lookup_opt()).
@@ -29,28 +30,38 @@ _TYPICAL = frozenset((
 def _read_identity(argv: list[str]) -> CommandLineIdentity:
     """Return name and uuid from the arguments of QEMU.
 
-    The name is the guest of -name. Without it, the name is the value of Proxmox VE's -id. The uuid is the value of
-    -uuid. Without it, the uuid is that of -smbios type=1, the only one that Proxmox VE sets. If an option is repeated,
-    QEMU uses the last one, and so does this function.
+    The name is the guest of -name. Without it, the name is the value of Proxmox VE's -id, or the virtual device of the
+    Android emulator. The uuid is the value of -uuid. Without it, the uuid is that of -smbios type=1, the only one that
+    Proxmox VE sets. If an option is repeated, QEMU uses the last one, and so does this function.
     """
     name = proxmox_id = uuid = smbios_uuid = ""
-    for option, value in _options(argv):
-        if option == "name":
+    for key, value in _options(argv):
+        if key == "name":
             name = _items(value, implied="guest").get("guest", name)
-        elif option == "id":
+        elif key == "id":
             proxmox_id = value
-        elif option == "uuid":
+        elif key == "uuid":
             uuid = value
-        elif option == "smbios":
+        elif key == "smbios":
             items = _items(value)
             if items.get("type") == "1":
                 smbios_uuid = items.get("uuid", smbios_uuid)
-    return CommandLineIdentity(name or proxmox_id, uuid or smbios_uuid)
+    return CommandLineIdentity(name or proxmox_id or _android_device(argv), uuid or smbios_uuid)
+
+
+def _android_device(argv: list[str]) -> str:
+    """Return the name of the Android emulator's virtual device, `-avd NAME` or a first argument `@NAME`; else "".
+
+    The emulator has many options of its own, so _options() cannot tell which of them take an argument.
+    """
+    if len(argv) > 1 and argv[1].startswith("@"):
+        return argv[1][1:]
+    return option(argv, "-avd")
 
 
 def has_typical_options(argv: list[str]) -> bool:
     """Return whether argv has two different options that are typical of QEMU."""
-    return len({option for option, _ in _options(argv)} & _TYPICAL) >= 2
+    return len({key for key, _ in _options(argv)} & _TYPICAL) >= 2
 
 
 def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
@@ -58,8 +69,8 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
     arguments = iter(argv[1:])
     for argument in arguments:
         if argument.startswith("-") and len(argument) > 1:
-            option = argument[2:] if argument.startswith("--") else argument[1:]
-            yield option, "" if option in _FLAGS else next(arguments, "")
+            key = argument[2:] if argument.startswith("--") else argument[1:]
+            yield key, "" if key in _FLAGS else next(arguments, "")
 
 
 def _items(value: str, implied: str = "") -> dict[str, str]:

@@ -53,6 +53,10 @@ def test_captured_command_lines_give_name_and_uuid(tmp_path: Path) -> None:
         ("-uuid A -smbios type=1,uuid=B", "42", "A"),
         ("-name guest=default_vm1,debug-threads=on", "default_vm1", ""),
         ("- -- -name x", "42", ""),
+        ("-netdelay none -netspeed full -avd Pixel_7 -qt-hide-window -grpc-use-token", "Pixel_7", ""),
+        ("-no-window -no-audio -no-boot-anim -avd Pixel_7", "Pixel_7", ""),
+        ("@Pixel_7 -no-window -gpu off", "Pixel_7", ""),
+        ("-avd", "42", ""),
         ("", "42", ""),
     ],
 )
