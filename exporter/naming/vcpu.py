@@ -13,6 +13,7 @@ from exporter.naming.vmm.registry import VMMS
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 _COMMS = [comm for vmm in VMMS for comm in vmm.vcpu_comms]
 _COMM = re.compile("|".join(_NUMBER.join(map(re.escape, comm.split("{}"))) for comm in _COMMS).encode())
+_ONLY_VCPU = frozenset(vmm.only_vcpu_comm.encode() for vmm in VMMS if vmm.only_vcpu_comm)
 
 
 def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
@@ -22,9 +23,12 @@ def index_from_comm(comm: bytes, vcpu_id: int | None) -> str:
     the APIC id (target/i386/cpu.c, x86_cpu_apic_id_from_index()). With two sockets of six cores, the thread
     "CPU 6/KVM" has the vcpu_id 8.
     """
-    match = _COMM.fullmatch(comm.split(b"\0", 1)[0])
+    name = comm.split(b"\0", 1)[0]
+    match = _COMM.fullmatch(name)
     if match:
         return match[match.lastindex or 0].decode()
+    if name in _ONLY_VCPU:
+        return "0"
     return "" if vcpu_id is None else str(vcpu_id)
 
 

@@ -60,6 +60,9 @@ class Vmm:
     subcommands: frozenset[tuple[str, str]] = frozenset()
     """Pairs (program, first argument). The program belongs to this VMM only with this first argument."""
 
+    only_vcpu_comm: str = ""
+    """Comm of the vCPU's thread of a VM that has only one vCPU, if this comm has no index."""
+
     libvirt_driver: str = ""
     """Name of its libvirt driver in cgroup paths; "" if libvirt has no driver for it."""
 

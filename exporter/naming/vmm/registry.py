@@ -7,12 +7,15 @@ from typing import NamedTuple
 from exporter.naming.vmm.cloud_hypervisor import CLOUD_HYPERVISOR
 from exporter.naming.vmm.crosvm import CROSVM
 from exporter.naming.vmm.definition import Vmm
+from exporter.naming.vmm.dragonball import DRAGONBALL
 from exporter.naming.vmm.firecracker import FIRECRACKER
+from exporter.naming.vmm.gvisor import GVISOR
 from exporter.naming.vmm.kvmtool import KVMTOOL
 from exporter.naming.vmm.qemu import QEMU
 from exporter.naming.vmm.stratovirt import STRATOVIRT
+from exporter.naming.vmm.virtualbox import VIRTUALBOX
 
-VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL, STRATOVIRT)
+VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL, STRATOVIRT, DRAGONBALL, VIRTUALBOX, GVISOR)
 
 
 class Recognised(NamedTuple):
