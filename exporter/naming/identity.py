@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.common.procfs import cgroup_paths, read_head
 from exporter.model.vm import Vm
@@ -18,12 +19,20 @@ _NAME_CHARACTERS = 128
 _UUID_CHARACTERS = _VMM_CHARACTERS = 64
 
 
+class Identity(NamedTuple):
+    """A VM, and the origin of its name."""
+
+    vm: Vm
+    name_from_path: bool = False
+    """The name is a part of a path, so other VMs may have the same name without knowing of each other."""
+
+
 def unknown(pid: int) -> Vm:
     """Return the identity of a VM if only its pid is known."""
     return Vm(pid, str(pid), "", "unknown")
 
 
-def identify(pid: int, proc: Path) -> Vm:
+def identify(pid: int, proc: Path) -> Identity:
     """Read the identity of a process's VM from `proc`/PID. Raises nothing, even if files are missing or invalid.
 
     A name on the command line takes precedence over the name in libvirt's cgroup. Reading the command line may block,
@@ -42,7 +51,8 @@ def identify(pid: int, proc: Path) -> Vm:
         label = domain.vmm
     else:
         label = _clean(programs[0]) if programs else "unknown"
-    return Vm(pid, name[:_NAME_CHARACTERS], stated.uuid[:_UUID_CHARACTERS], label)
+    vm = Vm(pid, name[:_NAME_CHARACTERS], stated.uuid[:_UUID_CHARACTERS], label)
+    return Identity(vm, bool(stated.name) and stated.name_from_path)
 
 
 def _programs(process: Path, argv: list[str]) -> list[str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
 from exporter.common.procfs import start_time
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.identity import identify, unknown
+from exporter.naming.identity import Identity, identify, unknown
 from exporter.naming.vcpu import index_from_comm, vcpu_index
 from exporter.naming.workers import WorkerPool
 
@@ -26,8 +26,8 @@ _STUCK = 0.25
 _CHECK_INTERVAL = 0.01
 
 
-#: (pid, start time). If the start time could not be read, one thread of the process is in its place.
-_VmKey = tuple[int, Union[int, ThreadKey, None]]
+#: (pid, start time). If the start time is not known, one thread of the process is in its place.
+_VmKey = tuple[int, Union[int, ThreadKey]]
 
 
 @dataclass(eq=False)
@@ -36,6 +36,13 @@ class _VmEntry:
 
     identity: Vm | None = None
     """None while the identity is being looked up."""
+    name_from_path: bool = False
+    name_is_shared: bool = False
+    """Another running VM has the same name, so the pid is the name."""
+    served: bool = False
+    """get() has returned the identity, which does not change any more."""
+    claim: str = ""
+    """The name under which _of_name has the VM."""
     threads: set[ThreadKey] = field(default_factory=set)
 
 
@@ -67,6 +74,9 @@ class Lookup:
     The labels of a running series must not change. So get() returns the same value for a key until the key is
     forgotten. If one thread of a VM has got the fallback, all threads of the VM get it.
 
+    A name that is a part of a path must belong to one running VM alone. If it does not, the pid is the name of each
+    such VM that get() has not returned before.
+
     Any thread may call any method. Only wait_known() waits.
     """
 
@@ -77,6 +87,8 @@ class Lookup:
         self._lock = threading.Condition()
         self._threads: dict[ThreadKey, _ThreadEntry] = {}
         self._vms: dict[_VmKey, _VmEntry] = {}
+        #: The VMs by the name that was found for them, even if the pid is served in its place.
+        self._of_name: dict[str, set[_VmKey]] = {}
         #: The threads that were submitted and have no answer yet.
         self._unanswered: dict[ThreadKey, _ThreadEntry] = {}
         #: The threads that got the fallback before their VM had an entry, by pid.
@@ -101,7 +113,10 @@ class Lookup:
     def preset(self, key: ThreadKey, vcpu: Vcpu) -> None:
         """Set the answer for a thread that an earlier process has looked up. The thread may have ended since then."""
         with self._lock:
-            self._threads[key] = _ThreadEntry(b"", None, self._clock(), index=vcpu.index, answer=vcpu)
+            vm_key = (key.pid, key)
+            self._threads[key] = _ThreadEntry(b"", None, self._clock(), index=vcpu.index, vm_key=vm_key, answer=vcpu)
+            self._vms[vm_key] = vm = _VmEntry(vcpu.vm, served=True, threads={key})
+            self._claim(vm_key, vm, vcpu.vm.name)
 
     def get(self, key: ThreadKey) -> Vcpu | None:
         """Return the vCPU of a thread; None while the vCPU is being looked up, or if its key was not submitted."""
@@ -143,13 +158,14 @@ class Lookup:
                     vm.threads.discard(key)
                     if not vm.threads:
                         del self._vms[vm_key]
+                        self._drop_claim(vm_key, vm)
 
     def close(self) -> None:
         """Stop the lookups. Does not wait for the workers to end."""
         with self._lock:
             self._pool.close()
 
-    # The caller of _find_answer(), _discard_fallback() and _is_pending() holds the lock.
+    # The caller of _find_answer(), _discard_fallback(), _is_pending(), _claim() and _drop_claim() holds the lock.
 
     def _find_answer(self, key: ThreadKey, thread: _ThreadEntry) -> Vcpu | None:
         """Return the answer if it is known. Otherwise return the fallback after `patience`, and None before."""
@@ -165,6 +181,10 @@ class Lookup:
                 # The VM of this thread has no entry yet. _look_up() gives the fallback to the VM when it makes the
                 # entry.
                 self._fallbacks.setdefault(key.pid, set()).add(key)
+        if vm:
+            if vm.name_is_shared and not vm.served:
+                vm.identity = identity = replace(identity, name=str(key.pid))
+            vm.served = True
         index = index_from_comm(thread.comm, thread.vcpu_id) if thread.index is None else thread.index
         return Vcpu(identity, index)
 
@@ -199,10 +219,41 @@ class Lookup:
             self._discard_fallback(key)
             if not is_first or vm.identity is not None:
                 return
-        identity = identify(key.pid, self._proc)
+        found = identify(key.pid, self._proc)
         now = start_time(self._proc / str(key.pid))
         if started is not None and now is not None and now != started:
-            identity = unknown(key.pid)  # the process has ended, and another process has its pid
+            found = Identity(unknown(key.pid))  # the process has ended, and another process has its pid
+        self._settle(vm_key, vm, found)
+
+    def _settle(self, vm_key: _VmKey, vm: _VmEntry, found: Identity) -> None:
+        """Store the identity of a VM. Find out whether its name is shared. Runs in a worker."""
         with self._lock:
+            if self._vms.get(vm_key) is not vm:
+                return  # the VM was forgotten meanwhile
+            vm.name_from_path = found.name_from_path
+            self._claim(vm_key, vm, found.vm.name)
+            sharing = {other: self._vms[other] for other in self._of_name[vm.claim] if other[0] != vm_key[0]}
+            if not any(each.name_from_path for each in (vm, *sharing.values())):
+                sharing = {}
+        running = [other for key, other in sharing.items() if self._runs(key)]
+        with self._lock:
+            for each in (vm, *running) if running else ():
+                each.name_is_shared = each.name_from_path
             if vm.identity is None:
-                vm.identity = identity
+                vm.identity = found.vm
+
+    def _runs(self, vm_key: _VmKey) -> bool:
+        """Return whether the process of a VM still runs. An ended VM is served for a while."""
+        pid, started = vm_key
+        now = start_time(self._proc / str(pid))
+        return now == started if isinstance(started, int) else now is not None
+
+    def _claim(self, vm_key: _VmKey, vm: _VmEntry, name: str) -> None:
+        vm.claim = name
+        self._of_name.setdefault(name, set()).add(vm_key)
+
+    def _drop_claim(self, vm_key: _VmKey, vm: _VmEntry) -> None:
+        keys = self._of_name.get(vm.claim, set())
+        keys.discard(vm_key)
+        if not keys:
+            self._of_name.pop(vm.claim, None)

@@ -339,7 +339,7 @@ def test_look_ups_of_vanishing_processes_never_fail() -> None:
                 if not pid:
                     continue
                 began = start_time(proc / str(pid))
-                vm = identify(pid, proc)
+                vm = identify(pid, proc).vm
                 vcpu_index(b"worker", None, pid, pid, proc)
                 if vm == Vm(pid, f"vm-{pid}", "", "qemu"):
                     answers["whole"] += 1

@@ -155,7 +155,7 @@ def identity(data: bytes) -> None:
     for name, part in zip(("cmdline", "cgroup", "comm", "stat"), parts):
         (process / name).write_bytes(part)
     (thread / "cgroup").write_bytes(parts[1])
-    vm = identify(7, proc)
+    vm = identify(7, proc).vm
     assert vm.pid == 7
     assert 1 <= len(vm.name) <= 128
     assert len(vm.uuid) <= 64

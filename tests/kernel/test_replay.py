@@ -137,7 +137,7 @@ def test_the_stand_ins_have_the_names_of_the_recorded_vms(replayed: program.Load
     player = Player(recorded, replayed.programs)
     traced = {vm.pid: vm for vm in from_ftrace.vms(from_ftrace.DEMO)}
     for vm, pid in zip(recorded.vms, player.pids()):
-        assert identify(pid, Path("/proc")) == replace(vm, pid=pid)
+        assert identify(pid, Path("/proc")).vm == replace(vm, pid=pid)
         assert Path(f"/proc/{pid}/comm").read_text() == "qemu-system-aar\n"
         vcpus = sorted(comm for comm in traced[vm.pid].comms.values() if comm.startswith("CPU "))
         deadline = time.monotonic() + 60
@@ -314,4 +314,4 @@ def test_the_command_line_of_a_stand_in_identifies_the_vm(tmp_path: Path, vmm: s
     argv = command_line(wanted, "aarch64")
     (tmp_path / "41").mkdir()
     (tmp_path / "41" / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in argv))
-    assert identify(41, tmp_path) == wanted
+    assert identify(41, tmp_path).vm == wanted

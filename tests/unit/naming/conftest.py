@@ -14,7 +14,7 @@ import pytest
 
 from exporter.model.vm import Vm
 from exporter.naming import lookup
-from exporter.naming.identity import identify
+from exporter.naming.identity import Identity, identify
 from exporter.naming.lookup import Lookup
 
 LONG = 20.0
@@ -39,11 +39,13 @@ class Proc:
         self._fifos: list[Path] = []
         self._lookups: list[Lookup] = []
 
-    def add(self, pid: int, name: str, *, start: int = 5, hang: str = "") -> None:
+    def add(self, pid: int, name: str, *, start: int = 5, hang: str = "", socket: str = "") -> None:
+        """Make a process of QEMU with this name, or of Cloud Hypervisor with this socket."""
         folder = self.root / str(pid)
         folder.mkdir(exist_ok=True)
         (folder / "stat").write_text(f"{pid} (qemu) S " + "0 " * 18 + f"{start} 0\n")
-        (folder / "cmdline").write_bytes(f"qemu-kvm\0-name\0guest={name}\0-uuid\0u-{name}\0".encode())
+        command = f"cloud-hypervisor --api-socket {socket}" if socket else f"qemu-kvm -name guest={name} -uuid u-{name}"
+        (folder / "cmdline").write_bytes("".join(f"{word}\0" for word in command.split()).encode())
         if hang:
             (folder / hang).unlink()
             os.mkfifo(folder / hang)
@@ -96,7 +98,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     counted: Counter[int] = Counter()
     real = identify
 
-    def counting(pid: int, root: Path) -> Vm:
+    def counting(pid: int, root: Path) -> Identity:
         counted[pid] += 1
         return real(pid, root)
 
@@ -106,6 +108,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 def qemu(pid: int, name: str) -> Vm:
     return Vm(pid, name, f"u-{name}", "qemu")
+
+
+def hypervisor(pid: int, name: str) -> Vm:
+    return Vm(pid, name, "", "cloud-hypervisor")
 
 
 def running_workers() -> int:

@@ -24,4 +24,4 @@ def make(proc: Path, pid: int, argv: list[str] | bytes, *, cgroup: str = "", com
 def known(tmp_path: Path, argv: list[str] | bytes, **files: str) -> Vm:
     """Make a process with pid 42, this command line and these files; return its identity."""
     make(tmp_path, 42, argv, **files)
-    return identify(42, tmp_path)
+    return identify(42, tmp_path).vm

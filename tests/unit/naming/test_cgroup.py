@@ -48,9 +48,9 @@ def test_a_name_on_the_command_line_takes_precedence_over_the_cgroup(tmp_path: P
     make(tmp_path, 1, ["qemu-kvm", "-name", "guest=web"], cgroup=scope)
     make(tmp_path, 2, ["qemu-kvm", "-nodefaults"], cgroup=scope)
     make(tmp_path, 3, ["crosvm", "run"], cgroup=scope)
-    assert identify(1, tmp_path) == Vm(1, "web", "", "qemu")
-    assert identify(2, tmp_path) == Vm(2, "other", "", "qemu")
-    assert identify(3, tmp_path) == Vm(3, "other", "", "crosvm")
+    assert identify(1, tmp_path).vm == Vm(1, "web", "", "qemu")
+    assert identify(2, tmp_path).vm == Vm(2, "other", "", "qemu")
+    assert identify(3, tmp_path).vm == Vm(3, "other", "", "crosvm")
 
 
 @given(st.text(min_size=1, max_size=30))

@@ -24,7 +24,7 @@ def test_the_vmm_is_known_by_argv_0_or_executable_or_comm(tmp_path: Path) -> Non
     make(tmp_path, 3, [], comm="qemu-system-aar\n")
     make(tmp_path, 4, [], comm="our vm\n")
     make(tmp_path, 5, b"qemu: web", comm="x\n")
-    assert [identify(pid, tmp_path) for pid in range(1, 6)] == [
+    assert [identify(pid, tmp_path).vm for pid in range(1, 6)] == [
         Vm(1, "f", "", "firecracker"),
         Vm(2, "f", "", "firecracker"),
         Vm(3, "3", "", "qemu"),
@@ -38,7 +38,7 @@ def test_a_comm_that_is_only_the_start_of_a_longer_program_name_is_ignored(tmp_p
     make(tmp_path, 2, ["x"], exe="/opt/cloud-hypervisor-fork", comm="cloud-hyperviso\n")
     make(tmp_path, 3, ["kvm-web"], comm="kvm\n")
     make(tmp_path, 4, ["qemu-web"], comm="qemu\n")
-    assert [identify(pid, tmp_path) for pid in range(1, 5)] == [
+    assert [identify(pid, tmp_path).vm for pid in range(1, 5)] == [
         Vm(1, "1", "", "cloud-hypervisor-fork"),
         Vm(2, "2", "", "x"),
         Vm(3, "3", "", "qemu"),
@@ -60,11 +60,11 @@ def test_hostile_strings_of_a_process_are_cut_and_decoded(tmp_path: Path) -> Non
     make(tmp_path, 3, b"\0" * 200000)
     make(tmp_path, 4, b"qemu-kvm\0" + b"x\0" * 524282 + b"\0-name\0a-name-cut-by-the-limit\0")
     make(tmp_path, 5, b"\xff\xfe\0\0")
-    assert identify(1, tmp_path) == Vm(1, 'a"b\n�{}\\', "u" * 64, "qemu")
-    assert identify(2, tmp_path) == Vm(2, "n" * 128, "", "qemu")
-    assert identify(3, tmp_path) == Vm(3, "3", "", "unknown")
-    assert identify(4, tmp_path) == Vm(4, "4", "", "qemu")
-    assert identify(5, tmp_path) == Vm(5, "5", "", "__")
+    assert identify(1, tmp_path).vm == Vm(1, 'a"b\n�{}\\', "u" * 64, "qemu")
+    assert identify(2, tmp_path).vm == Vm(2, "n" * 128, "", "qemu")
+    assert identify(3, tmp_path).vm == Vm(3, "3", "", "unknown")
+    assert identify(4, tmp_path).vm == Vm(4, "4", "", "qemu")
+    assert identify(5, tmp_path).vm == Vm(5, "5", "", "__")
 
 
 def test_a_read_is_limited_and_an_argument_that_is_cut_off_is_dropped(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_process_that_has_ended_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "8").write_text("not a folder")
     (tmp_path / "9" / "cmdline").mkdir(parents=True)
     for pid in (6, 7, 8, 9):
-        assert identify(pid, tmp_path) == Vm(pid, str(pid), "", "unknown")
+        assert identify(pid, tmp_path).vm == Vm(pid, str(pid), "", "unknown")
         assert start_time(tmp_path / str(pid)) is None
         assert vcpu_index(b"x", None, pid, pid, tmp_path) == ""
 
@@ -107,7 +107,7 @@ def test_the_start_time_is_field_22_of_stat(tmp_path: Path, stat: str, expected:
 def test_this_process_has_an_identity_without_a_vm() -> None:
     pid = os.getpid()
     proc = Path("/proc")
-    vm = identify(pid, proc)
+    vm = identify(pid, proc).vm
     assert (vm.pid, vm.name, vm.uuid) == (pid, str(pid), "")
     assert vm.vmm not in {"", "unknown"}
     started = start_time(proc / str(pid))
@@ -130,7 +130,7 @@ def test_identify_raises_no_exception_whatever_proc_contains(
         "stat": cgroup + cmdline,
     }.items():
         (folder / name).write_bytes(content)
-    vm = identify(pid, tmp_path)
+    vm = identify(pid, tmp_path).vm
     assert vm.pid == pid
     assert 0 < len(vm.name) <= 128
     assert 0 < len(vm.vmm) <= 64

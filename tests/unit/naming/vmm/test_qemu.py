@@ -18,7 +18,7 @@ def test_captured_command_lines_give_name_and_uuid(tmp_path: Path) -> None:
     commands = [line.rstrip(" ").split(" ") for line in text.splitlines() if line.startswith("/")]
     for pid, argv in enumerate(commands, 141):
         make(tmp_path, pid, argv)
-    assert [identify(pid, tmp_path) for pid in (141, 142, 143)] == [
+    assert [identify(pid, tmp_path).vm for pid in (141, 142, 143)] == [
         Vm(141, "db-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0002", "qemu"),
         Vm(142, "web-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0001", "qemu"),
         Vm(143, "idle-1", "6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0003", "qemu"),

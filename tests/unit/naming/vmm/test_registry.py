@@ -75,7 +75,7 @@ def test_a_wrapped_program_belongs_to_the_vmm_of_its_name(tmp_path: Path, vmm: V
         (3, "x", {"comm": hidden[:15] + "\n"}),
     ):
         make(tmp_path, pid, [argv_0, *arguments], **files)
-        assert identify(pid, tmp_path) == replace(wanted, pid=pid)
+        assert identify(pid, tmp_path).vm == replace(wanted, pid=pid)
 
 
 def test_the_label_of_an_unknown_wrapped_program_is_the_name_of_its_wrapper(tmp_path: Path) -> None:
