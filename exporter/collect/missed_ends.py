@@ -13,11 +13,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.common.procfs import start_time
+from exporter.common.procfs import HOST_PID_NAMESPACE, pid_namespace, start_time
 from exporter.model.records import ThreadKey
 
-_HOST_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of the first PID namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h). The program's pids are of this one."""
 _SLACK_NS = 1_000_000_000
 """A thread may be this much younger than its slot. The kernel gives start times in ticks of 10 ms or less."""
 
@@ -55,6 +53,6 @@ def _is_gone(thread: Path) -> bool:
 def _shows_host(proc: Path) -> bool:
     """True if the files of foreign processes can be read (no hidepid), and this is the host's PID namespace."""
     try:
-        return (proc / "self/ns/pid").stat().st_ino == _HOST_PID_NAMESPACE and start_time(proc / "1") is not None
+        return pid_namespace(proc) == HOST_PID_NAMESPACE and start_time(proc / "1") is not None
     except OSError:
         return False

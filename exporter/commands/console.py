@@ -6,8 +6,10 @@ import contextlib
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TextIO
 
+from exporter.common.procfs import has_foreign_pids
 from exporter.common.text import printable
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -18,6 +20,14 @@ def say(line: str, command: str = "") -> None:
     name = f"kvm-exit-exporter {command}: " if command else ""
     with contextlib.suppress(OSError):
         print(name + printable(line), file=sys.stderr, flush=True)
+
+
+def say_if_pids_are_foreign(proc: Path, command: str = "") -> None:
+    """Print a line to stderr if no VM has a name, because this is not the host's PID namespace."""
+    from exporter.kernel.remedies import HOST_PIDS, NO_NAMES  # noqa: PLC0415 - usage errors need none of it
+
+    if has_foreign_pids(proc):
+        say(f"{NO_NAMES}; {HOST_PIDS}", command)
 
 
 def stdout(command: str) -> TextIO | None:

@@ -138,6 +138,7 @@ def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), s
     from exporter.recording.recorder import Recorder  # noqa: PLC0415
     from exporter.recording.ring import RingError  # noqa: PLC0415
 
+    console.say_if_pids_are_foreign(proc)
     program = attach.attached(config, proc, sysfs, pid=options.pid, ring_bytes=options.ring_bytes)
     try:
         _check_target(options)

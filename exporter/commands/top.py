@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from exporter.commands import configuration, console
@@ -134,6 +135,8 @@ def run(config: Config, options: TopOptions) -> int:
         )
         try:
             _say(line)
+            if not chosen.remote:
+                console.say_if_pids_are_foreign(Path("/proc"), _NAME)
             with Stop() as stop:
                 session = Session(chosen, options.duration, stop)
                 _count(session, stop, options, out, live_view=live_view)

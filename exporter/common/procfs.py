@@ -8,6 +8,9 @@ from pathlib import Path
 _CGROUP_BYTES = 64 * 1024
 _STAT_BYTES = 4096
 
+HOST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode of the first PID namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h). The program's pids are of this one."""
+
 
 def read_head(path: Path, limit: int) -> bytes:
     """Return the first `limit` bytes of a file; b"" if it cannot be read.
@@ -50,3 +53,17 @@ def start_time(process: Path) -> int | None:
     if not parenthesis or len(fields) < 20 or not re.fullmatch(rb"[0-9]{1,20}", fields[19]):
         return None
     return int(fields[19])
+
+
+def pid_namespace(proc: Path) -> int:
+    """Return the inode of the PID namespace of this process. Raises OSError."""
+    # The link's text is pid:[INODE] (fs/nsfs.c, ns_get_name()).
+    return int((proc / "self/ns/pid").readlink().name[len("pid:[") : -len("]")])
+
+
+def has_foreign_pids(proc: Path) -> bool:
+    """Return whether the program's pids mean other processes here, or none; False if that cannot be read."""
+    try:
+        return pid_namespace(proc) != HOST_PID_NAMESPACE
+    except OSError:
+        return False

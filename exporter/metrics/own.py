@@ -58,6 +58,8 @@ class OwnStatus:
     config: ConfigStatus = ConfigStatus()
     since: CountingSince = NOT_COUNTING
     replay: bool = False
+    foreign_pids: bool = False
+    """This PID namespace is not the host's, so no VM has a name."""
 
 
 def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorRegistry:
@@ -105,6 +107,10 @@ class _OwnCollector:
                 "1 while the program is attached and the last collection succeeded.",
             ),
             replay=(status.replay, "1 if the events are a replayed recording and not this host's."),
+            foreign_pid_namespace=(
+                status.foreign_pids,
+                "1 if the exporter is not in the host's PID namespace: then VMs have pids and no names.",
+            ),
             collect_duration_seconds=(status.collection.seconds, "Time the last collection took."),
             lookups_pending=(
                 status.scrape.lookups_pending,

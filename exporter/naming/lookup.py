@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from exporter.common.procfs import start_time
+from exporter.common.procfs import has_foreign_pids, start_time
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.identity import Identity, identify, unknown
@@ -77,11 +77,14 @@ class Lookup:
     A name that is a part of a path must belong to one running VM alone. If it does not, the pid is the name of each
     such VM that get() has not returned before.
 
+    In another PID namespace than the host's, each VM gets the fallback at once, because its pid means another process.
+
     Any thread may call any method. Only wait_known() waits.
     """
 
     def __init__(self, proc: Path, *, clock: Callable[[], float] = time.monotonic, patience: float = 5.0) -> None:
         self._proc = proc
+        self._foreign_pids = has_foreign_pids(proc)
         self._clock = clock
         self._patience = patience
         self._lock = threading.Condition()
@@ -105,6 +108,8 @@ class Lookup:
     def submit(self, key: ThreadKey, comm: bytes, vcpu_id: int | None) -> None:
         """Start the lookup of a thread. Does nothing for a key that was submitted or preset before."""
         with self._lock:
+            if self._foreign_pids and key not in self._threads:
+                self.preset(key, Vcpu(unknown(key.pid), index_from_comm(comm, vcpu_id)))
             if key not in self._threads:
                 self._threads[key] = self._unanswered[key] = _ThreadEntry(comm, vcpu_id, self._clock())
                 self._pool.submit(key)

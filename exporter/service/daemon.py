@@ -10,8 +10,9 @@ from pathlib import Path
 
 from exporter.common import logs
 from exporter.common.logs import event
+from exporter.common.procfs import has_foreign_pids
 from exporter.config.options import Config
-from exporter.kernel import host
+from exporter.kernel import host, remedies
 from exporter.kernel.privileges import Account
 from exporter.kernel.program import LoadError
 from exporter.metrics import own
@@ -62,6 +63,7 @@ class Daemon:
         self.lifecycle = Lifecycle()
         self._waker = Waker()
         self._reloader = Reloader(config, reread, self._apply, self._systemd.reloading)
+        self._foreign_pids = has_foreign_pids(proc)
         self._lookup = Lookup(proc)
         self._collection: Collected = NothingCollected()
         self._since, self._replay = NOT_COUNTING, False
@@ -117,7 +119,12 @@ class Daemon:
 
     def start(self) -> None:
         """Answer requests. Raises OSError."""
-        self._frontend.start(self._reloader.config, NOTICE if self._replay else "")
+        if self._foreign_pids:
+            event(log, "warn", remedies.NO_NAMES, remedy=remedies.HOST_PIDS)
+        notices = [
+            text for text, holds in ((NOTICE, self._replay), (f"{remedies.NO_NAMES}.", self._foreign_pids)) if holds
+        ]
+        self._frontend.start(self._reloader.config, " ".join(notices))
 
     def attach(self) -> None:
         """Begin to count. If KVM's module is not loaded, wait for it. Raises LoadError, StartError, OSError."""
@@ -181,7 +188,12 @@ class Daemon:
 
     def _status(self) -> OwnStatus:
         return OwnStatus(
-            self._collection.status, self._scraper.status, self._reloader.status, self._since, self._replay
+            self._collection.status,
+            self._scraper.status,
+            self._reloader.status,
+            self._since,
+            self._replay,
+            self._foreign_pids,
         )
 
     def _receive(self) -> Attached | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,13 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[..., Service]]:
-    """Return start(command, *options). It starts a service, which is ended after the test."""
+    """Return start(command, *options, prefix). It starts a service, which is ended after the test."""
     with ExitStack() as stack:
 
-        def begin(command: str, *options: str) -> Service:
+        def begin(command: str, *options: str, prefix: Sequence[str] = ()) -> Service:
             config = folder / f"{command}.yaml"
             config.write_text(f"lock_file: {folder}/lock\nrun_as: nobody\nweb: {{listen_address: ['127.0.0.1:0']}}\n")
-            service = Service(command, f"--config.file={config}", *options)
+            service = Service(command, f"--config.file={config}", *options, prefix=prefix)
             stack.callback(service.end)
             return service
 

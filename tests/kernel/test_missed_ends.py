@@ -221,7 +221,7 @@ def test_a_thread_without_room_in_the_hash_leaves_its_slot_free(
 def _empty_proc(root: Path) -> Path:
     """Return a tree like /proc of this host without any process but the first."""
     (root / "self/ns").mkdir(parents=True)
-    (root / "self/ns/pid").symlink_to("/proc/self/ns/pid")
+    (root / "self/ns/pid").symlink_to(os.readlink("/proc/self/ns/pid"))
     (root / "1").mkdir()
     (root / "1/stat").write_text(Path("/proc/1/stat").read_text())
     return root

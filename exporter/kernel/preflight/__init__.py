@@ -49,7 +49,7 @@ def run(
         rights.check_capabilities(caps, version),
         kernel.check_lockdown(sys / LOCKDOWN, tracefs),
         rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
-        rights.check_pid_namespace(proc / "self/ns/pid"),
+        rights.check_pid_namespace(proc),
         rights.check_hidepid(proc / "self/mountinfo", proc),
         kernel.check_btf(sys, tracefs, machine, version),
         software.check_headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.common.procfs import HOST_PID_NAMESPACE, pid_namespace
 from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check
+from exporter.kernel.remedies import HOST_PIDS
 
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = 21, 24, 38, 39  # include/uapi/linux/capability.h
 _VISIBLE = ("hidepid=0", "hidepid=off")
-_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h: the inode of the host's pid namespace
 _MOUNT_PROC = "mount -t proc nodev /proc"
 
 
@@ -66,17 +67,17 @@ def check_memlock(path: Path, map_bytes: int, caps: int | OSError, version: Vers
     return Check(name, ok, f"{soft} bytes, the maps need {map_bytes}", "" if ok else remedy)
 
 
-def check_pid_namespace(path: Path) -> Check:
+def check_pid_namespace(proc: Path) -> Check:
     """Check that this process is in the host's pid namespace, since the kernel reports pids of that namespace."""
-    name, host = "pid namespace", f"pid:[{_HOST_PID_NAMESPACE}]"
-    remedy = "run in the host's pid namespace: docker --pid=host, hostPID: true in a Kubernetes pod"
+    name = "pid namespace"
     try:
-        link = str(path.readlink())
+        namespace = pid_namespace(proc)
     except OSError as error:
-        return Check(name, False, f"{path}: {error.strerror}", _MOUNT_PROC)
-    if link == host:
+        return Check(name, False, f"{error.filename}: {error.strerror}", _MOUNT_PROC)
+    if namespace == HOST_PID_NAMESPACE:
         return Check(name, True, "the host's")
-    return Check(name, False, f"{link} is not the host's: here, the pid of a VM means another process", remedy)
+    detail = f"pid:[{namespace}] is not the host's: here, the pid of a VM means another process"
+    return Check(name, False, detail, HOST_PIDS)
 
 
 def check_hidepid(path: Path, proc: Path) -> Check:

@@ -23,9 +23,8 @@ class Proc:
         self.root = root
         self.boot_ns = 2 * HOUR_NS
         (root / "self/ns").mkdir(parents=True)
-        (root / "self/ns/pid").write_text("")
+        (root / "self/ns/pid").symlink_to("pid:[4026531836]")
         self._thread(root / "1", 0)
-        monkeypatch.setattr(missed_ends, "_HOST_PID_NAMESPACE", (root / "self/ns/pid").stat().st_ino)
         # The machine has slept for an hour: only this clock went on.
         clocks = {time.CLOCK_BOOTTIME: self.boot_ns, time.CLOCK_MONOTONIC: self.boot_ns - HOUR_NS}
         monkeypatch.setattr(time, "clock_gettime_ns", clocks.__getitem__)
@@ -77,12 +76,8 @@ def test_nothing_is_concluded_from_a_proc_that_hides_processes(proc: Proc) -> No
     assert missed_ends.ended([key(7, 71, 1009)], proc.root, NOW) == []
 
 
-def test_nothing_is_concluded_in_another_pid_namespace(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missed_ends, "_HOST_PID_NAMESPACE", missed_ends._HOST_PID_NAMESPACE + 1)
-    assert missed_ends.ended([key(7, 71, 1009)], proc.root, NOW) == []
+def test_nothing_is_concluded_in_another_pid_namespace(proc: Proc) -> None:
     (proc.root / "self/ns/pid").unlink()
     assert missed_ends.ended([key(7, 71, 1009)], proc.root, NOW) == []
-
-
-def test_the_number_of_the_host_namespace_is_that_of_the_kernel() -> None:
-    assert missed_ends._HOST_PID_NAMESPACE == 4026531836
+    (proc.root / "self/ns/pid").symlink_to("pid:[4026532299]")
+    assert missed_ends.ended([key(7, 71, 1009)], proc.root, NOW) == []

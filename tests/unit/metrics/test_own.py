@@ -6,6 +6,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from exporter.metrics import own as own_metrics
+from exporter.metrics.own import OwnStatus
 from tests.support import pages, prometheus_messages
 from tests.support.pages import FORMATS, OPENMETRICS, PROTOBUF, TEXT
 
@@ -35,3 +37,9 @@ def test_help_is_the_same_in_all_formats(own: CollectorRegistry) -> None:
     for name, family in found.items():
         stem = name[: -len("_total")] if name.endswith("_total") else name
         assert family.help == documented[stem]
+
+
+def test_a_foreign_pid_namespace_is_told() -> None:
+    for foreign in (False, True):
+        registry = own_metrics.registry(lambda foreign=foreign: OwnStatus(foreign_pids=foreign))  # type: ignore[misc]
+        assert registry.get_sample_value("kvm_exit_exporter_foreign_pid_namespace") == float(foreign)

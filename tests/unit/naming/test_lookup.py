@@ -226,3 +226,25 @@ def test_all_threads_that_ask_at_the_same_time_get_the_same_answer(proc: Proc, r
     assert not failures
     assert seen == [expected] * 8
     assert reads == Counter(pids)
+
+
+def test_no_file_of_a_foreign_pid_is_read(proc: Proc, clock: Clock, reads: Counter[int]) -> None:
+    """In another PID namespace, the pid of a VM means another process of this namespace."""
+    proc.add(10, "not-this-vm")
+    thread = proc.root / "10/task/11"
+    thread.mkdir(parents=True)
+    (thread / "cgroup").write_text("0::/machine.slice/libvirt/vcpu5\n")
+    (proc.root / "self/ns").mkdir(parents=True)
+    (proc.root / "self/ns/pid").symlink_to("pid:[4026532299]")
+    names = proc.lookup(clock)
+    for tid, comm in ((11, b"qemu-system-x86"), (12, CPU1)):
+        names.submit(ThreadKey(10, tid, 1), comm, None)
+    assert names.pending == 0
+    assert [names.get(ThreadKey(10, tid, 1)) for tid in (11, 12)] == [
+        Vcpu(Vm(10, "10", "", "unknown"), index) for index in ("", "1")
+    ]
+    names.submit(ThreadKey(10, 11, 1), b"qemu-system-x86", 8)  # now the kernel's vcpu_id is known
+    assert names.get(ThreadKey(10, 11, 1)) == Vcpu(Vm(10, "10", "", "unknown"), "")
+    names.forget([ThreadKey(10, 11, 1), ThreadKey(10, 12, 1)])
+    assert names.get(ThreadKey(10, 11, 1)) is None
+    assert reads == {}

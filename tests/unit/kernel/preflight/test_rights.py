@@ -120,7 +120,11 @@ def test_a_memlock_limit_that_cannot_be_read_counts_as_missing(host: Host) -> No
 def test_a_pid_namespace_of_a_container_is_refused(host: Host) -> None:
     host.pid_namespace("pid:[4026532299]")
     detail = "pid:[4026532299] is not the host's: here, the pid of a VM means another process"
-    remedy = "run in the host's pid namespace: docker --pid=host, hostPID: true in a Kubernetes pod"
+    remedy = (
+        "run in the host's PID namespace: docker --pid=host, or hostPID: true in a Kubernetes pod. With kind, "
+        "OrbStack, Docker Desktop or WSL 2, this reaches only the namespace of the node or the distribution, which is "
+        "itself a container: there, run the exporter on the Linux machine that has the containers"
+    )
     assert host.row("pid namespace") == Check("pid namespace", False, detail, remedy)
     (host.proc / "self/ns/pid").unlink()
     detail = f"{host.proc}/self/ns/pid: No such file or directory"
