@@ -12,6 +12,7 @@ from exporter.config.options import Config, Limits
 from exporter.kernel import launcher, preflight, program, remedies
 from exporter.kernel.isa import registry
 from exporter.kernel.preflight import Check
+from exporter.kernel.preflight.kernel import CLOSED, is_locked_down, why_no_tracefs
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
 # A slot takes about 500 bytes, including its entries in the hash and on the stack. A cell takes about 1,220 bytes,
@@ -34,15 +35,11 @@ def kvm_remedy() -> str:
     return registry.kvm_remedy(platform.machine())
 
 
-def read_texts(sysfs: Path) -> dict[str, str] | None:
+def read_texts(sysfs: Path, proc: Path = Path("/proc")) -> dict[str, str] | None:
     """Return the texts of the tracepoint formats, by event; None while the kernel has no KVM. Raises LoadError."""
     tracefs = preflight.find_tracefs(sysfs)
     if tracefs is None:
-        lockdown = preflight.check_lockdown(sysfs / preflight.LOCKDOWN, None)
-        if not lockdown.ok:
-            what = "tracefs is empty: the kernel booted in lockdown mode confidentiality"
-            raise program.LoadError(what, lockdown.remedy)
-        raise program.LoadError("tracefs is not mounted", remedies.MOUNT_TRACEFS)
+        raise program.LoadError(*why_no_tracefs(sysfs, proc))
     events = tracefs / "events"
     try:
         return {
@@ -51,6 +48,8 @@ def read_texts(sysfs: Path) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
+        if is_locked_down(sysfs):
+            raise program.LoadError(CLOSED, remedies.UNLOCK) from error
         raise program.LoadError(f"cannot read {error.filename}: {error.strerror}", remedies.READ_TRACEFS) from error
     except (OSError, UnicodeDecodeError) as error:
         what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{events}/kvm: {error}"

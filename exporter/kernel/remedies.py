@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
+UNLOCK = "boot with lockdown=integrity, or without lockdown="
 READ_TRACEFS = "run as root, or with CAP_DAC_READ_SEARCH (tracefs is mounted for root alone)"
 NEWER_KERNEL = "boot a newer kernel"
 NO_NAMES = "VMs have no names: the pids of this PID namespace are not the host's"

@@ -1,8 +1,8 @@
 """`kvm-exit-exporter check`: a row for each thing that the host must have, and a remedy for each missing one.
 
-The rows are checked independently, so that one missing thing does not hide the next. The last row is a trial load of
-the program. Only this row proves that the program can be loaded: the kernel of a distribution may have more or fewer
-features than its version says.
+The rows are checked independently, so that one missing thing does not hide the next. A cause comes before its effects.
+The last row is a trial load of the program. Only this row proves that the program can be loaded: the kernel of a
+distribution may have more or fewer features than its version says.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Callable
 
 from exporter.kernel.preflight import kernel, rights, software
 from exporter.kernel.preflight.check import Check, status, table
-from exporter.kernel.preflight.kernel import LOCKDOWN, check_lockdown, find_tracefs, has_kvm_without_exit
+from exporter.kernel.preflight.kernel import find_tracefs, has_kvm_without_exit
 
-__all__ = ["LOCKDOWN", "Check", "check_lockdown", "find_tracefs", "has_kvm_without_exit", "run", "status", "table"]
+__all__ = ["Check", "find_tracefs", "has_kvm_without_exit", "run", "status", "table"]
 
 
 def run(
@@ -42,12 +42,12 @@ def run(
     return [
         kernel.check_version(release, version),
         kernel.check_architecture(machine),
-        kernel.check_tracefs(tracefs),
-        kernel.check_kvm_tracepoints(tracefs, machine),
-        kernel.check_sched_tracepoints(tracefs),
+        kernel.check_lockdown(sys, tracefs),
+        kernel.check_tracefs(tracefs, sys, proc),
+        kernel.check_kvm_tracepoints(tracefs, sys, proc, machine),
+        kernel.check_sched_tracepoints(tracefs, sys, proc),
         kernel.check_dev_kvm(dev / "kvm"),
         rights.check_capabilities(caps, version),
-        kernel.check_lockdown(sys / LOCKDOWN, tracefs),
         rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
         rights.check_pid_namespace(proc),
         rights.check_hidepid(proc / "self/mountinfo", proc),

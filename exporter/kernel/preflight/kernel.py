@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from exporter.common.procfs import read_head
 from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Version
 from exporter.kernel.preflight.check import Check, exists
 from exporter.kernel.program import TRACEPOINTS, events
-from exporter.kernel.remedies import MOUNT_TRACEFS, NEWER_KERNEL, READ_TRACEFS
+from exporter.kernel.remedies import MOUNT_TRACEFS, NEWER_KERNEL, READ_TRACEFS, UNLOCK
 from exporter.kernel.tracepoint import FormatError, TracepointFormat, parse_format
 
-LOCKDOWN = "kernel/security/lockdown"
-"""The file that shows the lockdown mode, in sysfs."""
+_MOUNTS_BYTES = 1 << 20
+_CONFIDENTIALITY = "confidentiality"
+CLOSED = "the kernel is locked down (confidentiality), so tracefs is closed"
+"""The sentence for a locked kernel; remedies.UNLOCK is its remedy."""
 
 
 def kernel_version(release: str) -> Version | None:
@@ -29,7 +32,7 @@ def find_tracefs(sys: Path) -> Path | None:
     Without tracefs, kernel/tracing is an empty directory that everybody may read. So a directory that this process may
     not read counts as mounted.
     """
-    for candidate in (sys / "kernel/tracing", sys / "kernel/debug/tracing"):
+    for candidate in _tracefs_folders(sys):
         try:
             if any(candidate.iterdir()):
                 return candidate
@@ -38,6 +41,43 @@ def find_tracefs(sys: Path) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def why_no_tracefs(sys: Path, proc: Path) -> tuple[str, str]:
+    """Return the cause and the remedy if find_tracefs() returns None.
+
+    With lockdown=confidentiality, tracefs has no file (fs/tracefs/inode.c, tracefs_create_file()). In a container, the
+    file that tells the mode of lockdown may be missing.
+    """
+    if is_locked_down(sys):
+        return CLOSED, UNLOCK
+    mounts = [
+        line.split(" ")
+        for line in read_head(proc / "self/mountinfo", _MOUNTS_BYTES).decode(errors="replace").splitlines()
+    ]
+    for candidate in _tracefs_folders(sys):
+        # proc_pid_mountinfo(5): the fifth field is the mount point, the third one from the end the type.
+        if any(fields[4:5] == [str(candidate)] and fields[-3:-2] == ["tracefs"] for fields in mounts):
+            return f"tracefs is mounted on {candidate}, but empty: the kernel may be locked down", UNLOCK
+    return "tracefs is not mounted", MOUNT_TRACEFS
+
+
+def is_locked_down(sys: Path) -> bool:
+    """Return whether the kernel is locked down in mode confidentiality: tracefs is closed, even for root."""
+    try:
+        return _lockdown_mode(sys) == _CONFIDENTIALITY
+    except OSError:
+        return False
+
+
+def _lockdown_mode(sys: Path) -> str:
+    """Return the mode of lockdown; "unknown" if the file names none. Raises OSError."""
+    match = re.search(r"\[(\w+)\]", (sys / "kernel/security/lockdown").read_text(errors="replace"))
+    return match[1] if match else "unknown"
+
+
+def _tracefs_folders(sys: Path) -> tuple[Path, ...]:
+    return (sys / "kernel/tracing", sys / "kernel/debug/tracing")
 
 
 def check_version(release: str, version: Version | None) -> Check:
@@ -60,23 +100,29 @@ def check_architecture(machine: str) -> Check:
     return Check("architecture", not remedy, machine, remedy)
 
 
-def check_tracefs(tracefs: Path | None) -> Check:
+def check_tracefs(tracefs: Path | None, sys: Path, proc: Path) -> Check:
     """Check that tracefs is mounted, and that this process may read it."""
     if tracefs is None:
-        return Check("tracefs", False, "not mounted", MOUNT_TRACEFS)
+        what, remedy = why_no_tracefs(sys, proc)
+        return Check("tracefs", False, what.removeprefix("tracefs is "), remedy)
     try:
         next(iter((tracefs / "events").iterdir()), None)
     except PermissionError as error:
-        return Check("tracefs", False, f"{tracefs}: {error.strerror}", READ_TRACEFS)
+        return Check("tracefs", False, f"{tracefs}: {error.strerror}", _read_remedy(sys))
     except OSError as error:
         return Check("tracefs", False, f"{tracefs}/events: {error.strerror}", MOUNT_TRACEFS)
     return Check("tracefs", True, str(tracefs))
 
 
-def check_kvm_tracepoints(tracefs: Path | None, machine: str) -> Check:
+def _read_remedy(sys: Path) -> str:
+    """Return the remedy for a file of tracefs that this process may not read."""
+    return UNLOCK if is_locked_down(sys) else READ_TRACEFS
+
+
+def check_kvm_tracepoints(tracefs: Path | None, sys: Path, proc: Path, machine: str) -> Check:
     """Check that the tracepoints of KVM exist."""
     remedy = NEWER_KERNEL if tracefs and has_kvm_without_exit(tracefs) else registry.kvm_remedy(machine)
-    return _check_tracepoints("kvm", tracefs, remedy)
+    return _check_tracepoints("kvm", tracefs, sys, proc, remedy)
 
 
 def has_kvm_without_exit(tracefs: Path) -> bool:
@@ -88,15 +134,15 @@ def has_kvm_without_exit(tracefs: Path) -> bool:
     return exists(kvm / "kvm_userspace_exit/format") and not exists(kvm / "kvm_exit/format")
 
 
-def check_sched_tracepoints(tracefs: Path | None) -> Check:
+def check_sched_tracepoints(tracefs: Path | None, sys: Path, proc: Path) -> Check:
     """Check that the tracepoints for the end of a thread exist."""
-    return _check_tracepoints("sched", tracefs, "a kernel with CONFIG_TRACEPOINTS=y")
+    return _check_tracepoints("sched", tracefs, sys, proc, "a kernel with CONFIG_TRACEPOINTS=y")
 
 
-def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
+def _check_tracepoints(system: str, tracefs: Path | None, sys: Path, proc: Path, remedy: str) -> Check:
     name = f"{system} tracepoints"
     if tracefs is None:
-        return Check(name, False, "cannot be seen without tracefs", MOUNT_TRACEFS)
+        return Check(name, False, "cannot be seen without tracefs", why_no_tracefs(sys, proc)[1])
     kvm_exit = _kvm_exit(tracefs)
     isa = registry.recognise(kvm_exit.fields) if kvm_exit else None  # if no front fits, the trial load says so
     needed = [event for event in events("counting", isa.name if isa else "") if TRACEPOINTS[event].system == system]
@@ -105,7 +151,7 @@ def _check_tracepoints(system: str, tracefs: Path | None, remedy: str) -> Check:
         try:
             (tracefs / "events" / system / event / "format").read_bytes()
         except PermissionError as error:
-            return Check(name, False, f"{system}/{event}: {error.strerror}", READ_TRACEFS)
+            return Check(name, False, f"{system}/{event}: {error.strerror}", _read_remedy(sys))
         except OSError as error:
             wrong.append(f"{event}: {error.strerror}")
     return Check(name, False, ", ".join(wrong), remedy) if wrong else Check(name, True, ", ".join(needed))
@@ -126,24 +172,22 @@ def check_dev_kvm(path: Path) -> Check:
     return Check("/dev/kvm", True, "absent: this host runs no VM, or its devices are hidden from here", needed=False)
 
 
-def check_lockdown(path: Path, tracefs: Path | None) -> Check:
+def check_lockdown(sys: Path, tracefs: Path | None) -> Check:
     """Check that the kernel did not boot in lockdown mode confidentiality: tracefs is then empty.
 
     A lockdown that began later leaves the tracepoints, and the loader finds a program that reads no kernel memory.
     """
     try:
-        match = re.search(r"\[(\w+)\]", path.read_text(errors="replace"))
+        mode = _lockdown_mode(sys)
     except FileNotFoundError:
         return Check("lockdown", True, "none: the kernel or this container has no lockdown file")
     except OSError as error:
         return Check("lockdown", True, f"unknown: {error.strerror}")
-    mode = match[1] if match else "unknown"
-    if mode != "confidentiality":
+    if mode != _CONFIDENTIALITY:
         return Check("lockdown", True, mode)
     if tracefs:
         return Check("lockdown", True, f"{mode}: BPF may not read kernel memory, but there are tracepoints")
-    detail = "confidentiality: forbids BPF to read kernel memory, and tracefs"
-    return Check("lockdown", False, detail, "boot with lockdown=integrity, or without lockdown=")
+    return Check("lockdown", False, f"{mode}: forbids BPF to read kernel memory, and tracefs", UNLOCK)
 
 
 def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | None) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -83,13 +84,60 @@ def test_without_tracefs_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
     assert str(caught.value) == "tracefs is not mounted; mount -t tracefs nodev /sys/kernel/tracing"
 
 
-def test_a_lockdown_that_empties_tracefs_is_named(tmp_path: Path) -> None:
-    (tmp_path / "kernel/security").mkdir(parents=True)
-    (tmp_path / "kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
+UNLOCK = "boot with lockdown=integrity, or without lockdown="
+
+
+def lock_down(sys: Path) -> None:
+    (sys / "kernel/security").mkdir(parents=True)
+    (sys / "kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
+
+
+def test_lockdown_is_named_before_the_tracefs_that_it_closes(tmp_path: Path) -> None:
+    """The kernel of Talos boots with lockdown=confidentiality: tracefs is mounted, and has no file."""
+    lock_down(tmp_path)
+    (tmp_path / "kernel/tracing").mkdir()
     with pytest.raises(program.LoadError) as caught:
         host.read_texts(tmp_path)
-    remedy = "boot with lockdown=integrity, or without lockdown="
-    assert str(caught.value) == f"tracefs is empty: the kernel booted in lockdown mode confidentiality; {remedy}"
+    assert str(caught.value) == f"the kernel is locked down (confidentiality), so tracefs is closed; {UNLOCK}"
+
+
+def test_lockdown_is_named_if_it_forbids_to_open_a_format(
+    tmp_path: Path, events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lockdown that begins after the boot leaves the files in tracefs, but nobody may open them."""
+    lock_down(tmp_path)
+    read_text = Path.read_text
+
+    def refuse(path: Path, **options: str) -> str:
+        if path.is_relative_to(events):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(program.LoadError) as caught:
+        host.read_texts(tmp_path)
+    assert str(caught.value) == f"the kernel is locked down (confidentiality), so tracefs is closed; {UNLOCK}"
+
+
+@pytest.mark.parametrize("kind", ["tracefs", "sysfs"])
+def test_an_empty_tracefs_points_to_lockdown(tmp_path: Path, kind: str) -> None:
+    """In a container, the file that tells the mode of lockdown may be missing.
+
+    If the host has no tracefs, the container gets the empty folder below it, which belongs to sysfs.
+    """
+    folder, mounts = tmp_path / "kernel/tracing", tmp_path / "proc/self/mountinfo"
+    folder.mkdir(parents=True)
+    mounts.parent.mkdir(parents=True)
+    mounts.write_text(f"21 27 0:20 / /sys rw - sysfs sysfs rw\n22 21 0:13 / {folder} rw,nosuid - {kind} {kind} rw\n")
+    with pytest.raises(program.LoadError) as caught:
+        host.read_texts(tmp_path, tmp_path / "proc")
+    assert (
+        str(caught.value)
+        == {
+            "tracefs": f"tracefs is mounted on {folder}, but empty: the kernel may be locked down; {UNLOCK}",
+            "sysfs": "tracefs is not mounted; mount -t tracefs nodev /sys/kernel/tracing",
+        }[kind]
+    )
 
 
 def test_a_format_that_cannot_be_read_is_an_error(tmp_path: Path, events: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +92,18 @@ class Host:
         return [check.name for check in self.run() if check.state == "missing"]
 
 
-def shut(path: Path) -> None:
-    """Remove every permission of a file. Only the real user can do this, because that user owns the file."""
+@contextmanager
+def as_owner() -> Iterator[None]:
+    """Act as the real user, who owns the files."""
     user = os.geteuid()
     os.seteuid(os.getuid())
-    path.chmod(0)
-    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def shut(path: Path) -> None:
+    """Remove every permission of a file."""
+    with as_owner():
+        path.chmod(0)

@@ -10,7 +10,7 @@ from exporter.kernel.isa import registry
 from exporter.kernel.preflight import Check, find_tracefs, status
 from exporter.kernel.preflight.kernel import kernel_version
 from tests.support.paths import FORMATS
-from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, shut
+from tests.unit.kernel.preflight.host import KVM_EVENTS, Host, as_owner, shut
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,45 @@ def test_without_tracefs_the_remedy_is_to_mount_it(host: Host) -> None:
     assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, unseen, mount)
     assert host.row("sched tracepoints") == Check("sched tracepoints", False, unseen, mount)
     assert host.missing() == ["tracefs", "kvm tracepoints", "sched tracepoints"]
+
+
+UNLOCK = "boot with lockdown=integrity, or without lockdown="
+
+
+def test_lockdown_comes_before_everything_that_it_closes(host: Host) -> None:
+    (host.sys / "kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
+    host.tracefs.rename(host.root / "elsewhere")
+    host.tracefs.mkdir()
+    closed = "the kernel is locked down (confidentiality), so tracefs is closed"
+    unseen = "cannot be seen without tracefs"
+    host.caps(0)
+    missing = [check for check in host.run() if not check.ok]
+    assert [(check.name, check.remedy) for check in missing[:4]] == [
+        ("lockdown", UNLOCK),
+        ("tracefs", UNLOCK),
+        ("kvm tracepoints", UNLOCK),
+        ("sched tracepoints", UNLOCK),
+    ]
+    assert [check.detail for check in missing[1:4]] == [closed, unseen, unseen]
+    assert [check.name for check in missing[4:]] == ["capabilities"]
+
+
+def test_formats_that_lockdown_closes_have_its_remedy(nobodys_host: Host) -> None:
+    host = nobodys_host
+    with as_owner():
+        (host.sys / "kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
+    shut(host.tracefs / "events/kvm/kvm_exit/format")
+    assert host.row("kvm tracepoints") == Check("kvm tracepoints", False, "kvm/kvm_exit: Permission denied", UNLOCK)
+
+
+def test_an_empty_tracefs_points_to_lockdown(host: Host) -> None:
+    (host.sys / "kernel/security/lockdown").unlink()
+    host.tracefs.rename(host.root / "elsewhere")
+    host.tracefs.mkdir()
+    host.write(host.proc / "self/mountinfo", f"22 21 0:13 / {host.tracefs} rw,nosuid shared:7 - tracefs nodev rw\n")
+    detail = f"mounted on {host.tracefs}, but empty: the kernel may be locked down"
+    assert host.row("tracefs") == Check("tracefs", False, detail, UNLOCK)
+    assert host.row("kvm tracepoints").remedy == UNLOCK
 
 
 def test_tracefs_is_found_below_debugfs(host: Host) -> None:
