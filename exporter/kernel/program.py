@@ -96,8 +96,14 @@ class LoadError(Exception):
         self.lacks = tuple(lacks)
 
     def explained(self) -> str:
-        """Return one line: the error and its remedy. Without a remedy: the error and the things that the host lacks."""
-        return str(self) if self.remedy else "; ".join([self.what, *self.lacks])
+        """Return one line: the error, its remedy, and the things that the host lacks.
+
+        Things with the same remedy are left out: they have the same cause.
+        """
+        if not self.remedy:
+            return "; ".join([self.what, *self.lacks])
+        others = [lack for lack in self.lacks if not lack.endswith(f"({self.remedy})")]
+        return f"{self}; this host also lacks: {'; '.join(others)}" if others else str(self)
 
 
 class LeafField(NamedTuple):

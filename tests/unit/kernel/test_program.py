@@ -95,7 +95,12 @@ def test_only_openeulers_front_has_the_tracepoint_of_traps() -> None:
 
 
 def test_an_error_has_its_remedy_or_a_list_of_the_things_that_the_host_lacks() -> None:
-    assert program.LoadError("refused", "do this", ["BTF: none"]).explained() == "refused; do this"
+    lacks = ["lockdown: confidentiality (do this)", "BTF: none", "memlock: low (raise it)"]
+    assert program.LoadError("refused", "do this", lacks).explained() == (
+        "refused; do this; this host also lacks: BTF: none; memlock: low (raise it)"
+    )
+    assert program.LoadError("refused", "do this", lacks[:1]).explained() == "refused; do this"
+    assert program.LoadError("refused", "do this").explained() == "refused; do this"
     assert program.LoadError("refused", "", ["BTF: none", "memlock: low"]).explained() == (
         "refused; BTF: none; memlock: low"
     )
