@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.model.drops import not_counted
+from exporter.naming.vmm.registry import MOVING
 from exporter.page.totals import Change
 from exporter.readings.difference import IDLE, ReasonDifference
 from exporter.readings.grouping import ordered
@@ -139,6 +140,10 @@ def _stuck(threads: Iterable[VcpuReading]) -> list[Stuck]:
     found = [
         Stuck(thread.vm_label, thread.vcpu, thread.key.tid, current.reason, current.age_ns)
         for thread in threads
-        if thread.alive and (current := thread.in_progress) and current.klass != IDLE and current.age_ns > STUCK_NS
+        if thread.vmm not in MOVING
+        and thread.alive
+        and (current := thread.in_progress)
+        and current.klass != IDLE
+        and current.age_ns > STUCK_NS
     ]
     return sorted(found, key=lambda stuck: (-stuck.age_ns, stuck.tid))

@@ -63,6 +63,9 @@ class Vmm:
     only_vcpu_comm: str = ""
     """Comm of the vCPU's thread of a VM that has only one vCPU, if this comm has no index."""
 
+    moves_vcpus: bool = False
+    """Its vCPUs move between threads. So a thread without a vCPU looks like a vCPU in a long exit."""
+
     libvirt_driver: str = ""
     """Name of its libvirt driver in cgroup paths; "" if libvirt has no driver for it."""
 

@@ -20,6 +20,7 @@ GVISOR = Vmm(
     label="gvisor",
     programs=frozenset({"runsc", "runsc-sandbox"}),
     vcpu_comms=(),
+    moves_vcpus=True,  # pkg/sentry/platform/kvm/machine.go, machine.Get()
     read_identity=_read_identity,
     sample_command_line=_sample_command_line,
 )

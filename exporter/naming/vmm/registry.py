@@ -18,6 +18,10 @@ from exporter.naming.vmm.virtualbox import VIRTUALBOX
 VMMS = (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM, KVMTOOL, STRATOVIRT, DRAGONBALL, VIRTUALBOX, GVISOR)
 
 
+MOVING = frozenset(vmm.label for vmm in VMMS if vmm.moves_vcpus)
+"""Labels of the VMMs whose vCPUs move between threads. Their idle threads are not stuck."""
+
+
 class Recognised(NamedTuple):
     """The VMM that a process is, and the VMM whose options it understands; each is None if unknown."""
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from exporter.model.reason import CLASSES
+from exporter.naming.vmm.registry import MOVING
 from tests.support.paths import ROOT
 from tests.support.rules import ALL, FILES, KNOWN, RULES, Rule, rules
 
@@ -129,3 +130,13 @@ def test_the_rules_for_both_forms_of_histograms_are_equal() -> None:
     assert expected == [rule.body for rule in rules("recording-native.rules.yml")]
     (fleet,) = rules("recording-native-fleet.rules.yml")
     assert fleet.expr == translated(buckets["class"])
+
+
+@pytest.mark.parametrize(
+    ("join", "alerts"),
+    [("pid", {"KvmVcpuStuck", "KvmVmStandsStill"}), ("vm", {"KvmExitTimeHigh", "KvmExitP99High"})],
+)
+def test_alerts_about_long_exits_leave_out_programs_whose_vcpus_move(join: str, alerts: set[str]) -> None:
+    (label,) = MOVING
+    without = f'unless on (job, instance, {join}) kvm_vm_info{{vmm="{label}"}}'
+    assert {rule.body["alert"] for rule in ALERTS if without in rule.body["expr"]} == alerts

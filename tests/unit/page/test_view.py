@@ -43,3 +43,9 @@ def test_vms_are_sorted_by_lost_time_and_idle_reasons_come_last() -> None:
     assert made.index("busy") < made.index("half") < made.index("sleeps") < made.index("quiet")
     assert "<tr class=idle><th scope=row>WFx <i>idle</i>" in made
     assert [bool(opened) for opened in re.findall(r"<details id=vm-\d+( open)?>", made)] == [True, True, True, False]
+
+
+def test_an_idle_thread_of_a_program_whose_vcpus_move_is_not_stuck() -> None:
+    out = thread(1, 2, counted("EC_DABT_LOW", "mmio", 1), in_progress=InProgress("EC_DABT_LOW", "mmio", 3 * SECOND))
+    assert len(seen(History(), 10, out).stuck) == 1
+    assert seen(History(), 10, out._replace(vmm="gvisor")).stuck == []
