@@ -207,8 +207,8 @@ class Daemon:
     def _wait_for_kvm(self) -> None:
         self.lifecycle.step(State.WAITING_FOR_KVM)
         event(log, "warn", f"waiting for KVM: {host.NO_KVM} yet", remedy=host.kvm_remedy())
-        self._systemd.ready()  # a host without KVM is not a failure of this service
         self._notify_status("waiting for KVM: its tracepoints do not exist yet")
+        self._systemd.ready()  # a host without KVM is not a failure of this service
 
     def _begin(self, attached: Attached) -> None:
         """Take ownership of the program, and serve its counts. Raises StartError."""
@@ -235,8 +235,8 @@ class Daemon:
         self.lifecycle.step(State.TAKING_OVER if attached.takeover else State.ATTACHED)
         self._log_begin(attached, config)
         if not self._stop_asked:
-            self._systemd.ready()
             self._notify_status("counting")
+            self._systemd.ready()
 
     @staticmethod
     def _log_begin(attached: Attached, config: Config) -> None:

@@ -183,8 +183,8 @@ CHANGES = (
     Change(
         "the vcpu_id is read at each exit",
         _COUNT,
-        "if (vcpu_id == NO_VCPU_ID && !s->vcpu_id_plus_1)",
-        "if (vcpu_id == NO_VCPU_ID)",
+        "if (vcpu && !s->vcpu_id_plus_1)",
+        "if (vcpu)",
         ("tests/kernel/test_kvm_exit.py::test_the_id_of_a_vcpu_is_read_once",),
     ),
     Change(
