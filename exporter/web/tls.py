@@ -125,7 +125,9 @@ def _load_authorities(context: ssl.SSLContext, client_ca: bytes | None) -> None:
     try:
         context.load_verify_locations(cadata=client_ca.decode("ascii", "replace"))
     except ssl.SSLError as error:
-        raise TlsError("client_ca", f"contains no certificate authority in PEM{_openssl_reason(error)}") from None
+        # OpenSSL 1.1 says "no start line" where later versions say nothing: the file is not PEM at all.
+        reason = "" if error.reason == "NO_START_LINE" else _openssl_reason(error)
+        raise TlsError("client_ca", f"contains no certificate authority in PEM{reason}") from None
     except ValueError:  # the text is empty; another program may be writing the file
         raise TlsError("client_ca", "is empty") from None
 

@@ -62,8 +62,8 @@ CHANGES = (
     Change(
         "a /proc of another PID namespace ends vCPUs",
         _ENDS,
-        ".st_ino == _HOST_PID_NAMESPACE and",
-        ".st_ino and",
+        "pid_namespace(proc) == HOST_PID_NAMESPACE and",
+        "pid_namespace(proc) and",
         _IN_PROC,
     ),
     Change("hidepid is not noticed", _ENDS, ' and start_time(proc / "1") is not None', "", _IN_PROC),
