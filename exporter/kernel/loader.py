@@ -7,10 +7,12 @@ the answer, or when the other end of the socket is closed. This is the only modu
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -76,6 +78,16 @@ def _import_bcc() -> Any:
             f"Python module bcc is not installed for {sys.executable} ({error})",
             remedy="install python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora, RHEL) or python3-bpfcc (openEuler)",
         ) from error
+
+
+def _raise_memlock() -> None:
+    """Let this process lock any amount of memory, if it may.
+
+    Before Linux 5.11, maps and programs count as locked memory. bcc raises the limit only after a map was refused. If
+    all maps are small, none is refused. Then the verifier cannot enlarge a program (bpf_prog_realloc(), ENOMEM).
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def _compile(bcc: Any, request: Mapping[str, Any]) -> Any:
@@ -237,6 +249,7 @@ def _attach_kvm_exit(
 def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront) -> tuple[dict[str, Any], list[int]]:
     """Build the request's program; returns the answer and its descriptors. Raises _BuildError, OSError."""
     bcc = _import_bcc()
+    _raise_memlock()
     bpf = _compile(bcc, request)
     raw = bcc.BPF.RAW_TRACEPOINT
     names = events(request["kind"], request["front"])
