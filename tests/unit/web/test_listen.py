@@ -56,17 +56,27 @@ def test_an_address_that_cannot_be_used_is_an_error(served: WebServer) -> None:
 
 
 _ON_LOOPBACK = """
-import ctypes, fcntl, http.client, socket, struct
+import ctypes, fcntl, http.client, pathlib, socket, struct, time
 from exporter.terminal.address import parse
 from exporter.web.response import constant, text_response
 from exporter.web.server import WebServer
 
 CLONE_NEWNET, SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x40000000, 0x8914, 0x8916, 1  # sched.h, sockios.h, if.h
+IFA_F_TENTATIVE = 0x40  # if_addr.h
 assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0
 with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as raw:
     fcntl.ioctl(raw, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
     address = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, "fe80::1"), 64, socket.if_nametoindex("lo"))
     fcntl.ioctl(raw, SIOCSIFADDR, address)
+
+
+def tentative():
+    rows = map(str.split, pathlib.Path("/proc/thread-self/net/if_inet6").read_text().splitlines())
+    return any(int(flags, 16) & IFA_F_TENTATIVE for _, _, _, _, flags, _ in rows)
+
+
+while tentative():  # a worker of the kernel ends the check for duplicates, on loopback too; bind() is refused until then
+    time.sleep(0.01)
 for zone in ("lo", "1"):
     web = WebServer([f"[fe80::1%{zone}]:0"])
     web.serve({"/-/healthy": constant(text_response(200, "Healthy"))})
