@@ -75,7 +75,7 @@ def tentative():
     return any(int(flags, 16) & IFA_F_TENTATIVE for _, _, _, _, flags, _ in rows)
 
 
-while tentative():  # a worker of the kernel ends the check for duplicates, on loopback too; bind() is refused until then
+while tentative():  # bind() is refused until a worker of the kernel ends the check for duplicates, on loopback too
     time.sleep(0.01)
 for zone in ("lo", "1"):
     web = WebServer([f"[fe80::1%{zone}]:0"])
