@@ -118,13 +118,12 @@ def _load(bpf: Any, name: str, kind: int) -> int:
         raise _BuildError(f"the kernel refused the BPF program {name}", code) from error
 
 
-def _attach_raw(bpf: Any, name: str) -> int:
-    """Attach a loaded program to the raw tracepoint of its name; returns the descriptor. Raises _BuildError."""
+def _attach_raw(name: str, program: int) -> int:
+    """Attach a program to the raw tracepoint of this name; returns the descriptor. Raises _BuildError."""
     try:
-        bpf.attach_raw_tracepoint(tp=name, fn_name=name)
-        return int(bpf.raw_tracepoint_fds[name.encode()])
-    except Exception as error:
-        raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}") from error
+        return syscall.attach_raw(program, name)
+    except OSError as error:
+        raise _not_attached(name, error) from error
 
 
 def _attach_classic(name: str, program: int, text: str) -> int:
@@ -132,7 +131,12 @@ def _attach_classic(name: str, program: int, text: str) -> int:
     try:
         return syscall.attach_classic(program, event_id(text))
     except (OSError, FormatError) as error:
-        raise _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}: {error}") from error
+        raise _not_attached(name, error) from error
+
+
+def _not_attached(name: str, error: OSError | FormatError) -> _BuildError:
+    cause = error.strerror if isinstance(error, OSError) else error
+    return _BuildError(f"cannot attach to {TRACEPOINTS[name].system}:{name}: {cause}")
 
 
 def _enable_stats() -> int:
@@ -240,7 +244,7 @@ def _attach_kvm_exit(
     """
     if not front.classic_reason:
         try:
-            return _attach_raw(bpf, "kvm_exit"), front
+            return _attach_raw("kvm_exit", programs["kvm_exit"]), front
         except _BuildError as error:  # the tracepoint may have fewer arguments than the program reads
             programs["kvm_exit"], front = _load_kvm_exit(bcc, bpf, _or_classic(front, error))
     return _attach_classic("kvm_exit", programs["kvm_exit"], texts["kvm_exit"]), front
@@ -274,7 +278,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
             if name == "kvm_exit":
                 attachments[name], front = _attach_kvm_exit(bcc, bpf, front, texts, programs)
             else:
-                attachments[name] = _attach_raw(bpf, name)
+                attachments[name] = _attach_raw(name, programs[name])
     answer = {
         "maps": list(maps),
         "programs": list(programs),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from exporter.collect.collector import Collector
-from exporter.kernel import program, syscall
+from exporter.kernel import loader, program, syscall
 from exporter.kernel.isa import registry
 from exporter.kernel.tracepoint import parse_format
 from exporter.model.reason import Space
@@ -78,6 +78,16 @@ def test_closing_the_last_descriptor_detaches_the_program(loaded_now: Load) -> N
     finally:
         os.close(held)
         os.close(stats)
+
+
+def test_a_refused_attachment_names_the_tracepoint_and_the_cause() -> None:
+    no_program = os.open("/dev/null", os.O_RDONLY)
+    try:
+        with pytest.raises(loader._BuildError) as caught:
+            loader._attach_raw("kvm_exit", no_program)
+    finally:
+        os.close(no_program)
+    assert str(caught.value) == "cannot attach to kvm:kvm_exit: Invalid argument"
 
 
 def test_the_calling_process_loads_neither_bcc_nor_llvm(loaded_now: Load) -> None:
