@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from exporter.collect.collector import Collector, Journal
@@ -90,7 +91,7 @@ class Served(NamedTuple):
 class Collection:
     """Reads the maps of an attached program. Owns the program and its ledger. Any thread may call its methods."""
 
-    def __init__(self, attached: Attached, observer: Observer, linger_ns: int, served: Served) -> None:
+    def __init__(self, attached: Attached, observer: Observer, linger_ns: int, served: Served, proc: Path) -> None:
         """Continue from the state of an earlier process, and collect once. Raises OSError, ValueError, KeyError.
 
         After an error the caller still owns the program and the ledger.
@@ -109,7 +110,8 @@ class Collection:
             self._lookup.preset(key, vcpu)
         ledger = attached.ledger
         journal = Journal(partial(self._write_ledger, always=True), ledger.step) if ledger else None
-        self._collector = Collector(attached.loaded, attached.clock_ns, linger_ns, attached.before.handover, journal)
+        before = attached.before.handover
+        self._collector = Collector(attached.loaded, attached.clock_ns, linger_ns, before, journal, proc=proc)
         self.collect()
 
     def set_linger(self, linger_ns: int) -> None:

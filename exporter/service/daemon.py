@@ -219,7 +219,7 @@ class Daemon:
         try:
             self._scraper.set_reasons(reasons, config, attached.before, takeover=attached.takeover)
             served = Served(self._scraper.served, self._scraper.carried_over)
-            collection = Collection(attached, observer, round(config.linger * 1e9), served)
+            collection = Collection(attached, observer, round(config.linger * 1e9), served, self._proc)
         except (OSError, ValueError, KeyError) as error:
             attached.loaded.close()
             if attached.ledger:
