@@ -247,7 +247,7 @@ def test_the_kernel_refuses_an_argument_that_it_does_not_have(loaded_now: Load, 
     """So a wrong form is never attached. The classic tracepoint is, on a perf event that is disabled."""
     _needs_two_arguments()
     loaded = loaded_now(_request(kind, fake_sysfs(tmp_path, reason=True)))
-    assert (loaded.classic_reason, loaded.vcpu_ids) == ("cannot attach to kvm:kvm_exit", True)
+    assert (loaded.classic_reason, loaded.vcpu_ids) == ("cannot attach to kvm:kvm_exit: Invalid argument", True)
     assert [name for name, fd in loaded.attachments.items() if _is_perf_event(fd)] == ["kvm_exit"]
 
 
