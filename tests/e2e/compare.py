@@ -11,6 +11,7 @@ from checks import Checks
 from figures import Figure
 from oracle import ARM64, INTEL, RISCV64, Oracle
 from page import Page
+from skipped import Skipped
 from vms import ExactGuest, LinuxGuest, Vcpu
 
 Vm = Union[ExactGuest, LinuxGuest]
@@ -61,8 +62,15 @@ class Comparison:
     def __init__(self, checks: Checks, oracle: Oracle) -> None:
         self.checks = checks
         self.figures: list[Figure] = []
+        self.skipped = Skipped(checks)
+        self.skipped_by_all = 0
         self._oracle = oracle
         self._ignored: dict[int, tuple[Counter[str], Counter[str]]] = {}
+
+    def exporter_ends(self, page: Page) -> None:
+        """Compare what this exporter skipped as a whole. The counters of the next exporter begin at 0."""
+        self.skipped_by_all += self.skipped.compare_total(page, self._oracle.userspace_exits())
+        self.skipped = Skipped(self.checks)
 
     def ignore_so_far(self, vm: Vm) -> None:
         """Subtract the oracle's present counts of this parked VM from all later counts."""
@@ -81,8 +89,7 @@ class Comparison:
             if isinstance(vm, ExactGuest):
                 self._guest_and_oracle(subject)
             if page:
-                self._counts(subject, page)
-                self._histograms(subject, page, in_exit)
+                self._histograms(subject, page, in_exit, self._counts(subject, page))
                 self._in_progress(subject, page, in_exit)
                 if in_exit:
                     self._time(subject, page)
@@ -93,8 +100,7 @@ class Comparison:
         """Check that the final counts of an ended VM are still served, and that it has no exit in progress."""
         self._identity(vm, page)
         for subject in self._subjects(vm, "ended"):
-            self._counts(subject, page)
-            self._histograms(subject, page, in_exit)
+            self._histograms(subject, page, in_exit, self._counts(subject, page))
         running = page.select("kvm_vcpu_exit_in_progress_seconds", pid=vm.pid)
         self.checks.equal(f"{vm.identity.name} ended: exits in progress", running, [])
 
@@ -114,8 +120,7 @@ class Comparison:
             key = {"pid": subject.vm.pid, "tid": subject.vcpu.tid}
             served = page.by("reason", "kvm_exits_total", **key)
             self.checks.equal(f"{subject.what}: kvm_exits_total", served, subject.exits)
-            served = page.by("reason", "kvm_userspace_exits_total", **key)
-            self.checks.equal(f"{subject.what}: kvm_userspace_exits_total", served, subject.userspace)
+            self.skipped.compare(subject.what, page, subject.userspace, **key)
 
     def running(self, page: Page, earlier: Page | None) -> Page:
         """Check a scrape while guests run, and that no counter is lower than in the earlier scrape; return the page."""
@@ -169,16 +174,18 @@ class Comparison:
         found = page.select("kvm_vm_info", pid=vm.pid)
         self.checks.equal(f"{vm.identity.name}: kvm_vm_info", found, [(expected, 1.0)])
 
-    def _counts(self, subject: Subject, page: Page) -> None:
+    def _counts(self, subject: Subject, page: Page) -> dict[str, int]:
+        """Compare the counts; return how many of the returns to the VMM the kernel skipped, by reason."""
         equal, what, vm, vcpu = self.checks.equal, subject.what, subject.vm, subject.vcpu
         served = page.by("reason", "kvm_exits_total", tid=vcpu.tid)
         equal(f"{what}: kvm_exits_total and the oracle", served, subject.exits)
         for reason, count in vcpu.exits.items():
             equal(f"{what}: kvm_exits_total and the guest on {reason}", served.get(reason), count)
-        served = page.by("reason", "kvm_userspace_exits_total", tid=vcpu.tid)
-        equal(f"{what}: kvm_userspace_exits_total and the oracle", served, subject.userspace)
+        skipped = self.skipped.compare(what, page, subject.userspace, tid=vcpu.tid)
         if isinstance(vm, ExactGuest):
-            equal(f"{what}: kvm_userspace_exits_total and the guest", served, vcpu.userspace)
+            seen = Counter(page.by("reason", "kvm_userspace_exits_total", tid=vcpu.tid))
+            seen.update(skipped)
+            equal(f"{what}: kvm_userspace_exits_total and the guest", dict(seen), vcpu.userspace)
 
         identity = {"pid": str(vm.pid), "tid": str(vcpu.tid), "vm": vm.identity.name}
         identity["vcpu"] = vm.identity.vcpu_label(vcpu.index)
@@ -194,8 +201,9 @@ class Comparison:
                 equal(f"{what}: identity in {name}", {**found, **identity}, found)
                 if "class" in labels and found["reason"] in CLASSES:
                     equal(f"{what}: class of {found['reason']}", found["class"], CLASSES[found["reason"]])
+        return skipped
 
-    def _histograms(self, subject: Subject, page: Page, in_exit: bool) -> None:
+    def _histograms(self, subject: Subject, page: Page, in_exit: bool, skipped: dict[str, int]) -> None:
         equal, what, vcpu = self.checks.equal, subject.what, subject.vcpu
         exact = isinstance(subject.vm, ExactGuest)
         durations = page.by("reason", "kvm_exit_duration_seconds_count", tid=vcpu.tid)
@@ -209,7 +217,11 @@ class Comparison:
 
         durations = page.by("reason", "kvm_userspace_exit_duration_seconds_count", tid=vcpu.tid)
         if exact and in_exit and "restart" not in subject.userspace:
-            expected = {name: count - (name == LAST_USERSPACE) for name, count in subject.userspace.items()}
+            counted = {name: count - skipped.get(name, 0) for name, count in subject.userspace.items()}
+            expected = {name: count - (name == LAST_USERSPACE) for name, count in counted.items() if count}
+            # The return of the exit in progress has no duration yet. If the kernel skipped it, each other has one.
+            if skipped.get(LAST_USERSPACE) and durations.get(LAST_USERSPACE) == counted[LAST_USERSPACE] > 0:
+                expected[LAST_USERSPACE] += 1
             equal(f"{what}: durations of userspace exits", durations, expected)
         for reason, count in durations.items():
             # There can be several returns to user space between an exit and its entry.

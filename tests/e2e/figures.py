@@ -18,8 +18,11 @@ class Figure:
     exporter: float | None
 
 
-def table(figures: list[Figure]) -> str:
-    """Return one line for each figure, with the difference between exporter and oracle, and a last line about all."""
+def table(figures: list[Figure], skipped: int) -> str:
+    """Return one line for each figure, with the difference between exporter and oracle, and a last line about all.
+
+    `skipped` is the number of events for which the kernel skipped the exporter's programs. Each is a difference.
+    """
     line = "{:<8} {:>4}  {:<22} {:<26} {:>6} {:>7} {:>8} {:>10}"
     lines = [line.format("VM", "vCPU", "when", "reason", "guest", "oracle", "exporter", "difference")]
     for figure in figures:
@@ -30,4 +33,4 @@ def table(figures: list[Figure]) -> str:
         lines.append(line.format(figure.vm, figure.vcpu, figure.when, *columns))
     rows = [figure for figure in figures if figure.exporter is not None]
     exits, different = sum(row.oracle for row in rows), sum(row.exporter != row.oracle for row in rows)
-    return "\n".join([*lines, f"{len(rows)} rows, {exits} exits, {different} different"])
+    return "\n".join([*lines, f"{len(rows)} rows, {exits} exits, {different} different, {skipped} skipped"])

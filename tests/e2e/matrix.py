@@ -22,7 +22,7 @@ RUN = Path(__file__).resolve().parent / "run.py"
 # By name: the options of run.py, and those of the scenario.
 SCENARIOS = {"scenario": ([], ["--no-linux"]), "restart": (["--systemd"], ["--short"])}
 COLUMNS = ("Linux", "Python", "bcc", "prometheus_client")
-LINE = "{:<15} {:<9} {:<28} {:<7} {:<12} {:<18} {:>5} {:>7} {:>9} {:>7} {:>7} {:>6}"
+LINE = "{:<15} {:<9} {:<28} {:<7} {:<12} {:<18} {:>5} {:>7} {:>9} {:>7} {:>7} {:>7} {:>6}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Result:
     host: str
     scenario: str
     versions: dict[str, str]
-    compared: tuple[int, ...]  # rows, exits, different rows
+    compared: tuple[int, ...]  # rows, exits, different rows, events that the kernel skipped
     passed: int
     failed: int
     seconds: float
@@ -40,7 +40,7 @@ class Result:
     def line(self) -> str:
         """Return its line of the table."""
         versions = [self.versions.get(name, "?") for name in COLUMNS]
-        compared = self.compared or ("?",) * 3
+        compared = self.compared or ("?",) * 4
         seconds = f"{self.seconds:.0f}"
         return LINE.format(self.host, self.scenario, *versions, *compared, self.passed, self.failed, seconds)
 
@@ -49,7 +49,7 @@ def parse(host: str, scenario: str, output: str, status: int, seconds: float) ->
     """Read the output of run.py. A run without a result, and one that ended with another status, has a failure."""
     line = re.search(r"^\w+, (Linux .*)$", output, re.MULTILINE)
     versions = dict(part.split(" ", 1) for part in line[1].split(", ")) if line else {}
-    compared = re.search(r"^(\d+) rows, (\d+) exits, (\d+) different$", output, re.MULTILINE)
+    compared = re.search(r"^(\d+) rows, (\d+) exits, (\d+) different, (\d+) skipped$", output, re.MULTILINE)
     counted = re.search(r"\b(\d+) passed, (\d+) failed$", output, re.MULTILINE)
     passed, failed = (int(number) for number in counted.groups()) if counted else (0, 0)
     if not failed and (status or not counted):
@@ -74,7 +74,7 @@ def run(host: str, scenario: str) -> Result:
 
 def table(results: list[Result]) -> str:
     """Return the table and the total."""
-    names = ("host", "boot", *COLUMNS, "rows", "exits", "different", "passed", "failed", "s")
+    names = ("host", "boot", *COLUMNS, "rows", "exits", "different", "skipped", "passed", "failed", "s")
     passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)
     return "\n".join([LINE.format(*names), *(one.line() for one in results), f"{passed} passed, {failed} failed"])
 

@@ -100,8 +100,9 @@ class Scenario:
             self._while_it_works(guest, "reloaded", [self._reload, self._bad_reload, self._reload])
             self._while_it_works(guest, "hung", [self._hang])
         page = Page.settled()
-        dropped = [*page.select("kvm_exit_exporter_dropped_exits_total")]
+        dropped = page.select("kvm_exit_exporter_dropped_exits_total")
         self.checks.equal("dropped exits", [labels for labels, value in dropped if value], [])
+        self.comparison.exporter_ends(page)
         guest.end()
         self.perf.compare(self.checks, self.oracle)
 
@@ -238,7 +239,7 @@ def main() -> int:
     except Exception:
         scenario.checks.true("the scenario finishes", False, traceback.format_exc())
         subprocess.run(["journalctl", "--no-pager", "-n", "60", "-u", "kvm-exit-exporter*"], check=False)
-    print(figures.table(scenario.comparison.figures))
+    print(figures.table(scenario.comparison.figures, scenario.comparison.skipped_by_all))
     print(scenario.checks.summary())
     return 1 if scenario.checks.failures else 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import page
 import workload
-from checks import Checks
+from compare import Comparison
 from oracle import ARM64, INTEL, RISCV64
 from vms import ExactGuest, identity
 
@@ -53,8 +53,9 @@ class Top:
         return out if fine else f"status {self.process.returncode}: {out}{err}"
 
 
-def compare(checks: Checks, own: Top) -> None:
+def compare(comparison: Comparison, own: Top) -> None:
     """Run a second `top` that reads the exporter, and a guest with known counts; compare both tables with the guest."""
+    checks = comparison.checks
     reading = Top("--source=auto", f"--url=http://{page.ADDRESS}")
     checks.equal("top: own source", own.counting(), f"{SAID}counting with own BPF programs\n")
     said = f"{SAID}reading the exporter at http://{page.ADDRESS}, which runs already"
@@ -70,6 +71,7 @@ def compare(checks: Checks, own: Top) -> None:
         found = sorted((int(row[1]), row[4], int(row[5])) for row in rows if len(row) == 7)
         checks.equal(f"top by {name}: the guest's own counts", found, expected)
         checks.equal(f"top by {name}: {GOLDEN.name}", _masked(printed), GOLDEN.read_text())
+    comparison.counted([guest], page.Page.settled())
 
 
 def _masked(printed: str) -> str:

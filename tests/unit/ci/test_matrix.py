@@ -18,7 +18,8 @@ print("aarch64, Linux 5.10.0-32-cloud-arm64, Python 3.9.2, bcc 0.18.0+ds-2, prom
 print("plain 0 once EC_HVC64 17 17 17 0")
 {more}
 """
-GOOD = 'print("83 rows, 1009 exits, 0 different\\n101 passed, 0 failed")'
+GOOD = 'print("83 rows, 1009 exits, 0 different, 0 skipped\\n101 passed, 0 failed")'
+BAD = 'print("83 rows, 1009 exits, 1 different, 0 skipped\\n97 passed, 3 failed")'
 LINE = "bullseye-arm64  {:<9} 5.10.0-32-cloud-arm64        3.9.2   0.18.0+ds-2  0.9.0-1           "
 
 
@@ -37,17 +38,17 @@ def test_a_host_boots_once_for_each_scenario(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text().splitlines() == calls
     *_, head, first, second, total = said.stdout.splitlines()
     versions = ["Linux", "Python", "bcc", "prometheus_client"]
-    assert head.split() == ["host", "boot", *versions, "rows", "exits", "different", "passed", "failed", "s"]
+    assert head.split() == ["host", "boot", *versions, "rows", "exits", "different", "skipped", "passed", "failed", "s"]
     for line, scenario in ((first, "scenario"), (second, "restart")):
         assert line.startswith(LINE.format(scenario))
-        assert line.split()[6:11] == ["83", "1009", "0", "101", "0"]
+        assert line.split()[6:12] == ["83", "1009", "0", "0", "101", "0"]
     assert total == "202 passed, 0 failed"
 
 
 @pytest.mark.parametrize(
     ("more", "total"),
     [
-        ('print("83 rows, 1009 exits, 1 different\\n97 passed, 3 failed"); sys.exit(1)', "194 passed, 6 failed"),
+        (f"{BAD}; sys.exit(1)", "194 passed, 6 failed"),
         ("sys.exit(125)", "0 passed, 2 failed"),  # the machine stopped
         ("", "0 passed, 2 failed"),  # a run without a result
         (f"{GOOD}; sys.exit(124)", "202 passed, 2 failed"),  # a status without a failed check
