@@ -168,7 +168,8 @@ def run(config: Config, options: RecordOptions, *, proc: Path = Path("/proc"), s
     if failure:
         console.say(f"cannot write {options.file}: {failure}; the events before that are a complete recording")
     events, lost = out.totals.by_name()
-    console.say(summary(options.file, events, lost, vms=recorder.vms, seconds=taken, size=out.size))
+    skipped = sum(recorder.skipped.values())
+    console.say(summary(options.file, events, lost, skipped=skipped, vms=recorder.vms, seconds=taken, size=out.size))
     if not any((*events.values(), *lost.values())):
         console.say(nothing(options, recorder.others))
     return console.FAILURE if failure else 0
@@ -235,12 +236,19 @@ def nothing(options: RecordOptions, others: set[str]) -> str:
 
 
 def summary(
-    file: Path, events: Mapping[str, int], lost: Mapping[str, int], *, vms: int, seconds: float, size: int
+    file: Path, events: Mapping[str, int], lost: Mapping[str, int], *, skipped: int, vms: int, seconds: float, size: int
 ) -> str:
-    """One line with the events and the lost events of each kind, and the number of VMs, seconds and bytes."""
+    """One line with the events and the lost events of each kind, and the number of VMs, seconds and bytes.
+
+    `skipped` is the number of lost events for which the kernel skipped the program.
+    """
     kinds = ", ".join(f"{kind} {count}" for kind, count in events.items())
     missing = ", ".join(f"{kind} {count}" for kind, count in lost.items() if count)
-    remedy = f" ({missing}): try a larger --ring-size" if missing else ""
-    counts = f"{sum(events.values())} events ({kinds}), {sum(lost.values())} lost{remedy}"
+    total = sum(lost.values())
+    whys = [f"the kernel skipped {skipped}"] if skipped else []
+    if total > skipped:
+        whys.append("try a larger --ring-size")
+    why = f" ({missing}): {'; '.join(whys)}" if missing else ""
+    counts = f"{sum(events.values())} events ({kinds}), {total} lost{why}"
     where = "standard output" if file == STDOUT else str(file)
     return f"{where}: {counts}, {vms} VM{'' if vms == 1 else 's'}, {seconds:.1f} s, {size} bytes"

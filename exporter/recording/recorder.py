@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
@@ -16,7 +17,7 @@ from exporter.naming.identity import unknown
 from exporter.naming.lookup import Lookup
 from exporter.naming.vcpu import index_from_comm
 from exporter.recording import blocks
-from exporter.recording.events import COUNTED, NO_VCPU_ID, Event, Kind, unpack
+from exporter.recording.events import COUNTED, NO_VCPU_ID, PROGRAM_OF_KIND, Event, Kind, unpack
 from exporter.recording.ring import Ring
 from exporter.recording.writer import ThreadEntry, Writer
 
@@ -56,6 +57,8 @@ class Recorder:
         self._clock_ns = clock_ns
         self._lost_read_ns = clock_ns()
         self._lost: Counter[Kind] = Counter()
+        self.skipped: Counter[Kind] = Counter()
+        """The lost events for which the kernel skipped the program. They may be of VMs that are not recorded."""
         # The block that is being filled:
         self._table: dict[bytes, int] = {}
         """Numbers of the distinct events, or _UNWANTED."""
@@ -233,11 +236,18 @@ class Recorder:
         return self._writer.totals.counted() - before
 
     def _note_losses(self) -> None:
-        now, lost = self._clock_ns(), self._lost_map.read()
+        self.skipped = _skipped(self._loaded)
+        now, lost = self._clock_ns(), self._lost_map.read() + self.skipped
         newly = lost - self._lost
         if newly:
             self._writer.losses(self._lost_read_ns, now, newly)
         self._lost, self._lost_read_ns = lost, now
+
+
+def _skipped(loaded: Loaded) -> Counter[Kind]:
+    """Ask the kernel how many events it skipped. Skipped ends are left out: most of those threads are no vCPUs."""
+    kinds = (kind for kind in COUNTED if kind is not Kind.THREAD_END)
+    return Counter({kind: syscall.program_stats(loaded.programs[PROGRAM_OF_KIND[kind]]).misses for kind in kinds})
 
 
 class _LostMap:

@@ -27,10 +27,10 @@ import pytest
 from exporter.commands import record
 from exporter.commands.record import RecordOptions
 from exporter.config.options import Config
-from exporter.kernel import launcher, program
+from exporter.kernel import launcher, program, syscall
 from exporter.kernel.isa import registry
 from exporter.model.reason import Space
-from exporter.model.records import ThreadKey, VcpuRecord
+from exporter.model.records import RunStats, ThreadKey, VcpuRecord
 from exporter.recording import blocks, recorder, recording
 from exporter.recording.events import COUNTED, Kind
 from exporter.recording.recorder import Recorder
@@ -299,6 +299,25 @@ def test_events_of_a_thread_without_a_slot_are_counted_as_lost(recorded: Callabl
     read = made.read()
     assert (read.events[Kind.ENTRY], read.lost[Kind.ENTRY]) == (2 * 17 + 1, 17)
     assert [vcpu.index for vcpu in read.vcpus] == ["0", "1", "2"]
+
+
+def test_events_that_the_kernel_skipped_are_counted_as_lost(
+    recorded: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most threads whose end is skipped are no vCPUs, so ends are left out."""
+    misses = {"kvm_exit": 3, "kvm_entry": 5, "kvm_userspace_exit": 7, "sched_process_exit": 11}
+    made = recorded()
+    names = {fd: name for name, fd in made.loaded.programs.items()}
+    monkeypatch.setattr(syscall, "program_stats", lambda fd: RunStats(0.0, 0, misses[names[fd]]))
+    vcpu = made.vcpu()
+    _enter(vcpu, range(1, 18))
+    made.take()
+    misses["kvm_entry"] += 19
+    made.recorder.take()
+    read = made.read()
+    assert read.events[Kind.ENTRY] == 17
+    assert dict(made.recorder.skipped) == {Kind.EXIT: 3, Kind.ENTRY: 24, Kind.USERSPACE_EXIT: 7}
+    assert dict(read.lost) == {Kind.EXIT: 3, Kind.ENTRY: 24, Kind.USERSPACE_EXIT: 7, Kind.THREAD_END: 0}
 
 
 @pytest.mark.parametrize("events", [1, 2, 503, 70_001])
