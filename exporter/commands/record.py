@@ -37,10 +37,10 @@ The file holds every exit, entry and return to the VMM of the vCPU threads with 
 VMs, the kernel's release, and the formats of its tracepoints. It holds no command lines and no data of a guest. An
 event takes some 3 bytes. Only the owner can read the file. An existing file is overwritten only with --force.
 
-Recording costs more time per exit than counting. Events are lost if they come faster than they are written. The number
-of lost events of each kind is in the file, and in the summary on stderr. If there was no event, or none that matches
-the flags, a second line says so. The status is still 0. It is 1 if nothing could be recorded or some events could not
-be written, and 2 for a usage error.
+Recording costs more time per exit than counting. Events are lost if they come faster than they are written, or if the
+kernel skips the BPF program. The number of lost events of each kind is in the file, and in the summary on stderr. If
+there was no event, or none that matches the flags, a second line says so. The status is still 0. It is 1 if nothing
+could be recorded or some events could not be written, and 2 for a usage error.
 """
 
 _SIZE = re.compile(r"([0-9]{1,10})([KMG]?)(?:i?B)?")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from exporter.commands.record import summary
 from tests.support.command import refused
 
 
@@ -33,3 +35,19 @@ def test_record_exits_with_status_1_if_standard_output_is_closed() -> None:
         ["sh", "-c", f"{sys.executable} -m exporter record - 0.1 >&-"], capture_output=True, text=True, check=False
     )
     assert (said.returncode, said.stderr) == (1, "cannot record: standard output is closed\n")
+
+
+@pytest.mark.parametrize(
+    ("exits", "returns", "skipped", "lost"),
+    [
+        (0, 0, 0, "0 lost"),
+        (5, 0, 0, "5 lost (exit 5): try a larger --ring-size"),
+        (0, 7, 7, "7 lost (userspace_exit 7): the kernel skipped 7"),
+        (5, 7, 7, "12 lost (exit 5, userspace_exit 7): the kernel skipped 7; try a larger --ring-size"),
+    ],
+)
+def test_the_summary_says_why_events_were_lost(exits: int, returns: int, skipped: int, lost: str) -> None:
+    events = {"exit": 101, "userspace_exit": 11}
+    missing = {"exit": exits, "userspace_exit": returns}
+    said = summary(Path("a.kvmrec"), events, missing, skipped=skipped, vms=1, seconds=2.0, size=13)
+    assert said == f"a.kvmrec: 112 events (exit 101, userspace_exit 11), {lost}, 1 VM, 2.0 s, 13 bytes"
