@@ -40,6 +40,7 @@ help:
 	@echo "sudo make e2e-riscv64 do the same on riscv64, with Debian 13"
 	@echo "sudo make e2e-matrix  do both on Debian 11, 12, 13 and unstable (Linux 5.10 to 7), or on HOSTS=bullseye-arm64"
 	@echo "sudo make e2e-intel   do the same with Intel's VMX, emulated by Bochs, which is built first (takes ten minutes)"
+	@echo "sudo make e2e-classic read x86's classic tracepoint: with a wrong BTF, and with a kernel in lockdown"
 	@echo "sudo make e2e-systemd test the systemd unit on such a host: a restart must lose no exit"
 	@echo "sudo make distros     run the tests with bcc and Python of Debian 11, 13 and unstable"
 	@echo "sudo make bench       measure the cost of an exit, a read-out and a scrape (the tables of docs/performance.md)"
@@ -128,6 +129,13 @@ E2E_INTEL ?= intel
 e2e-intel:
 	$(call install,$(PACKAGES) $(E2E_PACKAGES) $(E2E_BOCHS_PACKAGES))
 	$(PYTHON) tests/e2e/run.py $(E2E_INTEL)
+
+# Test the two cases in which x86 falls back to the classic tracepoint. The lockdown ends only with the machine.
+.PHONY: e2e-classic
+e2e-classic:
+	$(call install,$(PACKAGES) $(E2E_PACKAGES))
+	$(PYTHON) tests/e2e/run.py amd64 --command 'python3 tests/e2e/wrong_offsets_scenario.py'
+	$(PYTHON) tests/e2e/run.py amd64 --command 'python3 tests/e2e/lockdown_scenario.py'
 
 # Test the unit, restarts without loss, and the watchdog on a machine that systemd has booted.
 .PHONY: e2e-systemd

@@ -181,5 +181,5 @@ def test_the_parts_contain_every_test_suite() -> None:
     assert called == {word for word in called if word in targets}
     deploy = set(rules["deploy-test"].split()) - {"rules-test"}
     assert deploy | {"test", "fuzz", "distros"} <= called
-    assert {"e2e-arm64", "e2e-amd64", "e2e-riscv64", "e2e-systemd", "e2e-matrix"} <= called
+    assert {"e2e-arm64", "e2e-amd64", "e2e-riscv64", "e2e-systemd", "e2e-matrix", "e2e-classic"} <= called
     assert "DISTROS_TESTS=tests/kernel" in words
