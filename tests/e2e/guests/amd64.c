@@ -11,7 +11,8 @@
 #include <string.h>
 #include <time.h>
 
-#define NOWHERE 0x10000000UL /* no memory is here: a store causes KVM_EXIT_MMIO */
+/* No memory is here: a store causes KVM_EXIT_MMIO. KVM's tables for it are those of the memory. See vm.c. */
+#define NOWHERE 0x180000UL
 #define PORT_DONE 0x11
 #define TIMER_VECTOR 0x20
 #define SLEEP_NS 5000000 /* KVM's local APIC timer counts nanoseconds */

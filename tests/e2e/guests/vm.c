@@ -29,7 +29,7 @@
 static struct vm vm;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static int rounds_started, threads_started, vcpus_parked;
+static int rounds_started, threads_started, vcpus_parked, vcpus_with_memory;
 static bool debug_threads;
 static __thread struct kvm_run *this_run;
 
@@ -100,12 +100,29 @@ static void on_kick(int signal)
 	this_run->immediate_exit = 1;
 }
 
+/*
+ * When vCPUs access the VM's memory for the first time, KVM builds the tables for it. If two vCPUs build the same table,
+ * one of them loses, and its access causes one more exit (RET_PF_RETRY in kvm_tdp_mmu_map(), arch/x86/kvm/mmu/tdp_mmu.c).
+ * So each vCPU waits for the first return of the one before it: then the tables are complete.
+ */
+static void pass_memory_on(struct vcpu *vcpu)
+{
+	if (vcpu->index < vcpus_with_memory)
+		return;
+	pthread_mutex_lock(&lock);
+	vcpus_with_memory = vcpu->index + 1;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
 static void run_guest(struct vcpu *vcpu)
 {
 	unsigned long kicks_left = vcpu->kicks;
 
 	for (;;) {
 		if (!ioctl(vcpu->fd, KVM_RUN, 0)) {
+			if (!vcpu->rounds)
+				pass_memory_on(vcpu);
 			if (!arch_handle_exit(vcpu))
 				return;
 			continue;
@@ -136,7 +153,7 @@ static void *vcpu_thread(void *argument)
 	pthread_mutex_unlock(&lock);
 	for (int round = 1;; round++) {
 		pthread_mutex_lock(&lock);
-		while (rounds_started < round)
+		while (rounds_started < round || vcpus_with_memory < vcpu->index)
 			pthread_cond_wait(&changed, &lock);
 		pthread_mutex_unlock(&lock);
 
