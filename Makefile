@@ -12,7 +12,6 @@ TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-ven
 # The dashboards' JSON depends on this version, so everybody uses the same one. The number before "!" is the time of the
 # SDK's build. 11.6.0 is the version of Grafana.
 GRAFANA_SDK := 1769699379!11.6.0
-RULES := $(patsubst %,deploy/prometheus/%.rules.yml,recording recording-native alerts)
 DEPLOY_PACKAGES := podman runc mmdebstrap
 BROWSER_PACKAGES := chromium fonts-dejavu-core pngquant
 DEB_PACKAGES := build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh
@@ -185,9 +184,12 @@ rpm-test: $(VENV)/done
 	$(call install,$(RPM_PACKAGES))
 	$(VENV)/bin/python -m pytest tests/deploy/packages/test_rpm.py
 
+# The rules for one form of histograms.
+rules = $(patsubst %,../prometheus/%.rules.yml,recording recording-$(1) alerts)
 .PHONY: prometheus-rule
 prometheus-rule:
-	deploy/kubernetes/prometheus-rule.sh $(RULES) >deploy/kubernetes/components/prometheus-rule/prometheusrule.yaml
+	cd deploy/kubernetes && ./prometheus-rule.sh $(call rules,classic) >components/prometheus-rule/prometheusrule.yaml
+	cd deploy/kubernetes && ./prometheus-rule.sh $(call rules,native) >components/native-histograms/prometheusrule.yaml
 
 kubernetes-test compose-test: $(VENV)/deploy/done
 	$(DEPLOY_PYTEST) tests/deploy/$(@:-test=)

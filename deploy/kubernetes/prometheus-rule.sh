@@ -1,12 +1,11 @@
 #!/bin/sh
-# Print the PrometheusRule of components/prometheus-rule, made from the rules in deploy/prometheus. The copy is needed
-# because kustomize reads no file outside its own folder.
+# Print a PrometheusRule, made from the rules in deploy/prometheus. The copy is needed because kustomize reads no file
+# outside its own folder.
 # Usage: prometheus-rule.sh RULES-FILE...
 set -eu
 
 cat <<'HEAD'
-# `make prometheus-rule` makes this file from deploy/prometheus/*.rules.yml: change the rules there. It holds
-# recording-native, because the monitors here ask for native histograms.
+# `make prometheus-rule` makes this file from deploy/prometheus/*.rules.yml: change the rules there.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

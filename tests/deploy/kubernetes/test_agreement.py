@@ -6,16 +6,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from exporter import __version__
 from exporter.config import load as configfile
 from exporter.config.options import Config
 from tests.deploy.containers import documented
-from tests.deploy.kubernetes.kustomize import FOLDER, OVERLAYS, Manifest, build
+from tests.deploy.kubernetes.kustomize import FOLDER, OVERLAYS, Manifest, build, with_components
 from tests.support.paths import ROOT
 
-RULE = FOLDER / "components/prometheus-rule/prometheusrule.yaml"
+RULES = {"classic": "prometheus-rule", "native": "native-histograms"}
+"""The component with the rules of each form of histograms."""
+NATIVE = FOLDER / "components/native-histograms"
 Built = dict[str, Manifest]
 
 
@@ -48,6 +51,7 @@ def test_every_file_belongs_to_a_kustomization() -> None:
         text = yaml.safe_load(kustomization.read_text())
         named = [*text.get("resources", []), *text.get("components", [])]
         named += [file for generator in text.get("configMapGenerator", []) for file in generator["files"]]
+        named += [patch["path"] for patch in text.get("patches", []) if "path" in patch]
         for name in named:
             path = (kustomization.parent / name).resolve()
             assert path.exists(), f"{kustomization}: {name}"
@@ -121,10 +125,14 @@ def test_the_image_tag_is_this_version(built: Built) -> None:
     assert container(built)["image"] == f"kvm-exit-exporter:{__version__}"
 
 
-def test_monitors_ask_for_protobuf_first_and_name_the_job_of_the_rules(built: Built) -> None:
+TEXT = ["OpenMetricsText1.0.0", "PrometheusText0.0.4"]
+"""In these formats, histograms are classic. Every Prometheus stores them."""
+
+
+def test_monitors_ask_for_text_and_name_the_job_of_the_rules(built: Built) -> None:
     for kind, key in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
         if kind in built:
-            assert built[kind]["spec"]["scrapeProtocols"][0] == "PrometheusProto"
+            assert built[kind]["spec"]["scrapeProtocols"] == TEXT
             (endpoint,) = built[kind]["spec"][key]
             *replaced, dropped = endpoint["relabelings"]
             assert {rule["targetLabel"]: rule.get("replacement") for rule in replaced} == {
@@ -168,12 +176,42 @@ def test_overlays_have_the_documented_parts() -> None:
     }
 
 
-def test_the_prometheus_rule_equals_the_rules_of_deploy_prometheus() -> None:
-    rules = [ROOT / f"deploy/prometheus/{name}.rules.yml" for name in ("recording", "recording-native", "alerts")]
-    made = subprocess.run([FOLDER / "prometheus-rule.sh", *rules], check=True, capture_output=True, text=True).stdout
-    assert RULE.read_text() == made, "stale: make prometheus-rule"
-    groups = [group for path in rules for group in yaml.safe_load(path.read_text())["groups"]]
-    assert yaml.safe_load(made)["spec"] == {"groups": groups}
+@pytest.mark.parametrize("monitor", ["pod-monitor", "service-monitor"])
+def test_only_the_native_component_asks_for_protobuf_and_it_changes_the_rules_too(scratch: Path, monitor: str) -> None:
+    folder = FOLDER / "components"
+    classic = with_components(scratch, folder / monitor, folder / "prometheus-rule")
+    native = with_components(scratch, folder / monitor, folder / "prometheus-rule", NATIVE)
+    changed = {kind for kind in classic if classic[kind] != native[kind]}
+    (kind,) = changed - {"PrometheusRule"}
+    assert native[kind]["spec"].pop("scrapeProtocols") == ["PrometheusProto", *TEXT]
+    assert classic[kind]["spec"].pop("scrapeProtocols") == TEXT
+    assert native[kind] == classic[kind]
+    assert native["PrometheusRule"]["spec"] == {"groups": groups("native")}
+    assert classic["PrometheusRule"]["spec"] == {"groups": groups("classic")}
+
+
+@pytest.mark.parametrize("overlay", ["prometheus-operator", "kubevirt-prometheus-operator"])
+def test_an_overlay_with_the_native_component_asks_for_protobuf(scratch: Path, overlay: str) -> None:
+    text = f"resources: [../overlays/{overlay}]\ncomponents: [../components/{NATIVE.name}]\n"
+    (scratch / "kustomization.yaml").write_text(text)
+    assert build(scratch)["PodMonitor"]["spec"]["scrapeProtocols"] == ["PrometheusProto", *TEXT]
+
+
+def sources(form: str) -> list[Path]:
+    return [ROOT / f"deploy/prometheus/{name}.rules.yml" for name in ("recording", f"recording-{form}", "alerts")]
+
+
+def groups(form: str) -> list[Manifest]:
+    return [group for path in sources(form) for group in yaml.safe_load(path.read_text())["groups"]]
+
+
+@pytest.mark.parametrize("form", RULES)
+def test_the_prometheus_rule_equals_the_rules_of_deploy_prometheus(form: str) -> None:
+    command = [FOLDER / "prometheus-rule.sh", *sources(form)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    file = FOLDER / "components" / RULES[form] / "prometheusrule.yaml"
+    assert file.read_text() == made, "stale: make prometheus-rule"
+    assert yaml.safe_load(made)["spec"] == {"groups": groups(form)}
 
 
 def test_prometheus_rule_refuses_a_file_that_is_no_rules_file(tmp_path: Path) -> None:
