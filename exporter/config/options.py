@@ -58,7 +58,7 @@ class Classic:
     factor: int = 4
     min: float = 1e-6
     max: float = 16.0
-    in_protobuf: bool = False
+    in_protobuf: bool = True
 
 
 @dataclass(frozen=True)

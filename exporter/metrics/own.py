@@ -37,6 +37,8 @@ class ScrapeStatus:
     unserved_exits: int = 0
     """Exits of ended vCPUs that were on no page before their series ended."""
     unserved_userspace_exits: int = 0
+    served_histograms: int = 0
+    """Histograms on the latest page."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class _OwnCollector:
             lookups_pending=(
                 status.scrape.lookups_pending,
                 "vCPU threads whose VM is being looked up; not served yet.",
+            ),
+            served_histograms=(
+                status.scrape.served_histograms,
+                "Histograms of durations on this page; 0 at level.histograms off.",
             ),
             config_last_reload_successful=(
                 status.config.good,

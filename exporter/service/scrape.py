@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from exporter.config.options import Config
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
 from exporter.metrics.exposition.page import Exposition, MetricsPage
+from exporter.metrics.families import HistogramFamily
 from exporter.metrics.kvm import Metrics
 from exporter.metrics.own import ScrapeStatus
 from exporter.metrics.series import ReasonFilter
@@ -94,14 +95,17 @@ class Scraper:
         self._collection.collect()
         self._lookup.wait_known(_TAKEOVER_WAIT_SECONDS if self._taking_over else _WAIT_SECONDS)
         with self._lock:
-            self.status = replace(self.status, lookups_pending=self._lookup.pending)
+            pending = self._lookup.pending
             # This snapshot may be newer than the collection of this scrape.
             vcpus, vanished, complete = self._collection.observed()
             self._metrics.update(vcpus, ())
             self._forget_vanished(vanished, complete)
             for record, _ in vcpus if self._served_before else ():
                 self._served_before.pop(record.key, None)
-            return self._exposition.page(self._metrics.families(vcpus), accept, accept_encoding)
+            families = self._metrics.families(vcpus)
+            histograms = sum(len(family.series) for family in families if isinstance(family, HistogramFamily))
+            self.status = replace(self.status, lookups_pending=pending, served_histograms=histograms)
+            return self._exposition.page(families, accept, accept_encoding)
 
     def tidy(self) -> None:
         """Forget the vanished vCPUs. Otherwise they would fill the memory while no scrape comes."""
@@ -142,7 +146,7 @@ class Scraper:
             (exits, userspace), (served, served_userspace) = exit_sums(record.cells), self.served(record.key)
             unserved += exits - served
             unserved_userspace += userspace - served_userspace
-        self.status = ScrapeStatus(self.status.lookups_pending, unserved, unserved_userspace)
+        self.status = replace(self.status, unserved_exits=unserved, unserved_userspace_exits=unserved_userspace)
         keys = [record.key for record in vanished]
         self._collection.forget(vanished, partial(self._forget_in_metrics, keys))
         for key in keys:

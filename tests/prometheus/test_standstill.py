@@ -37,10 +37,12 @@ class Mode:
     stored: frozenset[str]
 
 
-BOTH = Histogram(classic=Classic(in_protobuf=True))
+BOTH = Histogram()
+"""The default: protobuf has both forms."""
+NATIVE = Histogram(classic=Classic(in_protobuf=False))
 MODES = (
-    Mode("native", Histogram(), True, False, frozenset({"native"})),
-    Mode("classic", Histogram(), False, False, frozenset({"classic"})),
+    Mode("native", NATIVE, True, False, frozenset({"native"})),
+    Mode("classic", BOTH, False, False, frozenset({"classic"})),
     Mode("both", BOTH, True, True, frozenset({"native", "classic"})),
     Mode("both-sent-native-taken", BOTH, True, False, frozenset({"native"})),
     Mode("native-off-in-exporter", Histogram(native=False), True, False, frozenset({"classic"})),

@@ -86,6 +86,7 @@ class ProtobufRenderer:
 
     def __init__(self, classic: ClassicBounds | None, *, native: bool) -> None:
         self._classic = classic
+        self._bounds = [_double(2, bound) for bound in classic.bounds] if classic else []
         self._native = native
 
     def render(self, families: list[Family]) -> Iterator[bytes]:
@@ -115,8 +116,8 @@ class ProtobufRenderer:
         first, counts = nonzero(total.buckets)
         parts = [_SAMPLE_COUNT, varint(sum(counts)), _SAMPLE_SUM, _pack_double(total.sum_ns / 1e9)]
         if self._classic:
-            for number, bound in zip(self._classic.cumulate(total.buckets), self._classic.bounds):
-                parts.append(_bytes_field(3, _CUMULATIVE + varint(number) + _double(2, bound)))
+            for cumulative, bound in zip(map(varint, self._classic.cumulate(total.buckets)), self._bounds):
+                parts.append(_BUCKET_HEADS[len(cumulative)] + cumulative + bound)
         if self._native:
             parts.append(_NATIVE_HEAD)
             if counts and first == 0:
@@ -142,7 +143,8 @@ _SAMPLE_COUNT, _SAMPLE_SUM = _tag(1, 0), _tag(2, 1)
 _METRIC, _HISTOGRAM_FIELD = _tag(4, 2), _tag(7, 2)
 _COUNTER_HEAD = _tag(3, 2) + varint(9) + _tag(1, 1)
 """Start of the field `counter` of a Metric: a message with one double."""
-_CUMULATIVE = _tag(1, 0)
+_BUCKET_HEADS = [_tag(3, 2) + varint(1 + length + 9) + _tag(1, 0) for length in range(11)]
+"""Start of a classic bucket, by the length of its cumulative count: a count, and a bound of 9 bytes."""
 _ZERO_COUNT = _tag(7, 0)
 _NATIVE_HEAD = _tag(5, 0) + zigzag(SCHEMA) + _double(6, ZERO_THRESHOLD)
 _NO_SPAN = _bytes_field(12, _tag(1, 0) + zigzag(0) + _tag(2, 0) + varint(0))

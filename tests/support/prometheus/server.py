@@ -6,6 +6,7 @@ import json
 import math
 import re
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -40,6 +41,13 @@ class Sample(NamedTuple):
     histogram: dict[str, Any] | None
 
 
+def _free_port() -> int:
+    """Return a port that is free now. Old servers need one: they do not log the port that the kernel chose."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 class Prometheus:
     """A server that scrapes one exporter and `others`.
 
@@ -68,7 +76,7 @@ class Prometheus:
             str(build.binary),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
-            "--web.listen-address=127.0.0.1:0",
+            f"--web.listen-address=127.0.0.1:{_free_port() if build.version < (2, 42) else 0}",
             *flags,
         ]
         options: dict[str, Any] = {
@@ -109,7 +117,7 @@ class Prometheus:
         """Return the server's address. It is taken from the server's log."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
-            match = re.search(r'msg="Listening on" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log())
+            match = re.search(r'msg="(?:Listening on|Start listening .*)" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log())
             if match:
                 return match[1]
             assert self._process.poll() is None, self.log()

@@ -135,7 +135,7 @@ def test_describe_writes_the_default_values() -> None:
         'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n'
         "reasons:\n  allow: []\n  deny: []\n"
         "histogram:\n  native: true\n"
-        "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: false\n"
+        "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: true\n"
         "limits:\n  vcpus: 4096\n  cells: 16384\n"
         'bpf_stats: false\nkernel_headers: "builtin"\nlock_file: "/run/kvm-exit-exporter/lock"\n'
         'run_as: "kvm-exit-exporter"\n'

@@ -51,17 +51,23 @@ def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progre
 
 
 def rendered(
-    vcpus: list[Identified], level: Level, accept: str, histogram: Histogram, allow: Sequence[str] = ()
+    vcpus: list[Identified],
+    level: Level,
+    accept: str,
+    histogram: Histogram,
+    allow: Sequence[str] = (),
+    *,
+    both: bool = False,
 ) -> int:
-    """Return the number of series that Prometheus makes from a page."""
+    """Return the number of series that Prometheus makes from a page. `both` is its option scrape_classic_histograms."""
     made = metrics(level, name, allow=allow)
     made.update(vcpus, [])
     body = pages.page(made.families(vcpus), accept, histogram=histogram).body
     if accept != PROTOBUF:
         return sum(not line.startswith(b"#") for line in body.splitlines())
     metrics_found = [metric for family in pages.read_protobuf(body).values() for metric in family.metric]
-    classic = [metric for metric in metrics_found if metric.histogram.bucket]
     native = [metric for metric in metrics_found if metric.histogram.HasField("schema")]
+    classic = [metric for metric in metrics_found if metric.histogram.bucket and (both or metric not in native)]
     plain = sum(not metric.HasField("histogram") for metric in metrics_found)
     # Prometheus makes a series of each classic bucket, and also of +Inf, count and sum.
     return plain + len(native) + sum(len(metric.histogram.bucket) + 3 for metric in classic)
@@ -87,24 +93,26 @@ def test_the_formula_gives_the_number_of_series_of_a_page(
     for accept in (TEXT, OPENMETRICS):
         expected = formula(vcpus, reasons + userspace, level, bounds + 3, busy)
         assert rendered(made, level, accept, Histogram(classic=classic)) == expected
-    for histogram, of_histogram in (
-        (Histogram(classic=classic), 1),
-        (Histogram(native=False, classic=classic), bounds + 3),
-        (Histogram(classic=Classic(factor, in_protobuf=True)), bounds + 4),
+    for histogram, both, of_histogram in (
+        (Histogram(classic=classic), False, 1),
+        (Histogram(classic=classic), True, bounds + 4),
+        (Histogram(classic=Classic(factor, in_protobuf=False)), False, 1),
+        (Histogram(classic=Classic(factor, in_protobuf=False)), True, 1),
+        (Histogram(native=False, classic=classic), False, bounds + 3),
     ):
         expected = formula(vcpus, reasons + userspace, level, of_histogram, busy)
-        assert rendered(made, level, PROTOBUF, histogram) == expected
+        assert rendered(made, level, PROTOBUF, histogram, both=both) == expected
 
 
 BY_VCPU, BY_VM = Level("vcpu", "vcpu"), Level("vm", "vm")
 ALLOW = ["EXIT_0", "EXIT_1", "OUT_0"]
-BOTH = Histogram(classic=Classic(in_protobuf=True))
+BOTH = "both forms (`scrape_classic_histograms`)"
 WIDE = Histogram(classic=Classic(16))
 # Each line of the table has a level, a format, an allow list, histogram options, and R, U and h of the formula.
 SHAPES: dict[str, tuple[Level, str, list[str], Histogram, tuple[int, int, int]]] = {
     "default, in text": (BY_VCPU, TEXT, [], DEFAULT, (8, 2, 16)),
     "default, native": (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 1)),
-    "both forms (`in_protobuf`)": (BY_VCPU, PROTOBUF, [], BOTH, (8, 2, 17)),
+    BOTH: (BY_VCPU, PROTOBUF, [], DEFAULT, (8, 2, 17)),
     "`factor: 16`, in text": (BY_VCPU, TEXT, [], WIDE, (8, 2, 10)),
     "histograms per VM, in text": (Level("vcpu", "vm"), TEXT, [], DEFAULT, (8, 2, 16)),
     "all per VM, in text": (BY_VM, TEXT, [], DEFAULT, (8, 2, 16)),
@@ -133,7 +141,7 @@ def test_the_table_has_the_numbers_of_the_formula_and_of_a_page(shape: str) -> N
     level, accept, allow, served, (reasons, userspace, of_histogram) = SHAPES[shape]
     told = dict(table())[shape]
     assert told == [formula(size, reasons + userspace, level, of_histogram, size) for size in SIZES]
-    assert told[0] == rendered(host(100, 8, 2, 100), level, accept, served, allow)
+    assert told[0] == rendered(host(100, 8, 2, 100), level, accept, served, allow, both=shape == BOTH)
 
 
 def test_the_largest_quantiles_are_told() -> None:
