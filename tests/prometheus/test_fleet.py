@@ -52,7 +52,7 @@ def sending(
         }
         rules = [RULES / name for name in configuration["rule_files"]]
         folder = tmp_path_factory.mktemp(f"sending-{request.param}") / "server"
-        server = Prometheus(found, demo.address, folder, native=True, rules=rules, settings=settings)
+        server = Prometheus(found, demo.address, folder, native=False, rules=rules, settings=settings)
         stack.callback(server.stop)
         yield Sending(server, receiver)
 

@@ -27,7 +27,7 @@ from tests.support.prometheus.server import Prometheus
 
 DEPLOY = ROOT / "deploy"
 COMPONENTS = DEPLOY / "kubernetes/components"
-SUITES = ("bullseye", *builds.SUITES)
+SUITES = (*builds.WITHOUT_NATIVE, *builds.SUITES)
 NATIVE = "--enable-feature=native-histograms"
 DURATION = "kvm_(userspace_)?exit_duration_seconds"
 
@@ -106,7 +106,9 @@ def exporter() -> Iterator[Standstill]:
 
 
 @contextmanager
-def _servers(build: builds.Build, suite: str, exporter: Standstill, folder: Path) -> Iterator[list[tuple[Setup, Prometheus]]]:
+def _servers(
+    build: builds.Build, suite: str, exporter: Standstill, folder: Path
+) -> Iterator[list[tuple[Setup, Prometheus]]]:
     """Start a server for each setup of a suite. They start together, because each waits before its first scrape."""
     with ExitStack() as stack:
         found = []
@@ -131,7 +133,8 @@ def _servers(build: builds.Build, suite: str, exporter: Standstill, folder: Path
 def _series(server: Prometheus) -> tuple[int, int]:
     """Return the numbers of stored series with classic and with native histograms."""
     classic = server.query(f'{{__name__=~"{DURATION}_(bucket|count|sum)"}}')
-    native = server.query(f'{{__name__=~"{DURATION}"}}')
+    # Without native histograms, 2.53 stores the number 0 in place of each native histogram.
+    native = [sample for sample in server.query(f'{{__name__=~"{DURATION}"}}') if sample.histogram]
     return len(classic), len(native)
 
 

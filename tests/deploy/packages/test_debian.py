@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 from exporter import __version__
 from tests.deploy.packages import tree
 from tests.deploy.packages.deb import NAME, NEXT, build, contents
+from tests.deploy.packages.tree import demo
 from tests.support.paths import ROOT
 
 CONFIG = f"etc/{NAME}/config.yaml"
@@ -102,25 +100,6 @@ def test_demo_answers(debian: tree.Tree) -> None:
         page = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
     assert "\nkvm_exit_exporter_replay 1.0\n" in page
     assert set(re.findall(r'^kvm_vm_info{.*vm="([^"]*)"', page, re.MULTILINE)) == {"web-1", "db-1", "idle-1"}
-
-
-@contextlib.contextmanager
-def demo(debian: tree.Tree) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = debian.command(NAME, "demo", f"--web.listen-address={url[7:]}")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while process.poll() is None and time.monotonic() < deadline:
-                with contextlib.suppress(OSError):
-                    if urllib.request.urlopen(f"{url}/metrics", timeout=10).read().count(b"\nkvm_vm_info{") == 3:
-                        break
-                time.sleep(0.5)
-            yield url
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
 
 
 def test_man_shows_the_manual_page_without_warnings(debian: tree.Tree) -> None:

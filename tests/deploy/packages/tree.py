@@ -1,12 +1,18 @@
-"""A fresh Debian 12 for the installation of packages: a chroot whose changes are discarded."""
+"""A fresh Debian for the installation of packages: a chroot whose changes are discarded."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import socket
 import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.deploy.packages.deb import NAME
 from tests.e2e import apt
 
 CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
@@ -19,17 +25,20 @@ PACKAGES = (
 NOISE = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "tmp", "run/systemd", "proc", "sys", "dev")
 
 
-def base() -> Path:
-    """Return the tree that mmdebstrap makes. It is cached."""
-    tree = CACHE / apt.CODENAME
+def base(suite: apt.Suite) -> Path:
+    """Return the tree of a suite that mmdebstrap makes. It is cached."""
+    tree = CACHE / suite.name
     if not (tree / ".complete").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         subprocess.run(["rm", "-rf", tree], check=True)
-        sources = "\n".join(text for name, text in apt.sources().items() if name.endswith(".list"))
-        stanzas = [text for name, text in apt.sources().items() if name.endswith(".sources")]
-        include = f"--include={','.join(PACKAGES)}"
-        command: list[str | Path] = ["mmdebstrap", "--quiet", "--variant=apt", include, apt.CODENAME, tree, "-"]
-        subprocess.run(command, input="\n\n".join([sources, *stanzas]), text=True, check=True)
+        texts = apt.sources(suite)
+        lines = "\n".join(text for name, text in texts.items() if name.endswith(".list"))
+        stanzas = [text for name, text in texts.items() if name.endswith(".sources")]
+        options = ["--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}"]
+        if not suite.check_valid_until:
+            options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+        command: list[str | Path] = ["mmdebstrap", *options, suite.name, tree, "-"]
+        subprocess.run(command, input="\n\n".join([lines, *stanzas]), text=True, check=True)
         (tree / ".complete").touch()
     return tree
 
@@ -44,13 +53,13 @@ def own_mounts() -> None:
 class Tree:
     """A temporary layer over base(). No package may start a service in this layer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, suite: apt.Suite = apt.BOOKWORM) -> None:
         # The layer is on a tmpfs, because overlayfs cannot have its upper layer on another overlayfs.
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
         self.root = folder / "root"
         for name in ("root", "upper", "work"):
             (folder / name).mkdir()
-        layers = f"lowerdir={base()},upperdir={folder}/upper,workdir={folder}/work"
+        layers = f"lowerdir={base(suite)},upperdir={folder}/upper,workdir={folder}/work"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, self.root], check=True)
         subprocess.run(["mount", "-t", "proc", "proc", self.root / "proc"], check=True)
         for name in ("sys", "dev"):
@@ -88,3 +97,23 @@ class Tree:
             names[:] = [name for name in names if str(inside / name) not in NOISE]
             found |= {str(inside / name) for name in (*names, *files)}
         return found
+
+
+@contextlib.contextmanager
+def demo(debian: Tree) -> Iterator[str]:
+    """Run the installed program's demo in the tree. Yield its URL when its page has all VMs."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = debian.command(NAME, "demo", f"--web.listen-address={url[7:]}")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(OSError):
+                    if urllib.request.urlopen(f"{url}/metrics", timeout=10).read().count(b"\nkvm_vm_info{") == 3:
+                        break
+                time.sleep(0.5)
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUITES = ("bookworm", "trixie", "sid")
+WITHOUT_NATIVE = ("bullseye",)
+"""Suites whose Prometheus has no native histograms. Only the tests of the shipped scrape configurations run it."""
 
-_ARCHIVE = {*SUITES, "stable", "testing", "unstable"}
+_ARCHIVE = {*SUITES, *WITHOUT_NATIVE, "stable", "testing", "unstable"}
 """Suite names of Debian's archive. They distinguish this archive from other apt sources."""
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -48,13 +50,23 @@ def find(suite: str) -> Build | UnavailableError:
     try:
         if _codename() == suite and (installed := shutil.which("prometheus")):
             return _build(Path(installed))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "prometheus"
+        cache = _cache()
         link = cache / suite
         if not (link / "promtool").exists():
             _fetch(suite, cache, link)
         return _build(link / "prometheus")
     except UnavailableError as error:
         return UnavailableError(f"Prometheus of {suite}: {error}")
+
+
+def cached(suite: str) -> Build | None:
+    """Return the Prometheus of a suite if it was downloaded before; None otherwise."""
+    found = find(suite) if (_cache() / suite / "promtool").exists() else None
+    return found if isinstance(found, Build) else None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "prometheus"
 
 
 def _codename() -> str:

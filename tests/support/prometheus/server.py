@@ -117,7 +117,9 @@ class Prometheus:
         """Return the server's address. It is taken from the server's log."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
-            match = re.search(r'msg="(?:Listening on|Start listening .*)" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log())
+            match = re.search(
+                r'msg="(?:Listening on|Start listening .*)" .*address=(127\.0\.0\.1:[1-9]\d*)', self.log()
+            )
             if match:
                 return match[1]
             assert self._process.poll() is None, self.log()
