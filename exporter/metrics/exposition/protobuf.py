@@ -8,7 +8,9 @@ every page with Google's protobuf.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from operator import sub
 
 from prometheus_client.metrics_core import Metric
@@ -78,6 +80,43 @@ def _simple(kind: int, labels: bytes, value: float) -> bytes:
     return _bytes_field(4, labels + _bytes_field(_VALUE_FIELD[kind], _double(1, value)))
 
 
+class _ClassicEncoder:
+    """Encodes the classic buckets of a histogram. The parts that do not depend on its counts are made once."""
+
+    def __init__(self, classic: ClassicBounds) -> None:
+        self._last = classic.last
+        self._bounds = [_double(2, bound) for bound in classic.bounds]
+        below = self._start(0)
+        self._empty = [
+            b"".join(below + bound for bound in self._bounds[:number]) for number in range(len(self._last) + 1)
+        ]
+        """By number: this many buckets without a duration."""
+        self._rest = [(b"", *self._bounds[number:]) for number in range(len(self._last) + 1)]
+
+    @staticmethod
+    def _start(cumulative: int) -> bytes:
+        """Return a field `bucket` up to its bound, which takes 9 bytes."""
+        count = _tag(1, 0) + varint(cumulative)
+        return _tag(3, 2) + varint(len(count) + 9) + count
+
+    def encode(self, first: int, counts: list[int]) -> list[bytes]:
+        """Return the fields of all buckets. `counts` begin at the kernel's bucket `first`.
+
+        Most bounds lie below the shortest or above the longest duration. Their fields need no loop in Python.
+        """
+        below = bisect_left(self._last, first)
+        above = bisect_left(self._last, first + len(counts) - 1, below)
+        parts = [self._empty[below]]
+        if below < above:
+            cumulated = list(accumulate(counts))
+            parts += (
+                self._start(cumulated[last - first]) + bound
+                for last, bound in zip(self._last[below:above], self._bounds[below:above])
+            )
+        parts.append(self._start(sum(counts)).join(self._rest[above]))
+        return parts
+
+
 class ProtobufRenderer:
     """Renders families. A series whose values did not change is not encoded again.
 
@@ -85,8 +124,7 @@ class ProtobufRenderer:
     """
 
     def __init__(self, classic: ClassicBounds | None, *, native: bool) -> None:
-        self._classic = classic
-        self._bounds = [_double(2, bound) for bound in classic.bounds] if classic else []
+        self._classic = _ClassicEncoder(classic) if classic else None
         self._native = native
 
     def render(self, families: list[Family]) -> Iterator[bytes]:
@@ -116,8 +154,7 @@ class ProtobufRenderer:
         first, counts = nonzero(total.buckets)
         parts = [_SAMPLE_COUNT, varint(sum(counts)), _SAMPLE_SUM, _pack_double(total.sum_ns / 1e9)]
         if self._classic:
-            for cumulative, bound in zip(map(varint, self._classic.cumulate(total.buckets)), self._bounds):
-                parts.append(_BUCKET_HEADS[len(cumulative)] + cumulative + bound)
+            parts += self._classic.encode(first, counts)
         if self._native:
             parts.append(_NATIVE_HEAD)
             if counts and first == 0:
@@ -143,8 +180,6 @@ _SAMPLE_COUNT, _SAMPLE_SUM = _tag(1, 0), _tag(2, 1)
 _METRIC, _HISTOGRAM_FIELD = _tag(4, 2), _tag(7, 2)
 _COUNTER_HEAD = _tag(3, 2) + varint(9) + _tag(1, 1)
 """Start of the field `counter` of a Metric: a message with one double."""
-_BUCKET_HEADS = [_tag(3, 2) + varint(1 + length + 9) + _tag(1, 0) for length in range(11)]
-"""Start of a classic bucket, by the length of its cumulative count: a count, and a bound of 9 bytes."""
 _ZERO_COUNT = _tag(7, 0)
 _NATIVE_HEAD = _tag(5, 0) + zigzag(SCHEMA) + _double(6, ZERO_THRESHOLD)
 _NO_SPAN = _bytes_field(12, _tag(1, 0) + zigzag(0) + _tag(2, 0) + varint(0))

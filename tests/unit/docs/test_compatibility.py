@@ -35,7 +35,7 @@ def hosts() -> dict[str, Any]:
     """The hosts of tests/e2e, whose modules import each other by their bare names."""
     sys.path.insert(0, str(ROOT / "tests/e2e"))
     try:
-        import hosts  # type: ignore[import-not-found]  # noqa: PLC0415
+        import hosts  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
     found: dict[str, Any] = hosts.HOSTS
