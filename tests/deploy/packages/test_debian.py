@@ -15,7 +15,6 @@ import pytest
 from exporter import __version__
 from tests.deploy.packages import tree
 from tests.deploy.packages.deb import NAME, NEXT, build, contents
-from tests.deploy.packages.tree import demo
 from tests.support.paths import ROOT
 
 CONFIG = f"etc/{NAME}/config.yaml"
@@ -96,7 +95,7 @@ def test_check_can_load_the_program(debian: tree.Tree) -> None:
 
 
 def test_demo_answers(debian: tree.Tree) -> None:
-    with demo(debian) as url:
+    with tree.running(debian, "demo", 3) as url:
         page = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
     assert "\nkvm_exit_exporter_replay 1.0\n" in page
     assert set(re.findall(r'^kvm_vm_info{.*vm="([^"]*)"', page, re.MULTILINE)) == {"web-1", "db-1", "idle-1"}

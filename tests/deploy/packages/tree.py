@@ -100,17 +100,17 @@ class Tree:
 
 
 @contextlib.contextmanager
-def demo(debian: Tree) -> Iterator[str]:
-    """Run the installed program's demo in the tree. Yield its URL when its page has all VMs."""
+def running(debian: Tree, command: str, vms: int) -> Iterator[str]:
+    """Run `demo` or `serve` of the installed program in the tree. Yield its URL when its page has that many VMs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = debian.command(NAME, "demo", f"--web.listen-address={url[7:]}")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    words = debian.command(NAME, command, f"--web.listen-address={url[7:]}")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 120
             while process.poll() is None and time.monotonic() < deadline:
                 with contextlib.suppress(OSError):
-                    if urllib.request.urlopen(f"{url}/metrics", timeout=10).read().count(b"\nkvm_vm_info{") == 3:
+                    if urllib.request.urlopen(f"{url}/metrics", timeout=10).read().count(b"\nkvm_vm_info{") == vms:
                         break
                 time.sleep(0.5)
             yield url
