@@ -88,6 +88,7 @@ def test_a_reload_changes_the_served_pages_at_once(start: Start, folder: Path) -
     while "kvm_exits_total" not in (samples := demo.scrape("/elsewhere")):
         assert time.monotonic() < deadline
     assert "kvm_exit_duration_seconds_count" not in samples
+    assert samples["kvm_exit_exporter_served_histograms"] == [({}, 0.0)]
     with pytest.raises(OSError, match="404"):
         demo.get("/metrics")
     assert '"msg": "configuration reloaded"' in "".join(demo.log)

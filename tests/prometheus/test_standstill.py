@@ -256,6 +256,8 @@ def test_every_sample_is_stored_once_without_a_warning(case: Case) -> None:
     expected += len(histograms) if "classic" in case.mode.stored else 0
     expected += series if "native" in case.mode.stored else 0
     assert series == len(case.exporter.exits.counts) + len(case.exporter.userspace_exits.counts)
+    (told,) = case.prometheus.query("kvm_exit_exporter_served_histograms")
+    assert told.value == series
     (scraped,) = case.prometheus.query("scrape_samples_scraped")
     (kept,) = case.prometheus.query("scrape_samples_post_metric_relabeling")
     assert scraped.value == kept.value == expected
