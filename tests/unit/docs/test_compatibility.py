@@ -38,6 +38,7 @@ def hosts() -> dict[str, Any]:
         import hosts  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
+        sys.modules.pop("apt", None)  # the name of a package of Debian
     found: dict[str, Any] = hosts.HOSTS
     return found
 
