@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.collect import missed_ends
+from exporter.collect.droppers import Droppers
 from exporter.collect.maps import OWNER_ENDED, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
+from exporter.collect.shares import Shares
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
+from exporter.model.drops import any_dropped
 from exporter.model.records import (
     NO_HANDOVER,
     Cell,
@@ -90,6 +93,8 @@ class Collector:
         self._cells = CellMap(loaded.maps["cells"], loaded.layouts["cells"])
         self._map_of_stack: dict[str, ArrayMap] = {"free_slots": self._slots, "free_cells": self._cells}
         self._counters = CounterMap(loaded.maps["counters"], loaded.layouts["counters"])
+        self._shares = Shares(loaded)
+        self._droppers = Droppers(loaded.maps["process_drops"], proc)
         self._tracked: dict[int, _TrackedSlot] = {}
         self._journal = journal
         # The linger time begins again, because nobody could scrape the ended vCPUs between the two processes.
@@ -105,7 +110,7 @@ class Collector:
 
     def close(self) -> None:
         """Unmap the arrays."""
-        for mapped in (self._slots, self._cells, self._counters):
+        for mapped in (self._slots, self._cells, self._counters, self._shares):
             mapped.close()
 
     @property
@@ -130,7 +135,8 @@ class Collector:
         self._read_changed_cells()
         live: dict[int, VcpuRecord] = {}
         ended: list[tuple[int, EndedVcpu]] = []
-        for number in self._slots.used():
+        used = self._slots.used()
+        for number in used:
             slot = self._slots.read(number, now)
             if slot.owner == OWNER_ENDED:
                 record = self._last_record(number, slot, now)
@@ -143,9 +149,13 @@ class Collector:
         counters = self._counters.read()
         runs = {name: syscall.program_stats(fd) for name, fd in self._loaded.programs.items()}
         self._end_missed(live, runs, now)
+        processes = {record.key.pid for record in live.values()}
+        drops = self._droppers.read(processes, now, self.linger_ns) if any_dropped(counters) else {}
         # Everything that can fail comes first: each vanished vCPU must appear in exactly one snapshot.
         self._clear_ended(ended)
         self._return_free_entries()
+        its_processes = {each.record.key.pid for _, each in ended}
+        self._shares.store([*live.values()], len(used) - len(ended), self._free_entries, its_processes)
         vanished = self._expire(now)
         return Snapshot(
             vcpus=[*live.values()] + [each.record for each in self._ended],
@@ -159,6 +169,7 @@ class Collector:
             expired_early=self._expired_early,
             recycling_pending=len(self._free_entries),
             missed_ends=self._missed_ends,
+            drops=drops,
             taken_ns=now,
         )
 

@@ -47,7 +47,7 @@ _DEVICE_POLL_SECONDS = 0.05
 _DEVICE_SECONDS = 1.0
 _CLASSIC_PROGRAM = "kvm_exit_classic"
 
-ARRAYS = {"counting": ("slots", "cells", "counters"), "recording": ("lost",)}
+ARRAYS = {"counting": ("slots", "cells", "counters", "usage"), "recording": ("lost",)}
 """Array maps by kind of program: user space reads their leaves."""
 STACKS = {"counting": {"free_slots": "slots", "free_cells": "cells"}, "recording": {}}
 """Stack maps by kind of program, each with the member of the request that is its size: the loader fills them."""

@@ -45,7 +45,7 @@ TRACEPOINTS: Mapping[str, Tracepoint] = {
 
 _FRONTS = ("front.bpf.h", *(isa.front for isa in registry.ISAS), "front_common.bpf.c")
 _SOURCES = {
-    "counting": (*_FRONTS, "maps.bpf.h", "buckets.bpf.h", "lookup.bpf.h", "count.bpf.c"),
+    "counting": (*_FRONTS, "maps.bpf.h", "buckets.bpf.h", "share.bpf.h", "lookup.bpf.h", "count.bpf.c"),
     "recording": (*_FRONTS, "record.bpf.c"),
 }
 """C files by kind of program, in the order in which they are joined."""
@@ -54,7 +54,7 @@ OFFSET_SOURCES = (Path(__file__).parent / "btf.py", Path(__file__).parent / "isa
 """Python files that choose the macros of a front. With another version of them, a program may read other memory."""
 
 MAPS = {
-    "counting": ("slots", "cells", "counters", "free_slots", "free_cells"),
+    "counting": ("slots", "cells", "counters", "usage", "shares", "process_drops", "free_slots", "free_cells"),
     "recording": ("events", "lost"),
 }
 """Maps that the loader sends, by kind of program."""

@@ -15,7 +15,7 @@ import struct
 from exporter.kernel.isa import registry
 from exporter.model.records import RunStats
 
-_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 3, 4
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
@@ -69,6 +69,54 @@ def stack_top(stack: int) -> int | None:
             return None
         raise
     return leaf.value
+
+
+def map_keys(table: int) -> list[int]:
+    """Return the keys of a hash map, which are 32-bit numbers. Raises OSError.
+
+    Only the caller may delete keys. Keys that the program adds meanwhile may be missing.
+    """
+    keys: dict[int, None] = {}
+    key, following = ctypes.c_uint32(), ctypes.c_uint32()
+    at = 0
+    while True:
+        attributes = struct.pack("=IxxxxQQQ", table, at, ctypes.addressof(following), 0)
+        try:
+            _bpf(_MAP_GET_NEXT_KEY, attributes)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return list(keys)
+            raise
+        if following.value in keys:
+            return list(keys)
+        keys[following.value] = None
+        key.value = following.value
+        at = ctypes.addressof(key)
+
+
+def map_lookup(table: int, key: int, size: int) -> bytes:
+    """Return the value of a key, which has `size` bytes. Raises OSError: ENOENT if there is no such key."""
+    its_key, value = ctypes.c_uint32(key), ctypes.create_string_buffer(size)
+    addresses = (ctypes.addressof(its_key), ctypes.addressof(value))
+    _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", table, *addresses, 0))
+    return value.raw
+
+
+def map_update(table: int, key: int, value: bytes) -> None:
+    """Store the value of a key in a hash map. Raises OSError."""
+    its_key, its_value = ctypes.c_uint32(key), ctypes.create_string_buffer(value, len(value))
+    addresses = (ctypes.addressof(its_key), ctypes.addressof(its_value))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", table, *addresses, 0))
+
+
+def map_delete(table: int, key: int) -> None:
+    """Delete a key of a hash map, if it exists. Raises OSError."""
+    its_key = ctypes.c_uint32(key)
+    try:
+        _bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", table, ctypes.addressof(its_key), 0, 0))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def permitted() -> bool:

@@ -45,6 +45,11 @@ UNMATCHED = {
 """The program's counters of events that contradict the state of their vCPU, by the label `kind`."""
 
 
+def any_dropped(counters: Mapping[str, int]) -> bool:
+    """True if the program has dropped an event."""
+    return any(counters.get(drop.counter) or counters.get(drop.userspace_counter) for drop in DROPS)
+
+
 def newly_dropped(counters: Mapping[str, int], known: set[str]) -> Iterator[tuple[Drop, str]]:
     """Yield each drop whose counter is above 0 and not in `known`, with its metric. Adds the counter to `known`."""
     for drop in DROPS:

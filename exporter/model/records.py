@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exporter.model.reason import USERSPACE_SPACES
@@ -112,6 +112,13 @@ class RunStats(NamedTuple):
     """Events that the kernel skipped, because the program was running on that CPU already; 0 before Linux 5.12."""
 
 
+class ProcessDrops(NamedTuple):
+    """Events of one process that are in no cell: exits, and returns to the VMM."""
+
+    exits: int = 0
+    userspace_exits: int = 0
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Everything that one collection read."""
@@ -135,6 +142,8 @@ class Snapshot:
     """Number of free slots and cells that the kernel has not taken back yet."""
     missed_ends: int = 0
     """Number of vCPUs since the start whose end the program missed, and whose thread was then not found in /proc."""
+    drops: Mapping[int, ProcessDrops] = field(default_factory=dict)
+    """The dropped events by process. `counters` also has those of processes that found no room here."""
     taken_ns: int = 0
     """When the collection began, on the clock of the program's timestamps."""
 

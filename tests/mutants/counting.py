@@ -102,25 +102,25 @@ CHANGES = (
     Change(
         "an exit is not counted",
         _COUNT,
-        "	if (c)\n		c->exits++;\n	else if (full)\n		COUNT(dropped_chain_full);",
-        "	if (c)\n		;\n	else if (full)\n		COUNT(dropped_chain_full);",
+        "	if (c)\n		c->exits++;\n	else if (full)\n		DROP(dropped_chain_full);",
+        "	if (c)\n		;\n	else if (full)\n		DROP(dropped_chain_full);",
         _RETURNS,
     ),
     Change(
-        "an exit beyond a full chain is not counted", _COUNT, "		COUNT(dropped_chain_full);", "		;", _FULL
+        "an exit beyond a full chain is not counted", _COUNT, "		DROP(dropped_chain_full);", "		;", _FULL
     ),
-    Change("an exit without a cell is not counted", _COUNT, "		COUNT(dropped_no_cell);", "		;", _NO_CELL),
+    Change("an exit without a cell is not counted", _COUNT, "		DROP(dropped_no_cell);", "		;", _NO_CELL),
     Change(
         "an exit without a slot is not counted",
         _COUNT,
-        "	if (!s) {\n		COUNT(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	/* A",
+        "	if (!s) {\n		DROP(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	/* A",
         "	if (!s)\n		return 0;\n	end_wait_for_reason(s);\n	/* A",
         _NO_SLOT,
     ),
     Change(
         "an exit without a slot and without a reason is not counted",
         _COUNT,
-        "	if (!s) {\n		COUNT(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	s->vcpu_id",
+        "	if (!s) {\n		DROP(dropped_no_slot);\n		return 0;\n	}\n	end_wait_for_reason(s);\n	s->vcpu_id",
         "	if (!s)\n		return 0;\n	end_wait_for_reason(s);\n	s->vcpu_id",
         (_OPENEULER + "test_exits_that_have_no_room_are_dropped_once",),
     ),
@@ -270,26 +270,30 @@ CHANGES = (
     Change(
         "a return is not counted",
         _COUNT,
-        "	if (c)\n		c->exits++;\n	else if (full)\n		COUNT(dropped_userspace_chain_full);",
-        "	if (c)\n		;\n	else if (full)\n		COUNT(dropped_userspace_chain_full);",
+        "	if (c)\n		c->exits++;\n	else if (full)\n		DROP_USERSPACE(dropped_userspace_chain_full);",
+        "	if (c)\n		;\n	else if (full)\n		DROP_USERSPACE(dropped_userspace_chain_full);",
         _RETURNS,
     ),
     Change(
         "a return beyond a full chain is not counted",
         _COUNT,
-        "		COUNT(dropped_userspace_chain_full);",
+        "		DROP_USERSPACE(dropped_userspace_chain_full);",
         "		;",
         (_LIFETIME + "test_returns_beyond_a_full_chain_are_counted_as_dropped",),
     ),
     Change(
         "a return without a cell is not counted",
         _COUNT,
-        "		COUNT(dropped_userspace_no_cell);",
+        "		DROP_USERSPACE(dropped_userspace_no_cell);",
         "		;",
         _NO_CELL,
     ),
     Change(
-        "a return without a slot is not counted", _COUNT, "		COUNT(dropped_userspace_no_slot);\n", "", _NO_SLOT
+        "a return without a slot is not counted",
+        _COUNT,
+        "		DROP_USERSPACE(dropped_userspace_no_slot);\n",
+        "",
+        _NO_SLOT,
     ),
     Change(
         "a failed entry stays in its guest",

@@ -17,6 +17,8 @@ FRESH, GUEST, HOST, NO_REASON = range(4)
 """enum vcpu_state of maps.bpf.h."""
 ALL_BITS = 2**64 - 1
 PID = 1009
+NO_MAP = 2**31 - 1
+"""No descriptor has this number: bpf(2) raises OSError."""
 
 _CODES = {1: "B", 4: "I", 8: "Q"}
 _CELL = {"exits": 8, "completed": 8, "sum_ns": 8, "code": 8, "not_code": 8, "slot_space": 8, "next": 4, "pad0": 4}
@@ -46,8 +48,9 @@ class Leaves:
             "slots": _layout(slots + 1, {**_SLOT, "comm": (1, 16), "check": 8, "heads": (4, 64)}),
             "cells": _layout(cells + 1, {**_CELL, "buckets": (8, BUCKETS)}),
             "counters": _layout(1, _COUNTERS),
+            "usage": _layout(1, {"slots": 8, "cells": 8}),
         }
-        self.fds = {"free_slots": -1, "free_cells": -1}
+        self.fds = dict.fromkeys(("free_slots", "free_cells", "shares", "process_drops"), NO_MAP)
         self._memory = {}
         for name, layout in self.layouts.items():
             fd = os.memfd_create(name)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from exporter.collect.collector import Collector
 from exporter.kernel.program import LeafLayout, Loaded
 from exporter.model.records import Snapshot
+from tests.support.leaves import NO_MAP
 
-ARRAYS = ("slots", "cells", "counters")
+ARRAYS = ("slots", "cells", "counters", "usage")
 
 
 class Word(NamedTuple):
@@ -51,7 +52,7 @@ class FrozenReader:
     def __init__(self, layouts: Mapping[str, LeafLayout], now: int) -> None:
         self._stack = ExitStack()
         self._memory: dict[str, mmap.mmap] = {}
-        maps = {"free_slots": -1, "free_cells": -1}
+        maps = dict.fromkeys(("free_slots", "free_cells", "shares", "process_drops"), NO_MAP)
         for name in ARRAYS:
             fd = os.memfd_create(name)
             self._stack.callback(os.close, fd)

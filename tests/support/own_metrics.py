@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from exporter.model.records import RunStats, Snapshot
+from exporter.metrics.own import VmDrops
+from exporter.model.records import ProcessDrops, RunStats, Snapshot
+from exporter.model.vm import Vm
 
 COUNTERS = [
     *(f"dropped_{cause}" for cause in ("no_slot", "no_cell", "chain_full")),
@@ -10,6 +12,10 @@ COUNTERS = [
     *(f"unmatched_{event}" for event in ("exit", "entry", "userspace_exit")),
 ]
 PROGRAMS = ["kvm_exit", "kvm_entry", "kvm_userspace_exit", "sched_process_exit"]
+DROPPED = (
+    VmDrops(Vm(100, "web-1", "", "qemu"), ProcessDrops(101, 103)),
+    VmDrops(Vm(200, "200", "", "unknown"), ProcessDrops(0, 107)),
+)
 SNAPSHOT = Snapshot(
     vcpus=[],
     counters={name: 2**53 + 2 * number for number, name in enumerate(COUNTERS)},

@@ -21,6 +21,10 @@ static __always_inline struct counters *the_counters(void)
 		__sync_fetch_and_add(&__c->event, 1);			\
 } while (0)
 
+/* A dropped event: the counter of its cause, and its process. */
+#define DROP(event)		do { COUNT(event); name_drop(false); } while (0)
+#define DROP_USERSPACE(event)	do { COUNT(event); name_drop(true); } while (0)
+
 /* Add a completed interval to a cell. */
 static __always_inline void observe(struct cell *c, u64 ns)
 {
@@ -87,9 +91,9 @@ static __always_inline void count_exit(struct cell *c, bool full)
 	if (c)
 		c->exits++;
 	else if (full)
-		COUNT(dropped_chain_full);
+		DROP(dropped_chain_full);
 	else
-		COUNT(dropped_no_cell);
+		DROP(dropped_no_cell);
 }
 
 #ifdef REASON_FOLLOWS
@@ -116,7 +120,7 @@ static __always_inline int on_exit_without_reason(u32 vcpu_id, u64 now)
 	struct slot *s = current_slot(now);
 
 	if (!s) {
-		COUNT(dropped_no_slot);
+		DROP(dropped_no_slot);
 		return 0;
 	}
 	end_wait_for_reason(s);
@@ -145,7 +149,7 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u
 	bool full;
 
 	if (!s) {
-		COUNT(dropped_no_slot);
+		DROP(dropped_no_slot);
 		return 0;
 	}
 	end_wait_for_reason(s);
@@ -212,7 +216,7 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 	bool full;
 
 	if (!s) {
-		COUNT(dropped_userspace_no_slot);
+		DROP_USERSPACE(dropped_userspace_no_slot);
 		return 0;
 	}
 	end_wait_for_reason(s);
@@ -220,9 +224,9 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 	if (c)
 		c->exits++;
 	else if (full)
-		COUNT(dropped_userspace_chain_full);
+		DROP_USERSPACE(dropped_userspace_chain_full);
 	else
-		COUNT(dropped_userspace_no_cell);
+		DROP_USERSPACE(dropped_userspace_no_cell);
 
 	if (state_of(s) == STATE_GUEST) {
 		COUNT(unmatched_entry);

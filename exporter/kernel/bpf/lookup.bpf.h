@@ -2,7 +2,7 @@
 /*
  * Look-up of the slot of a thread, and of the cell of a reason. The first event of a
  * thread takes a free slot. The first event of a reason takes a free cell. maps.bpf.h
- * declares slots and cells.
+ * declares slots and cells, share.bpf.h says whether a process may take one more.
  */
 
 #define MAX_CHAIN	8	/* most cells in a slot whose codes have the same hash */
@@ -15,13 +15,13 @@ static __always_inline u64 identity_check(struct slot *s)
 	return ~(s->id + 3 * s->born_ns + 5 * comm[0] + 7 * comm[1]);
 }
 
-/* The first event of this thread: take a slot. Returns its number, 0 if no slot is free. */
+/* The first event of this thread: take a slot. Returns its number, 0 if there is none for it. */
 static __always_inline u32 adopt_thread(u64 id, u64 now)
 {
 	u32 tid = id, n = 0;
 	struct slot *s;
 
-	if (free_slots.pop(&n))
+	if (!may_take_slot(id >> 32) || free_slots.pop(&n))
 		return 0;
 	s = slots.lookup(&n);
 	if (!s)
@@ -31,6 +31,7 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 		free_slots.push(&n, 0);
 		return 0;
 	}
+	slot_taken(id >> 32);
 	s->id = id;
 	s->number = n;
 	s->born_ns = now;
@@ -63,7 +64,7 @@ static __always_inline void end_slot(struct slot *s, u32 tid)
 		s->owner = OWNER_ENDED;
 }
 
-/* The slot of the current thread; NULL if it has none and no slot is free. */
+/* The slot of the current thread; NULL if it has none and there is none for it. */
 static __always_inline struct slot *current_slot(u64 now)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -108,8 +109,8 @@ static __always_inline struct slot *current_slot(u64 now)
 
 /*
  * The cell of a reason of this vCPU: found in its chain, or taken from the free
- * cells and put at the head of the chain. Returns NULL if no cell is free, or if
- * the chain has MAX_CHAIN cells already (*full is true then).
+ * cells and put at the head of the chain. Returns NULL if there is no cell for this
+ * process, or if the chain has MAX_CHAIN cells already (*full is true then).
  */
 static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
 					    u32 *number, bool *full)
@@ -136,11 +137,12 @@ static __always_inline struct cell *cell_of(struct slot *s, u32 space, u64 code,
 	return NULL;
 
 take:
-	if (free_cells.pop(&n))
+	if (!may_take_cell(s->id >> 32) || free_cells.pop(&n))
 		return NULL;
 	c = cells.lookup(&n);
 	if (!c)
 		return NULL;
+	cell_taken(s->id >> 32);
 	/* A reader accepts the cell only if not_code is ~code and slot_space is set. */
 	c->code = code;
 	c->not_code = ~code;

@@ -72,9 +72,32 @@ struct counters {
 	u64 unmatched_userspace_exit;	/* no exit was in flight */
 };
 
+/*
+ * What one process, or all of them together, have of the two pools. The program adds what
+ * it takes. User space subtracts nothing: after it has returned entries, it stores the
+ * numbers that the arrays show. What the program takes in this moment may be missing then,
+ * until user space stores the numbers again.
+ */
+struct usage {
+	u64 slots;
+	u64 cells;
+};
+
+#define NR_DROPPERS	64	/* processes whose drops have their own numbers */
+
+/* Exits of one process that were dropped, for any cause that struct counters has. */
+struct process_drops {
+	u64 exits;
+	u64 userspace_exits;
+};
+
 BPF_F_TABLE("array", u32, struct slot, slots, NR_SLOTS + 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct cell, cells, NR_CELLS + 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct counters, counters, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct usage, usage, 1, BPF_F_MMAPABLE);
+/* By tgid. User space deletes the process that has no slot any more. */
+BPF_TABLE("hash", u32, struct usage, shares, NR_SLOTS);
+BPF_TABLE("hash", u32, struct process_drops, process_drops, NR_DROPPERS);
 /*
  * The slot of each thread. If the end of a thread was missed, its entry stays until a
  * later thread has the same tid. Such entries must not take the room of living threads.

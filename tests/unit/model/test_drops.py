@@ -10,7 +10,7 @@ from tests.support.paths import ROOT
 
 def test_the_table_has_every_counter_of_the_program() -> None:
     sources = "".join(path.read_text() for path in sorted((ROOT / "exporter/kernel/bpf").rglob("*.bpf.*")))
-    counted = set(re.findall(r"\tCOUNT\((\w+)\);", sources))
+    counted = set(re.findall(r"\t(?:COUNT|DROP|DROP_USERSPACE)\((\w+)\);", sources))
     assert counted == {
         *(drop.counter for drop in DROPS),
         *(drop.userspace_counter for drop in DROPS),
