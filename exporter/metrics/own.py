@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,9 +13,17 @@ from prometheus_client.metrics_core import Metric
 
 from exporter import __version__
 from exporter.model.drops import DROPS, RECURSION, UNMATCHED
-from exporter.model.records import NOT_COUNTING, CountingSince, Snapshot
+from exporter.model.records import NOT_COUNTING, CountingSince, ProcessDrops, Snapshot
+from exporter.model.vm import Vm
 
 PREFIX = "kvm_exit_exporter_"
+
+
+class VmDrops(NamedTuple):
+    """The dropped exits of one VM."""
+
+    vm: Vm
+    drops: ProcessDrops
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,8 @@ class CollectionStatus:
     """Duration of the last successful collection."""
     collections: int = 0
     errors: int = 0
+    dropped: Sequence[VmDrops] = ()
+    """The VMs whose exits were dropped, as far as their names are known."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,7 @@ class _OwnCollector:
         )
         if snapshot:
             yield from _of_snapshot(snapshot)
+            yield from _of_vms(status.collection.dropped)
 
 
 def _gauges(**metrics: tuple[float, str]) -> Iterator[Metric]:
@@ -165,6 +177,17 @@ def _gauges(**metrics: tuple[float, str]) -> Iterator[Metric]:
 def _counters(**metrics: tuple[float, str]) -> Iterator[Metric]:
     for name, (value, text) in metrics.items():
         yield CounterMetricFamily(PREFIX + name, text, value=float(value))
+
+
+def _of_vms(dropped: Sequence[VmDrops]) -> Iterator[Metric]:
+    for name, text, member in (
+        ("vm_dropped_exits_total", "Dropped exits of a VM, for any cause but recursion; at most 64 VMs.", 0),
+        ("vm_dropped_userspace_exits_total", "The same for returns to the VMM.", 1),
+    ):
+        metric = CounterMetricFamily(PREFIX + name, text, labels=["pid", "vm"])
+        for vm, drops in dropped:
+            metric.add_metric([str(vm.pid), vm.name], drops[member])
+        yield metric
 
 
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from exporter.model.drops import newly_dropped
 from exporter.model.records import EndedVcpu, FreeEntry, Snapshot, ThreadKey, VcpuRecord
 from exporter.readings.observer import Observer
 from exporter.service.attach import Attached
+from exporter.service.dropped import DroppedVms
 from exporter.service.ledger import LedgerEntry
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Collection:
         self._lookup = observer.lookup
         self._served = served
         self._lock = threading.Lock()
+        self._dropped = DroppedVms(observer.lookup)
         self._vanished: list[VcpuRecord] = []
         self._known_drops: set[str] = set()
         self._known_missed_ends = 0
@@ -132,13 +134,14 @@ class Collection:
                 return
             self._vanished += snapshot.vanished
             # observed() compares the snapshot with the lookups, so the snapshot must be visible first.
-            self.status = CollectionStatus(snapshot, before.seconds, before.collections, before.errors)
+            self.status = CollectionStatus(snapshot, before.seconds, before.collections, before.errors, before.dropped)
             self._observer.look_up(snapshot)
+            dropped = self._dropped.named(snapshot.drops)
             self._log_new_drops(snapshot)
             self._log_missed_ends(snapshot)
             self._write_ledger(self._collector.ended, self._collector.free_entries)
             seconds = time.monotonic() - started
-            self.status = CollectionStatus(snapshot, seconds, before.collections + 1, before.errors)
+            self.status = CollectionStatus(snapshot, seconds, before.collections + 1, before.errors, dropped)
 
     def observed(self) -> Observed:
         """Return the vCPUs of the latest snapshot whose names are known, and the vanished ones.
