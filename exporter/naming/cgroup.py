@@ -1,4 +1,4 @@
-"""Reads the cgroup paths that libvirt makes: the domain's name, and the vCPU of a thread."""
+"""Reads the cgroup paths of VMs. libvirt's have the domain's name, or a thread's vCPU. The kubelet's have the pod."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ _MACHINE = re.compile(_DRIVER + r"-(?:[0-9]+-)?(?P<name>.+)", re.DOTALL)
 #: Without systemd, src/util/vircgroup.c: <partition>/<name>.libvirt-<driver>. Newer versions write <driver>-<id>-<name>
 #: in place of <name>.
 _PARTITION = re.compile(r"(?P<name>.+)\.libvirt-" + _DRIVER)
+#: pkg/kubelet/cm/cgroup_manager_linux.go: pod<uid>, or with systemd kubepods-<class>-pod<uid>.slice, with "_" for "-".
+_POD = re.compile(
+    r"(?:kubepods-(?:[a-z]+-)?)?pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?"
+)
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 _VCPU = re.compile(r"vcpu(?P<index>0|[1-9][0-9]{0,8})")
 
@@ -40,6 +44,19 @@ def libvirt_domain(paths: list[str]) -> Domain | None:
                 machine = re.fullmatch(rf"{partition['driver']}-[0-9]+-(?P<name>.+)", partition["name"])
                 return Domain((machine or partition)["name"], _LABELS[partition["driver"]])
     return None
+
+
+def pod(paths: list[str]) -> str:
+    """Return "pod-UID" for the Kubernetes pod of a process; "" for other cgroups.
+
+    KubeVirt switches off libvirt's cgroups, so that the pod is the only trace of the VM there.
+    """
+    for path in paths:
+        for part in path.split("/"):
+            found = _POD.fullmatch(part)
+            if found:
+                return f"pod-{found['uid'].replace('_', '-')}"
+    return ""
 
 
 def vcpu_of_thread(paths: list[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +34,30 @@ def unknown(pid: int) -> Vm:
     return Vm(pid, str(pid), "", "unknown")
 
 
-def identify(pid: int, proc: Path) -> Identity:
+def identify(pid: int, proc: Path, read: Callable[[Path, int], bytes | None] = read_head) -> Identity:
     """Read the identity of a process's VM from `proc`/PID. Raises nothing, even if files are missing or invalid.
 
     A name on the command line takes precedence over the name in libvirt's cgroup. Reading the command line may block,
-    see procfs.read_head().
+    see procfs.read_head(). If `read` returns None, it is identify_without_command_line().
     """
     process = proc / str(pid)
-    argv = cmdline.split(read_head(process / "cmdline", _CMDLINE_BYTES))
+    raw = read(process / "cmdline", _CMDLINE_BYTES)
+    return Identity(identify_without_command_line(pid, proc)) if raw is None else _identify(pid, process, raw)
+
+
+def identify_without_command_line(pid: int, proc: Path) -> Vm:
+    """Read the identity from files that never block: the uuid is empty, and the name is one of the cgroup or the pid.
+
+    Raises nothing.
+    """
+    process = proc / str(pid)
+    vm = _identify(pid, process, b"").vm
+    return replace(vm, name=cgroup.pod(cgroup_paths(process)) or vm.name) if vm.name == str(pid) else vm
+
+
+def _identify(pid: int, process: Path, raw: bytes) -> Identity:
+    """Read the identity. `raw` is the command line."""
+    argv = cmdline.split(raw)
     programs = _programs(process, argv)
     vmm, grammar = registry.recognise(programs, argv)
     stated = grammar.read_identity(argv) if grammar else CommandLineIdentity()

@@ -1,7 +1,8 @@
 """Looks up the VMs and vCPUs of threads in the background, because a scrape must not wait for /proc.
 
 Reading a VM's command line takes the VM's mmap_lock. Another thread can hold that lock for minutes (while it
-preallocates memory, or hangs in a FUSE mount). So worker threads read /proc, and get() returns at once.
+preallocates memory, or hangs in a FUSE mount). So worker threads read /proc, and get() returns at once. If many workers
+hang, the others read in child processes, which can be killed. So a read that hangs costs only its own VM.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from exporter.common.procfs import has_foreign_pids, start_time
+from exporter.common.procfs import has_foreign_pids, read_head, start_time
 from exporter.model.records import ThreadKey
 from exporter.model.vm import Vcpu, Vm
-from exporter.naming.identity import Identity, identify, unknown
+from exporter.naming.child_reader import read_head_in_child
+from exporter.naming.identity import Identity, identify, identify_without_command_line, unknown
 from exporter.naming.vcpu import index_from_comm, vcpu_index
 from exporter.naming.workers import WorkerPool
 
 #: A worker is stuck if it reads for this part of `patience`. Another worker may then be started in its place.
-_STUCK = 0.25
+_STUCK = 0.05
 #: Time between two checks of wait_known(), in seconds.
 _CHECK_INTERVAL = 0.01
 
@@ -36,6 +38,8 @@ class _VmEntry:
 
     identity: Vm | None = None
     """None while the identity is being looked up."""
+    fallback: Vm | None = None
+    """The identity without the command line; None until a worker has read it."""
     name_from_path: bool = False
     name_is_shared: bool = False
     """Another running VM has the same name, so the pid is the name."""
@@ -68,8 +72,9 @@ class Lookup:
     A VM's identity is read only once for each (pid, start time), for all threads of the process. An exec changes
     neither pid nor start time, so the identity stays the same.
 
-    If an answer takes longer than `patience`, the fallback replaces it: the pid is the name, the uuid is empty, and the
-    VMM is "unknown". `clock` (seconds, monotonic) measures that time.
+    If an answer takes longer than `patience`, the fallback replaces it. The fallback has everything that can be known
+    without the command line: its name is the one in the cgroup or the pid, and the uuid is empty. `clock` (seconds,
+    monotonic) measures that time.
 
     The labels of a running series must not change. So get() returns the same value for a key until the key is
     forgotten. If one thread of a VM has got the fallback, all threads of the VM get it.
@@ -179,7 +184,7 @@ class Lookup:
         if identity is None:
             if self._clock() - thread.submitted < self._patience:
                 return None
-            identity = unknown(key.pid)
+            identity = (vm.fallback if vm else None) or unknown(key.pid)
             if vm:
                 vm.identity = identity
             else:
@@ -203,7 +208,7 @@ class Lookup:
         known = thread.vm_key is not None and self._vms[thread.vm_key].identity is not None
         return not known and now - thread.submitted < self._patience
 
-    def _look_up(self, key: ThreadKey) -> None:
+    def _look_up(self, key: ThreadKey, must_not_hang: bool) -> None:
         """Read a thread's index and, if the thread is the first of its VM, the VM's identity. Runs in a worker."""
         with self._lock:
             thread = self._threads.get(key)
@@ -224,11 +229,19 @@ class Lookup:
             self._discard_fallback(key)
             if not is_first or vm.identity is not None:
                 return
-        found = identify(key.pid, self._proc)
-        now = start_time(self._proc / str(key.pid))
-        if started is not None and now is not None and now != started:
-            found = Identity(unknown(key.pid))  # the process has ended, and another process has its pid
+        fallback = identify_without_command_line(key.pid, self._proc)
+        if not self._is_replaced(key.pid, started):
+            vm.fallback = fallback
+        read = read_head_in_child if must_not_hang else read_head
+        found = identify(key.pid, self._proc, read)
+        if self._is_replaced(key.pid, started):
+            found = Identity(unknown(key.pid))
         self._settle(vm_key, vm, found)
+
+    def _is_replaced(self, pid: int, started: int | None) -> bool:
+        """Return whether the process with this start time has ended, and another process has its pid."""
+        now = start_time(self._proc / str(pid))
+        return started is not None and now is not None and now != started
 
     def _settle(self, vm_key: _VmKey, vm: _VmEntry, found: Identity) -> None:
         """Store the identity of a VM. Find out whether its name is shared. Runs in a worker."""

@@ -12,8 +12,7 @@ Job = TypeVar("Job")
 
 #: Largest number of workers that are not stuck. If this number of reads hang, another job must wait.
 MAX_WORKERS = 4
-#: Largest number of stuck workers. At this number, no further stuck worker is replaced, and jobs wait until a read
-#: returns.
+#: Largest number of stuck workers. From this number on, a new job must not hang.
 MAX_STUCK = 32
 
 
@@ -31,13 +30,15 @@ class WorkerPool(Generic[Job]):
     """A queue of jobs, and the daemon threads that do them. Threads are started when they are needed.
 
     `lock` is the owner's lock. The owner holds it when it calls a method. `work` does a job, in a worker's thread and
-    without the lock. A worker whose job takes `stuck_after` seconds of `clock` (monotonic) is stuck. If the job of a
-    stuck worker returns later, the worker continues, or ends if the pool has enough workers.
+    without the lock. Its second argument is True if the job must not hang: then so many workers are stuck that no other
+    may be started in this worker's place. So there is always a worker for the next job. A worker whose job takes
+    `stuck_after` seconds of `clock` (monotonic) is stuck. If the job of a stuck worker returns later, the worker
+    continues, or ends if the pool has enough workers.
     """
 
     def __init__(
         self,
-        work: Callable[[Job], None],
+        work: Callable[[Job, bool], None],
         lock: threading.Condition,
         *,
         clock: Callable[[], float],
@@ -46,6 +47,8 @@ class WorkerPool(Generic[Job]):
         self.workers: set[Worker] = set()
         self.closed = False
         self._queue: deque[Job] = deque()
+        self._watched = False
+        """A thread watches the queue. Otherwise a job would wait for the next call of the owner."""
         self._work = work
         self._lock = lock
         self._clock = clock
@@ -74,6 +77,12 @@ class WorkerPool(Generic[Job]):
                 # The system has no more threads. The next call tries again.
                 self.workers.discard(worker)
                 return
+        if self._queue and not self._watched and not self.closed:
+            self._watched = True
+            try:
+                threading.Thread(target=self._watch, name="vm-lookup-watch", daemon=True).start()
+            except RuntimeError:
+                self._watched = False
 
     def close(self) -> None:
         """Drop the queue and let the workers end.
@@ -83,6 +92,14 @@ class WorkerPool(Generic[Job]):
         self.closed = True
         self._queue.clear()
         self._lock.notify_all()
+
+    def _watch(self) -> None:
+        """Replace stuck workers until the queue is empty."""
+        with self._lock:
+            while self._queue and not self.closed:
+                self._lock.wait(self._stuck_after)
+                self.start_workers()
+            self._watched = False
 
     def _run(self, worker: Worker) -> None:
         try:
@@ -104,5 +121,6 @@ class WorkerPool(Generic[Job]):
                 return False
             job = self._queue.popleft()
             worker.busy_since = self._clock()
-        self._work(job)
+            must_not_hang = sum(other.stuck for other in self.workers) >= MAX_STUCK
+        self._work(job, must_not_hang)
         return True

@@ -98,9 +98,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     counted: Counter[int] = Counter()
     real = identify
 
-    def counting(pid: int, root: Path) -> Identity:
+    def counting(pid: int, root: Path, read: Callable[[Path, int], bytes | None]) -> Identity:
         counted[pid] += 1
-        return real(pid, root)
+        return real(pid, root, read)
 
     monkeypatch.setattr(lookup, "identify", counting)
     return counted

@@ -77,7 +77,7 @@ def test_an_exec_does_not_change_the_identity(proc: Proc, reads: Counter[int]) -
 
 
 def test_a_pid_that_is_reused_during_the_read_gets_the_fallback(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = iter([5, 6])
+    starts = iter([5, 5, 6])
     monkeypatch.setattr(lookup, "start_time", lambda *_: next(starts))
     proc.add(10, "another")
     names = proc.lookup()
@@ -160,6 +160,43 @@ def test_the_fallback_has_the_index_from_the_cgroup(proc: Proc, clock: Clock) ->
     wait_for(lambda: names._threads[key].index, "the index")
     clock.now += 5
     assert names.get(key) == Vcpu(Vm(10, "10", "", "unknown"), "6")
+
+
+LIBVIRT = r"0::/machine.slice/machine-qemu\x2d3\x2dweb\x2d1.scope/libvirt/emulator"
+POD = "/kubepods.slice/kubepods-pod6f1c2a70_8d55_4a3a_9a33_0b1f6b0c0002.slice/cri-1.scope"
+POD_NAME = "pod-6f1c2a70-8d55-4a3a-9a33-0b1f6b0c0002"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "vm"),
+    [
+        (LIBVIRT, Vm(10, "web-1", "", "qemu")),
+        (f"0::{POD}", Vm(10, POD_NAME, "", "qemu")),
+        (f"3:cpu:/x\n2:cpuset:/kubepods/burstable/{POD_NAME.replace('-', '', 1)}/0a1b", Vm(10, POD_NAME, "", "qemu")),
+        ("0::/system.slice/x.service", Vm(10, "10", "", "qemu")),
+    ],
+)
+def test_the_fallback_has_the_name_from_the_cgroup(proc: Proc, clock: Clock, cgroup: str, vm: Vm) -> None:
+    """These files of a process can be read while its command line cannot. Its next start gets the right name."""
+    proc.add(10, "stuck", hang="cmdline")
+    (proc.root / "10/cgroup").write_text(cgroup + "\n")
+    (proc.root / "10/comm").write_text("qemu-kvm\n")
+    names = proc.lookup(clock, 5)
+    key, later = ThreadKey(10, 11, 1), ThreadKey(10, 11, 2)
+    names.submit(key, CPU0, None)
+    wait_for(lambda: names._vms, "the cgroup is read")
+    assert names.get(key) is None
+    clock.now += 5
+    assert names.get(key) == Vcpu(vm, "0")
+    proc.release(b"qemu-kvm\0-name\0late\0")
+    assert names.get(key) == Vcpu(vm, "0")
+
+    (proc.root / "10/cmdline").unlink()
+    proc.add(10, "started-again", start=6)
+    names.submit(later, CPU0, None)
+    assert names.wait_known(LONG)
+    assert names.get(later) == Vcpu(qemu(10, "started-again"), "0")
+    assert names.get(key) == Vcpu(vm, "0")
 
 
 def test_forget_frees_threads_and_vms_and_a_new_submit_reads_again(proc: Proc, reads: Counter[int]) -> None:

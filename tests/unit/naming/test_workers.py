@@ -71,6 +71,46 @@ def test_workers_that_hang_are_replaced_up_to_a_limit(proc: Proc, clock: Clock) 
     assert names.get(ThreadKey(10, 11, 2)) == Vcpu(qemu(10, "web"), "0")
 
 
+def test_a_vm_that_starts_beside_any_number_of_reads_that_hang_gets_its_name(proc: Proc, clock: Clock) -> None:
+    """Each read that hangs costs only its own VM. The number of threads and processes is bounded."""
+    stuck = [ThreadKey(pid, pid, 1) for pid in range(100, 100 + MAX_WORKERS + MAX_STUCK + 7)]
+    names = proc.lookup(clock, 1000)
+    for key in stuck:
+        proc.add(key.pid, "stuck", hang="cmdline")
+        names.submit(key, CPU0, None)
+
+    def begun() -> bool:
+        """Each read has begun, or the last worker hangs."""
+        time.sleep(0.01)
+        clock.now += 250
+        names.get(stuck[0])
+        workers = list(names._pool.workers)
+        assert running_workers() <= MAX_WORKERS + MAX_STUCK
+        return not names._pool._queue or sum(worker.stuck for worker in workers) == MAX_WORKERS + MAX_STUCK
+
+    wait_for(begun, "the reads begin")
+    for number, start in enumerate((5, 6, 7)):
+        proc.add(10, "web", start=start)
+        key = ThreadKey(10, 11, number)
+        names.submit(key, CPU0, None)
+        assert names.wait_known(LONG)
+        assert names.get(key) == Vcpu(qemu(10, "web"), "0")
+    assert names.pending == 0
+
+
+def test_the_queue_goes_on_while_nobody_asks(proc: Proc) -> None:
+    """A scraper asks every 15 seconds. Until then, the VMs behind reads that hang must not wait."""
+    names = proc.lookup(patience=2)
+    for pid in range(100, 100 + 2 * MAX_WORKERS + 1):
+        proc.add(pid, "stuck", hang="cmdline")
+        names.submit(ThreadKey(pid, pid, 1), CPU0, None)
+    proc.add(10, "web")
+    names.submit(ThreadKey(10, 11, 1), CPU0, None)
+    wait_for(lambda: any(vm.identity for vm in list(names._vms.values())), "the last in the queue is read")
+    assert names.get(ThreadKey(10, 11, 1)) == Vcpu(qemu(10, "web"), "0")
+    wait_for(lambda: not names._pool._watched, "nothing waits any more")
+
+
 def test_a_vm_whose_read_hangs_keeps_one_worker_busy_for_all_its_threads(proc: Proc) -> None:
     proc.add(10, "stuck", hang="cmdline")
     names = proc.lookup()
@@ -121,7 +161,7 @@ def test_a_worker_thread_that_fails_to_start_is_started_again_later(
 def test_a_read_that_raises_an_exception_gives_the_fallback(
     proc: Proc, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(pid: int, root: Path) -> Vm:
+    def fail(pid: int, root: Path, read: object) -> Vm:
         raise MemoryError
 
     names = proc.lookup(clock, 5)
