@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, reading
+from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, reading, shares
 
 CHANGES = (
     *lookups.CHANGES,
@@ -12,4 +12,5 @@ CHANGES = (
     *reading.CHANGES,
     *collecting.CHANGES,
     *missed_ends.CHANGES,
+    *shares.CHANGES,
 )
