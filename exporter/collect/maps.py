@@ -14,7 +14,7 @@ from operator import ne, or_
 from typing import NamedTuple
 
 from exporter.kernel.program import LeafField, LeafLayout
-from exporter.model.records import Cell, VcpuTotals
+from exporter.model.records import Cell, TimeParts, VcpuTotals
 
 _TRIES = 8
 """How many times a cell or slot is read at most, if it changes while it is read. One try takes about a microsecond."""
@@ -144,6 +144,7 @@ class CellMap(ArrayMap):
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
+        self._parts = _unpacker(layout, ("wait_ns", "off_ns", "vmm_ns"))
         self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "not_code", "slot_space", "next"))
         self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
         self._seen: list[list[int]] = [[], []]
@@ -197,7 +198,11 @@ class CellMap(ArrayMap):
                 break
         exits, _, sum_ns, code, not_code, slot_space, following = self._head.unpack(head)
         slot = slot_space >> 32 if code ^ not_code == _ALL_BITS else 0
-        return Cell(slot_space & 0xFFFFFFFF, code, exits, sum_ns, leaf[self._buckets]), slot, following
+        # The parts may have the last exit already while the sum lacks it.
+        wait_ns, off_ns, vmm_ns = self._parts.unpack_from(leaf)
+        vmm_ns, off_ns = min(vmm_ns, sum_ns), min(off_ns, sum_ns)
+        parts = TimeParts(min(wait_ns, off_ns), off_ns, vmm_ns)
+        return Cell(slot_space & 0xFFFFFFFF, code, exits, sum_ns, leaf[self._buckets], parts), slot, following
 
 
 class SlotMap(ArrayMap):

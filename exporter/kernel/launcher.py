@@ -98,6 +98,7 @@ class Launcher:
             formats=answer["formats"],
             vcpu_ids=answer["vcpu_ids"],
             classic_reason=answer["classic_reason"],
+            unsplit_reason=answer["unsplit_reason"],
             check=ExitCheck({name: next(names) for name in answer["check"]}),
         )
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.kernel import exit_check, host, syscall
+from exporter.kernel import exit_check, host, syscall, time_split
 from exporter.kernel.btf import KernelBtf
 from exporter.kernel.exit_check import ExitCheck
 from exporter.kernel.isa.entry import HostFront
@@ -187,11 +187,11 @@ def _wait_for_kvm(sysfs: Path, parent: socket.socket) -> dict[str, str]:
     return texts
 
 
-def _host_front(request: dict[str, Any], texts: Mapping[str, str]) -> HostFront:
+def _host_front(request: dict[str, Any], texts: Mapping[str, str], btf: KernelBtf) -> HostFront:
     """Find out how kvm_exit is read on this host, and complete the request with it. Raises LoadError."""
     kvm_exit = host.parsed(texts).kvm_exit
     isa = isa_of(kvm_exit)
-    found = isa.host_front(kvm_exit.fields, KernelBtf(Path(request["sysfs"])), kernel_version(os.uname().release))
+    found = isa.host_front(kvm_exit.fields, btf, kernel_version(os.uname().release))
     request.update(front=isa.name, defines={**request["defines"], **found.defines})
     return found
 
@@ -250,11 +250,33 @@ def _attach_kvm_exit(
     return _attach_classic("kvm_exit", programs["kvm_exit"], texts["kvm_exit"]), front
 
 
-def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront) -> tuple[dict[str, Any], list[int]]:
+def _compile_split(bcc: Any, request: Mapping[str, Any], btf: KernelBtf) -> tuple[Any, str]:
+    """Compile the request's program, with the time split if it is asked for and this host lets it.
+
+    Returns bcc's object, and why the time is not split. Raises _BuildError.
+    """
+    defines = request["defines"]
+    reason = "it is not asked for"
+    if request["time_split"]:
+        try:
+            split = time_split.offsets(btf) if request["sysfs"] else {}
+            bpf = _compile(bcc, {**request, "defines": {**defines, **split}})
+            program = _load(bpf, time_split.CHECK_PROGRAM, bcc.BPF.RAW_TRACEPOINT)
+            time_split.check(program, {**defines, **split})
+            return bpf, ""
+        except (time_split.SplitError, _BuildError) as error:
+            reason = str(error)
+    unsplit = {macro: value for macro, value in defines.items() if macro not in time_split.MACROS}
+    return _compile(bcc, {**request, "defines": unsplit}), reason
+
+
+def _build(
+    request: Mapping[str, Any], texts: Mapping[str, str], front: HostFront, btf: KernelBtf
+) -> tuple[dict[str, Any], list[int]]:
     """Build the request's program; returns the answer and its descriptors. Raises _BuildError, OSError."""
     bcc = _import_bcc()
     _raise_memlock()
-    bpf = _compile(bcc, request)
+    bpf, unsplit_reason = _compile_split(bcc, request, btf)
     raw = bcc.BPF.RAW_TRACEPOINT
     names = events(request["kind"], request["front"])
     check, front = _check_raw(bcc, bpf, front, texts) if request["sysfs"] else (ExitCheck({}), front)
@@ -287,6 +309,7 @@ def _build(request: Mapping[str, Any], texts: Mapping[str, str], front: HostFron
         "formats": texts,
         "vcpu_ids": front.vcpu_ids,
         "classic_reason": front.classic_reason,
+        "unsplit_reason": unsplit_reason,
         "check": list(check.descriptors),
     }
     return answer, [*maps.values(), *programs.values(), *attachments.values(), *check.descriptors.values()]
@@ -296,11 +319,12 @@ def _answer(request: dict[str, Any], parent: socket.socket) -> tuple[dict[str, A
     """Return the answer and its descriptors; the answer may be an error."""
     texts: dict[str, str] = {}
     front = HostFront(request["defines"], vcpu_ids=False)
+    btf = KernelBtf(Path(request["sysfs"]))
     try:
         if request["sysfs"]:
             texts = _wait_for_kvm(Path(request["sysfs"]), parent)
-            front = _host_front(request, texts)
-        return _build(request, texts, front)
+            front = _host_front(request, texts, btf)
+        return _build(request, texts, front, btf)
     except LoadError as error:
         answer: dict[str, Any] = {"error": error.what, "remedy": error.remedy}
     except _BuildError as error:

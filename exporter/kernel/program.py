@@ -44,14 +44,15 @@ TRACEPOINTS: Mapping[str, Tracepoint] = {
 """The tracepoints by event."""
 
 _FRONTS = ("front.bpf.h", *(isa.front for isa in registry.ISAS), "front_common.bpf.c")
+_TIME_SPLIT = ("time_split.bpf.h", "time_split_check.bpf.c")
 _SOURCES = {
-    "counting": (*_FRONTS, "maps.bpf.h", "buckets.bpf.h", "share.bpf.h", "lookup.bpf.h", "count.bpf.c"),
+    "counting": (*_FRONTS, "maps.bpf.h", "buckets.bpf.h", *_TIME_SPLIT, "share.bpf.h", "lookup.bpf.h", "count.bpf.c"),
     "recording": (*_FRONTS, "record.bpf.c"),
 }
 """C files by kind of program, in the order in which they are joined."""
 
-OFFSET_SOURCES = (Path(__file__).parent / "btf.py", Path(__file__).parent / "isa" / "x86_front.py")
-"""Python files that choose the macros of a front. With another version of them, a program may read other memory."""
+OFFSET_SOURCES = tuple(Path(__file__).parent / name for name in ("btf.py", "isa/x86_front.py", "time_split.py"))
+"""Python files that choose the macros of a program. With another version of them, a program may read other memory."""
 
 MAPS = {
     "counting": ("slots", "cells", "counters", "usage", "shares", "process_drops", "free_slots", "free_cells"),
@@ -148,6 +149,8 @@ class LoadRequest:
     """Measure the run time of all BPF programs of this host."""
     kernel_headers: str = "builtin"
     """The configuration key: `builtin`, `system` or a directory."""
+    time_split: bool = False
+    """Split the exits' time. With `sysfs`, the loader finds the macros; otherwise they are among `defines`."""
     extra_source: str = ""
     """C text behind the program: programs of the tests."""
     extra_programs: tuple[str, ...] = ()
@@ -171,6 +174,8 @@ class Loaded:
     """True if the program reads the kernel's vcpu_id."""
     classic_reason: str = ""
     """Why kvm_exit is attached to its classic tracepoint; "" if it is attached to the raw one."""
+    unsplit_reason: str = ""
+    """Why the exits' time is not split; "" if it is."""
     check: ExitCheck = field(default_factory=lambda: ExitCheck({}))
     """The check of the raw kvm_exit, if it is not finished."""
 

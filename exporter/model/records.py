@@ -10,6 +10,28 @@ from typing import NamedTuple
 from exporter.model.reason import USERSPACE_SPACES
 
 
+class TimeParts(NamedTuple):
+    """Parts of the duration of exits, in ns: wait <= off <= duration.
+
+    Of a return to the VMM, wait and off are parts of the time after that return. All are 0 where time is not split.
+    """
+
+    wait: int = 0
+    """The thread could run, but had no CPU."""
+    off: int = 0
+    """The thread waited for a CPU or slept. The rest of the duration it was on a CPU."""
+    vmm: int = 0
+    """From the first return to the VMM to the next entry. 0 for an exit from the guest."""
+
+    @property
+    def sleep(self) -> int:
+        """The thread slept."""
+        return self.off - self.wait
+
+
+NO_PARTS = TimeParts()
+
+
 class Cell(NamedTuple):
     """One reason of one vCPU: the exits, and the durations of the completed ones."""
 
@@ -20,6 +42,7 @@ class Cell(NamedTuple):
     """Duration of all completed exits."""
     buckets: bytes
     """u64 counts in native byte order; model/buckets.py has the bounds."""
+    parts: TimeParts = NO_PARTS
 
     def counts(self) -> tuple[int, ...]:
         """The counts of the buckets. Their sum is the number of completed exits, at most `exits`."""

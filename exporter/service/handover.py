@@ -72,6 +72,7 @@ class StoredDescriptors:
                 formats=state["formats"],
                 vcpu_ids=state["vcpu_ids"],
                 classic_reason=state["classic_reason"],
+                unsplit_reason=state["unsplit_reason"],
                 check=ExitCheck(self._named("check", checked)),
             )
             since = CountingSince(*state["since"])
@@ -171,6 +172,7 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
         "formats": dict(loaded.formats),
         "vcpu_ids": loaded.vcpu_ids,
         "classic_reason": loaded.classic_reason,
+        "unsplit_reason": loaded.unsplit_reason,
     }
     fd = os.memfd_create("kvm-exit-exporter-state")
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path

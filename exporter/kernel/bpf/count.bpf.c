@@ -4,7 +4,8 @@
  * time until the vCPU runs its guest again. No event leaves the kernel.
  *
  * front.bpf.h declares these handlers, and the fronts call them. maps.bpf.h declares
- * slots, cells and counters, lookup.bpf.h finds them, buckets.bpf.h has bucket_of().
+ * slots, cells and counters, lookup.bpf.h finds them, buckets.bpf.h has bucket_of(),
+ * time_split.bpf.h tells where the time of an interval went.
  */
 
 static __always_inline struct counters *the_counters(void)
@@ -76,10 +77,12 @@ static __always_inline void leave_guest(struct slot *s, u32 cell, u32 state, u64
 {
 	u64 guest_ns = s->guest >> STATE_BITS;
 
-	if (state_of(s) == STATE_GUEST)
+	if (state_of(s) == STATE_GUEST) {
 		guest_ns = guest_ns_until(s, now);
-	else if (state_of(s) == STATE_HOST)
+	} else if (state_of(s) == STATE_HOST) {
 		COUNT(unmatched_exit);
+		forget_away(s);
+	}
 	s->since_ns = now;
 	s->user_cell = 0;
 	set_state(s, state, guest_ns, cell);
@@ -164,35 +167,42 @@ static __always_inline int on_exit(u32 space, u64 code, u32 vcpu_id, u64 vcpu, u
 	return 0;
 }
 
+/* The exit in progress is completed. Add its interval to its cell, and to the cell of its first return to the VMM. */
+static __always_inline void end_interval(struct slot *s, u64 now)
+{
+	u64 ns = now > s->since_ns ? now - s->since_ns : 0;
+	struct cell *exit = NULL, *user = NULL;
+	u32 n = s->exit, user_cell = s->user_cell;
+
+	if (n) {
+		exit = cells.lookup(&n);
+		if (exit)
+			observe(exit, ns);
+	}
+	if (user_cell) {
+		user = cells.lookup(&user_cell);
+		if (user && user_cell != n)
+			observe(user, ns);
+	}
+	split_interval(s, exit, user, ns, now);
+}
+
 static __always_inline int on_entry(u64 now)
 {
 	struct slot *s = current_slot(now);
-	u64 guest_ns, ns;
-	struct cell *c;
-	u32 n, user;
+	u64 guest_ns;
 
 	if (!s)
 		return 0;	/* its exits are counted as dropped */
 	end_wait_for_reason(s);
 	guest_ns = s->guest >> STATE_BITS;
 	if (state_of(s) == STATE_HOST) {
-		ns = now > s->since_ns ? now - s->since_ns : 0;
-		n = s->exit;
-		if (n) {
-			c = cells.lookup(&n);
-			if (c)
-				observe(c, ns);
-		}
-		user = s->user_cell;
-		if (user && user != n) {
-			c = cells.lookup(&user);
-			if (c)
-				observe(c, ns);
-		}
+		end_interval(s, now);
 	} else if (state_of(s) == STATE_GUEST) {
 		/* The last entry failed, or its exit was missed: its time counts nowhere. */
 		guest_ns = guest_ns_until(s, s->since_ns);
 		COUNT(unmatched_entry);
+		forget_away(s);
 	}
 	s->since_ns = now;
 	set_state(s, STATE_GUEST, now - guest_ns, 0);
@@ -231,11 +241,13 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 	if (state_of(s) == STATE_GUEST) {
 		COUNT(unmatched_entry);
 		leave_guest(s, n, STATE_HOST, now);
-		s->user_cell = n;
 	} else if (state_of(s) == STATE_FRESH) {
 		COUNT(unmatched_userspace_exit);
-	} else if (!s->user_cell) {
+		return 0;
+	}
+	if (n && !s->user_cell) {
 		s->user_cell = n;
+		end_kernel_part(s, now);
 	}
 	return 0;
 }

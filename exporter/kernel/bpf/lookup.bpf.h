@@ -37,6 +37,7 @@ static __always_inline u32 adopt_thread(u64 id, u64 now)
 	s->born_ns = now;
 	bpf_get_current_comm(&s->comm, sizeof(s->comm));
 	s->check = identity_check(s);
+	forget_away(s);
 	s->owner = id;
 	return n;
 }

@@ -36,12 +36,23 @@ struct cell {
 	u32 next;		/* the next cell of the chain */
 	u32 pad0;
 	u64 buckets[NR_BUCKETS];
-	u64 pad[3];		/* fills the cache line: the next cell may belong to another vCPU */
+	/*
+	 * Parts of sum_ns. In the cell of a return to the VMM, they have only what came after
+	 * that return. With them a cell is whole cache lines: the next cell may belong to
+	 * another vCPU.
+	 */
+	u64 wait_ns;		/* the thread could run, but had no CPU */
+	u64 off_ns;		/* wait_ns, and the time asleep */
+	u64 vmm_ns;		/* from the return to the VMM to the entry; 0 in other cells */
 };
 
 #define OWNER_ENDED	(~0ULL)
 
-/* One vCPU thread. An exit and an entry touch the first cache line only. */
+/*
+ * One vCPU thread. An exit and an entry touch the first cache line only, and the line of
+ * the head of a chain. The end of a longer interval touches the second line, too, and a
+ * return to the VMM touches the last line.
+ */
 struct slot {
 	u64 owner;		/* id while the thread lives, then OWNER_ENDED; 0 if the slot is free */
 	u64 guest;		/* guest time and state: see set_state() */
@@ -55,7 +66,16 @@ struct slot {
 	u64 born_ns;
 	char comm[16];		/* the thread's comm at its first event */
 	u64 check;		/* see identity_check() */
+	u64 pcount;		/* the scheduler's figures at the last look; see time_away() */
+	u64 run_delay;
+	u64 exec_base;
+	u64 arrival_base;
+	u32 nvcsw;
+	u32 cpu;
 	u32 heads[NR_HEADS];	/* chains of cells, by hash of the code */
+	u64 out_ns;		/* when the exit in progress first returned to the VMM */
+	u64 out_wait_ns;	/* the time away before that return */
+	u64 out_off_ns;
 	u64 pad[5];
 };
 
