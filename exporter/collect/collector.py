@@ -16,6 +16,7 @@ from typing import NamedTuple
 from exporter.collect import missed_ends
 from exporter.collect.droppers import Droppers
 from exporter.collect.maps import OWNER_ENDED, ArrayMap, CellMap, CounterMap, SlotMap, SlotState
+from exporter.collect.schedstat import Schedstat
 from exporter.collect.shares import Shares
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
@@ -31,6 +32,8 @@ from exporter.model.records import (
     Snapshot,
     ThreadKey,
     VcpuRecord,
+    VcpuTotals,
+    wait_ns,
 )
 
 _END_PROGRAMS = ("sched_process_exit", "sched_process_exec")
@@ -61,6 +64,7 @@ class _TrackedSlot:
     key: ThreadKey
     comm: bytes
     guest_ns: int = 0
+    wait_ns: int | None = None
     cells: dict[int, Cell] = field(default_factory=dict)
     cells_tuple: tuple[Cell, ...] = ()
     """The values of `cells`. It stays the same object until a cell changes. It is empty if it must be made again."""
@@ -84,6 +88,7 @@ class Collector:
         journal: Journal | None = None,
         *,
         proc: Path = Path("/proc"),
+        schedstat: Schedstat | None = None,
     ) -> None:
         self.linger_ns = linger_ns
         """How long the record of an ended vCPU is kept. A change applies only to vCPUs that end after the change."""
@@ -104,6 +109,7 @@ class Collector:
         """Entries that are cleared, but not yet returned to the kernel. The last entry is returned first."""
         self._expired_early = 0
         self._proc = proc
+        self._schedstat = schedstat
         self._known_misses = 0
         self._missed_ends = 0
         self._resume(handover)
@@ -112,6 +118,8 @@ class Collector:
         """Unmap the arrays."""
         for mapped in (self._slots, self._cells, self._counters, self._shares):
             mapped.close()
+        if self._schedstat:
+            self._schedstat.close()
 
     @property
     def ended(self) -> Sequence[EndedVcpu]:
@@ -212,7 +220,7 @@ class Collector:
             return None
         # An exit's own timestamp may be older than the `now` of a collection that ran at the same moment. The time in
         # the guest must not fall then.
-        tracked.guest_ns = max(tracked.guest_ns, slot.totals.guest_ns)
+        tracked.guest_ns = max(tracked.guest_ns, slot.guest_ns)
         in_progress = None
         alive = slot.owner != OWNER_ENDED
         if alive and slot.exit_cell:
@@ -225,11 +233,15 @@ class Collector:
                 in_progress = ExitInProgress(current.space, current.code, max(0, now - slot.exit_ns))
         if not tracked.cells_tuple:
             tracked.cells_tuple = tuple(tracked.cells.values())
+            if not self._loaded.unsplit_reason:
+                tracked.wait_ns = wait_ns(tracked.cells_tuple)
+        if self._schedstat:
+            tracked.wait_ns = self._schedstat.wait_ns(tracked.key) or tracked.wait_ns
         return VcpuRecord(
             key=tracked.key,
             comm=tracked.comm,
             vcpu_id=slot.vcpu_id,
-            totals=slot.totals._replace(guest_ns=tracked.guest_ns),
+            totals=VcpuTotals(tracked.guest_ns, tracked.wait_ns),
             cells=tracked.cells_tuple,
             in_progress=in_progress,
             alive=alive,
@@ -271,6 +283,8 @@ class Collector:
         entries: list[FreeEntry] = []
         for number, each in ended:
             entries += [("free_cells", cell) for cell in self._tracked.pop(number).cells]
+            if self._schedstat:
+                self._schedstat.forget(each.record.key)
             entries.append(("free_slots", number))
             self._ended.append(each)
         self._free_entries += entries

@@ -14,7 +14,7 @@ from operator import ne, or_
 from typing import NamedTuple
 
 from exporter.kernel.program import LeafField, LeafLayout
-from exporter.model.records import Cell, TimeParts, VcpuTotals
+from exporter.model.records import Cell, TimeParts
 
 _TRIES = 8
 """How many times a cell or slot is read at most, if it changes while it is read. One try takes about a microsecond."""
@@ -35,8 +35,8 @@ class SlotState(NamedTuple):
     owner: int
     """The id of the living thread. 0 if the slot was taken just now. OWNER_ENDED if its thread has ended."""
     vcpu_id: int | None
-    totals: VcpuTotals
-    """`guest_ns` has the guest time until the moment, also of a vCPU that is in its guest."""
+    guest_ns: int
+    """The guest time until the moment, also of a vCPU that is in its guest."""
     exit_cell: int
     """The cell of the exit in progress. 0 if there is none, or if it began and ended while it was read."""
     exit_ns: int
@@ -216,7 +216,6 @@ class SlotMap(ArrayMap):
             layout.fields[name].offset // 8 for name in ("owner", "guest", "since_ns", "exit")
         )
         self._vcpu_id = _unpacker(layout, ("vcpu_id_plus_1",))
-        self._totals = _unpacker(layout, VcpuTotals._fields[1:])
         self._identity = _unpacker(layout, ("id", "born_ns", "comm", "check"))
         self._heads = _unpacker(layout, ("heads",))
 
@@ -248,8 +247,7 @@ class SlotMap(ArrayMap):
             guest_ns = max(0, max(0 if owner == OWNER_ENDED else now, since_ns) - value)
         (vcpu_id_plus_1,) = self._vcpu_id.unpack_from(self.memory, start)
         vcpu_id = vcpu_id_plus_1 - 1 if vcpu_id_plus_1 else None
-        totals = VcpuTotals(guest_ns, *self._totals.unpack_from(self.memory, start))
-        return SlotState(owner, vcpu_id, totals, cell if state == _STATE_HOST else 0, since_ns)
+        return SlotState(owner, vcpu_id, guest_ns, cell if state == _STATE_HOST else 0, since_ns)
 
     def identity(self, number: int) -> SlotIdentity | None:
         """Read which thread the slot belongs to; None if it was taken just now and is not complete yet.

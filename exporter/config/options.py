@@ -38,6 +38,8 @@ class Level:
 
     counters: str = "vcpu"
     histograms: str = "vcpu"
+    time: str = "vm"
+    """Of the series that split the exits' time."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ OPTIONS = {
     "linger": values.duration_between("0s", "24h"),
     "level.counters": values.one_of("vcpu", "vm", "off"),
     "level.histograms": values.one_of("vcpu", "vm", "off"),
+    "level.time": values.one_of("vcpu", "vm", "off"),
     "reasons.allow": values.Option(("str",), _REASON, values.reason_name, min_items=0),
     "reasons.deny": values.Option(("str",), _REASON, values.reason_name, min_items=0),
     "histogram.native": values.BOOLEAN,

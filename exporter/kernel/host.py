@@ -117,6 +117,7 @@ def host_request(config: Config, sysfs: Path, *, attach: bool = True) -> program
         slots=config.limits.vcpus,
         cells=config.limits.cells,
         attach=attach,
+        time_split=config.level.time != "off",
         bpf_stats=config.bpf_stats,
         kernel_headers=config.kernel_headers,
     )
@@ -163,6 +164,10 @@ def _trial_load(config: Config, sysfs: Path) -> str:
     try:
         detail = f"{len(loaded.programs)} programs compiled and loaded, {map_bytes(config.limits) >> 20} MiB of maps"
         reason = loaded.classic_reason
-        return f"{detail}; kvm_exit is read from its classic tracepoint ({reason})" if reason else detail
+        if reason:
+            detail += f"; kvm_exit is read from its classic tracepoint ({reason})"
+        if loaded.unsplit_reason and config.level.time != "off":
+            detail += f"; the time of exits is not split ({loaded.unsplit_reason})"
+        return detail
     finally:
         loaded.close()

@@ -135,7 +135,9 @@ def _read(program: int, macros: Mapping[str, int]) -> _Figures:
     run = TestRun(program)
     pcount, run_delay = (_word(run, macros["SCHED_INFO_OFFSET"] + at) for at in (0, _WORD))
     exec_start, sum_exec = (_word(run, macros["EXEC_OFFSET"] + at) for at in (0, _WORD))
-    arrival, prev_sum, nvcsw = (_word(run, macros[macro]) for macro in ("ARRIVAL_OFFSET", "PREV_SUM_OFFSET", "NVCSW_OFFSET"))
+    arrival, prev_sum, nvcsw = (
+        _word(run, macros[macro]) for macro in ("ARRIVAL_OFFSET", "PREV_SUM_OFFSET", "NVCSW_OFFSET")
+    )
     return _Figures(pcount, run_delay, exec_start, sum_exec, arrival, prev_sum, nvcsw)
 
 

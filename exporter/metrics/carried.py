@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from exporter.model.buckets import BUCKETS, COUNTS
-from exporter.model.records import Cell
+from exporter.model.records import NO_PARTS, Cell, TimeParts
 
 Labels = tuple[str, ...]
 
@@ -22,17 +22,19 @@ class CarriedCounts(NamedTuple):
     exits: int
     sum_ns: int
     counts: tuple[int, ...]
+    parts: TimeParts = NO_PARTS
 
     def plus(self, cell: Cell) -> CarriedCounts:
         """Return the sum of these counts and a cell."""
         counts = tuple(map(add, self.counts, COUNTS.unpack(cell.buckets)))
-        return CarriedCounts(self.exits + cell.exits, self.sum_ns + cell.sum_ns, counts)
+        parts = self.parts.plus(cell.parts)
+        return CarriedCounts(self.exits + cell.exits, self.sum_ns + cell.sum_ns, counts, parts)
 
 
 NO_COUNTS = CarriedCounts(0, 0, (0,) * BUCKETS)
 
-CarriedSeries = tuple[str, bool, Labels, int, int, tuple[int, ...]]
-"""The level; True for exits to the VMM; the label values; then exits, nanoseconds and counts as in CarriedCounts."""
+CarriedSeries = tuple[str, bool, Labels, int, int, tuple[int, ...], TimeParts]
+"""The level; True for exits to the VMM; the label values; then the members of CarriedCounts."""
 
 
 class CarriedOver(NamedTuple):
@@ -51,8 +53,8 @@ class CarriedOver(NamedTuple):
         series, totals = read
         return cls(
             [
-                (level, userspace, tuple(labels), exits, sum_ns, tuple(counts))
-                for level, userspace, labels, exits, sum_ns, counts in series
+                (level, userspace, tuple(labels), exits, sum_ns, tuple(counts), TimeParts(*parts))
+                for level, userspace, labels, exits, sum_ns, counts, parts in series
             ],
             {member: [(tuple(labels), count) for labels, count in each] for member, each in totals.items()},
         )

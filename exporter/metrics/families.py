@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, Union
 
 from exporter.metrics.series import Series
@@ -26,6 +26,24 @@ class HistogramFamily(NamedTuple):
     series: Collection[Series]
 
 
+class PartFamily(NamedTuple):
+    """A counter of seconds: one part of the duration of each series' exits. A series without this part is left out."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    part: str
+    """Name of a member of TimeParts."""
+    series: Collection[Series]
+
+    def values(self) -> Iterator[tuple[Series, float]]:
+        """Yield the series, each with its value in seconds."""
+        for series in self.series:
+            ns = getattr(series.parts(), self.part)
+            if ns:
+                yield series, ns / 1e9
+
+
 class PlainFamily(NamedTuple):
     """A counter or gauge with few series: (label values, value) pairs, each label set once."""
 
@@ -36,4 +54,4 @@ class PlainFamily(NamedTuple):
     samples: Sequence[tuple[tuple[str, ...], float]]
 
 
-Family = Union[CounterFamily, HistogramFamily, PlainFamily]
+Family = Union[CounterFamily, HistogramFamily, PartFamily, PlainFamily]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from exporter.config.options import Level
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
-from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PartFamily, PlainFamily
 from exporter.metrics.tables import SeriesTable, TotalsTable, owner_labels
 from exporter.model.reason import NameReason
 from exporter.model.records import Cell, ThreadKey, VcpuRecord
@@ -24,18 +24,13 @@ class TotalsFamily(NamedTuple):
     """A counter that each vCPU has only once, without a reason."""
 
     member: str
-    """Name of a member of VcpuTotals."""
+    """Name of a member of VcpuTotals, in ns."""
     name: str
     help: str
-    divisor: float
-    """Number of units of the member in one unit of the family."""
 
 
-TOTALS = (
-    TotalsFamily(
-        "guest_ns", "kvm_vcpu_guest_seconds_total", "Time in guest mode, from an entry to the next exit.", 1e9
-    ),
-)
+GUEST = TotalsFamily("guest_ns", "kvm_vcpu_guest_seconds_total", "Time in guest mode, from an entry to the next exit.")
+WAIT = TotalsFamily("wait_ns", "kvm_vcpu_wait_seconds_total", "Time the vCPU thread could run but had no CPU.")
 
 
 class Metrics:
@@ -44,10 +39,11 @@ class Metrics:
     def __init__(self, name: NameReason, level: Level, carried: CarriedOver = NOTHING_CARRIED) -> None:
         self._name = name
         self._level = level
-        levels = sorted({level.counters, level.histograms} - {"off"})
+        levels = sorted({level.counters, level.histograms, level.time} - {"off"})
         self._exits = {each: SeriesTable(each, name, userspace=False, carried=carried) for each in levels}
         self._userspace = {each: SeriesTable(each, name, userspace=True, carried=carried) for each in levels}
-        self._totals = [TotalsTable(family.member, level.counters, carried) for family in TOTALS]
+        self._guest = TotalsTable(GUEST.member, level.counters, carried)
+        self._wait = TotalsTable(WAIT.member, "vcpu", carried)
 
     def update(self, vcpus: Sequence[Identified], vanished: Iterable[ThreadKey]) -> None:
         """Update from one snapshot: its vCPUs whose VM is known, and the threads that no later snapshot will have."""
@@ -71,8 +67,8 @@ class Metrics:
             for level in mine.keys() & theirs.keys():
                 mine[level].continue_from(theirs[level])
         if self._level.counters == earlier._level.counters:
-            for totals, before in zip(self._totals, earlier._totals):
-                totals.continue_from(before)
+            self._guest.continue_from(earlier._guest)
+        self._wait.continue_from(earlier._wait)
 
     def seen(self, key: ThreadKey) -> Sequence[Cell]:
         """Return the cells of a thread at its last update(); none if it had no update."""
@@ -99,6 +95,10 @@ class Metrics:
     def _tables(self) -> Sequence[SeriesTable]:
         return (*self._exits.values(), *self._userspace.values())
 
+    @property
+    def _totals(self) -> Sequence[TotalsTable]:
+        return (self._guest, self._wait)
+
     def families(self, vcpus: Sequence[Identified]) -> list[Family]:
         """Return the families after the last update. `vcpus` are the vCPUs of the last snapshot."""
         families: list[Family] = []
@@ -112,7 +112,7 @@ class Metrics:
                     userspace.labels,
                     userspace.series(),
                 ),
-                *map(_totals_family, TOTALS, self._totals),
+                _totals_family(GUEST, self._guest),
             ]
         if self._level.histograms != "off":
             exits, userspace = self._exits[self._level.histograms], self._userspace[self._level.histograms]
@@ -130,7 +130,36 @@ class Metrics:
                     userspace.series(),
                 ),
             ]
+        if self._level.time != "off":
+            families += self._time_families()
         return [*families, self._in_progress(vcpus), _vm_info(vcpus)]
+
+    def _time_families(self) -> list[Family]:
+        exits, userspace = self._exits[self._level.time], self._userspace[self._level.time]
+        return [
+            _totals_family(WAIT, self._wait),
+            PartFamily(
+                "kvm_exit_wait_seconds_total",
+                "Part of kvm_exit_duration_seconds in which the vCPU thread could run but had no CPU.",
+                exits.labels,
+                "wait",
+                exits.series(),
+            ),
+            PartFamily(
+                "kvm_exit_sleep_seconds_total",
+                "Part of kvm_exit_duration_seconds in which the vCPU thread slept.",
+                exits.labels,
+                "sleep",
+                exits.series(),
+            ),
+            PartFamily(
+                "kvm_userspace_exit_vmm_seconds_total",
+                "Part of kvm_userspace_exit_duration_seconds after KVM_RUN returned to the VMM.",
+                userspace.labels,
+                "vmm",
+                userspace.series(),
+            ),
+        ]
 
     def _in_progress(self, vcpus: Sequence[Identified]) -> PlainFamily:
         samples: list[tuple[tuple[str, ...], float]] = []
@@ -149,7 +178,7 @@ class Metrics:
 
 
 def _totals_family(family: TotalsFamily, totals: TotalsTable) -> PlainFamily:
-    samples = [(labels, count / family.divisor) for labels, count in totals.sums().items()]
+    samples = [(labels, count / 1e9) for labels, count in totals.sums().items()]
     return PlainFamily(family.name, "counter", family.help, totals.labels, samples)
 
 

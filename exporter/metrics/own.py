@@ -73,6 +73,8 @@ class OwnStatus:
     replay: bool = False
     foreign_pids: bool = False
     """This PID namespace is not the host's, so no VM has a name."""
+    time_split: bool = False
+    """The program splits the time of exits."""
 
 
 def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorRegistry:
@@ -123,6 +125,10 @@ class _OwnCollector:
             foreign_pid_namespace=(
                 status.foreign_pids,
                 "1 if the exporter is not in the host's PID namespace: then VMs have pids and no names.",
+            ),
+            time_split=(
+                status.time_split,
+                "1 if the exits' time is split into waiting for a CPU, asleep and the rest; the log says why not.",
             ),
             collect_duration_seconds=(status.collection.seconds, "Time the last collection took."),
             lookups_pending=(

@@ -13,7 +13,7 @@ from exporter.config.options import Reasons
 from exporter.metrics.carried import NO_COUNTS, CarriedCounts, Labels
 from exporter.model.buckets import COUNTS
 from exporter.model.reason import NameReason, Reason
-from exporter.model.records import Cell, ThreadKey
+from exporter.model.records import NO_PARTS, Cell, ThreadKey, TimeParts
 
 OTHER = "other"
 
@@ -38,7 +38,7 @@ class Series:
 
     __slots__ = (
         *("_cells", "carried", "labels", "labels_message", "labels_text"),
-        *("counter_line", "counter_message", "histogram_lines", "histogram_message"),
+        *("counter_line", "counter_message", "histogram_lines", "histogram_message", "_parts"),
     )
 
     def __init__(self, labels: Labels, carried: CarriedCounts | None = None) -> None:
@@ -57,6 +57,7 @@ class Series:
         self.histogram_lines: bytes | None = None
         self.counter_message: bytes | None = None
         self.histogram_message: bytes | None = None
+        self._parts: TimeParts | None = None
 
     def put(self, key: ThreadKey, number: int, cell: Cell) -> None:
         """Set the value of one cell of a thread."""
@@ -76,13 +77,14 @@ class Series:
     def continue_from(self, earlier: Series) -> None:
         """Continue from `earlier`'s total."""
         then, now = earlier.total(), self.total()
-        if (then.exits, then.sum_ns, then.buckets) != (now.exits, now.sum_ns, now.buckets):
+        if then[2:] != now[2:]:
             carried = self.carried or NO_COUNTS
             difference = map(sub, COUNTS.unpack(then.buckets), COUNTS.unpack(now.buckets))
             self.carried = CarriedCounts(
                 carried.exits + then.exits - now.exits,
                 carried.sum_ns + then.sum_ns - now.sum_ns,
                 tuple(map(add, carried.counts, difference)),
+                carried.parts.plus(then.parts).minus(now.parts),
             )
             self._drop_rendered()
 
@@ -95,4 +97,13 @@ class Series:
         total = (self.carried or NO_COUNTS).plus(first)
         for cell in cells:
             total = total.plus(cell)
-        return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts))
+        return Cell(first.space, first.code, total.exits, total.sum_ns, COUNTS.pack(*total.counts), total.parts)
+
+    def parts(self) -> TimeParts:
+        """Return the parts of total(), without its buckets."""
+        if self._parts is None:
+            total = self.carried.parts if self.carried else NO_PARTS
+            for cell in self._cells.values():
+                total = total.plus(cell.parts)
+            self._parts = total
+        return self._parts

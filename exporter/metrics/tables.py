@@ -24,8 +24,8 @@ class SeriesTable:
         self._level = level
         self._vcpu_level = level == "vcpu"
         self._unmatched = {
-            labels: CarriedCounts(exits, sum_ns, counts)
-            for its_level, to_vmm, labels, exits, sum_ns, counts in carried.series
+            labels: CarriedCounts(*counts)
+            for its_level, to_vmm, labels, *counts in carried.series
             if (its_level, to_vmm) == (level, userspace)
         }
         self._name = name
@@ -120,8 +120,11 @@ class TotalsTable:
 
     def update(self, record: VcpuRecord, vcpu: Vcpu) -> None:
         """Store the value of a record."""
+        count = getattr(record.totals, self.member)
+        if count is None:
+            return
         labels = owner_labels(record.key, vcpu, vcpu_level=self._vcpu_level)
-        self._threads[record.key] = (labels, getattr(record.totals, self.member))
+        self._threads[record.key] = (labels, count)
         if labels in self._unmatched:
             self._carried[labels] = self._carried.get(labels, 0) + self._unmatched.pop(labels)
 

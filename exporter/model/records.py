@@ -28,6 +28,14 @@ class TimeParts(NamedTuple):
         """The thread slept."""
         return self.off - self.wait
 
+    def plus(self, other: TimeParts) -> TimeParts:
+        """Return the sums."""
+        return TimeParts(self.wait + other.wait, self.off + other.off, self.vmm + other.vmm)
+
+    def minus(self, other: TimeParts) -> TimeParts:
+        """Return the differences."""
+        return TimeParts(self.wait - other.wait, self.off - other.off, self.vmm - other.vmm)
+
 
 NO_PARTS = TimeParts()
 
@@ -66,13 +74,12 @@ class ExitInProgress(NamedTuple):
 
 
 class VcpuTotals(NamedTuple):
-    """Counts of one vCPU that belong to no exit reason.
-
-    Each has a member of the same name in struct slot of the C files.
-    """
+    """Times of one vCPU, without a reason."""
 
     guest_ns: int = 0
     """Time in guest mode."""
+    wait_ns: int | None = None
+    """Time in which the thread could run, but had no CPU; None if nothing on this host tells it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,11 @@ def exit_sums(cells: Iterable[Cell]) -> tuple[int, int]:
         else:
             exits += cell.exits
     return exits, userspace
+
+
+def wait_ns(cells: Iterable[Cell]) -> int:
+    """How long the thread waited for a CPU in all exits from the guest. Exits to the VMM are parts of them."""
+    return sum(cell.parts.wait for cell in cells if cell.space not in USERSPACE_SPACES)
 
 
 FreeEntry = tuple[str, int]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from exporter.collect.collector import Collector, Journal
+from exporter.collect.schedstat import Schedstat
 from exporter.common.logs import event
 from exporter.metrics.carried import CarriedOver
 from exporter.metrics.kvm import Identified
@@ -92,7 +93,15 @@ class Served(NamedTuple):
 class Collection:
     """Reads the maps of an attached program. Owns the program and its ledger. Any thread may call its methods."""
 
-    def __init__(self, attached: Attached, observer: Observer, linger_ns: int, served: Served, proc: Path) -> None:
+    def __init__(
+        self,
+        attached: Attached,
+        observer: Observer,
+        linger_ns: int,
+        served: Served,
+        proc: Path,
+        schedstat: Schedstat | None = None,
+    ) -> None:
         """Continue from the state of an earlier process, and collect once. Raises OSError, ValueError, KeyError.
 
         After an error the caller still owns the program and the ledger.
@@ -113,7 +122,9 @@ class Collection:
         ledger = attached.ledger
         journal = Journal(partial(self._write_ledger, always=True), ledger.step) if ledger else None
         before = attached.before.handover
-        self._collector = Collector(attached.loaded, attached.clock_ns, linger_ns, before, journal, proc=proc)
+        self._collector = Collector(
+            attached.loaded, attached.clock_ns, linger_ns, before, journal, proc=proc, schedstat=schedstat
+        )
         self.collect()
 
     def set_linger(self, linger_ns: int) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from exporter.collect.schedstat import Schedstat
 from exporter.common import logs
 from exporter.common.logs import event
 from exporter.common.procfs import has_foreign_pids
@@ -66,7 +67,7 @@ class Daemon:
         self._foreign_pids = has_foreign_pids(proc)
         self._lookup = Lookup(proc)
         self._collection: Collected = NothingCollected()
-        self._since, self._replay = NOT_COUNTING, False
+        self._since, self._replay, self._time_split = NOT_COUNTING, False, False
         self._scraper = Scraper(config, self._lookup, own.registry(self._status, str(proc)))
         self._viewer = Viewer(Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False), self._status)
         self._held = contextlib.ExitStack()
@@ -194,6 +195,7 @@ class Daemon:
             self._since,
             self._replay,
             self._foreign_pids,
+            self._time_split,
         )
 
     def _receive(self) -> Attached | None:
@@ -215,11 +217,14 @@ class Daemon:
         config = self._reloader.config
         reasons = ReasonNames(*attached.formats)
         observer = Observer(self._lookup, reasons.lookup, vcpu_ids=attached.vcpu_ids)
-        self._since = attached.since
+        self._since, self._time_split = attached.since, not attached.loaded.unsplit_reason
         try:
             self._scraper.set_reasons(reasons, config, attached.before, takeover=attached.takeover)
             served = Served(self._scraper.served, self._scraper.carried_over)
-            collection = Collection(attached, observer, round(config.linger * 1e9), served, self._proc)
+            collection = Collection(
+                *(attached, observer, round(config.linger * 1e9), served, self._proc),
+                self._schedstat(attached, config),
+            )
         except (OSError, ValueError, KeyError) as error:
             attached.loaded.close()
             if attached.ledger:
@@ -238,6 +243,13 @@ class Daemon:
             self._notify_status("counting")
             self._systemd.ready()
 
+    def _schedstat(self, attached: Attached, config: Config) -> Schedstat | None:
+        """Return the other source of the time that vCPUs wait, if the program does not split the exits' time."""
+        unsplit = config.level.time != "off" and attached.loaded.unsplit_reason
+        if not unsplit or attached.recording or self._foreign_pids:
+            return None
+        return Schedstat(self._proc)
+
     @staticmethod
     def _log_begin(attached: Attached, config: Config) -> None:
         if attached.recording:
@@ -255,6 +267,8 @@ class Daemon:
             cells=limits.cells,
             map_bytes=host.map_bytes(limits),
         )
+        if attached.loaded.unsplit_reason and config.level.time != "off":
+            event(log, "warn", "the time of exits is not split", reason=attached.loaded.unsplit_reason)
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force."""

@@ -22,7 +22,7 @@ from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
 from exporter.service.systemd import Systemd
 
-_VERSION = 5
+_VERSION = 6
 """Version of the format written here and in the ledger."""
 _KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
 _STATE = "state"
@@ -119,6 +119,7 @@ def version(config: Config, sysfs: Path) -> dict[str, Any]:
         "limits.vcpus": config.limits.vcpus,
         "limits.cells": config.limits.cells,
         "bpf_stats": config.bpf_stats,
+        "level.time": config.level.time != "off",
     }
 
 

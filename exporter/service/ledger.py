@@ -18,7 +18,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
-from exporter.model.records import NO_HANDOVER, Cell, EndedVcpu, FreeEntry, Handover, ThreadKey, VcpuRecord, VcpuTotals
+from exporter.model.records import (
+    NO_HANDOVER,
+    Cell,
+    EndedVcpu,
+    FreeEntry,
+    Handover,
+    ThreadKey,
+    TimeParts,
+    VcpuRecord,
+    VcpuTotals,
+)
 from exporter.model.vm import Vcpu, Vm
 
 FILES = 2
@@ -223,7 +233,9 @@ def _described(each: LedgerEntry) -> dict[str, Any]:
         "vm": asdict(each.vcpu.vm) if each.vcpu else None,
         "index": each.vcpu.index if each.vcpu else "",
         "served": each.served,
-        "cells": [(cell.space, cell.code, cell.exits, cell.sum_ns, len(cell.buckets)) for cell in record.cells],
+        "cells": [
+            (cell.space, cell.code, cell.exits, cell.sum_ns, len(cell.buckets), cell.parts) for cell in record.cells
+        ],
     }
 
 
@@ -234,8 +246,8 @@ def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
     served: dict[ThreadKey, tuple[int, int]] = {}
     for one in read["ended"]:
         cells = []
-        for space, code, exits, sum_ns, size in one["cells"]:
-            cells.append(Cell(space, code, exits, sum_ns, data[at : at + size]))
+        for space, code, exits, sum_ns, size, parts in one["cells"]:
+            cells.append(Cell(space, code, exits, sum_ns, data[at : at + size], TimeParts(*parts)))
             at += size
         key = ThreadKey(*one["key"])
         record = VcpuRecord(

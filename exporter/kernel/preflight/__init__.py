@@ -52,6 +52,7 @@ def run(
         rights.check_pid_namespace(proc),
         rights.check_hidepid(proc / "self/mountinfo", proc),
         kernel.check_btf(sys, tracefs, machine, version),
+        kernel.check_time_split(sys),
         software.check_headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
         software.check_python_modules(software.version_of),
         kernel.check_jit(proc / "sys/net/core/bpf_jit_enable"),

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from exporter.common.procfs import read_head
+from exporter.kernel import time_split
 from exporter.kernel.btf import KernelBtf
 from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import Version
@@ -205,6 +206,15 @@ def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | 
             name, True, f"kvm_exit is read from its classic tracepoint, which costs more: {reason}", needed=False
         )
     return Check(name, True, "kvm_exit is read from its raw tracepoint")
+
+
+def check_time_split(sys: Path) -> Check:
+    """Look for the BTF that says where the scheduler's figures are. Without it, the time of exits is not split."""
+    try:
+        time_split.offsets(KernelBtf(sys))
+    except time_split.SplitError as error:
+        return Check("time split", True, f"the time of exits is not split: {error}", needed=False)
+    return Check("time split", True, "the scheduler tells waiting for a CPU from sleeping")
 
 
 def check_jit(path: Path) -> Check:

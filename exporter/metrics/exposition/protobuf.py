@@ -16,7 +16,7 @@ from operator import sub
 from prometheus_client.metrics_core import Metric
 
 from exporter.metrics.exposition.buckets import ClassicBounds, nonzero, spans
-from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PartFamily, PlainFamily
 from exporter.metrics.series import Series
 from exporter.model.buckets import SCHEMA, ZERO_THRESHOLD
 
@@ -136,6 +136,9 @@ class ProtobufRenderer:
             elif isinstance(family, CounterFamily):
                 kind = _COUNTER
                 metrics = [series.counter_message or self._counter(family, series) for series in family.series]
+            elif isinstance(family, PartFamily):
+                kind = _COUNTER
+                metrics = [_counter(_labels_of(family, series), value) for series, value in family.values()]
             else:
                 kind = _HISTOGRAM
                 metrics = [series.histogram_message or self._histogram(family, series) for series in family.series]
@@ -143,10 +146,7 @@ class ProtobufRenderer:
                 yield from _family(family.name, family.help, kind, metrics)
 
     def _counter(self, family: CounterFamily, series: Series) -> bytes:
-        labels = _labels_of(family, series)
-        size = varint(len(labels) + len(_COUNTER_HEAD) + 8)
-        message = _METRIC + size + labels + _COUNTER_HEAD + _pack_double(series.total().exits)
-        series.counter_message = message
+        message = series.counter_message = _counter(_labels_of(family, series), series.total().exits)
         return message
 
     def _histogram(self, family: HistogramFamily, series: Series) -> bytes:
@@ -169,7 +169,11 @@ class ProtobufRenderer:
         return message
 
 
-def _labels_of(family: CounterFamily | HistogramFamily, series: Series) -> bytes:
+def _counter(labels: bytes, value: float) -> bytes:
+    return _METRIC + varint(len(labels) + len(_COUNTER_HEAD) + 8) + labels + _COUNTER_HEAD + _pack_double(value)
+
+
+def _labels_of(family: CounterFamily | HistogramFamily | PartFamily, series: Series) -> bytes:
     labels = series.labels_message
     if labels is None:
         labels = series.labels_message = _labels(family.labels, series.labels)

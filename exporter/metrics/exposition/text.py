@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PlainFamily
+from exporter.metrics.families import CounterFamily, Family, HistogramFamily, PartFamily, PlainFamily
 from exporter.metrics.series import Series
 
 _LABEL_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
@@ -37,6 +37,8 @@ class TextRenderer:
                 yield from self._counters(family)
             elif isinstance(family, HistogramFamily):
                 yield from self._histograms(family)
+            elif isinstance(family, PartFamily):
+                yield from _parts(family)
             else:
                 yield from _plain(family)
 
@@ -70,7 +72,13 @@ class TextRenderer:
         return lines
 
 
-def _labels(family: CounterFamily | HistogramFamily, series: Series) -> bytes:
+def _parts(family: PartFamily) -> Iterator[bytes]:
+    start = family.name.encode() + b"{"
+    for series, value in family.values():
+        yield b"%b%b} %a\n" % (start, _labels(family, series), value)
+
+
+def _labels(family: CounterFamily | HistogramFamily | PartFamily, series: Series) -> bytes:
     labels = series.labels_text
     if labels is None:
         labels = series.labels_text = escaped_labels(family.labels, series.labels)
@@ -78,13 +86,10 @@ def _labels(family: CounterFamily | HistogramFamily, series: Series) -> bytes:
 
 
 def _header(family: Family, openmetrics: bool) -> bytes:
-    kind = (
-        family.kind
-        if isinstance(family, PlainFamily)
-        else "counter"
-        if isinstance(family, CounterFamily)
-        else "histogram"
-    )
+    if isinstance(family, PlainFamily):
+        kind = family.kind
+    else:
+        kind = "histogram" if isinstance(family, HistogramFamily) else "counter"
     name = family.name
     if openmetrics and kind == "counter":
         name = name[: -len("_total")]  # in OpenMetrics only the samples have the suffix
