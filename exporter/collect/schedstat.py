@@ -1,4 +1,4 @@
-"""How long threads waited for a CPU, from their files in /proc: for hosts where the program cannot split an exit's time.
+"""How long threads waited for a CPU, from /proc: for hosts where the program does not split the time of exits.
 
 The kernel counts from the start of the thread. So the values go on when this process restarts. They also have the
 waiting of the thread outside of KVM, which is short in a vCPU thread.

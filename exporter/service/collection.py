@@ -99,6 +99,7 @@ class Collection:
         observer: Observer,
         linger_ns: int,
         served: Served,
+        *,
         proc: Path,
         schedstat: Schedstat | None = None,
     ) -> None:

@@ -222,8 +222,9 @@ class Daemon:
             self._scraper.set_reasons(reasons, config, attached.before, takeover=attached.takeover)
             served = Served(self._scraper.served, self._scraper.carried_over)
             collection = Collection(
-                *(attached, observer, round(config.linger * 1e9), served, self._proc),
-                self._schedstat(attached, config),
+                *(attached, observer, round(config.linger * 1e9), served),
+                proc=self._proc,
+                schedstat=self._schedstat(attached, config),
             )
         except (OSError, ValueError, KeyError) as error:
             attached.loaded.close()

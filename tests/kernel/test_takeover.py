@@ -72,7 +72,7 @@ class Process:
         )
         observer = Observer(self._lookup, ReasonNames().lookup, vcpu_ids=False)
         served = Served(self.scraper.served, self.scraper.carried_over)
-        self._collection = Collection(attached, observer, LINGER, served, Path("/proc"))
+        self._collection = Collection(attached, observer, LINGER, served, proc=Path("/proc"))
         self.scraper.use(self._collection)
 
     def collection(self) -> Collected:

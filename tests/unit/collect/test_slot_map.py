@@ -38,45 +38,45 @@ def test_a_slot_that_changes_is_read_again(made: Leaves, slots: SlotMap, monkeyp
 
     monkeypatch.setattr(slots, "_words", Watched(slots._words, finish))
     state = slots.read(2, NOW)
-    assert (state.exit_cell, state.exit_ns, state.totals.guest_ns) == (4, 7_001, 307)
+    assert (state.exit_cell, state.exit_ns, state.guest_ns) == (4, 7_001, 307)
 
 
 def test_an_exit_needs_its_check(made: Leaves, slots: SlotMap) -> None:
     """The time and the cell of an exit are used only if they belong to the guest time and the state."""
     made.put_state(2, HOST, 211, 2**32 + 5_003, 3)
     state = slots.read(2, NOW)
-    assert (state.exit_cell, state.exit_ns, state.totals.guest_ns) == (3, 2**32 + 5_003, 211)
+    assert (state.exit_cell, state.exit_ns, state.guest_ns) == (3, 2**32 + 5_003, 211)
     made.put("slots", 2, since_ns=7_001)
     state = slots.read(2, NOW)
-    assert (state.exit_cell, state.exit_ns, state.totals.guest_ns) == (0, 0, 211)
+    assert (state.exit_cell, state.exit_ns, state.guest_ns) == (0, 0, 211)
     made.put_state(2, HOST, 211, 5_003, 3)
     made.put("slots", 2, guest=212 << 2 | HOST)
     state = slots.read(2, NOW)
-    assert (state.exit_cell, state.exit_ns, state.totals.guest_ns) == (0, 0, 212)
+    assert (state.exit_cell, state.exit_ns, state.guest_ns) == (0, 0, 212)
 
 
 def test_the_guest_time_of_a_vcpu_in_its_guest_grows(made: Leaves, slots: SlotMap) -> None:
     made.put_state(2, GUEST, 1_013, 5_003)
-    assert slots.read(2, NOW).totals.guest_ns == NOW - 1_013
+    assert slots.read(2, NOW).guest_ns == NOW - 1_013
 
 
 def test_the_guest_time_of_an_ended_thread_stands_still(made: Leaves, slots: SlotMap) -> None:
     made.put_state(2, GUEST, 1_013, 5_003)
     made.end_slot(2)
-    assert slots.read(2, NOW).totals.guest_ns == 5_003 - 1_013
+    assert slots.read(2, NOW).guest_ns == 5_003 - 1_013
 
 
 def test_an_entry_after_the_collection_keeps_its_guest_time(made: Leaves, slots: SlotMap) -> None:
     """The clock is read before the slot."""
     made.put_state(2, GUEST, 10_007, 12_007)
-    assert slots.read(2, NOW).totals.guest_ns == 2_000
+    assert slots.read(2, NOW).guest_ns == 2_000
 
 
 def test_a_guest_time_is_never_negative(made: Leaves, slots: SlotMap) -> None:
     """The words do not belong together: the time of the entry is not used."""
     made.put_state(2, GUEST, 10_007, 12_007)
     made.put("slots", 2, since_ns=12_011)
-    assert slots.read(2, NOW).totals.guest_ns == 0
+    assert slots.read(2, NOW).guest_ns == 0
 
 
 @pytest.mark.parametrize(("state", "cell"), [(FRESH, 0), (GUEST, 0), (HOST, 3), (NO_REASON, 0)])
