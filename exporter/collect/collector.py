@@ -178,6 +178,7 @@ class Collector:
             recycling_pending=len(self._free_entries),
             missed_ends=self._missed_ends,
             drops=drops,
+            time_split=not self._loaded.unsplit_reason,
             taken_ns=now,
         )
 

@@ -179,6 +179,8 @@ class Snapshot:
     """Number of vCPUs since the start whose end the program missed, and whose thread was then not found in /proc."""
     drops: Mapping[int, ProcessDrops] = field(default_factory=dict)
     """The dropped events by process. `counters` also has those of processes that found no room here."""
+    time_split: bool = False
+    """True if the program tells where the time of exits went. Otherwise the parts of all cells are 0."""
     taken_ns: int = 0
     """When the collection began, on the clock of the program's timestamps."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.model.buckets import bound_ns
+from exporter.model.records import NO_PARTS, TimeParts
 from exporter.readings.reading import EXIT, Reading, ReasonReading, VcpuReading
 
 IDLE = "idle"
@@ -27,6 +28,8 @@ class ReasonDifference:
     sum_ns: int
     """Duration of the intervals that ended between the readings. Each interval counts from its beginning."""
     buckets: Mapping[int, int]
+    parts: TimeParts | None
+    """Where `sum_ns` went; None where the exporter cannot tell."""
     time_ns: int
     """Time out of the guest between the readings, including the exit in progress."""
     span_ns: int
@@ -54,6 +57,19 @@ class ReasonDifference:
     def share(self) -> float:
         """The part of the vCPUs' time that this reason took, 0 to 1."""
         return min(1.0, self.time_ns / self.span_ns) if self.span_ns else 0.0
+
+    def within(self, part_ns: int) -> float:
+        """Return the time between the readings, in ns, that a part of `sum_ns` took.
+
+        `sum_ns` has intervals that began before the first reading completely. So the part shrinks if `time_ns` is less.
+        """
+        return part_ns * min(1.0, self.time_ns / self.sum_ns) if self.sum_ns else 0.0
+
+    def part_share(self, name: str) -> float:
+        """The share of the vCPUs' time that a member of TimeParts took, 0 to 1."""
+        if not self.parts or not self.span_ns:
+            return 0.0
+        return min(1.0, self.within(getattr(self.parts, name)) / self.span_ns)
 
     @property
     def idle(self) -> bool:
@@ -96,6 +112,8 @@ class VcpuDifference:
 
     thread: VcpuReading
     guest_ns: int
+    wait_ns: int | None
+    """Time in which the thread could run, but had no CPU; None if unknown."""
     rows: Sequence[ReasonDifference]
 
 
@@ -151,6 +169,15 @@ def added(now: Mapping[int, int], then: Mapping[int, int]) -> dict[int, int]:
     return {number: count for number, count in differences.items() if count > 0}
 
 
+def grown(now: TimeParts | None, then: TimeParts | None, sum_ns: int) -> TimeParts | None:
+    """Return the growth of the parts, in the bounds that `sum_ns`, the growth of their sum, sets."""
+    if now is None or then is None:
+        return None
+    wait, off, vmm = map(max, now.minus(then), NO_PARTS)
+    off = min(off, sum_ns)
+    return TimeParts(min(wait, off), off, min(vmm, sum_ns))
+
+
 def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> VcpuDifference:
     old = {(counted.kind, counted.reason): counted for counted in then.reasons} if then else {}
     rows = []
@@ -159,7 +186,17 @@ def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> V
         row = _of_reason(now, counted, earlier, elapsed_ns, _age(now, counted) - (_age(then, counted) if then else 0))
         if row.exits or row.buckets or row.time_ns:
             rows.append(row)
-    return VcpuDifference(now, max(0, now.guest_ns - (then.guest_ns if then else 0)), rows)
+    guest_ns = max(0, now.guest_ns - (then.guest_ns if then else 0))
+    return VcpuDifference(now, guest_ns, _waited(then, now), rows)
+
+
+def _waited(then: VcpuReading | None, now: VcpuReading) -> int | None:
+    if now.wait_ns is None:
+        return None
+    if then:
+        return None if then.wait_ns is None else max(0, now.wait_ns - then.wait_ns)
+    # Only the program counts from the thread's first event. /proc counts from the start of the thread.
+    return now.wait_ns if all(counted.parts for counted in now.reasons) else None
 
 
 def _age(thread: VcpuReading, counted: ReasonReading) -> int:
@@ -171,10 +208,11 @@ def _age(thread: VcpuReading, counted: ReasonReading) -> int:
 def _of_reason(
     thread: VcpuReading, now: ReasonReading, then: ReasonReading | None, elapsed_ns: int, grown_ns: int
 ) -> ReasonDifference:
-    exits, sum_ns, buckets = now.exits, now.sum_ns, now.buckets
+    exits, sum_ns, buckets, parts = now.exits, now.sum_ns, now.buckets, now.parts
     if then:
         exits, sum_ns = max(0, exits - then.exits), max(0, sum_ns - then.sum_ns)
         buckets = added(buckets, then.buckets)
+        parts = grown(parts, then.parts, sum_ns)
     return ReasonDifference(
         pid=thread.key.pid,
         tid=thread.key.tid,
@@ -187,6 +225,7 @@ def _of_reason(
         exits=exits,
         sum_ns=sum_ns,
         buckets=buckets,
+        parts=parts,
         time_ns=max(0, sum_ns + grown_ns),
         span_ns=elapsed_ns,
         elapsed_ns=elapsed_ns,

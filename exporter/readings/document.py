@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporter.model.buckets import BUCKETS
-from exporter.model.records import ThreadKey
+from exporter.model.records import ThreadKey, TimeParts
 from exporter.readings.reading import KINDS, InProgress, Reading, ReasonReading, VcpuReading
 
 PATH = "/-/vcpus"
@@ -29,7 +29,12 @@ def encode(now: Reading) -> bytes:
         "replay": now.replay,
         "counters": dict(now.counters),
         "vcpus": [
-            {**identity(thread), "guest_ns": thread.guest_ns, "reasons": [counted_fields(c) for c in thread.reasons]}
+            {
+                **identity(thread),
+                "guest_ns": thread.guest_ns,
+                "wait_ns": thread.wait_ns,
+                "reasons": [counted_fields(c) for c in thread.reasons],
+            }
             for thread in now.vcpus
         ],
     }
@@ -65,12 +70,16 @@ def identity(thread: VcpuReading) -> dict[str, object]:
 
 def counted_fields(counted: ReasonReading) -> dict[str, object]:
     """Return the JSON members of a reason."""
+    parts = counted.parts
     return {
         "kind": counted.kind,
         "reason": counted.reason,
         "class": counted.klass,
         "exits": counted.exits,
         "sum_ns": counted.sum_ns,
+        "wait_ns": parts and parts.wait,
+        "sleep_ns": parts and parts.sleep,
+        "vmm_ns": parts and parts.vmm,
         "buckets": sorted(counted.buckets.items()),
     }
 
@@ -109,6 +118,7 @@ def _read_vcpu(read: _Fields) -> VcpuReading:
         vcpu=read.text("vcpu"),
         alive=read.flag("alive"),
         guest_ns=read.number("guest_ns"),
+        wait_ns=read.optional_number("wait_ns"),
         in_progress=in_progress,
         reasons=[_read_reason(_Fields(each)) for each in read.items("reasons")],
     )
@@ -126,8 +136,21 @@ def _read_reason(read: _Fields) -> ReasonReading:
             raise DocumentError(f"there is no bucket {pair[0]}")
         buckets[pair[0]] = pair[1]
     return ReasonReading(
-        kind, read.text("reason"), read.text("class"), read.number("exits"), read.number("sum_ns"), buckets
+        kind,
+        read.text("reason"),
+        read.text("class"),
+        read.number("exits"),
+        read.number("sum_ns"),
+        buckets,
+        _read_parts(read),
     )
+
+
+def _read_parts(read: _Fields) -> TimeParts | None:
+    wait, sleep, vmm = (read.optional_number(name) for name in ("wait_ns", "sleep_ns", "vmm_ns"))
+    if wait is None or sleep is None or vmm is None:
+        return None
+    return TimeParts(wait, wait + sleep, vmm)
 
 
 def _is_number(value: object) -> bool:
@@ -156,6 +179,10 @@ class _Fields:
         if not _is_number(value):
             raise DocumentError(f"{name}: not a number from 0 to 2^64 - 1")
         return int(value)
+
+    def optional_number(self, name: str) -> int | None:
+        """Return None for null. Older exporters do not have the member."""
+        return None if self._value.get(name) is None else self.number(name)
 
     def flag(self, name: str) -> bool:
         value = self.any(name)

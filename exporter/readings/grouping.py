@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from exporter.model.records import ThreadKey
+from exporter.model.records import NO_PARTS, ThreadKey, TimeParts
 from exporter.readings.difference import Difference, ReasonDifference
 from exporter.readings.reading import EXIT, VcpuReading
 
@@ -73,12 +73,14 @@ class _Sum:
     exits: int = 0
     sum_ns: int = 0
     time_ns: int = 0
+    parts: TimeParts | None = NO_PARTS
     buckets: dict[int, int] = field(default_factory=dict)
 
     def add(self, row: ReasonDifference) -> None:
         self.exits += row.exits
         self.sum_ns += row.sum_ns
         self.time_ns += row.time_ns
+        self.parts = self.parts.plus(row.parts) if self.parts and row.parts else None
         for number, value in row.buckets.items():
             self.buckets[number] = self.buckets.get(number, 0) + value
 
@@ -88,6 +90,7 @@ class _Sum:
             exits=self.exits,
             sum_ns=self.sum_ns,
             time_ns=self.time_ns,
+            parts=self.parts,
             buckets=self.buckets,
             span_ns=span_ns,
         )
@@ -104,6 +107,9 @@ _MEASURES: Mapping[str, Callable[[ReasonDifference], float]] = {
     "p50": lambda row: row.p50_ns or 0,
     "p99": lambda row: row.p99_ns or 0,
     "max": lambda row: row.max_ns or 0,
+    "wait": lambda row: row.parts.wait if row.parts else 0,
+    "sleep": lambda row: row.parts.sleep if row.parts else 0,
+    "vmm": lambda row: row.parts.vmm if row.parts else 0,
 }
 SORT_KEYS = (*_MEASURES, "vm", "reason")
 

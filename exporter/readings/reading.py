@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.model.reason import USERSPACE_SPACES, Reason
-from exporter.model.records import Cell, Snapshot, ThreadKey, VcpuRecord
+from exporter.model.records import Cell, Snapshot, ThreadKey, TimeParts, VcpuRecord
 from exporter.model.vm import Vcpu
 
 KINDS = EXIT, USERSPACE = "exit", "userspace"
@@ -26,6 +26,8 @@ class ReasonReading(NamedTuple):
     exits: int
     sum_ns: int
     buckets: Mapping[int, int]
+    parts: TimeParts | None
+    """Where the time of the completed intervals went; None where the exporter cannot tell."""
 
 
 class InProgress(NamedTuple):
@@ -47,6 +49,8 @@ class VcpuReading(NamedTuple):
     vcpu: str
     alive: bool
     guest_ns: int
+    wait_ns: int | None
+    """Time in which the thread could run, but had no CPU; None if unknown."""
     in_progress: InProgress | None
     reasons: Sequence[ReasonReading]
 
@@ -88,11 +92,15 @@ def reading_of(
         **{f"missed_{program}": stats.misses for program, stats in snapshot.runs.items()},
         "expired_early": snapshot.expired_early,
     }
-    vcpus = [_vcpu_reading(record, identify(record.key), name) for record in snapshot.vcpus]
+    vcpus = [
+        _vcpu_reading(record, identify(record.key), name, split=snapshot.time_split) for record in snapshot.vcpus
+    ]
     return Reading(snapshot.taken_ns, since_ns, replay, counters, vcpus)
 
 
-def _vcpu_reading(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason]) -> VcpuReading:
+def _vcpu_reading(
+    record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, int], Reason], *, split: bool
+) -> VcpuReading:
     in_progress = None
     if record.in_progress:
         reason = name(record.in_progress.space, record.in_progress.code)
@@ -106,12 +114,14 @@ def _vcpu_reading(record: VcpuRecord, vcpu: Vcpu | None, name: Callable[[int, in
         vcpu=vcpu.index if vcpu else "",
         alive=record.alive,
         guest_ns=record.totals.guest_ns,
+        wait_ns=record.totals.wait_ns,
         in_progress=in_progress,
-        reasons=[_reason_reading(cell, name(cell.space, cell.code)) for cell in record.cells],
+        reasons=[_reason_reading(cell, name(cell.space, cell.code), split=split) for cell in record.cells],
     )
 
 
-def _reason_reading(cell: Cell, reason: Reason) -> ReasonReading:
+def _reason_reading(cell: Cell, reason: Reason, *, split: bool) -> ReasonReading:
     kind = USERSPACE if cell.space in USERSPACE_SPACES else EXIT
     buckets = {number: count for number, count in enumerate(cell.counts()) if count}
-    return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets)
+    parts = cell.parts if split else None
+    return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from exporter.model.records import ThreadKey
+from exporter.model.records import ThreadKey, TimeParts
 from exporter.readings.reading import EXIT, InProgress, Reading, ReasonReading, VcpuReading
 
 SECOND = 10**9
@@ -18,9 +18,10 @@ def counted(
     sum_ns: int = 0,
     *,
     kind: str = EXIT,
+    parts: TimeParts | None = None,
 ) -> ReasonReading:
     """Return one reason. `buckets` is the count of intervals in each bucket."""
-    return ReasonReading(kind, reason, klass, exits, sum_ns, dict(buckets or {}))
+    return ReasonReading(kind, reason, klass, exits, sum_ns, dict(buckets or {}), parts)
 
 
 def thread(
@@ -33,12 +34,13 @@ def thread(
     alive: bool = True,
     born_ns: int = 1,
     guest_ns: int = 0,
+    wait_ns: int | None = None,
     in_progress: InProgress | None = None,
 ) -> VcpuReading:
     """Return one vCPU."""
     comm = comm or f"CPU {vcpu}/KVM"
     key = ThreadKey(pid, tid, born_ns)
-    return VcpuReading(key, comm, vm, "", "qemu", vcpu, alive, guest_ns, in_progress, reasons)
+    return VcpuReading(key, comm, vm, "", "qemu", vcpu, alive, guest_ns, wait_ns, in_progress, reasons)
 
 
 def reading(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporter.model.buckets import bound_ns
+from exporter.model.records import TimeParts
 from exporter.readings.difference import ReadingSpan, between
 from exporter.readings.grouping import grouped
 from exporter.readings.reading import USERSPACE, InProgress
@@ -115,3 +116,54 @@ def test_counts_from_before_a_restart_of_the_exporter_are_kept() -> None:
     )
     assert shown(grouped(between(run.first, run.last))) == [(2, "IRQ", 10)]
     assert between(run.first, run.last).counters == {"dropped_no_slot": 2}
+
+
+def test_the_parts_of_the_time_are_differences_too() -> None:
+    """Of 97 ns the thread waited 17 ns and slept 23 ns, and 67 ns lay after the return to the VMM."""
+    first = counted("K", "mmio", 5, {1: 5}, 101, kind=USERSPACE, parts=TimeParts(11, 18, 31))
+    second = counted("K", "mmio", 8, {1: 8}, 198, kind=USERSPACE, parts=TimeParts(28, 58, 98))
+    then, now = thread(1, 2, first, wait_ns=13), thread(1, 2, second, wait_ns=42)
+    span = between(reading(1, then), reading(2, now))
+    (row,) = span.rows(USERSPACE)
+    assert (row.sum_ns, row.parts) == (97, TimeParts(17, 40, 67))
+    assert row.parts is not None
+    assert row.parts.sleep == 23
+    assert [vcpu.wait_ns for vcpu in span.vcpus] == [29]
+
+
+def test_parts_never_fall_and_never_exceed_their_interval() -> None:
+    """A cell may have been read while its exit ended: the parts had that exit already, and the sum did not."""
+    then = thread(1, 2, counted("A", "mmio", 5, {1: 5}, 101, parts=TimeParts(19, 23, 29)), wait_ns=19)
+    now = thread(1, 2, counted("A", "mmio", 6, {1: 6}, 108, parts=TimeParts(17, 41, 43)), wait_ns=17)
+    span = between(reading(1, then), reading(2, now))
+    (row,) = span.rows()
+    assert (row.sum_ns, row.parts) == (7, TimeParts(0, 7, 7))
+    assert [vcpu.wait_ns for vcpu in span.vcpus] == [0]
+
+
+def test_unknown_parts_stay_unknown() -> None:
+    """Here the exporter was replaced between the readings, and only one of its versions tells the parts."""
+    for before, after in ((None, None), (None, 3), (3, None)):
+        parts = [None if wait is None else TimeParts(wait, wait, 0) for wait in (before, after)]
+        then = thread(1, 2, counted("A", "mmio", 5, {1: 5}, 101, parts=parts[0]), wait_ns=before)
+        now = thread(1, 2, counted("A", "mmio", 6, {1: 6}, 108, parts=parts[1]), wait_ns=after)
+        span = between(reading(1, then), reading(2, now))
+        assert [row.parts for row in span.rows()] == [None]
+        assert [vcpu.wait_ns for vcpu in span.vcpus] == [None]
+
+
+def test_a_new_vcpu_waited_only_as_long_as_the_program_says() -> None:
+    """/proc also has what a thread waited before its first exit. That may be years."""
+    split = thread(1, 2, counted("A", "mmio", 5, {1: 5}, 101, parts=TimeParts(7, 7, 0)), wait_ns=7)
+    proc = thread(1, 3, counted("A", "mmio", 5, {1: 5}, 101), wait_ns=10**17)
+    assert [vcpu.wait_ns for vcpu in between(NOTHING, reading(1, split, proc)).vcpus] == [7, None]
+
+
+def test_parts_of_an_interval_that_began_earlier_are_cut() -> None:
+    """Of a sleep of 100 s, 1.5 s lie in a run of 2 s. Three quarters of the run were sleep, and none was waiting."""
+    asleep = InProgress("HLT", "idle", round(98.5 * SECOND))
+    then = reading(100, thread(1, 2, counted("HLT", "idle", 1, parts=TimeParts()), in_progress=asleep))
+    slept = TimeParts(0, 100 * SECOND, 0)
+    now = reading(102, thread(1, 2, counted("HLT", "idle", 1, {120: 1}, 100 * SECOND, parts=slept)))
+    (row,) = between(then, now).rows()
+    assert (row.share, row.part_share("sleep"), row.part_share("wait")) == (0.75, 0.75, 0.0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
-from exporter.model.records import ExitInProgress, RunStats, Snapshot, ThreadKey
+from exporter.model.records import ExitInProgress, RunStats, Snapshot, ThreadKey, TimeParts, VcpuTotals
 from exporter.model.vm import Vcpu
 from exporter.readings import document
 from exporter.readings.document import DocumentError
@@ -18,7 +20,7 @@ from exporter.readings.reading import InProgress, Reading, ReasonReading, VcpuRe
 from tests.support.exits import NAME, WEB, cell, record, snapshots
 
 
-def read(vcpus: list[Identified], **values: object) -> Reading:
+def read(vcpus: list[Identified], *, time_split: bool = False) -> Reading:
     known = {each.key: vcpu for each, vcpu in vcpus}
     snapshot = Snapshot(
         vcpus=[each for each, _ in vcpus],
@@ -29,17 +31,20 @@ def read(vcpus: list[Identified], **values: object) -> Reading:
         cells=8,
         cells_in_use=0,
         expired_early=11,
+        time_split=time_split,
         taken_ns=1009,
     )
     return reading_of(snapshot, known.get, NAME, since_ns=13, replay=False)
 
 
 def test_a_snapshot_becomes_a_reading_with_names() -> None:
-    halt, mmio = cell(Space.VMX, 12, 5, {10: 3, 141: 1}, 50), cell(Space.USERSPACE, 6, 2, {}, 0)
-    here = record(100, 101, halt, mmio, guest_ns=17, in_progress=ExitInProgress(Space.VMX, 12, 19))
+    halt = cell(Space.VMX, 12, 5, {10: 3, 141: 1}, 50)._replace(parts=TimeParts(7, 18, 0))
+    mmio = cell(Space.USERSPACE, 6, 2, {}, 0)._replace(parts=TimeParts(2, 5, 31))
+    here = record(100, 101, halt, mmio, in_progress=ExitInProgress(Space.VMX, 12, 19))
+    here = replace(here, totals=VcpuTotals(17, 7))
     unnamed = record(200, 201, alive=False)
     now = reading_of(
-        Snapshot([here, unnamed], {}, {}, 8, 0, 8, 0, taken_ns=1009),
+        Snapshot([here, unnamed], {}, {}, 8, 0, 8, 0, time_split=True, taken_ns=1009),
         {here.key: Vcpu(WEB, "3")}.get,
         NAME,
         since_ns=13,
@@ -60,13 +65,14 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
                 "3",
                 True,
                 17,
+                7,
                 InProgress("HLT", "idle", 19),
                 [
-                    ReasonReading("exit", "HLT", "idle", 5, 50, {10: 3, 141: 1}),
-                    ReasonReading("userspace", "KVM_EXIT_MMIO", "mmio", 2, 0, {}),
+                    ReasonReading("exit", "HLT", "idle", 5, 50, {10: 3, 141: 1}, TimeParts(7, 18, 0)),
+                    ReasonReading("userspace", "KVM_EXIT_MMIO", "mmio", 2, 0, {}, TimeParts(2, 5, 31)),
                 ],
             ),
-            VcpuReading(ThreadKey(200, 201, 1), "", None, "", "", "", False, 0, None, []),
+            VcpuReading(ThreadKey(200, 201, 1), "", None, "", "", "", False, 0, None, None, []),
         ],
     )
     assert [thread.vm_label for thread in now.vcpus] == ["web-1", "200"]
@@ -89,6 +95,7 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
                 "alive": True,
                 "in_progress": {"reason": "HLT", "class": "idle", "age_ns": 19},
                 "guest_ns": 17,
+                "wait_ns": 7,
                 "reasons": [
                     {
                         "kind": "exit",
@@ -96,6 +103,9 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
                         "class": "idle",
                         "exits": 5,
                         "sum_ns": 50,
+                        "wait_ns": 7,
+                        "sleep_ns": 11,
+                        "vmm_ns": 0,
                         "buckets": [[10, 3], [141, 1]],
                     },
                     {
@@ -104,6 +114,9 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
                         "class": "mmio",
                         "exits": 2,
                         "sum_ns": 0,
+                        "wait_ns": 2,
+                        "sleep_ns": 3,
+                        "vmm_ns": 31,
                         "buckets": [],
                     },
                 ],
@@ -120,16 +133,17 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
                 "alive": False,
                 "in_progress": None,
                 "guest_ns": 0,
+                "wait_ns": None,
                 "reasons": [],
             },
         ],
     }
 
 
-@given(snapshots())
-def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified]) -> None:
+@given(snapshots(), st.booleans())
+def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified], time_split: bool) -> None:
     """Whatever the name of a VM is, the bytes are safe to print on a terminal."""
-    now = read(vcpus)
+    now = read(vcpus, time_split=time_split)
     data = document.encode(now)
     assert document.decode(data) == now
     assert data.endswith(b"\n")
@@ -169,6 +183,7 @@ GOOD = json.loads(
         ({"vcpus": [{**GOOD["vcpus"][0], "vm": 3}]}, "vm: not a string"),
         ({"vcpus": [{**GOOD["vcpus"][0], "pid": None}]}, "pid: not a number"),
         ({"vcpus": [{**GOOD["vcpus"][0], "guest_ns": 10**400}]}, "guest_ns: not a number"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "wait_ns": -1}]}, "wait_ns: not a number"),
         ({"vcpus": [{**GOOD["vcpus"][0], "in_progress": {}}]}, "reason is missing"),
         (
             {"vcpus": [{**GOOD["vcpus"][0], "in_progress": {"reason": "A", "class": "b", "age_ns": 10**400}}]},
@@ -193,6 +208,9 @@ def test_a_wrong_document_is_refused(change: dict[str, object], problem: str) ->
         ({"buckets": [[1, 1 << 64]]}, "not pairs"),
         ({"exits": 10**400}, "exits: not a number"),
         ({"sum_ns": 1 << 64}, "sum_ns: not a number"),
+        ({"wait_ns": "1"}, "wait_ns: not a number"),
+        ({"sleep_ns": -1}, "sleep_ns: not a number"),
+        ({"vmm_ns": False}, "vmm_ns: not a number"),
     ],
 )
 def test_a_wrong_reason_is_refused(change: dict[str, object], problem: str) -> None:
@@ -200,6 +218,18 @@ def test_a_wrong_reason_is_refused(change: dict[str, object], problem: str) -> N
     bad = {**GOOD, "vcpus": [{**vcpu, "reasons": [{**vcpu["reasons"][0], **change}]}]}
     with pytest.raises(DocumentError, match=problem):
         document.decode(json.dumps(bad).encode())
+
+
+def test_the_document_of_an_older_exporter_is_read() -> None:
+    """Before the time of exits was split, the documents had no members for its parts."""
+    (vcpu,) = GOOD["vcpus"]
+    (reason,) = vcpu["reasons"]
+    for names in (("wait_ns",), ("sleep_ns",), ("vmm_ns",), ("wait_ns", "sleep_ns", "vmm_ns")):
+        known = {**reason, "wait_ns": 3, "sleep_ns": 5, "vmm_ns": 7}
+        older = {name: value for name, value in known.items() if name not in names}
+        bare = {name: value for name, value in vcpu.items() if name != "wait_ns"}
+        (read,) = document.decode(json.dumps({**GOOD, "vcpus": [{**bare, "reasons": [older]}]}).encode()).vcpus
+        assert (read.wait_ns, read.reasons[0].parts, read.reasons[0].sum_ns) == (None, None, 50)
 
 
 def test_the_largest_number_is_read() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from exporter.model.records import TimeParts
 from exporter.readings.difference import between
 from exporter.readings.grouping import SORT_KEYS, Filters, grouped, ordered
 from tests.support.readings import SECOND, counted, reading, thread
@@ -66,6 +67,7 @@ def test_idle_reasons_come_last_whatever_the_order() -> None:
         "p50": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
         "p99": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
         "max": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
+        **dict.fromkeys(("wait", "sleep", "vmm"), [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle]),
         "vm": [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle],
         "reason": [(11, "IRQ"), (12, "IRQ"), (21, "MMIO"), *idle],
     }
@@ -93,3 +95,25 @@ def test_vcpus_are_sorted_by_their_number() -> None:
     vcpus = [thread(1, 100 - n, counted("IRQ", "interrupt", 1), vcpu=str(n)) for n in (10, 9, 1, 2)]
     rows = ordered(between(NOTHING, reading(1, *vcpus)).rows(), "vm")
     assert [row.vcpu for row in rows] == ["1", "2", "9", "10"]
+
+
+def test_parts_are_summed_and_sorted() -> None:
+    web = thread(
+        1,
+        11,
+        counted("IRQ", "interrupt", 2, {50: 2}, 97, parts=TimeParts(7, 18, 0)),
+        counted("MMIO", "mmio", 3, {50: 3}, 89, parts=TimeParts(13, 13, 0)),
+    )
+    other = thread(1, 12, counted("IRQ", "interrupt", 5, {60: 5}, 101, parts=TimeParts(3, 32, 0)), vcpu="1")
+    rows = grouped(between(NOTHING, reading(1, web, other)), by="vm")
+    assert {row.reason: row.parts for row in rows} == {"IRQ": TimeParts(10, 50, 0), "MMIO": TimeParts(13, 13, 0)}
+    assert [row.reason for row in ordered(rows, "wait")] == ["MMIO", "IRQ"]
+    assert [row.reason for row in ordered(rows, "sleep")] == ["IRQ", "MMIO"]
+
+
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
+    known = thread(1, 11, counted("IRQ", "interrupt", 2, {50: 2}, 97, parts=TimeParts(7, 18, 0)))
+    unknown = thread(1, 12, counted("IRQ", "interrupt", 5, {60: 5}, 101), vcpu="1")
+    for threads in ((known, unknown), (unknown, known)):
+        (row,) = grouped(between(NOTHING, reading(1, *threads)), by="vm")
+        assert row.parts is None
