@@ -36,7 +36,7 @@ _kvm_exit_exporter() {
 		flags="-h --help -i --interval --plain -b --json --csv -p --pid -t --tid --vm --vcpu --reason --no-idle --userspace --sort --limit --source --url --config.file"
 		case $before in
 		-i | --interval | -p | --pid | -t | --tid | --vm | --vcpu | --reason | --limit | --url) flags="" ;;
-		--sort) words="time count avg p50 p99 max vm reason" flags="" ;;
+		--sort) words="time count avg p50 p99 max wait sleep vmm vm reason" flags="" ;;
 		--source) words="auto own exporter" flags="" ;;
 		--config.file) files=-f flags="" ;;
 		esac
@@ -59,7 +59,7 @@ _kvm_exit_exporter() {
 		flags="-h --help --json --csv -p --pid -t --tid --vm --vcpu --reason --no-idle --userspace --sort --limit --config.file"
 		case $before in
 		-p | --pid | -t | --tid | --vm | --vcpu | --reason | --limit) flags="" ;;
-		--sort) words="time count avg p50 p99 max vm reason" flags="" ;;
+		--sort) words="time count avg p50 p99 max wait sleep vmm vm reason" flags="" ;;
 		--config.file) files=-f flags="" ;;
 		*) [[ $current == -* ]] || files=-f ;;
 		esac

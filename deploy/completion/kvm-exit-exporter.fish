@@ -43,7 +43,7 @@ complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l vcpu -x -d
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l reason -x -d 'only exits for these reasons'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l no-idle -d 'leave out idle reasons: WFx, HLT and the like'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l userspace -d 'count returns to the VMM (KVM_EXIT_*) instead of exits'
-complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l sort -x -a 'time count avg p50 p99 max vm reason' -d 'order of the rows (time)'
+complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l sort -x -a 'time count avg p50 p99 max wait sleep vmm vm reason' -d 'order of the rows (time)'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l limit -x -d 'show the first N rows'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l source -x -a 'auto own exporter' -d 'own: attach BPF programs (needs root); exporter: read one that runs; auto: the exporter if it answers'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from top" -l url -x -d 'URL of the exporter (http://localhost:9939, or the one in FILE)'
@@ -71,7 +71,7 @@ complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l vcpu -x
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l reason -x -d 'only exits for these reasons'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l no-idle -d 'leave out idle reasons: WFx, HLT and the like'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l userspace -d 'count returns to the VMM (KVM_EXIT_*) instead of exits'
-complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l sort -x -a 'time count avg p50 p99 max vm reason' -d 'order of the rows (time)'
+complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l sort -x -a 'time count avg p50 p99 max wait sleep vmm vm reason' -d 'order of the rows (time)'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l limit -x -d 'show the first N rows'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -l config.file -r -F -d 'configuration file (YAML)'
 complete -c kvm-exit-exporter -n "__fish_seen_subcommand_from replay" -F

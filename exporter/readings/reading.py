@@ -92,9 +92,7 @@ def reading_of(
         **{f"missed_{program}": stats.misses for program, stats in snapshot.runs.items()},
         "expired_early": snapshot.expired_early,
     }
-    vcpus = [
-        _vcpu_reading(record, identify(record.key), name, split=snapshot.time_split) for record in snapshot.vcpus
-    ]
+    vcpus = [_vcpu_reading(record, identify(record.key), name, split=snapshot.time_split) for record in snapshot.vcpus]
     return Reading(snapshot.taken_ns, since_ns, replay, counters, vcpus)
 
 

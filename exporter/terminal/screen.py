@@ -60,6 +60,8 @@ class _Column(NamedTuple):
     groups: str = "vcpu vm reason"
     """Groupings that have the column."""
     number: bool = True
+    part: str = ""
+    """The member of TimeParts in the column. Such a column is left out where the exporter cannot tell its numbers."""
 
 
 def page_rows(height: int) -> int:
@@ -112,7 +114,7 @@ def _body(
     page = page_rows(height)
     start = max(0, min(view.scroll, len(rows) - page))
     seen = rows[start : start + page]
-    shown = _fitted(seen, view.group, columns, unicode)
+    shown = _fitted(seen, view, columns, unicode)
     head.append((" ".join(_title(column, at) for column, at in shown), Style.HEADER))
     if not seen:
         return [*head, ("no exits" if difference else "waiting for the first interval", Style.PLAIN)]
@@ -126,9 +128,11 @@ def _summary(difference: Difference) -> str:
     idle = sum(row.time_ns for row in rows if row.idle)
     guest = sum(vcpu.guest_ns for vcpu in difference.vcpus)
     rate = sum(row.exits for row in rows) * 1e9 / (difference.elapsed_ns or 1)
-    parts = "  ".join(
-        f"{name} {min(100.0, 100 * ns / time):.1f} %" for name, ns in (("guest", guest), ("lost", lost), ("idle", idle))
-    )
+    shares = [("guest", guest), ("lost", lost), ("idle", idle)]
+    waited = [vcpu.wait_ns for vcpu in difference.vcpus if vcpu.wait_ns is not None]
+    if waited:
+        shares.append(("wait", sum(waited)))
+    parts = "  ".join(f"{name} {min(100.0, 100 * ns / time):.1f} %" for name, ns in shares)
     return f"{len(difference.vcpus)} vCPUs  {count(rate)} exits/s  {parts}"
 
 
@@ -155,27 +159,43 @@ def _named(text: str) -> str:
     return text or "-"
 
 
+def _part(title: str, part: str, rank: int) -> _Column:
+    width = max(5, len(title))
+    return _Column(title, width, width, lambda row: f"{100 * row.part_share(part):.1f}", rank, part=part)
+
+
 _COLUMNS = (
     _Column("VM", 10, 40, lambda row: row.vm, 3, "vcpu vm", number=False),
-    _Column("PID", 8, 8, lambda row: str(row.pid), 13, "vcpu vm"),
+    _Column("PID", 8, 8, lambda row: str(row.pid), 16, "vcpu vm"),
     _Column("VCPU", 4, 4, lambda row: _named(row.vcpu), 4, "vcpu"),
-    _Column("TID", 8, 8, lambda row: str(row.tid), 10, "vcpu"),
+    _Column("TID", 8, 8, lambda row: str(row.tid), 13, "vcpu"),
     _Column("REASON", 14, 40, lambda row: row.reason, 0, number=False),
-    _Column("CLASS", 9, 9, lambda row: row.klass, 12, number=False),
-    _Column("COUNT", 10, 10, lambda row: str(row.exits), 11),
+    _Column("CLASS", 9, 9, lambda row: row.klass, 15, number=False),
+    _Column("COUNT", 10, 10, lambda row: str(row.exits), 14),
     _Column("RATE/s", 6, 6, lambda row: count(row.rate), 2),
     _Column("TIME%", 5, 5, lambda row: f"{100 * row.share:.1f}", 1),
+    _part("WAIT%", "wait", 6),
+    _part("SLEEP%", "sleep", 8),
+    _part("VMM%", "vmm", 7),
     _Column("AVG", 6, 6, lambda row: seconds(row.avg_ns), 5),
-    _Column("P50", 6, 6, lambda row: seconds(row.p50_ns), 7),
-    _Column("P99", 6, 6, lambda row: seconds(row.p99_ns), 6),
-    _Column("MAX", 6, 6, lambda row: seconds(row.max_ns), 8),
+    _Column("P50", 6, 6, lambda row: seconds(row.p50_ns), 10),
+    _Column("P99", 6, 6, lambda row: seconds(row.p99_ns), 9),
+    _Column("MAX", 6, 6, lambda row: seconds(row.max_ns), 11),
 )
-_SPARK = _Column("", 8, 24, lambda _: "", 9, number=False)
+_SPARK = _Column("", 8, 24, lambda _: "", 12, number=False)
 
 
-def _fitted(rows: Sequence[ReasonDifference], group: str, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
+def _parts_known(rows: Sequence[ReasonDifference], view: TopView) -> set[str]:
+    """The parts of TimeParts that say something about these rows. An exit from the guest has no part `vmm`."""
+    if not any(row.parts for row in rows):
+        return set()
+    return {"wait", "sleep", "vmm"} if view.userspace else {"wait", "sleep"}
+
+
+def _fitted(rows: Sequence[ReasonDifference], view: TopView, columns: int, unicode: bool) -> list[tuple[_Column, int]]:
     """The columns that fit on the screen, each with its width."""
-    kept = [column for column in (*_COLUMNS, _SPARK) if group in column.groups.split()]
+    known = {"", *_parts_known(rows, view)}
+    kept = [column for column in (*_COLUMNS, _SPARK) if view.group in column.groups.split() and column.part in known]
     while len(kept) > 1 and sum(column.least + 1 for column in kept) - 1 > columns:
         kept.remove(max(kept, key=lambda column: column.rank))
     room = columns - (sum(column.least + 1 for column in kept) - 1)

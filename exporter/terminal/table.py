@@ -36,7 +36,7 @@ def table(rows: Iterable[ReasonDifference]) -> str:
 
 CSV_COLUMNS = (
     *("time", "seconds", "tgid", "tid", "comm", "vm", "vcpu", "kind", "reason", "class", "count", "rate", "time_ns"),
-    *("share", "avg_ns", "p50_ns", "p99_ns", "max_ns"),
+    *("share", "avg_ns", "p50_ns", "p99_ns", "max_ns", "wait_ns", "sleep_ns", "vmm_ns"),
 )
 
 
@@ -59,6 +59,7 @@ def csv_lines(rows: Iterable[ReasonDifference], taken: float, *, header: bool) -
                 row.time_ns,
                 f"{row.share:.6f}",
                 *("" if ns is None else ns for ns in (row.avg_ns, row.p50_ns, row.p99_ns, row.max_ns)),
+                *((row.parts.wait, row.parts.sleep, row.parts.vmm) if row.parts else ("", "", "")),
             ]
         )
     return text.getvalue()
@@ -78,6 +79,7 @@ def json_line(difference: Difference, rows: Iterable[ReasonDifference], about: M
         made = {
             **identity(vcpu.thread),
             "guest_ns": vcpu.guest_ns,
+            "wait_ns": vcpu.wait_ns,
             "reasons": [_derived(row) for _, row in mine],
         }
         vcpus.append((first, made))
@@ -93,7 +95,7 @@ def json_line(difference: Difference, rows: Iterable[ReasonDifference], about: M
 
 
 def _derived(row: ReasonDifference) -> dict[str, object]:
-    counted = ReasonReading(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets)
+    counted = ReasonReading(row.kind, row.reason, row.klass, row.exits, row.sum_ns, row.buckets, row.parts)
     return {
         **counted_fields(counted),
         "time_ns": row.time_ns,

@@ -41,6 +41,9 @@ KEYS = (
 COLUMNS = (
     ("RATE/s", "exits per second"),
     ("TIME%", "share of the vCPUs' time that was lost, including exits in progress"),
+    ("WAIT%", "share of the vCPUs' time that the thread was ready, but had no CPU"),
+    ("SLEEP%", "share in which the thread slept; the rest of TIME% was on a CPU"),
+    ("VMM%", "share in the VMM, after KVM_RUN returned; contains WAIT%, SLEEP%"),
     ("AVG", "mean of the completed intervals from an exit to the next entry"),
     ("P50 P99", "upper bound of the bucket with the percentile; a bucket is 19 % wide"),
     ("MAX", "upper bound of the highest bucket that is not empty"),

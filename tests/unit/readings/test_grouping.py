@@ -67,7 +67,7 @@ def test_idle_reasons_come_last_whatever_the_order() -> None:
         "p50": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
         "p99": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
         "max": [(12, "IRQ"), (11, "IRQ"), (21, "MMIO"), *idle],
-        **dict.fromkeys(("wait", "sleep", "vmm"), [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle]),
+        **{key: [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle] for key in ("wait", "sleep", "vmm")},
         "vm": [(21, "MMIO"), (11, "IRQ"), (12, "IRQ"), *idle],
         "reason": [(11, "IRQ"), (12, "IRQ"), (21, "MMIO"), *idle],
     }

@@ -160,6 +160,7 @@ def test_each_key_has_its_effect(start: Start) -> None:
         ("p50", ["IRQ", "IRQ", "EC_DABT_LOW", "EC_HVC64", "EC_WFx"]),
         ("p99", ["IRQ", "IRQ", "EC_DABT_LOW", "EC_HVC64", "EC_WFx"]),
         ("max", ["EC_DABT_LOW", "IRQ", "IRQ", "EC_HVC64", "EC_WFx"]),
+        *((part, ["EC_HVC64", "IRQ", "EC_DABT_LOW", "IRQ", "EC_WFx"]) for part in ("wait", "sleep", "vmm")),
         ("vm", ["EC_HVC64", "IRQ", "EC_DABT_LOW", "IRQ", "EC_WFx"]),
         ("reason", ["EC_DABT_LOW", "EC_HVC64", "IRQ", "IRQ", "EC_WFx"]),
         ("time", TIME_ORDER),

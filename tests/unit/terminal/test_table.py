@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.buckets import bound_ns
+from exporter.model.records import TimeParts
 from exporter.readings.difference import between
 from exporter.readings.grouping import Filters, grouped, ordered
 from exporter.readings.reading import USERSPACE, InProgress, nothing
@@ -23,7 +24,12 @@ SPAN = between(
     reading(
         4,
         thread(1201, 1207, counted("EC_WFx", "idle", 101, {90: 100}, 101_000_000_000)),
-        thread(1201, 1208, counted("EC_DABT_LOW", "mmio", 1009, {40: 1009}, 12_345_678), vcpu="1"),
+        thread(
+            1201,
+            1208,
+            counted("EC_DABT_LOW", "mmio", 1009, {40: 1009}, 12_345_678, parts=TimeParts(7919, 104_648, 0)),
+            vcpu="1",
+        ),
         thread(1201, 1208, counted("EC_HVC64", "hypercall", 1), vcpu="1", born_ns=2),
         thread(4194303, 4194301, counted("UNKNOWN_0x1f", "other", 7, {10: 7}, 700), comm=HOSTILE, vm=HOSTILE),
     ),
@@ -52,12 +58,13 @@ def test_csv_has_this_exact_text() -> None:
     said = csv_lines(rows, 1700000000.25, header=True)
     bound40, bound90 = bound_ns(40), bound_ns(90)
     assert said == (
-        "time,seconds,tgid,tid,comm,vm,vcpu,kind,reason,class,count,rate,time_ns,share,avg_ns,p50_ns,p99_ns,max_ns\n"
+        "time,seconds,tgid,tid,comm,vm,vcpu,kind,reason,class,count,rate,time_ns,share,avg_ns,p50_ns,p99_ns,max_ns,"
+        "wait_ns,sleep_ns,vmm_ns\n"
         "1700000000.250,4.000000,1201,1208,CPU 1/KVM,web-1,1,exit,EC_DABT_LOW,mmio,1009,252.250,12345678,0.003086,"
-        f"12235,{bound40},{bound40},{bound40}\n"
-        "1700000000.250,4.000000,1201,1208,CPU 1/KVM,web-1,1,exit,EC_HVC64,hypercall,1,0.250,0,0.000000,,,,\n"
+        f"12235,{bound40},{bound40},{bound40},7919,96729,0\n"
+        "1700000000.250,4.000000,1201,1208,CPU 1/KVM,web-1,1,exit,EC_HVC64,hypercall,1,0.250,0,0.000000,,,,,,,\n"
         "1700000000.250,4.000000,1201,1207,CPU 0/KVM,web-1,0,exit,EC_WFx,idle,101,25.250,101000000000,1.000000,"
-        f"1010000000,{bound90},{bound90},{bound90}\n"
+        f"1010000000,{bound90},{bound90},{bound90},,,\n"
     )
     assert csv_lines(rows, 0, header=False).count("\n") == 3
 
@@ -85,7 +92,14 @@ def test_the_table_is_printable_and_aligned(comms: list[str]) -> None:
 
 def test_json_has_each_vcpu_with_its_reasons() -> None:
     vcpus = [
-        thread(1, 2, counted("A", "other", 4, {10: 2}, 8), counted("K", "pio", 1, kind=USERSPACE), vm=HOSTILE),
+        thread(
+            1,
+            2,
+            counted("A", "other", 4, {10: 2}, 8, parts=TimeParts(2, 5, 0)),
+            counted("K", "pio", 1, kind=USERSPACE),
+            vm=HOSTILE,
+            wait_ns=13,
+        ),
         thread(
             1,
             3,
@@ -109,6 +123,7 @@ def test_json_has_each_vcpu_with_its_reasons() -> None:
     }
     assert [vcpu["tid"] for vcpu in made["vcpus"]] == [3, 2, 4]
     assert [vcpu["guest_ns"] for vcpu in made["vcpus"]] == [77, 0, 9]
+    assert [vcpu["wait_ns"] for vcpu in made["vcpus"]] == [None, None, None]
     assert made["vcpus"][1]["vm"] == HOSTILE
     assert made["vcpus"][0]["in_progress"] == {"reason": "B", "class": "mmio", "age_ns": 500}
     assert made["vcpus"][1]["reasons"] == [
@@ -118,6 +133,9 @@ def test_json_has_each_vcpu_with_its_reasons() -> None:
             "class": "other",
             "exits": 4,
             "sum_ns": 8,
+            "wait_ns": 2,
+            "sleep_ns": 3,
+            "vmm_ns": 0,
             "buckets": [[10, 2]],
             "time_ns": 8,
             "share": 0.0,
@@ -133,6 +151,9 @@ def test_json_has_each_vcpu_with_its_reasons() -> None:
             "class": "pio",
             "exits": 1,
             "sum_ns": 0,
+            "wait_ns": None,
+            "sleep_ns": None,
+            "vmm_ns": None,
             "buckets": [],
             "time_ns": 0,
             "share": 0.0,
