@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from exporter.common import text
 from exporter.model.buckets import OCTAVES, octave_counts
@@ -37,12 +37,20 @@ def bars(buckets: Mapping[int, int]) -> str:
     return "".join(f"M{column} 0v-{-(-value * HEIGHT // most)}" for column, value in enumerate(counts) if value)
 
 
-def bar(part: float) -> str:
+def bar(part: float, split: Sequence[tuple[str, float]] = ()) -> str:
     """A bar that is `part` (0 to 1) full.
 
-    It is hidden from screen readers, because the number beside it has the same value.
+    `split` has parts of it from left to right, each with the class of its colour. The rest then has the class r.
+    Screen readers skip the bar, because numbers near it have the same values.
     """
-    return (
-        '<svg class=bar aria-hidden=true viewBox="0 0 200 1" preserveAspectRatio=none>'
-        f'<path d="M0 .5h{min(200, round(part * 200))}"/></svg>'
-    )
+    paths, at, end = "", 0, min(200, round(part * 200))
+    done = 0.0
+    for name, its_part in split:
+        done += its_part
+        until = min(end, round(done * 200))
+        if until > at:
+            paths += f'<path class={name} d="M{at} .5h{until - at}"/>'
+            at = until
+    if end > at or not paths:
+        paths += f'<path{" class=r" if split else ""} d="M{at} .5h{end - at}"/>'
+    return f'<svg class=bar aria-hidden=true viewBox="0 0 200 1" preserveAspectRatio=none>{paths}</svg>'

@@ -7,22 +7,26 @@ from collections.abc import Sequence
 
 from exporter.common.text import count, printable
 from exporter.page.drawing import bar, duration, histogram
-from exporter.page.view import STUCK_NS, PageView, Stuck, Sum, VmView, lost, sum_of
+from exporter.page.view import STUCK_NS, PageView, Stuck, Sum, TimeSplit, VmView, lost, spent, sum_of
 from exporter.readings.difference import ReasonDifference
 
 VMS, REASONS, STUCK, OPEN = 20, 8, 10, 3
 """How many VMs, reasons of a VM and stuck vCPUs are shown, and how many VMs show their reasons from the beginning."""
-BUDGET = 36_000
+BUDGET = 35_500
 """Limit of the VMs, in bytes. If that is not enough for all reasons, VMs of a lower rank show fewer reasons."""
 _NAME, _REASON = 40, 28
 """Longest name and longest reason, in characters."""
-_AROUND_REASONS = 350
+_AROUND_REASONS = 400
 """Bytes of the HTML around the rows of a VM."""
 
+_COLOURS = (("w", "waiting"), ("s", "asleep"), ("k", "kernel"), ("v", "vmm"))
+"""The classes of the colours of a TimeSplit's members."""
+
 _HEAD = (
-    "<thead><tr><th scope=col>Reason<th scope=col>Lost<th scope=col>Exits/s<th scope=col>p50<th scope=col>p99"
+    "<thead><tr><th scope=col>Reason<th scope=col>Lost<th scope=col>Exits/s{}<th scope=col>p50<th scope=col>p99"
     "<th scope=col><span class=axis><i>1&nbsp;µs</i><i>1&nbsp;ms</i><i>1&nbsp;s</i></span><tbody>"
 )
+_HEAD_OF_PARTS = "<th scope=col>Waiting<th scope=col>Asleep"
 # To save bytes, elements that a page may have a hundred times lack the closing tags and quotes that HTML does not need.
 
 
@@ -66,6 +70,10 @@ def span(ns: int) -> str:
     return f"{hours // 24}\u00a0d {hours % 24}\u00a0h"
 
 
+def _vcpus(number: float) -> str:
+    return html.escape(figure(number))
+
+
 def _number(number: int, one: str) -> str:
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
@@ -88,8 +96,12 @@ def _tiles(view: PageView) -> str:
     whole = view.total
     vcpus = sum(vm.vcpus for vm in view.vms if vm.alive)
     running = sum(vm.alive for vm in view.vms)
+    waiting = (
+        (("Waiting for a CPU", f"{_vcpus(view.waiting)} <small>vCPUs</small>"),) if view.waiting is not None else ()
+    )
     tiles = (
-        ("Lost to exits", f"{html.escape(figure(whole.lost))} <small>of {_number(vcpus, 'vCPU')}</small>"),
+        ("Lost to exits", f"{_vcpus(whole.lost)} <small>of {_number(vcpus, 'vCPU')}</small>"),
+        *waiting,
         ("Exits", f"{count(whole.rate)}<small>/s</small>"),
         ("VMs", f"{running:,}"),
         ("Stuck over 1&nbsp;s", f"{len(view.stuck):,} <small>{'vCPU' if len(view.stuck) == 1 else 'vCPUs'}</small>"),
@@ -135,25 +147,40 @@ def _vms(view: PageView) -> str:
     rest = sum_of(view.vms[VMS:])
     more = f'<p class="more">and {_number(rest.number, "more VM")}: {_sum(rest)}</p>' if rest.number else ""
     none = '<p class="more">No exit was seen yet. Is a VM running on this host?</p>' if not view.vms else ""
+    split = " class=split" if view.waiting is not None else ""
     return (
         f'<h2 id="over">VMs by time lost to exits <small>{when}</small></h2>'
-        f'<div id="vms">{"".join(made)}</div>{more}{none}'
+        f'<div id="vms"{split}>{"".join(made)}</div>{more}{none}'
     )
 
 
 def _sum(rest: Sum) -> str:
-    return f"{html.escape(figure(rest.lost))} vCPUs lost, {count(rest.rate)} exits/s"
+    return f"{_vcpus(rest.lost)} vCPUs lost, {count(rest.rate)} exits/s"
 
 
 def _vm(vm: VmView, most: float, room: int, *, opened: bool) -> str:
     about = [f"pid {vm.pid}", safe(vm.vmm, 16), _number(vm.vcpus, "vCPU") if vm.alive else "ended"]
+    split = vm.split
+    parts = [(name, getattr(split, part) / most) for name, part in _COLOURS] if split and most else []
     head = (
         f"<details id=vm-{vm.pid}{' open' if opened else ''}><summary><b><bdi>{safe(vm.name, _NAME)}</bdi></b>"
-        f"<small>{' · '.join(filter(None, about))}</small>{bar(vm.lost / most if most else 0.0)}"
-        f"<span class=lost>{html.escape(figure(vm.lost))} vCPUs</span>"
-        f"<span class=rate>{count(vm.rate)} exits/s</span></summary>"
+        f"<small>{' · '.join(filter(None, about))}</small>{bar(vm.lost / most if most else 0.0, parts)}"
+        f"<span class=lost>{_vcpus(vm.lost)} vCPUs</span>"
+        f"<span class=rate>{count(vm.rate)} exits/s</span></summary>{_where(split) if split else ''}"
     )
     return f"{head}{_reasons(vm, room - len(head.encode(errors='replace')))}</details>"
+
+
+def _where(split: TimeSplit) -> str:
+    """A line that says where the lost time went, and whether the guest's idle time was polling or sleep."""
+    said = [
+        f"<i class={name}>{word}</i> <b>{_vcpus(getattr(split, part))}</b>"
+        for (name, part), word in zip(_COLOURS, ("Waiting for a CPU", "asleep", "kernel", "VMM"))
+    ]
+    idle = f"asleep <b>{_vcpus(split.idle_asleep)}</b>, polling <b>{_vcpus(split.polling)}</b>"
+    if split.idle_waiting:
+        idle += f", waiting <b>{_vcpus(split.idle_waiting)}</b>"
+    return f"<p class=where>{' '.join(said)} · idle: {idle}</p>"
 
 
 def _reasons(vm: VmView, room: int) -> str:
@@ -162,12 +189,12 @@ def _reasons(vm: VmView, room: int) -> str:
     room -= _AROUND_REASONS
     made = []
     for row in vm.rows[:REASONS]:
-        part = _reason(row)
+        part = _reason(row, split=bool(vm.split))
         room -= len(part.encode(errors="replace"))
         if room < 0:
             break
         made.append(part)
-    table = f"<table>{_HEAD}{''.join(made)}</table>" if made else ""
+    table = f"<table>{_HEAD.format(_HEAD_OF_PARTS if vm.split else '')}{''.join(made)}</table>" if made else ""
     rest = vm.rows[len(made) :]
     if not rest:
         return table
@@ -175,10 +202,13 @@ def _reasons(vm: VmView, room: int) -> str:
     return f"{table}<p class=more>and {_number(others.number, 'more reason')}: {_sum(others)}</p>"
 
 
-def _reason(row: ReasonDifference) -> str:
+def _reason(row: ReasonDifference, *, split: bool) -> str:
     kind = " class=idle" if row.idle else ""
+    parts = ""
+    if split and row.parts:
+        parts = f"<td>{_vcpus(spent(row, row.parts.wait))}<td>{_vcpus(spent(row, row.parts.sleep))}"
     return (
         f"<tr{kind}><th scope=row>{safe(row.reason, _REASON)} <i>{safe(row.klass, 10)}</i>"
-        f"<td>{html.escape(figure(lost(row)))}<td>{count(row.rate)}<td>{duration(row.p50_ns)}<td>{duration(row.p99_ns)}"
+        f"<td>{_vcpus(lost(row))}<td>{count(row.rate)}{parts}<td>{duration(row.p50_ns)}<td>{duration(row.p99_ns)}"
         f"<td>{histogram(row)}"
     )

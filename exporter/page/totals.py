@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.model.records import ThreadKey
-from exporter.readings.difference import ReasonDifference, added, between
+from exporter.readings.difference import ReasonDifference, added, between, grown
 from exporter.readings.grouping import grouped
-from exporter.readings.reading import Reading, VcpuReading, nothing
+from exporter.readings.reading import KINDS, Reading, VcpuReading, nothing
 
 FORGET_SECONDS = 60.0
 """Totals are dropped if the page was not requested for this long."""
@@ -20,6 +20,10 @@ _SPAN_SECONDS = 3.5
 """Rates are averaged over at least this time (two refreshes of the page), as soon as totals of this age exist."""
 _APART_SECONDS = 1.5
 """Shortest time between two readings whose totals are kept."""
+
+
+RowKey = tuple[int, str, str]
+"""Pid, kind and reason."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,7 @@ class Totals:
     """When the page was requested, on the clock of History."""
     taken_ns: int
     since_ns: int
-    rows: Mapping[tuple[int, str], ReasonDifference]
-    """By pid and reason."""
+    rows: Mapping[RowKey, ReasonDifference]
     alive: frozenset[ThreadKey]
     ended: frozenset[ThreadKey]
     """vCPUs that had ended. No sum includes them. Their counts no longer change, so later differences omit them."""
@@ -47,7 +50,7 @@ class Change:
     threads: Sequence[VcpuReading]
     """vCPUs that were alive at some time since then. All vCPUs of a process have the same VM name."""
     rows: Sequence[ReasonDifference]
-    """One row for each VM and reason."""
+    """One row for each VM, kind and reason."""
 
 
 class History:
@@ -85,7 +88,7 @@ class History:
         self,
         reading: Reading,
         threads: Sequence[VcpuReading],
-        rows: Mapping[tuple[int, str], ReasonDifference],
+        rows: Mapping[RowKey, ReasonDifference],
         now: float,
     ) -> None:
         """Keep totals of the reading, unless the last totals are younger than _APART_SECONDS."""
@@ -129,10 +132,10 @@ def _named(threads: Iterable[VcpuReading]) -> list[VcpuReading]:
     return named
 
 
-def _by_vm(reading: Reading, threads: Sequence[VcpuReading]) -> dict[tuple[int, str], ReasonDifference]:
-    """Sums of the threads since counting began, by pid and reason."""
+def _by_vm(reading: Reading, threads: Sequence[VcpuReading]) -> dict[RowKey, ReasonDifference]:
+    """Sums of the threads since counting began."""
     whole = between(nothing(reading.since_ns), replace(reading, vcpus=threads))
-    return {(row.pid, row.reason): row for row in grouped(whole, by="vm")}
+    return {(row.pid, kind, row.reason): row for kind in KINDS for row in grouped(whole, kind, by="vm")}
 
 
 def _minus(now: ReasonDifference, then: ReasonDifference | None, elapsed_ns: int, vcpus: int) -> ReasonDifference:
@@ -140,10 +143,12 @@ def _minus(now: ReasonDifference, then: ReasonDifference | None, elapsed_ns: int
     row = replace(now, elapsed_ns=elapsed_ns, span_ns=elapsed_ns * vcpus)
     if then is None:
         return row
+    sum_ns = max(0, now.sum_ns - then.sum_ns)
     return replace(
         row,
         exits=max(0, now.exits - then.exits),
-        sum_ns=max(0, now.sum_ns - then.sum_ns),
+        sum_ns=sum_ns,
+        parts=grown(now.parts, then.parts, sum_ns),
         time_ns=max(0, now.time_ns - then.time_ns),
         buckets=added(now.buckets, then.buckets),
     )

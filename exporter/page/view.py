@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.model.drops import not_counted
+from exporter.model.records import NO_PARTS
 from exporter.naming.vmm.registry import MOVING
 from exporter.page.totals import Change
 from exporter.readings.difference import IDLE, ReasonDifference
 from exporter.readings.grouping import ordered
-from exporter.readings.reading import Reading, VcpuReading
+from exporter.readings.reading import EXIT, Reading, VcpuReading
 
 STUCK_NS = 10**9
 """A vCPU that has been in one exit for longer than this, and is not idle, is listed."""
@@ -45,6 +46,23 @@ class Sum(NamedTuple):
     """Exits per second."""
 
 
+class TimeSplit(NamedTuple):
+    """Where the time of a VM's completed exits went, in vCPUs. The first four are parts of its lost time."""
+
+    waiting: float
+    """The vCPUs' threads could run, but had no CPU."""
+    asleep: float
+    kernel: float
+    """On a CPU, in the kernel."""
+    vmm: float
+    """On a CPU, in the VMM."""
+    idle_waiting: float
+    """Without a CPU after an interrupt ended the guest's idle time."""
+    idle_asleep: float
+    polling: float
+    """On a CPU in the guest's idle time: the kernel polls for an interrupt."""
+
+
 @dataclass(frozen=True)
 class VmView:
     """One VM."""
@@ -57,6 +75,8 @@ class VmView:
     elapsed_ns: int
     rows: Sequence[ReasonDifference]
     """Sorted by the time lost. Idle reasons come last."""
+    split: TimeSplit | None
+    """None where the exporter cannot tell."""
 
     @property
     def lost(self) -> float:
@@ -84,6 +104,12 @@ class PageView:
     """Sentences about events that were not counted."""
 
     @property
+    def waiting(self) -> float | None:
+        """vCPUs that waited for a CPU, on the whole host; None where the exporter cannot tell."""
+        known = [vm.split.waiting + vm.split.idle_waiting for vm in self.vms if vm.split]
+        return sum(known) if known else None
+
+    @property
     def total(self) -> Sum:
         """All VMs together."""
         return sum_of(self.vms)
@@ -92,6 +118,29 @@ class PageView:
 def lost(row: ReasonDifference) -> float:
     """vCPUs lost: time out of the guest, divided by the time that passed."""
     return row.time_ns / row.elapsed_ns if row.elapsed_ns else 0.0
+
+
+def spent(row: ReasonDifference, part_ns: int) -> float:
+    """vCPUs that a part of the completed exits took."""
+    return row.within(part_ns) / row.elapsed_ns if row.elapsed_ns else 0.0
+
+
+def _split(rows: Sequence[ReasonDifference]) -> TimeSplit | None:
+    """Split the time of a VM's reasons of both kinds."""
+    if not rows or not all(row.parts for row in rows):
+        return None
+    waiting, asleep, on_cpu = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    vmm = 0.0
+    for row in rows:
+        parts = row.parts or NO_PARTS
+        if row.kind == EXIT:
+            waiting[row.idle] += spent(row, parts.wait)
+            asleep[row.idle] += spent(row, parts.sleep)
+            on_cpu[row.idle] += spent(row, row.sum_ns - parts.off)
+        elif not row.idle:
+            vmm += spent(row, max(0, parts.vmm - parts.off))
+    vmm = min(vmm, on_cpu[False])
+    return TimeSplit(waiting[False], asleep[False], on_cpu[False] - vmm, vmm, waiting[True], asleep[True], on_cpu[True])
 
 
 def sum_of(vms: Sequence[VmView]) -> Sum:
@@ -130,7 +179,8 @@ def _ranked(change: Change) -> list[VmView]:
                 living or len(vcpus),
                 bool(living),
                 change.elapsed_ns,
-                ordered(rows.get(pid, [])),
+                ordered(row for row in rows.get(pid, []) if row.kind == EXIT),
+                _split(rows.get(pid, [])),
             )
         )
     return sorted(vms, key=lambda vm: (-vm.lost, -vm.rate, vm.name, vm.pid))
