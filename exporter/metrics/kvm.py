@@ -159,6 +159,20 @@ class Metrics:
                 "vmm",
                 userspace.series(),
             ),
+            PartFamily(
+                "kvm_userspace_exit_vmm_wait_seconds_total",
+                "Part of kvm_userspace_exit_vmm_seconds_total in which the vCPU thread could run but had no CPU.",
+                userspace.labels,
+                "wait",
+                userspace.series(),
+            ),
+            PartFamily(
+                "kvm_userspace_exit_vmm_sleep_seconds_total",
+                "Part of kvm_userspace_exit_vmm_seconds_total in which the vCPU thread slept.",
+                userspace.labels,
+                "sleep",
+                userspace.series(),
+            ),
         ]
 
     def _in_progress(self, vcpus: Sequence[Identified]) -> PlainFamily:

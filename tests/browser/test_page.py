@@ -14,6 +14,7 @@ from typing import Any, Callable
 import pytest
 
 from exporter.common.text import count
+from exporter.model.records import TimeParts
 from exporter.page import view
 from exporter.page.drawing import duration
 from exporter.page.markup import figure
@@ -22,7 +23,7 @@ from exporter.page.view import Health
 from exporter.readings import document
 from exporter.readings.difference import between
 from exporter.readings.grouping import grouped, ordered
-from exporter.readings.reading import Reading, nothing
+from exporter.readings.reading import USERSPACE, Reading, nothing
 from exporter.service.routes import routes
 from exporter.web.server import WebServer
 from tests.browser.chromium import Browser
@@ -223,6 +224,36 @@ def test_hostile_names_are_shown_as_text(served: Served, chromium: Browser, widt
     assert first == "0<script>alert('\"&\\u202e\\ud800\U0001f4a5')</scri…"
     red = chromium.run('getComputedStyle(document.querySelector("#stuck tbody th")).color')
     assert red == "rgb(255, 147, 138)"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_parts_of_the_lost_time_are_shown(served: Served, chromium: Browser, width: int) -> None:
+    """The bar and the line below a VM have one colour for each part. No cell is wider than its column."""
+    irq = counted("IRQ", "interrupt", 997, {64: 997}, 9 * 10**9, parts=TimeParts(83 * 10**8, 84 * 10**8, 0))
+    mmio = counted("MMIO", "mmio", 3, {64: 3}, 61 * 10**7, parts=TimeParts(10**8, 2 * 10**8))
+    to_vmm = counted("KVM_EXIT_MMIO", "mmio", 3, {64: 3}, 61 * 10**7, kind=USERSPACE, parts=TimeParts(0, 0, 3 * 10**8))
+    idle = counted("WFx", "idle", 5, {90: 5}, 541 * 10**8, parts=TimeParts(0, 509 * 10**8))
+    vm = thread(1, 2, irq, mmio, to_vmm, idle, vm="compute-0001")
+    served.look = lambda: PageData(reading(100, vm), Health(True, 0, 0))
+    chromium.size(width)
+    chromium.ask("Emulation.setScriptExecutionDisabled", value=True)
+    for scheme in ("light", "dark"):
+        chromium.scheme(scheme)
+        chromium.open(f"http://{served.web.addresses[0]}/")
+        assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+        assert weak(chromium) == []
+        said = chromium.run('document.querySelector(".where").innerText')
+        assert said.replace("\u00a0", " ") == (
+            "Waiting for a CPU 0.084 asleep 0.002 kernel 0.007 VMM 0.003 · idle: asleep 0.51, polling 0.032"
+        )
+        colours = "[...document.querySelectorAll('.bar path')].map(path => getComputedStyle(path).stroke)"
+        marks = "[...document.querySelectorAll('.where i')].map(i => getComputedStyle(i, '::before').color)"
+        assert chromium.run(colours) == chromium.run(marks)
+        assert len(set(chromium.run(marks))) == 4
+        cut = """[...document.querySelectorAll("details td, details thead th")]
+          .filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent)"""
+        assert chromium.run(cut) == []
+    assert chromium.run(ROWS)[0][1][0][:5] == ["IRQ", "0.090", "9.97", "0.083", "0.001"]
 
 
 def test_the_page_shows_since_when_it_is_stale(served: Served, chromium: Browser) -> None:
