@@ -226,7 +226,7 @@ screenshot: $(VENV)/done
 rules-test: $(VENV)/done
 	$(call tracefs)
 	$(VENV)/bin/python -m pytest tests/unit/deploy/test_rules.py tests/unit/docs/test_operations.py \
-		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py
+		tests/prometheus/test_rules.py tests/prometheus/test_fleet.py tests/prometheus/test_inhibition.py
 
 .PHONY: faults
 faults: $(VENV)/done

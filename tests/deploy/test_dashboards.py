@@ -30,7 +30,7 @@ MADE_BY_QUERIES = {"problem"}
 FUNCTIONS = {
     "and", "or", "on", "unless", "by", "sum", "max", "min", "count", "topk", "bool", "ignoring", "offset", "end",
     "group_left", "rate", "increase", "changes", "vector", "label_replace", "histogram_quantile", "histogram_sum",
-    "histogram_count", "avg_over_time", "max_over_time", "last_over_time",
+    "clamp_min", "histogram_count", "avg_over_time", "max_over_time", "last_over_time",
 }  # fmt: skip
 
 
@@ -152,11 +152,12 @@ def test_queries_use_only_metrics_and_labels_of_the_exporter(board: boards.Board
 
 def test_interrupted_returns_are_no_time_of_the_vmm(board: boards.Board) -> None:
     """A signal can interrupt KVM_RUN while a vCPU sleeps. The interval of `restart` then holds the whole sleep."""
-    found = [each.text for each in boards.expressions(board) if "kvm_userspace_exit_duration_seconds" in each.text]
-    assert found
-    for text in found:
-        for matchers in re.findall(r"kvm_userspace_exit_duration_seconds\w*{([^}]*)}", text):
-            assert 'reason!~"restart|error_.*"' in matchers
+    for metric in ("kvm_userspace_exit_duration_seconds", "kvm_userspace_exit_vmm_"):
+        found = [each.text for each in boards.expressions(board) if metric in each.text]
+        assert found
+        for text in found:
+            for matchers in re.findall(metric + r"\w*{([^}]*)}", text):
+                assert 'reason!~"restart|error_.*"' in matchers
 
 
 def test_links_open_the_vms_dashboard() -> None:

@@ -7,6 +7,7 @@ compared exactly with the exporter's own pages in the pauses.
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ SERIES = 28
 
 EMPTY_WHEN_HEALTHY = {"Exporters that need attention"}
 """A list of problems. On the replay it has one line: the exporter replays a recording."""
+OF_THE_SPLIT = re.compile(r"kvm_\w*_(wait|sleep|vmm)_seconds|time_split")
+"""In queries that need a host whose exporter splits the time of exits. A recording has no such time."""
 OF_A_MOMENT = {"vCPUs out of their guest now", "Out of the guest now", "Age of exits in flight"}
 """These panels are empty while every vCPU runs its guest. So one scrape with a value is enough."""
 
@@ -150,7 +153,8 @@ def test_no_panel_is_empty(server: Server) -> None:
         for panel in boards.panels(board):
             for target in panel["targets"]:
                 where = f"{name}: {panel['title']} {target['refId']}"
-                assert _has_value(server, panel, target, settings), where
+                split = bool(OF_THE_SPLIT.search(target["expr"]))
+                assert _has_value(server, panel, target, settings) != split, where
 
 
 def _has_value(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.prometheus.fixtures import _programs_can_be_loaded, build
+from tests.support.prometheus.fixtures import _programs_can_be_loaded, alertmanager, build
 
-__all__ = ["_programs_can_be_loaded", "build"]
+__all__ = ["_programs_can_be_loaded", "alertmanager", "build"]

@@ -33,6 +33,11 @@ def _overhead(*by: str) -> str:
     return f"{total(LOST, *by)} / ({total(LOST, *by)} + {total(GUEST, *by)} > 0)"
 
 
+def _waiting(window: str) -> str:
+    waited = total(queries.rate(queries.VCPU_WAIT, ALL, window), "instance")
+    return f"{waited} / ({total(f'avg_over_time({SELF}tracked_vcpus{ALL}[{window}])', 'instance')} > 0)"
+
+
 def _dropped(window: str, *by: str) -> str:
     exits, userspace = (
         total(f"increase({SELF}{name}{ALL}[{window}])", *by)
@@ -136,6 +141,19 @@ def _who() -> board.Row:
         panels.graph(
             "Time lost by class", f"{LOST_TEXT} All hosts and VMs together.",
             [(total(LOST_NOW, "class"), "{{class}}")], VCPUS, stacked=True, by_class=True,
+        ),
+        panels.graph(
+            "Where the lost time went", "The time lost in all classes except idle, in vCPUs, on hosts whose exporter "
+            "can split it. Waiting: threads could run, but had no CPU. Asleep: threads slept in an exit. Kernel and "
+            "VMM: threads were on a CPU.",
+            queries.lost_split(HERE, OVER_TIME), VCPUS, stacked=True,
+        ),
+        panels.graph(
+            "Waiting for a CPU by host", "Time in which threads of vCPUs could run but had no CPU, as a share of the "
+            "time of all vCPUs of the host. The hosts that waited most over the time range. From 5 % on, "
+            "KvmHostOvercommitted fires.",
+            [(top(_waiting(OVER_TIME), "instance", of=at_end(_waiting(WHOLE))), "{{instance}}")],
+            SHARE, steps=panels.WAITING,
         ),
     )  # fmt: skip
 

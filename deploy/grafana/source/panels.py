@@ -28,6 +28,8 @@ Steps = tuple[tuple[float, str], ...]
 
 OVERHEAD: Steps = ((0.1, "yellow"), (0.25, "red"))
 """Thresholds of the time lost, divided by the time that a VM wanted to run. A VM that does I/O loses a few percent."""
+WAITING: Steps = ((0.05, "yellow"), (0.1, "red"))
+"""Thresholds of the share of its time that a vCPU waits for a CPU. KvmHostOvercommitted fires at the first one."""
 STUCK: Steps = ((1.0, "yellow"), (10.0, "red"))
 """Thresholds of an exit's age in seconds.
 

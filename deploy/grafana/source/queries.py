@@ -10,6 +10,9 @@ from __future__ import annotations
 
 EXITS = "kvm_exit_duration_seconds"
 USERSPACE = "kvm_userspace_exit_duration_seconds"
+EXIT_WAIT = "kvm_exit_wait_seconds_total"
+EXIT_SLEEP = "kvm_exit_sleep_seconds_total"
+VCPU_WAIT = "kvm_vcpu_wait_seconds_total"
 
 OVER_TIME = "$__rate_interval"
 """The window of a graph. It covers at least four scrapes."""
@@ -22,6 +25,11 @@ CLASSES = 'class=~"$class"'
 
 OF_THE_VMM = 'reason!~"restart|error_.*"'
 """Leaves out returns that are no work of the VMM: the interval of an interrupted sleep holds the whole sleep."""
+
+
+NOT_IDLE = 'class!="idle"'
+NO_IDLE_RETURN = 'reason!~"KVM_EXIT_HLT|KVM_EXIT_AP_RESET_HOLD"'
+"""Leaves out returns to a VMM that only waits there for its idle guest."""
 
 
 def selector(*matchers: str) -> str:
@@ -47,6 +55,41 @@ def observed(histogram: str, where: str, window: str) -> str:
 def total(expr: str, *by: str) -> str:
     """Return the sum of each group, or the sum of all series without `by`."""
     return f"sum by ({', '.join(by)}) ({expr})" if by else f"sum({expr})"
+
+
+def _on_cpu(here: tuple[str, ...], window: str, *matchers: str) -> str:
+    """Return the time that threads were on a CPU in exits. Only hosts that tell it are included."""
+    where = selector(*here, *matchers)
+    spent = f"{seconds(EXITS, where, window)} and on (job, instance) kvm_exit_exporter_time_split{selector(*here)} == 1"
+    away = [or_zero(total(rate(name, where, window))) for name in (EXIT_WAIT, EXIT_SLEEP)]
+    return " - ".join((total(spent), *(f"({part})" for part in away)))
+
+
+def lost_split(here: tuple[str, ...], window: str) -> list[tuple[str, str]]:
+    """Return the parts of the lost time with their names: waiting, asleep, in the VMM, in the kernel."""
+    lost, work = selector(*here, NOT_IDLE), selector(*here, OF_THE_VMM, NO_IDLE_RETURN)
+    whole, wait, sleep = (
+        total(rate(f"kvm_userspace_exit_{name}_seconds_total", work, window))
+        for name in ("vmm", "vmm_wait", "vmm_sleep")
+    )
+    vmm = f"{whole} - ({or_zero(wait)}) - ({or_zero(sleep)})"
+    return [
+        (total(rate(EXIT_WAIT, lost, window)), "waiting for a CPU"),
+        (total(rate(EXIT_SLEEP, lost, window)), "asleep"),
+        (f"clamp_min({_on_cpu(here, window, NOT_IDLE)} - ({or_zero(vmm)}), 0)", "kernel"),
+        (vmm, "VMM"),
+    ]
+
+
+def idle_split(here: tuple[str, ...], window: str) -> list[tuple[str, str]]:
+    """Return the parts of the idle time with their names: asleep, polling in the kernel, waiting."""
+    idle = 'class="idle"'
+    where = selector(*here, idle)
+    return [
+        (total(rate(EXIT_SLEEP, where, window)), "asleep"),
+        (f"clamp_min({_on_cpu(here, window, idle)}, 0)", "polling"),
+        (total(rate(EXIT_WAIT, where, window)), "waiting for a CPU"),
+    ]
 
 
 def average(histogram: str, where: str, window: str, *by: str) -> str:

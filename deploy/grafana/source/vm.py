@@ -19,6 +19,8 @@ LOST = queries.seconds(EXITS, CHOSEN, WHOLE)
 LOST_NOW = queries.seconds(EXITS, CHOSEN, OVER_TIME)
 GUEST = queries.rate("kvm_vcpu_guest_seconds_total", ALL, WHOLE)
 GUEST_NOW = queries.rate("kvm_vcpu_guest_seconds_total", ALL, OVER_TIME)
+WAIT = queries.rate(queries.EXIT_WAIT, CHOSEN, WHOLE)
+WAIT_NOW = queries.rate(queries.EXIT_WAIT, CHOSEN, OVER_TIME)
 EXIT_RATE = queries.rate("kvm_exits_total", CHOSEN, WHOLE)
 IN_FLIGHT = "kvm_vcpu_exit_in_progress_seconds"
 
@@ -87,6 +89,18 @@ def _where() -> board.Row:
             "of 100 % is the vCPU's whole time.",
             top(per_vcpu, "vcpu", of=total(LOST, "vcpu")), "vcpu", SHARE, span=12,
         ).height(10),
+        panels.graph(
+            "Where the lost time went", "The time lost in all classes except idle, in vCPUs. Waiting: the thread could "
+            "run, but had no CPU: the host is overcommitted, or a CPU quota is used up. Asleep: the thread slept in an "
+            "exit. Kernel and VMM: it was on a CPU. Empty if the exporter cannot split the time.",
+            queries.lost_split(HERE, OVER_TIME), VCPUS, stacked=True,
+        ),
+        panels.graph(
+            "Where the idle time went", "The time that the guest was idle, in vCPUs. Polling: the kernel waits on the "
+            "CPU for an interrupt before the thread sleeps (halt_poll_ns). Waiting: the guest was awake, but its "
+            "thread had no CPU yet.",
+            queries.idle_split(HERE, OVER_TIME), VCPUS, stacked=True,
+        ),
     )  # fmt: skip
 
 
@@ -126,6 +140,12 @@ def _why() -> board.Row:
             ],
             panels.EXITS,
         ),
+        panels.graph(
+            "Waiting for a CPU by reason", "The part of each reason's time in which the thread could run but had no "
+            "CPU, in vCPUs, without idle. The reason is not the cause: a thread loses its CPU in any exit.",
+            [(top(total(WAIT_NOW, "reason"), "reason", of=at_end(total(WAIT, "reason"))), "{{reason}}")],
+            VCPUS, stacked=True, span=24,
+        ),
     )  # fmt: skip
 
 
@@ -155,6 +175,8 @@ def _how_long() -> board.Row:
 def _which() -> board.Row:
     lost = total(LOST, "vcpu")
     most = at_end(lost)
+    wait = queries.rate(queries.VCPU_WAIT, ALL, WHOLE)
+    wait_now = queries.rate(queries.VCPU_WAIT, ALL, OVER_TIME)
     userspace = total(queries.rate("kvm_userspace_exits_total", ALL, WHOLE), "vcpu")
     return "vCPUs compared", (
         panels.graph(
@@ -166,6 +188,12 @@ def _which() -> board.Row:
             "In guest by vCPU", "Time in guest mode of the same vCPUs. A vCPU at 100 % is CPU-bound. A vCPU at 0 % "
             "sleeps, is stuck or is switched off.",
             [(top(total(GUEST_NOW, "vcpu"), "vcpu", of=most), "vCPU {{vcpu}}")], SHARE,
+        ),
+        panels.graph(
+            "Waiting for a CPU by vCPU", "Time in which the vCPU's thread could run but had no CPU, as a share of the "
+            "vCPU's time. The vCPUs that waited most over the time range.",
+            [(top(total(wait_now, "vcpu"), "vcpu", of=at_end(total(wait, "vcpu"))), "vCPU {{vcpu}}")],
+            SHARE, steps=panels.WAITING, span=24,
         ),
         panels.rows(
             "Each vCPU", "The vCPUs that lost most. Means over the time range. If one vCPU differs from the others, it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -50,7 +51,7 @@ def find(suite: str) -> Build | UnavailableError:
     try:
         if _codename() == suite and (installed := shutil.which("prometheus")):
             return _build(Path(installed))
-        cache = _cache()
+        cache = _cache("prometheus")
         link = cache / suite
         if not (link / "promtool").exists():
             _fetch(suite, cache, link)
@@ -61,12 +62,32 @@ def find(suite: str) -> Build | UnavailableError:
 
 def cached(suite: str) -> Build | None:
     """Return the Prometheus of a suite if it was downloaded before; None otherwise."""
-    found = find(suite) if (_cache() / suite / "promtool").exists() else None
+    found = find(suite) if (_cache("prometheus") / suite / "promtool").exists() else None
     return found if isinstance(found, Build) else None
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / "prometheus"
+@functools.cache
+def find_alertmanager() -> Path | UnavailableError:
+    """Return the unpacked package prometheus-alertmanager of the oldest Debian release, or the error."""
+    folder = _cache("alertmanager") / SUITES[0]
+    try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as name:
+                new = Path(name)
+                _download(SUITES[0], new, "prometheus-alertmanager")
+                (package,) = new.glob("*.deb")
+                _run("dpkg-deb", "--extract", str(package), str(new / "tree"))
+                with contextlib.suppress(OSError):  # another run has made the folder meanwhile
+                    (new / "tree").rename(folder)
+        _run(str(folder / "usr/bin/amtool"), "--version")
+    except UnavailableError as error:
+        return UnavailableError(f"Alertmanager of {SUITES[0]}: {error}")
+    return folder
+
+
+def _cache(name: str) -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvm-exit-exporter" / name
 
 
 def _codename() -> str:
@@ -100,7 +121,7 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as name:
         new = Path(name)
-        _download(suite, new)
+        _download(suite, new, "prometheus", "promtool")
         (package,) = new.glob("prometheus_*.deb")
         version = _run("dpkg-deb", "--field", str(package), "Version").strip()
         for each in new.glob("*.deb"):
@@ -122,10 +143,10 @@ def _fetch(suite: str, cache: Path, link: Path) -> None:
         (new / "link").replace(link)
 
 
-def _download(suite: str, new: Path) -> None:
-    """Download the packages of the server and of promtool from this machine's mirror.
+def _download(suite: str, new: Path, *packages: str) -> None:
+    """Download those packages that the suite has from this machine's mirror. apt uses a separate state folder.
 
-    They are separate packages since Debian 13. apt uses a separate state folder.
+    promtool is a package of its own since Debian 13.
     """
     for folder in (new / "lists/partial", new / "archives/partial"):
         folder.mkdir(parents=True)
@@ -150,8 +171,8 @@ def _download(suite: str, new: Path) -> None:
     }
     settings = [f"-o{key}={value}" for key, value in options.items()]
     _run("apt-get", "-qq", *settings, "update")
-    own_package = {"promtool"} & set(_run("apt-cache", *settings, "pkgnames", "promtool").split())
-    _run("apt-get", "-qq", *settings, "download", "prometheus", *own_package, cwd=new)
+    known = set(_run("apt-cache", *settings, "pkgnames").split())
+    _run("apt-get", "-qq", *settings, "download", *known.intersection(packages), cwd=new)
 
 
 def _mirror(etc: Path) -> str:

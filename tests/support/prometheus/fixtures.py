@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -37,3 +38,10 @@ def build() -> Callable[[str], builds.Build]:
         return _unavailable(str(found)) if isinstance(found, builds.UnavailableError) else found
 
     return get
+
+
+@pytest.fixture(scope="session")
+def alertmanager() -> Path:
+    """Return the folder with Debian's unpacked Alertmanager, or skip the test."""
+    found = builds.find_alertmanager()
+    return _unavailable(str(found)) if isinstance(found, builds.UnavailableError) else found
