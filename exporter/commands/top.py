@@ -40,6 +40,9 @@ The table has the columns TGID TID COMM KVM_EXIT_REASON COUNT AVG_TIME. COUNT is
 mean time from an exit to the next entry in ns, over all completed intervals. The reason that lost the most time comes
 first, idle reasons come last. P50, P99 and MAX are the upper bounds of their buckets; a bucket is 19 % wide.
 
+The live view, --json and --csv also say where the time went, if the host's kernel tells it: waiting for a CPU, asleep,
+and (--userspace) in the VMM. For the waiting of one vCPU, see the word wait in the second line of top --vm VM --vcpu N.
+
 A line on stderr reports exits that are in no row because the kernel's tables had no room for them, vCPUs that stay in
 an exit that began earlier, or filters that match nothing. The status is still 0. It is 1 if nothing can be counted or
 the exporter no longer answers, and 2 for a usage error.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, reading, shares
+from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, parts, reading, shares
 
 CHANGES = (
     *lookups.CHANGES,
@@ -13,4 +13,5 @@ CHANGES = (
     *collecting.CHANGES,
     *missed_ends.CHANGES,
     *shares.CHANGES,
+    *parts.CHANGES,
 )

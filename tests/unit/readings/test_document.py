@@ -220,6 +220,14 @@ def test_a_wrong_reason_is_refused(change: dict[str, object], problem: str) -> N
         document.decode(json.dumps(bad).encode())
 
 
+def test_unknown_parts_are_null() -> None:
+    """On a host that does not split the time of exits, the parts of a cell are 0, but nobody knows them."""
+    (vcpu,) = GOOD["vcpus"]
+    assert vcpu["wait_ns"] is None
+    (reason,) = vcpu["reasons"]
+    assert [reason[name] for name in ("wait_ns", "sleep_ns", "vmm_ns")] == [None] * 3
+
+
 def test_the_document_of_an_older_exporter_is_read() -> None:
     """Before the time of exits was split, the documents had no members for its parts."""
     (vcpu,) = GOOD["vcpus"]
