@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter.kernel import time_split
+from exporter.kernel.btf import KernelBtf
+from exporter.kernel.isa import registry
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 from exporter.readings import document
@@ -229,3 +232,29 @@ def test_without_privileges_top_can_only_read_an_exporter(start: Start, readable
     demo.logged("replaying")
     said = as_nobody("0.3", "--source", "exporter", "--url", _url(demo))
     assert (said.returncode, said.stdout.startswith("TGID")) == (0, True)
+
+
+def test_where_the_time_went_is_in_the_reading(machine: Callable[..., Machine]) -> None:
+    """The thread sleeps in three exits for at least 10 ms each. The reading has the parts that the maps have."""
+    defines = {**registry.BY_NAME["arm64"].replay_defines, **time_split.offsets(KernelBtf(Path("/sys")))}
+    for split in (True, False):
+        loaded = machine(time_split=split, defines=defines)
+        vcpu = loaded.vcpu("CPU 0/KVM")
+
+        def work() -> None:
+            vcpu.entry(time.monotonic_ns())
+            for _ in range(3):
+                vcpu.arm_exit(time.monotonic_ns(), TRAP, DABT_LOW)
+                time.sleep(0.01)
+                vcpu.entry(time.monotonic_ns())
+
+        vcpu.call(work)
+        read = document.decode(document.encode(_reading(loaded)))
+        record = loaded.record(vcpu)
+        (cell,) = record.cells
+        (seen,) = between(nothing(1), read).vcpus
+        (row,) = seen.rows
+        assert (row.exits, row.completed, row.sum_ns) == (3, 3, cell.sum_ns)
+        assert row.parts == (cell.parts if split else None)
+        assert seen.wait_ns == (cell.parts.wait if split else None)
+        assert (cell.parts.sleep >= 30_000_000) == split
