@@ -210,7 +210,8 @@ completion: $(VENV)/done
 
 .PHONY: dashboards-test
 dashboards-test: $(VENV)/done
-	$(VENV)/bin/python -m pytest tests/deploy/test_dashboards.py tests/deploy/test_dashboards_live.py
+	$(VENV)/bin/python -m pytest tests/deploy/test_dashboards.py tests/deploy/test_dashboards_split.py \
+		tests/deploy/test_dashboards_live.py
 
 .PHONY: page-test
 page-test: $(VENV)/done

@@ -20,6 +20,9 @@ OVER_TIME = "$__rate_interval"
 WHOLE = "$__range"
 """The window of a table or a single number: the whole time range."""
 
+TARGETS = ('job=~"$job"', 'instance=~"$instance"')
+"""Selects the chosen exporters. Their metrics about themselves have no other labels."""
+
 CLASSES = 'class=~"$class"'
 """Selects the chosen classes. Idle is never one of them."""
 
@@ -60,7 +63,8 @@ def total(expr: str, *by: str) -> str:
 def _on_cpu(here: tuple[str, ...], window: str, *matchers: str) -> str:
     """Return the time that threads were on a CPU in exits. Only hosts that tell it are included."""
     where = selector(*here, *matchers)
-    spent = f"{seconds(EXITS, where, window)} and on (job, instance) kvm_exit_exporter_time_split{selector(*here)} == 1"
+    splits = f"kvm_exit_exporter_time_split{selector(*TARGETS)} == 1"
+    spent = f"{seconds(EXITS, where, window)} and on (job, instance) {splits}"
     away = [or_zero(total(rate(name, where, window))) for name in (EXIT_WAIT, EXIT_SLEEP)]
     return " - ".join((total(spent), *(f"({part})" for part in away)))
 
