@@ -24,8 +24,8 @@ class SeriesTable:
         self._level = level
         self._vcpu_level = level == "vcpu"
         self._unmatched = {
-            labels: CarriedCounts(*counts)
-            for its_level, to_vmm, labels, *counts in carried.series
+            labels: CarriedCounts(exits, sum_ns, counts, parts)
+            for its_level, to_vmm, labels, exits, sum_ns, counts, parts in carried.series
             if (its_level, to_vmm) == (level, userspace)
         }
         self._name = name

@@ -15,7 +15,17 @@ from exporter.collect.collector import Collector, Journal
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
-from exporter.model.records import Cell, EndedVcpu, FreeEntry, Handover, Snapshot, ThreadKey, VcpuRecord, VcpuTotals
+from exporter.model.records import (
+    Cell,
+    EndedVcpu,
+    FreeEntry,
+    Handover,
+    Snapshot,
+    ThreadKey,
+    TimeParts,
+    VcpuRecord,
+    VcpuTotals,
+)
 from exporter.model.vm import Vcpu as Identity
 from exporter.model.vm import Vm
 from exporter.service.ledger import EMPTY_STATE, Ledger, LedgerEntry, LedgerError, LedgerState
@@ -210,10 +220,18 @@ def test_the_newer_file_is_read_unless_it_is_half_written() -> None:
     ledger = Ledger.create()
     for prime in (101, 103, 107):
         record = VcpuRecord(
-            ThreadKey(1, 2, prime), b"\xff", 3, VcpuTotals(5), (Cell(1, 2, prime, 7, bytes(16)),), None, False
+            ThreadKey(1, 2, prime),
+            b"\xff",
+            3,
+            VcpuTotals(5),
+            (Cell(1, 2, prime, 7, bytes(16), TimeParts(2, 3, 5)),),
+            None,
+            False,
         )
         vcpu = Identity(Vm(1, "n\udcff", "u", "qemu"), "3")
-        bases = CarriedOver([("vm", True, ("1", "web", "x"), -3, 5, (1, -2))], {"guest_ns": [(("1", "web"), 2)]})
+        bases = CarriedOver(
+            [("vm", True, ("1", "web", "x"), -3, 5, (1, -2), TimeParts(7, 11, -13))], {"guest_ns": [(("1", "web"), 2)]}
+        )
         ledger.write([LedgerEntry(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
         again = Ledger(ledger.files).read()
         assert again == LedgerState(

@@ -91,8 +91,8 @@ CHANGES = (
     Change(
         "the first exit of a thread is unmatched",
         _COUNT,
-        "	else if (state_of(s) == STATE_HOST)\n		COUNT(unmatched_exit);",
-        "	else\n		COUNT(unmatched_exit);",
+        "	} else if (state_of(s) == STATE_HOST) {\n		COUNT(unmatched_exit);",
+        "	} else {\n		COUNT(unmatched_exit);",
         _UNMATCHED,
     ),
     Change(
@@ -229,15 +229,21 @@ CHANGES = (
         "ns = now - s->since_ns;",
         (_COUNTS + "test_an_entry_with_an_earlier_time_than_its_exit_has_an_empty_interval",),
     ),
-    Change("an entry gives the exit no interval", _COUNT, "		n = s->exit;\n", "		n = 0;\n", _RETURNS),
+    Change(
+        "an entry gives the exit no interval",
+        _COUNT,
+        "u32 n = s->exit, user_cell = s->user_cell;",
+        "u32 n = 0, user_cell = s->user_cell;",
+        _RETURNS,
+    ),
     Change(
         "an entry gives the return no interval",
         _COUNT,
-        "		user = s->user_cell;\n",
-        "		user = 0;\n",
+        "u32 n = s->exit, user_cell = s->user_cell;",
+        "u32 n = s->exit, user_cell = 0;",
         _RETURNS,
     ),
-    Change("a failed entry has its interval twice", _COUNT, "if (user && user != n) {", "if (user) {", _FAILED_ENTRY),
+    Change("a failed entry has its interval twice", _COUNT, "if (user && user_cell != n)", "if (user)", _FAILED_ENTRY),
     Change(
         "an unmatched entry is not counted",
         _COUNT,
@@ -298,22 +304,22 @@ CHANGES = (
     Change(
         "a failed entry stays in its guest",
         _COUNT,
-        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
-        "		leave_guest(s, n, STATE_GUEST, now);\n		s->user_cell = n;",
+        "		leave_guest(s, n, STATE_HOST, now);\n	} else",
+        "		leave_guest(s, n, STATE_GUEST, now);\n	} else",
         _FAILED_ENTRY,
     ),
     Change(
         "a failed entry has no reason",
         _COUNT,
-        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
-        "		leave_guest(s, 0, STATE_HOST, now);\n		s->user_cell = n;",
+        "		leave_guest(s, n, STATE_HOST, now);\n	} else",
+        "		leave_guest(s, 0, STATE_HOST, now);\n	} else",
         _FAILED_ENTRY,
     ),
     Change(
         "the second return after a failed entry gets the interval",
         _COUNT,
-        "		leave_guest(s, n, STATE_HOST, now);\n		s->user_cell = n;",
-        "		leave_guest(s, n, STATE_HOST, now);",
+        "		leave_guest(s, n, STATE_HOST, now);\n	} else",
+        "		leave_guest(s, n, STATE_HOST, now);\n		return 0;\n	} else",
         _FAILED_ENTRY,
     ),
     Change(
@@ -337,5 +343,5 @@ CHANGES = (
         "		;",
         _UNMATCHED,
     ),
-    Change("the last return gets the interval", _COUNT, "	} else if (!s->user_cell) {", "	} else {", _RETURNS),
+    Change("the last return gets the interval", _COUNT, "	if (n && !s->user_cell) {", "	if (n) {", _RETURNS),
 )

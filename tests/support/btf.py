@@ -95,3 +95,26 @@ def write(sysfs: Path, **files: BtfFile) -> None:
 def load_module(sysfs: Path, name: str) -> None:
     """Let sysfs have a module."""
     (sysfs / "module" / name).mkdir(parents=True)
+
+
+def scheduler(file: BtfFile, *, size: int = 8, apart: int = 0) -> dict[str, int]:
+    """Add a struct task_struct. Returns the byte offsets of the members that the time split reads first.
+
+    All of them have `size` bytes. There are `apart` bytes between two members that must lie side by side.
+    """
+    word, other = file.integer("unsigned long", size), file.integer("unsigned int", 4)
+    next_to = 8 * (8 + apart)
+    info = file.struct(
+        "sched_info", 40, {"pcount": (word, 0), "run_delay": (word, next_to), "last_arrival": (word, 256)}
+    )
+    times = {"load": (other, 0), "exec_start": (word, 192), "sum_exec_runtime": (word, 192 + next_to)}
+    entity = file.struct("sched_entity", 64, {**times, "prev_sum_exec_runtime": (word, 448)})
+    members = {"se": (entity, 128 * 8), "sched_info": (info, 256 * 8), "nvcsw": (word, 512 * 8)}
+    file.struct("task_struct", 1024, members)
+    return {
+        "SCHED_INFO_OFFSET": 256,
+        "ARRIVAL_OFFSET": 256 + 32,
+        "EXEC_OFFSET": 128 + 24,
+        "PREV_SUM_OFFSET": 128 + 56,
+        "NVCSW_OFFSET": 512,
+    }

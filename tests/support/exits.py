@@ -13,7 +13,7 @@ from exporter.metrics.families import Family
 from exporter.metrics.kvm import Identified, Metrics
 from exporter.metrics.series import ReasonFilter
 from exporter.model.reason import Reason, Space
-from exporter.model.records import Cell, ExitInProgress, ThreadKey, VcpuRecord, VcpuTotals
+from exporter.model.records import NO_PARTS, Cell, ExitInProgress, ThreadKey, TimeParts, VcpuRecord, VcpuTotals
 from exporter.model.vm import Vcpu, Vm
 from exporter.naming.reasons import ReasonNames
 
@@ -30,10 +30,12 @@ Name = Callable[[int, int], Reason]
 Labels = tuple[str, ...]
 
 
-def cell(space: int, code: int, exits: int, observed: Mapping[int, int], sum_ns: int) -> Cell:
+def cell(
+    space: int, code: int, exits: int, observed: Mapping[int, int], sum_ns: int, *, parts: TimeParts = NO_PARTS
+) -> Cell:
     """Return a cell with the given buckets filled."""
     counts = [observed.get(number, 0) for number in range(BUCKETS)]
-    return Cell(space, code, exits, sum_ns, struct.pack(f"={BUCKETS}Q", *counts))
+    return Cell(space, code, exits, sum_ns, struct.pack(f"={BUCKETS}Q", *counts), parts)
 
 
 def record(
@@ -42,11 +44,13 @@ def record(
     *cells: Cell,
     born_ns: int = 1,
     guest_ns: int = 0,
+    wait_ns: int | None = None,
     in_progress: ExitInProgress | None = None,
     alive: bool = True,
 ) -> VcpuRecord:
     """Return the record of one thread."""
-    return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, VcpuTotals(guest_ns), cells, in_progress, alive)
+    times = VcpuTotals(guest_ns, wait_ns)
+    return VcpuRecord(ThreadKey(pid, tid, born_ns), b"", None, times, cells, in_progress, alive)
 
 
 def of(vm: Vm, *records: VcpuRecord) -> list[Identified]:
@@ -98,12 +102,28 @@ def totals(vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bo
 
 
 def total_of(member: str, vcpus: Iterable[Identified], level: str) -> dict[Labels, int]:
-    """Return the sum of one member of VcpuTotals for each label set."""
+    """Return the sum of one member of VcpuTotals for each label set that has one."""
     found: dict[Labels, int] = {}
     for each, vcpu in vcpus:
-        labels = who(each, vcpu, level)
-        found[labels] = found.get(labels, 0) + getattr(each.totals, member)
+        if (value := getattr(each.totals, member)) is not None:
+            labels = who(each, vcpu, level)
+            found[labels] = found.get(labels, 0) + value
     return found
+
+
+def seconds_of(
+    part: str, vcpus: Iterable[Identified], level: str, name: Name, *, userspace: bool
+) -> dict[Labels, float]:
+    """Return the sum of a part, "wait", "sleep" or "vmm", for each label set where it is not 0."""
+    found: dict[Labels, int] = {}
+    for each, vcpu in vcpus:
+        for one in each.cells:
+            if (one.space in (Space.USERSPACE, Space.USERSPACE_ERRNO)) == userspace:
+                wait, off, vmm = one.parts
+                reason = name(one.space, one.code)
+                labels = (*who(each, vcpu, level), *(reason[:1] if userspace else reason))
+                found[labels] = found.get(labels, 0) + {"wait": wait, "sleep": off - wait, "vmm": vmm}[part]
+    return {labels: ns / 1e9 for labels, ns in found.items() if ns}
 
 
 # These texts have no surrogates, because surrogates cannot be encoded. identify() never returns surrogates: it decodes
@@ -133,7 +153,9 @@ def cells(draw: st.DrawFn, most: int) -> Cell:
     observed = draw(observations(most))
     exits = draw(st.integers(sum(observed.values()), most))
     sum_ns = draw(st.integers(0, most))
-    return cell(draw(st.sampled_from(SPACES)), draw(st.integers(0, CODES - 1)), exits, observed, sum_ns)
+    off = draw(st.integers(0, sum_ns))
+    parts = TimeParts(draw(st.integers(0, off)), off, draw(st.integers(0, sum_ns)))
+    return cell(draw(st.sampled_from(SPACES)), draw(st.integers(0, CODES - 1)), exits, observed, sum_ns, parts=parts)
 
 
 @st.composite
@@ -158,6 +180,7 @@ def snapshots(draw: st.DrawFn, all_most: int = 2**63 - 1) -> list[Identified]:
             *found,
             born_ns=born,
             guest_ns=draw(st.integers(0, most)),
+            wait_ns=draw(st.none() | st.integers(0, most)),
             in_progress=age if busy else None,
             alive=busy,
         )

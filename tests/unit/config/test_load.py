@@ -78,7 +78,7 @@ CONFIGS = st.builds(
         max_requests=st.integers(1, 1000),
         enable_lifecycle=st.booleans(),
     ),
-    level=st.builds(Level, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
+    level=st.builds(Level, LEVELS, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
     reasons=st.builds(Reasons, NAMES, NAMES),
     histogram=st.builds(
         Histogram,
@@ -132,7 +132,7 @@ def test_describe_writes_the_default_values() -> None:
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
         '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
         "collect_interval: 15s\nlinger: 5m\n"
-        'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n'
+        'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n  time: "vm"\n'
         "reasons:\n  allow: []\n  deny: []\n"
         "histogram:\n  native: true\n"
         "  classic:\n    factor: 4\n    min: 1us\n    max: 16s\n    in_protobuf: true\n"
@@ -262,7 +262,7 @@ def test_off_without_quotes_is_read_as_a_level() -> None:
 
 WAITING = {
     *("web.listen_address", "web.config_file", "web.max_requests", "limits.vcpus", "limits.cells", "bpf_stats"),
-    *("kernel_headers", "lock_file", "run_as"),
+    *("kernel_headers", "lock_file", "run_as", "level.time"),
 }
 
 

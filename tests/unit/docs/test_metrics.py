@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Histogram, Level
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.kvm import TOTALS, Identified
+from exporter.metrics.kvm import Identified
 from exporter.model.reason import Reason, Space
-from exporter.model.records import ExitInProgress
+from exporter.model.records import NO_PARTS, ExitInProgress, TimeParts
 from exporter.model.vm import Vcpu, Vm
 from tests.support import pages
 from tests.support.exits import WEB, cell, families, metrics, of, record
@@ -29,15 +29,19 @@ def name(space: int, code: int) -> Reason:
     return Reason(f"{'OUT' if space == Space.USERSPACE else 'EXIT'}_{code}", f"class_{code % 3}")
 
 
-def host(vcpus: int, reasons: int, userspace: int, busy: int) -> list[Identified]:
-    """Return `vcpus` vCPUs, each with the given numbers of reasons. The first `busy` vCPUs are in an exit."""
-    cells = [cell(Space.VMX, code, 1, {code: 1}, 1) for code in range(reasons)]
-    cells += [cell(Space.USERSPACE, code, 1, {code: 1}, 1) for code in range(userspace)]
+def host(vcpus: int, reasons: int, userspace: int, busy: int, *, split: bool = False) -> list[Identified]:
+    """Return `vcpus` vCPUs, each with the given numbers of reasons. The first `busy` vCPUs are in an exit.
+
+    With `split`, all reasons have all parts.
+    """
+    parts, wait_ns = (TimeParts(1, 2, 3), 1) if split else (NO_PARTS, None)
+    cells = [cell(Space.VMX, code, 1, {code: 1}, 3, parts=parts) for code in range(reasons)]
+    cells += [cell(Space.USERSPACE, code, 1, {code: 1}, 3, parts=parts) for code in range(userspace)]
     made: list[Identified] = []
     for number in range(vcpus):
         pid = 1000 * (1 + number // VCPUS_OF_A_VM)
         age = ExitInProgress(Space.VMX, 0, 1) if number < busy else None
-        each = record(pid, pid + 1 + number % VCPUS_OF_A_VM, *cells, in_progress=age)
+        each = record(pid, pid + 1 + number % VCPUS_OF_A_VM, *cells, wait_ns=wait_ns, in_progress=age)
         made.append((each, Vcpu(Vm(pid, f"vm-{pid}", "", "qemu"), str(number % VCPUS_OF_A_VM))))
     return made
 
@@ -47,7 +51,15 @@ def formula(vcpus: int, reasons: int, level: Level, of_histogram: int, in_progre
     vms = -(-vcpus // VCPUS_OF_A_VM)
     lines = {"vcpu": vcpus, "vm": vms, "off": 0}
     counters, histograms = lines[level.counters], lines[level.histograms]
-    return counters * (reasons + len(TOTALS)) + histograms * reasons * of_histogram + in_progress + vms
+    return counters * (reasons + 1) + histograms * reasons * of_histogram + in_progress + vms
+
+
+def times(vcpus: int, reasons: int, userspace: int, level: Level) -> int:
+    """Return the part of the formula for a host that splits time: W + T (2 R' + 3 U')."""
+    if level.time == "off":
+        return 0
+    lines = {"vcpu": vcpus, "vm": -(-vcpus // VCPUS_OF_A_VM)}
+    return vcpus + lines[level.time] * (2 * reasons + 3 * userspace)
 
 
 def rendered(
@@ -81,17 +93,19 @@ LEVELS = st.sampled_from(["vcpu", "vm", "off"])
     reasons=st.integers(1, 9),
     userspace=st.integers(1, 4),
     busy=st.integers(0, 9),
-    level=st.builds(Level, LEVELS, LEVELS),
+    level=st.builds(Level, LEVELS, LEVELS, LEVELS),
+    split=st.booleans(),
     factor=st.sampled_from([2, 4, 16]),
 )
 def test_the_formula_gives_the_number_of_series_of_a_page(
-    *, vcpus: int, reasons: int, userspace: int, busy: int, level: Level, factor: int
+    *, vcpus: int, reasons: int, userspace: int, busy: int, level: Level, split: bool, factor: int
 ) -> None:
     busy = min(busy, vcpus)
-    made, classic = host(vcpus, reasons, userspace, busy), Classic(factor)
+    made, classic = host(vcpus, reasons, userspace, busy, split=split), Classic(factor)
+    of_time = times(vcpus, reasons, userspace, level) if split else 0
     bounds = {2: 25, 4: 13, 16: 7}[factor]
     for accept in (TEXT, OPENMETRICS):
-        expected = formula(vcpus, reasons + userspace, level, bounds + 3, busy)
+        expected = formula(vcpus, reasons + userspace, level, bounds + 3, busy) + of_time
         assert rendered(made, level, accept, Histogram(classic=classic)) == expected
     for histogram, both, of_histogram in (
         (Histogram(classic=classic), False, 1),
@@ -100,7 +114,7 @@ def test_the_formula_gives_the_number_of_series_of_a_page(
         (Histogram(classic=Classic(factor, in_protobuf=False)), True, 1),
         (Histogram(native=False, classic=classic), False, bounds + 3),
     ):
-        expected = formula(vcpus, reasons + userspace, level, of_histogram, busy)
+        expected = formula(vcpus, reasons + userspace, level, of_histogram, busy) + of_time
         assert rendered(made, level, PROTOBUF, histogram, both=both) == expected
 
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.options import Level
-from exporter.metrics.families import Family, PlainFamily
+from exporter.metrics.families import Family, PartFamily, PlainFamily
 from exporter.metrics.kvm import Identified
 from exporter.model.reason import Space
-from exporter.model.records import Cell, ExitInProgress
+from exporter.model.records import Cell, ExitInProgress, TimeParts
 from exporter.model.vm import Vcpu, Vm
 from tests.support import exits
 from tests.support.exits import NAME, NAMES, WEB, Labels, Name, Total, cell, families, metrics, of, record, snapshots
@@ -20,6 +20,10 @@ BY_VM = Level("vm", "vm")
 
 SERIES = ("kvm_exits_total", "kvm_exit_duration_seconds")
 USERSPACE = ("kvm_userspace_exits_total", "kvm_userspace_exit_duration_seconds")
+TIME = (
+    *("kvm_vcpu_wait_seconds_total", "kvm_exit_wait_seconds_total", "kvm_exit_sleep_seconds_total"),
+    *(f"kvm_userspace_exit_vmm{part}_seconds_total" for part in ("", "_wait", "_sleep")),
+)
 
 
 def values_of(made: list[Family]) -> dict[str, dict[Labels, object]]:
@@ -29,6 +33,8 @@ def values_of(made: list[Family]) -> dict[str, dict[Labels, object]]:
         assert family.name not in found
         if isinstance(family, PlainFamily):
             pairs: list[tuple[Labels, object]] = list(family.samples)
+        elif isinstance(family, PartFamily):
+            pairs = [(series.labels, value) for series, value in family.values()]
         else:
             pairs = [(series.labels, total(series.total())) for series in family.series]
         found[family.name] = dict(pairs)
@@ -44,10 +50,13 @@ def total(one: Cell) -> Total:
 def test_every_kvm_family_has_the_promised_labels_and_values() -> None:
     """Dashboards rely on the labels and values of every kvm_* family."""
     observed = cell(Space.ARM64_TRAP, 0x24, 7, {0: 2, 50: 3, 141: 1}, 5_000_000_500)
-    out = cell(Space.USERSPACE, 6, 3, {50: 3}, 1_500)
+    observed = observed._replace(parts=TimeParts(1_250_000_000, 3_500_000_000, 0))
+    out = cell(Space.USERSPACE, 6, 3, {50: 3}, 1_500, parts=TimeParts(101, 211, 1_409))
     interrupted = cell(Space.USERSPACE_ERRNO, 4, 2, {}, 0)
     progress = ExitInProgress(Space.ARM64_TRAP, 0x24, 2_500_000_000)
-    made = families(of(WEB, record(100, 102, observed, out, interrupted, guest_ns=1_250_000_000, in_progress=progress)))
+    guest_ns, wait_ns = 1_250_000_000, 1_750_000_000
+    cells = (observed, out, interrupted)
+    made = families(of(WEB, record(100, 102, *cells, guest_ns=guest_ns, wait_ns=wait_ns, in_progress=progress)))
     kinds = {family.name: (getattr(family, "kind", type(family).__name__), family.labels) for family in made}
     vcpu = ("pid", "tid", "vm", "vcpu")
     assert kinds == {
@@ -56,6 +65,10 @@ def test_every_kvm_family_has_the_promised_labels_and_values() -> None:
         "kvm_vcpu_guest_seconds_total": ("counter", vcpu),
         "kvm_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason", "class")),
         "kvm_userspace_exit_duration_seconds": ("HistogramFamily", (*vcpu, "reason")),
+        "kvm_vcpu_wait_seconds_total": ("counter", vcpu),
+        "kvm_exit_wait_seconds_total": ("PartFamily", ("pid", "vm", "reason", "class")),
+        "kvm_exit_sleep_seconds_total": ("PartFamily", ("pid", "vm", "reason", "class")),
+        **dict.fromkeys(TIME[3:], ("PartFamily", ("pid", "vm", "reason"))),
         "kvm_vcpu_exit_in_progress_seconds": ("gauge", (*vcpu, "reason", "class")),
         "kvm_vm_info": ("gauge", ("pid", "vm", "uuid", "vmm")),
     }
@@ -68,6 +81,12 @@ def test_every_kvm_family_has_the_promised_labels_and_values() -> None:
         "kvm_vcpu_guest_seconds_total": {who: 1.25},
         "kvm_exit_duration_seconds": exit_series,
         "kvm_userspace_exit_duration_seconds": userspace_series,
+        "kvm_vcpu_wait_seconds_total": {who: 1.75},
+        "kvm_exit_wait_seconds_total": {("100", "web-1", "EC_DABT_LOW", "mmio"): 1.25},
+        "kvm_exit_sleep_seconds_total": {("100", "web-1", "EC_DABT_LOW", "mmio"): 2.25},
+        "kvm_userspace_exit_vmm_seconds_total": {("100", "web-1", "KVM_EXIT_MMIO"): 1.409e-06},
+        "kvm_userspace_exit_vmm_wait_seconds_total": {("100", "web-1", "KVM_EXIT_MMIO"): 1.01e-07},
+        "kvm_userspace_exit_vmm_sleep_seconds_total": {("100", "web-1", "KVM_EXIT_MMIO"): 1.1e-07},
         "kvm_vcpu_exit_in_progress_seconds": {(*who, "EC_DABT_LOW", "mmio"): 2.5},
         "kvm_vm_info": {("100", "web-1", "6f1c2a70", "qemu"): 1.0},
     }
@@ -102,6 +121,7 @@ def test_series_at_level_vm_have_no_vcpu_labels() -> None:
         (Level("off", "vcpu"), [SERIES[1], USERSPACE[1]]),
         (Level("vm", "off"), [SERIES[0], USERSPACE[0], "kvm_vcpu_guest_seconds_total"]),
         (Level("off", "off"), []),
+        (Level("off", "off", "off"), []),
     ],
 )
 def test_a_level_of_off_leaves_its_families_out(level: Level, left: list[str]) -> None:
@@ -110,6 +130,7 @@ def test_a_level_of_off_leaves_its_families_out(level: Level, left: list[str]) -
     made.update(vcpus, [])
     assert [family.name for family in made.families(vcpus)] == [
         *left,
+        *([] if level.time == "off" else TIME),
         "kvm_vcpu_exit_in_progress_seconds",
         "kvm_vm_info",
     ]

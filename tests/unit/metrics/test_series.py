@@ -216,7 +216,7 @@ def test_the_end_of_a_thread_frees_its_series_and_their_caches(level: Level) -> 
         sizes.add(shown(vcpus, [each.key for each, _ in old]))
         old = vcpus
     per_level = {"vcpu": 200, "vm": 10}
-    assert sizes == {sum(per_level[each] for each in {level.counters, level.histograms})}
+    assert sizes == {sum(per_level[each] for each in {level.counters, level.histograms, level.time})}
     assert shown([], [each.key for each, _ in old]) == 0
     assert not stored_keys(made)
 

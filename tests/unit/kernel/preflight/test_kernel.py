@@ -247,9 +247,19 @@ def test_btf_is_not_needed(host: Host) -> None:
     assert status(host.run()) == 0
 
 
+def test_the_time_split_needs_btf(host: Host) -> None:
+    vmlinux = host.sys / "kernel/btf/vmlinux"
+    assert host.row("time split") == Check("time split", True, "the scheduler tells waiting for a CPU from sleeping")
+    vmlinux.unlink()
+    reason = f"the time of exits is not split: {vmlinux}: No such file or directory"
+    assert host.row("time split") == Check("time split", True, reason, needed=False)
+    assert status(host.run()) == 0
+
+
 def test_btf_on_x86(host: Host) -> None:
     """The row says which tracepoint is read."""
     host.machine, vmlinux = "x86_64", host.sys / "kernel/btf/vmlinux"
+    vmlinux.write_text("")
     assert host.row("BTF") == Check("BTF", True, "unknown: kvm_exit cannot be read", needed=False)
     kvm_exit = (FORMATS / "x86_64-svm-6.12/kvm_exit.format").read_text()
     (host.tracefs / "events/kvm/kvm_exit/format").write_text(kvm_exit)

@@ -32,6 +32,7 @@ def test_a_host_that_has_everything_passes_every_check(host: Host) -> None:
         Check("pid namespace", True, "the host's"),
         Check("hidepid", True, "processes of other users can be seen"),
         Check("BTF", True, "present, not used"),
+        Check("time split", True, "the scheduler tells waiting for a CPU from sleeping"),
         Check("kernel headers", True, "built-in headers", needed=False),
         Check("python modules", True, versions()),
         Check("BPF JIT", True, "on"),
@@ -71,6 +72,7 @@ def test_on_a_host_that_has_nothing_every_check_gives_a_row(tmp_path: Path) -> N
         "pid namespace": "missing",
         "hidepid": "ok",
         "BTF": "not needed",
+        "time split": "not needed",
         "kernel headers": "not needed",
         "python modules": "ok",
         "BPF JIT": "ok",
@@ -97,6 +99,6 @@ def test_every_check_runs_on_this_machine() -> None:
         map_bytes=1,
     )
     assert checks[0] == Check("kernel", True, uname.release)
-    assert len(checks) == 16
+    assert len(checks) == 17
     assert table(checks).startswith("CHECK ")
     assert status(checks) in {0, 1}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.config.options import Classic, Level
 from exporter.metrics.exposition.buckets import ClassicBounds
-from exporter.metrics.kvm import TOTALS, Identified
+from exporter.metrics.kvm import GUEST, WAIT, Identified
 from tests.support import exits, pages
 from tests.support.exits import Labels, Name, Total
 
@@ -20,6 +20,13 @@ CLASSICS = st.sampled_from([Classic(), Classic(2, 1e-6, 3600.0), Classic(16, 0.5
 
 # Each family of series has a name, and True if it counts exits to the VMM.
 COUNTERS = {"kvm_exits_total": False, "kvm_userspace_exits_total": True}
+PARTS = {
+    "kvm_exit_wait_seconds_total": ("wait", False),
+    "kvm_exit_sleep_seconds_total": ("sleep", False),
+    "kvm_userspace_exit_vmm_seconds_total": ("vmm", True),
+    "kvm_userspace_exit_vmm_wait_seconds_total": ("wait", True),
+    "kvm_userspace_exit_vmm_sleep_seconds_total": ("sleep", True),
+}
 HISTOGRAMS = {"kvm_exit_duration_seconds": False, "kvm_userspace_exit_duration_seconds": True}
 
 
@@ -35,10 +42,13 @@ def plain(vcpus: list[Identified], name: Name, level: Level) -> dict[str, dict[L
         },
         "kvm_vm_info": {(str(v.vm.pid), v.vm.name, v.vm.uuid, v.vm.vmm): 1.0 for _, v in vcpus},
     }
-    if level.counters != "off":
-        for family in TOTALS:
-            sums = exits.total_of(family.member, vcpus, level.counters)
-            found[family.name] = {labels: count / family.divisor for labels, count in sums.items()}
+    for family, its_level in ((GUEST, level.counters), (WAIT, "off" if level.time == "off" else "vcpu")):
+        if its_level != "off":
+            sums = exits.total_of(family.member, vcpus, its_level)
+            found[family.name] = {labels: count / 1e9 for labels, count in sums.items()}
+    if level.time != "off":
+        for name_of_family, (part, userspace) in PARTS.items():
+            found[name_of_family] = exits.seconds_of(part, vcpus, level.time, name, userspace=userspace)
     return found
 
 
