@@ -6,25 +6,20 @@ A file never becomes Python objects, so a tag in the file cannot run code. Each 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, cast
+from typing import Any, cast
 
 import yaml
 
+from exporter.common.files import read_start
 from exporter.config.options import ConfigError, UnreadableError
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 4096, 32
 """Limits of a file: its bytes, its values, its levels of nesting. They are far above what a real file needs."""
 
 
-def _read_start(path: Path, max_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(max_bytes)
+def read_text(path: Path) -> str:
+    """Return the text of a regular file, which must be UTF-8 and at most MAX_BYTES long.
 
-
-def read_text(path: Path, read_start: Callable[[Path, int], bytes] = _read_start) -> str:
-    """Return the text of a file, which must be UTF-8 and at most MAX_BYTES long.
-
-    `read_start(path, max_bytes)` returns the start of a file, and raises OSError if the file cannot be read.
     Raises UnreadableError if the file cannot be read, and ConfigError if it is too large or not UTF-8.
     """
     try:

@@ -5,8 +5,6 @@ A recording may come from an untrusted source. So every length is checked agains
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from exporter.common.files import open_regular
 from exporter.recording.events import WHAT_SIZE
 
 MAGIC = b"\x89KVMREC\n"
@@ -85,11 +84,7 @@ def pack(kind: Type, content: bytes, entries: int = 0) -> bytes:
 def read(path: Path) -> Iterator[Block]:
     """Yield the blocks of a file up to END. Raises RecordingError."""
     try:
-        # O_NONBLOCK: open() must not wait for the other end of a FIFO. A device is refused, because it may have no end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RecordingError(f"{path} is not a file")
+        with open_regular(path) as file:
             yield from _blocks(file, path)
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}") from error

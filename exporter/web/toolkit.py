@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporter.common.files import Stamp, read_start, stamp
 from exporter.config.reader import Reader
 from exporter.config.yaml_file import read_text
 from exporter.web import go_yaml
-from exporter.web.files import Stamp, read_start, stamp
 from exporter.web.rate_limit import TokenBucket
 from exporter.web.tls import TlsError, TlsOptions, server_context
 from exporter.web.toolkit_keys import HEADERS, OPTIONS, TLS
@@ -52,7 +52,7 @@ class WebConfigFile:
     def settings(self) -> Settings:
         """Read the file and the files that it names. Raises ConfigError with all problems."""
         reader = self.reader
-        reader.read_file(read_text(self.path, read_start), str(self.path))
+        reader.read_file(read_text(self.path), str(self.path))
         tls = self._tls()
         users: Any = reader.values.get("basic_auth_users", {})
         for name in users:

@@ -7,9 +7,9 @@ import os
 import threading
 from pathlib import Path
 
+from exporter.common.files import Stamp, stamp
 from exporter.common.logs import event
 from exporter.config.options import ConfigError
-from exporter.web.files import Stamp, stamp
 from exporter.web.toolkit import Settings, WebConfigFile
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -119,6 +120,17 @@ def test_a_bad_file_changes_nothing(start: Start, folder: Path) -> None:
     reload(demo, path, base, 4)
     assert demo.value("kvm_exit_exporter_config_last_reload_successful") == 1
     assert demo.value("kvm_exit_exporter_config_last_reload_success_timestamp_seconds") > loaded
+    assert demo.end() == 0
+
+
+def test_a_file_that_became_a_fifo_stops_neither_collecting_nor_sigterm(start: Start, folder: Path) -> None:
+    demo = start("demo")
+    demo.logged("replaying")
+    path = folder / "demo.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    demo.process.send_signal(signal.SIGHUP)
+    demo.logged("configuration not reloaded.*it is not a regular file")
     assert demo.end() == 0
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter.common.files import Stamp, stamp
 from exporter.config.options import ConfigError
 from exporter.web import watched
-from exporter.web.files import Stamp, stamp
 from exporter.web.rate_limit import TokenBucket
 from exporter.web.toolkit import Settings, WebConfigFile
 from exporter.web.watched import WatchedSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -293,12 +294,14 @@ def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     assert loaded(loop) == f"{loop}: cannot read the configuration file: Too many levels of symbolic links"
 
 
-def test_a_file_without_permission_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    assert loaded(Path("config.yaml")) == "config.yaml: cannot read the configuration file: Permission denied"
+    path = tmp_path / "config.yaml"
+    path.touch()
+    monkeypatch.setattr(os, "open", refuse)
+    assert loaded(path) == f"{path}: cannot read the configuration file: Permission denied"
 
 
 def test_files_that_are_too_large_or_not_utf_8_are_refused(tmp_path: Path) -> None:
@@ -307,7 +310,8 @@ def test_files_that_are_too_large_or_not_utf_8_are_refused(tmp_path: Path) -> No
     assert loaded(path) == f"{path}:2: not UTF-8: byte 0xff"
     path.write_bytes("linger: 5m".encode("utf-16"))
     assert loaded(path) == f"{path}:1: not UTF-8: byte 0xff"
-    assert loaded(Path("/dev/zero")) == "/dev/zero: larger than 1048576 bytes"
+    path.write_bytes(b"#" * 1048577)
+    assert loaded(path) == f"{path}: larger than 1048576 bytes"
 
 
 def test_a_valid_file_is_read(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_missing_files_folders_and_fifos_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "missing").endswith(": No such file or directory")
     assert refusal(tmp_path).endswith(": Is a directory")
     os.mkfifo(tmp_path / "fifo")
-    assert refusal(tmp_path / "fifo").endswith(" is not a file")
+    assert refusal(tmp_path / "fifo").endswith(": it is not a regular file")
 
 
 def test_bytes_after_the_closing_block_are_refused(small: Path) -> None:
