@@ -53,11 +53,29 @@ class CarriedOver(NamedTuple):
         series, totals = read
         return cls(
             [
-                (level, userspace, tuple(labels), exits, sum_ns, tuple(counts), TimeParts(*parts))
+                (
+                    *(level, userspace, _labels(labels), *_whole([exits, sum_ns], 2), _whole(counts, BUCKETS)),
+                    TimeParts(*_whole(parts, 3)),
+                )
                 for level, userspace, labels, exits, sum_ns, counts, parts in series
             ],
-            {member: [(tuple(labels), count) for labels, count in each] for member, each in totals.items()},
+            {
+                member: [(_labels(labels), *_whole([count], 1)) for labels, count in each]
+                for member, each in totals.items()
+            },
         )
+
+
+def _labels(values: Any) -> Labels:
+    if set(map(type, values)) - {str}:
+        raise ValueError("a label that is no text")
+    return tuple(values)
+
+
+def _whole(counts: Any, number: int) -> tuple[Any, ...]:
+    if len(counts) != number or set(map(type, counts)) != {int}:
+        raise ValueError(f"expected {number} whole numbers")
+    return tuple(counts)
 
 
 NOTHING_CARRIED = CarriedOver()

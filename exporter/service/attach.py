@@ -124,12 +124,19 @@ class TakeoverSource(_HostSource):
         self._received = False
 
     def receive(self, timeout: float) -> Attached:
-        """Return the program. Raises LoadError if its tracepoint formats cannot be read."""
+        """Return the program."""
         del timeout
-        loaded, since, ledger = self._earlier
-        attached = _attached(loaded, since, self._clock_ns, ledger, _state_of(ledger), takeover=True)
+        loaded, formats, since, ledger = self._earlier
+        attached = Attached(
+            *(loaded, formats, since, self._clock_ns, loaded.vcpu_ids),
+            ledger=ledger,
+            before=_state_of(ledger),
+            takeover=True,
+        )
         self._received = True
         self._check = loaded.check
+        if self._stored.has_rest_of_check:
+            handover.forget_check(self._systemd)
         self._stored.close()
         return attached
 
@@ -160,13 +167,14 @@ class LoaderSource(_HostSource):
         loaded = self._launcher.receive(timeout)
         if not loaded:
             return None
+        formats = host.parsed(loaded.formats)  # before it is stored: the next process would fail in the same way
         since = CountingSince(time.time(), self._clock_ns())
         ledger = None
         if self._systemd:  # stored at once, so that a kill of this process loses no exit
             ledger = handover.store(self._systemd, loaded, self._version, since)
         self._stored = StoredDescriptors(handover.stored_names(loaded), {})
         self._check = loaded.check
-        return _attached(loaded, since, self._clock_ns, ledger, EMPTY_STATE, takeover=False)
+        return Attached(loaded, formats, since, self._clock_ns, loaded.vcpu_ids, ledger=ledger)
 
     def close(self) -> None:
         """End the loader."""
@@ -209,28 +217,6 @@ def program_source(
             )
             stored.discard(systemd)
     return LoaderSource(config, sysfs, systemd, clock_ns)
-
-
-def _attached(
-    loaded: Loaded,
-    since: CountingSince,
-    clock_ns: Callable[[], int],
-    ledger: Ledger | None,
-    before: LedgerState,
-    *,
-    takeover: bool,
-) -> Attached:
-    formats = host.parsed(loaded.formats)
-    return Attached(
-        loaded,
-        formats,
-        since,
-        clock_ns,
-        vcpu_ids=loaded.vcpu_ids,
-        ledger=ledger,
-        before=before,
-        takeover=takeover,
-    )
 
 
 def _state_of(ledger: Ledger) -> LedgerState:

@@ -226,7 +226,7 @@ class Daemon:
                 proc=self._proc,
                 schedstat=self._schedstat(attached, config),
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever an earlier process left: the next start would fail in the same way
             attached.loaded.close()
             if attached.ledger:
                 attached.ledger.close()

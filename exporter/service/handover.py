@@ -10,13 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exporter.common.json_values import loads, whole
 from exporter.config.options import Config
+from exporter.kernel import host
 from exporter.kernel.exit_check import DESCRIPTORS as CHECKED
 from exporter.kernel.exit_check import ExitCheck
+from exporter.kernel.host import Formats
 from exporter.kernel.program import DEFINES, MAPS, OFFSET_SOURCES, TRACEPOINTS, Loaded, layouts, read_sources
 from exporter.model.records import CountingSince
 from exporter.service.ledger import FILES, Ledger
@@ -24,6 +27,8 @@ from exporter.service.systemd import Systemd
 
 _VERSION = 6
 """Version of the format written here and in the ledger."""
+_MAX_STATE, _MAX_STATE_VALUES = 1 << 20, 1 << 16
+"""Limits of the state. It takes 30 KB, mostly for the formats of the tracepoints."""
 _KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
 _STATE = "state"
 _KINDS = ("map", "program", "attachment", "check")
@@ -38,6 +43,7 @@ class EarlierProgram(NamedTuple):
     """A program that an earlier process attached. It still counts."""
 
     loaded: Loaded
+    formats: Formats
     since: CountingSince
     ledger: Ledger
 
@@ -48,24 +54,34 @@ class StoredDescriptors:
 
     names: frozenset[str]
     descriptors: dict[str, int]
+    repeated: list[int] = field(default_factory=list)
+    """Descriptors whose name another one has, too."""
 
     @classmethod
     def of(cls, passed: Iterable[tuple[str, int]]) -> StoredDescriptors:
         """Select the stored descriptors from all passed ones (name, number), which may include listening sockets."""
-        mine = [(name, fd) for name, fd in passed if name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS]
-        return cls(frozenset(name for name, _ in mine), dict(mine))
+        mine: dict[str, int] = {}
+        repeated = []
+        for name, fd in passed:
+            is_stored = name in (_STATE, *_LEDGER) or name.partition(".")[0] in _KINDS
+            if is_stored and mine.setdefault(name, fd) != fd:
+                repeated.append(fd)
+        return cls(frozenset(mine), mine, repeated)
 
     def take_over(self, wanted: Mapping[str, Any]) -> EarlierProgram:
         """Take over the stored program, which must have the version `wanted`. Raises HandoverError."""
         if _STATE not in self.descriptors:
             raise HandoverError("the descriptor store is not complete")
+        if self.repeated:
+            raise HandoverError("the descriptor store has a name twice")
         try:
-            state = json.loads(_read(self.descriptors[_STATE]))
+            state = _read(self.descriptors[_STATE])
             changed = [part for part, value in wanted.items() if state["version"].get(part) != value]
             if changed:
                 raise HandoverError(f"changed: {', '.join(changed)}")
-            # A check that was finished after the state was written is no longer in the store.
-            checked = [name for name in CHECKED if f"check.{name}" in self.descriptors]
+            # A check that was finished after the state was written is no longer in the store. If the earlier process
+            # was killed while it removed the check, a part of it is left.
+            checked = CHECKED if all(f"check.{name}" in self.descriptors for name in CHECKED) else ()
             loaded = Loaded(
                 *(self._named("map", state["maps"]), layouts(state["layouts"])),
                 *(self._named("program", state["programs"]), self._named("attachment", state["attachments"])),
@@ -75,14 +91,25 @@ class StoredDescriptors:
                 unsplit_reason=state["unsplit_reason"],
                 check=ExitCheck(self._named("check", checked)),
             )
-            since = CountingSince(*state["since"])
+            unix, ns = state["since"]
+            since = CountingSince(float(unix), whole(ns, 0, 1 << 63))
+            if loaded.check:
+                loaded.check.read()
+            formats = host.parsed(loaded.formats)
             ledger = Ledger([self.descriptors[name] for name in _LEDGER])
             taken = {f"{kind}.{name}" for kind in _KINDS[:-1] for name in state[f"{kind}s"]}.union(_LEDGER)
             taken.update(f"check.{name}" for name in checked)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except HandoverError:
+            raise
+        except Exception as error:  # whatever the state holds: a start that fails would fail again at each restart
             raise HandoverError(f"the descriptor store cannot be read ({error!r})") from error
         self.descriptors = {name: fd for name, fd in self.descriptors.items() if name not in taken}
-        return EarlierProgram(loaded, since, ledger)
+        return EarlierProgram(loaded, formats, since, ledger)
+
+    @property
+    def has_rest_of_check(self) -> bool:
+        """True if a part of a check of kvm_exit is left, which was not taken over."""
+        return any(name.startswith("check.") for name in self.descriptors)
 
     def discard(self, systemd: Systemd) -> None:
         """Close them here and in systemd's store. A program is detached when its last descriptor is closed."""
@@ -92,9 +119,10 @@ class StoredDescriptors:
 
     def close(self) -> None:
         """Close the descriptors that were not taken over. systemd keeps its copies."""
-        for fd in self.descriptors.values():
+        for fd in (*self.descriptors.values(), *self.repeated):
             os.close(fd)
         self.descriptors.clear()
+        self.repeated.clear()
 
     def _named(self, kind: str, names: Iterable[str]) -> dict[str, int]:
         return {name: self.descriptors[f"{kind}.{name}"] for name in names}
@@ -183,9 +211,12 @@ def store(systemd: Systemd, loaded: Loaded, its_version: Mapping[str, Any], sinc
     return ledger
 
 
-def _read(fd: int) -> bytes:
-    """Return the whole content of a memfd.
+def _read(fd: int) -> Any:
+    """Return the JSON value of a memfd.
 
-    It calls pread(), because the offset of the descriptor is at the end of the file.
+    It calls pread(), because the offset of the descriptor is at the end of the file. Raises OSError and ValueError.
     """
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    data = os.pread(fd, _MAX_STATE + 1, 0)
+    if len(data) > _MAX_STATE:
+        raise ValueError(f"a state of more than {_MAX_STATE} bytes")
+    return loads(data, _MAX_STATE_VALUES)

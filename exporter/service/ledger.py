@@ -17,7 +17,9 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from exporter.common.json_values import loads, text, whole
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
+from exporter.model.buckets import COUNTS
 from exporter.model.records import (
     NO_HANDOVER,
     Cell,
@@ -32,6 +34,14 @@ from exporter.model.records import (
 from exporter.model.vm import Vcpu, Vm
 
 FILES = 2
+
+_MAX_TEXT, _MAX_VALUES = 1 << 26, 1 << 22
+"""Limits of the JSON: its bytes, and its values. A million free entries take 24 MB and three million values."""
+_MAX_BYTES = 1 << 28
+"""Limit of JSON and buckets together: ten times the buckets of all ended vCPUs that a collector keeps."""
+_MAX_U64 = (1 << 64) - 1
+_LABEL_CHARACTERS = 1024
+"""Limit of a text of the ledger, far above that of a VM's name (exporter/naming/identity.py)."""
 
 _MAGIC = b"KVMEXIT\1"
 _HEADER = struct.Struct("=8s5Q")
@@ -132,8 +142,10 @@ class Ledger:
             header, newest = max(headers)
             if not header.text <= header.size <= os.fstat(self._files[newest]).st_size - _HEADER.size:
                 raise ValueError(f"{header} does not fit the file")
+            if header.text > _MAX_TEXT or header.size > _MAX_BYTES:
+                raise ValueError(f"{header} is above {_MAX_TEXT} bytes of text, or {_MAX_BYTES} bytes")
             state = _parse(os.pread(self._files[newest], header.size, _HEADER.size), header)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except Exception as error:  # whatever another process wrote there
             raise LedgerError(repr(error)) from error
         self._newest, self._header = newest, header
         return state
@@ -240,33 +252,47 @@ def _described(each: LedgerEntry) -> dict[str, Any]:
 
 
 def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
-    read, at = json.loads(data[: header.text]), header.text
+    read, at = loads(data[: header.text], _MAX_VALUES), header.text
     ended: list[EndedVcpu] = []
     names: list[tuple[ThreadKey, Vcpu]] = []
     served: dict[ThreadKey, tuple[int, int]] = {}
     for one in read["ended"]:
         cells = []
         for space, code, exits, sum_ns, size, parts in one["cells"]:
-            cells.append(Cell(space, code, exits, sum_ns, data[at : at + size], TimeParts(*parts)))
+            if size != COUNTS.size:
+                raise ValueError(f"a cell with {size} bytes of buckets")
+            numbers = map(_u64, (space, code, exits, sum_ns))
+            cells.append(Cell(*numbers, data[at : at + size], TimeParts(*map(_u64, parts))))
             at += size
-        key = ThreadKey(*one["key"])
+        key = ThreadKey(*map(_u64, one["key"]))
+        guest_ns, wait_ns = one["totals"]
         record = VcpuRecord(
             key=key,
             comm=bytes.fromhex(one["comm"]),
-            vcpu_id=one["vcpu_id"],
-            totals=VcpuTotals(*one["totals"]),
+            vcpu_id=None if one["vcpu_id"] is None else _u64(one["vcpu_id"]),
+            totals=VcpuTotals(_u64(guest_ns), None if wait_ns is None else _u64(wait_ns)),
             cells=tuple(cells),
             in_progress=None,
             alive=False,
         )
-        ended.append(EndedVcpu(record, one["expires_ns"]))
+        ended.append(EndedVcpu(record, _u64(one["expires_ns"])))
         if one["vm"]:
-            names.append((key, Vcpu(Vm(**one["vm"]), one["index"])))
+            names.append((key, Vcpu(_vm(**one["vm"]), text(one["index"], _LABEL_CHARACTERS))))
         exits, userspace = one["served"]
-        served[key] = (exits, userspace)
+        served[key] = (_u64(exits), _u64(userspace))
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, expected {at}")
-    listed = [(stack, number) for stack, number in read["free"]]
+    listed = [(text(stack, _LABEL_CHARACTERS), _u64(number)) for stack, number in read["free"]]
+    if not header.done <= header.begun <= min(len(listed), header.done + 1):
+        raise ValueError(f"{header} does not fit {len(listed)} free entries")
     untouched = listed[: len(listed) - header.begun]
     unsure = listed[len(listed) - header.begun] if header.begun > header.done else None
     return LedgerState(Handover(ended, untouched, unsure), names, served, CarriedOver.of(read["carried"]))
+
+
+def _u64(value: object) -> int:
+    return whole(value, 0, _MAX_U64)
+
+
+def _vm(pid: object, name: object, uuid: object, vmm: object) -> Vm:
+    return Vm(_u64(pid), *(text(each, _LABEL_CHARACTERS) for each in (name, uuid, vmm)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -231,6 +233,39 @@ def _bytes(texts: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
     return texts.map(lambda text: text.encode(errors="replace"))
 
 
+def _changed_json(name: str) -> st.SearchStrategy[bytes]:
+    """Return a strategy that replaces values of the seed by others."""
+    whole = json.loads((_CORPUS / name / "whole").read_text())
+
+    def changed(changes: list[tuple[list[int], Any]]) -> bytes:
+        made = copy.deepcopy(whole)
+        for path, value in changes:
+            at, keys = made, list(path)
+            while keys:
+                names = list(at) if isinstance(at, dict) else list(range(len(at)))
+                key = names[keys.pop() % len(names)]
+                if not keys or not isinstance(at[key], (dict, list)) or not at[key]:
+                    at[key] = copy.deepcopy(value)
+                    break
+                at = at[key]
+        return json.dumps(made).encode()
+
+    return st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=6), _JSON), max_size=3).map(changed)
+
+
+_JSON: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from([None, True, -1, 0, 1.5, 1 << 64, 10**30, "", "\ud800", [], {}, [[]], {"a": 1}]), st.integers()
+)
+_NAME = st.sampled_from(["web", "state", "ledger.0", "map.slots", "check.x", "", "\udcff"])
+LISTEN_FDS = st.builds(
+    lambda count, pid, names: SEPARATOR.join(
+        part.encode(errors="surrogateescape") for part in (count, pid, ":".join(names))
+    ),
+    st.one_of(st.integers(-1, 1 << 70).map(str), st.sampled_from(["3", "12", "\u0663", "3 ", ""])),
+    st.sampled_from(["7", "7", "7", "8", "", "7 "]),
+    st.lists(_NAME, max_size=12),
+)
+
 STRATEGIES: dict[str, st.SearchStrategy[bytes]] = {
     "config": _bytes(CONFIG),
     "flags": _bytes(FLAGS),
@@ -240,4 +275,7 @@ STRATEGIES: dict[str, st.SearchStrategy[bytes]] = {
     "accept": ACCEPT,
     "recording": RECORDING,
     "web_config": _bytes(WEB_CONFIG),
+    "state": _changed_json("state"),
+    "ledger": _changed_json("ledger"),
+    "listen_fds": LISTEN_FDS,
 }

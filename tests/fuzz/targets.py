@@ -30,6 +30,7 @@ from exporter.recording import recording as recordings
 from exporter.recording.blocks import RecordingError
 from exporter.recording.events import Kind
 from exporter.web import toolkit
+from tests.fuzz import restarts
 
 MAX_BYTES = 1 << 16
 SEPARATOR = b"\xff\xff"
@@ -277,4 +278,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "accept": accept,
     "recording": recording,
     "web_config": web_config,
+    "state": restarts.state,
+    "ledger": restarts.ledger,
+    "listen_fds": restarts.listen_fds,
 }

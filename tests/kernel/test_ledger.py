@@ -15,6 +15,7 @@ from exporter.collect.collector import Collector, Journal
 from exporter.kernel import syscall
 from exporter.kernel.program import Loaded
 from exporter.metrics.carried import NOTHING_CARRIED, CarriedOver
+from exporter.model.buckets import BUCKETS, COUNTS
 from exporter.model.records import (
     Cell,
     EndedVcpu,
@@ -224,13 +225,14 @@ def test_the_newer_file_is_read_unless_it_is_half_written() -> None:
             b"\xff",
             3,
             VcpuTotals(5),
-            (Cell(1, 2, prime, 7, bytes(16), TimeParts(2, 3, 5)),),
+            (Cell(1, 2, prime, 7, bytes(COUNTS.size), TimeParts(2, 3, 5)),),
             None,
             False,
         )
         vcpu = Identity(Vm(1, "n\udcff", "u", "qemu"), "3")
+        counts = (1, -2, *[0] * (BUCKETS - 2))
         bases = CarriedOver(
-            [("vm", True, ("1", "web", "x"), -3, 5, (1, -2), TimeParts(7, 11, -13))], {"guest_ns": [(("1", "web"), 2)]}
+            [("vm", True, ("1", "web", "x"), -3, 5, counts, TimeParts(7, 11, -13))], {"guest_ns": [(("1", "web"), 2)]}
         )
         ledger.write([LedgerEntry(record, 11, vcpu, (prime, 0))], [("free_cells", prime)], bases, always=False)
         again = Ledger(ledger.files).read()

@@ -312,6 +312,10 @@ def test_counters_start_at_0_when_the_state_is_damaged(start: Start, systemd: Fa
     assert "counting anew" in "".join(serve.log)
     serve.end(signal.SIGKILL)
     os.pwrite(dict(systemd.store)["state"], b" ", 0)
+    serve = start()
+    assert "counting anew" in "".join(serve.log)
+    serve.end(signal.SIGKILL)
+    os.ftruncate(dict(systemd.store)["state"], 1 << 40)
     assert "counting anew" in "".join(start().log)
 
 

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from exporter.kernel import host
 from exporter.kernel.exit_check import DESCRIPTORS, Compared, ExitCheck
 from exporter.kernel.program import Loaded
 from exporter.model.records import CountingSince
@@ -69,7 +70,7 @@ def store() -> _Store:
 @pytest.fixture
 def source(check: _FakeCheck, store: _Store) -> TakeoverSource:
     loaded = Loaded({}, {}, {}, {}, formats=FORMAT_TEXTS, check=check)
-    earlier = EarlierProgram(loaded, CountingSince(1.0, 1), Ledger.create())
+    earlier = EarlierProgram(loaded, host.parsed(FORMAT_TEXTS), CountingSince(1.0, 1), Ledger.create())
     stored = StoredDescriptors(frozenset({"state", "map.slots"}), {})
     made = TakeoverSource(earlier, stored, store, lambda: 0)
     made.receive(0)
