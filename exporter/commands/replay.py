@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,20 @@ def add(commands: Any) -> None:
 
 def run(config: Config, file: Path, output: Output) -> int:
     """Print the table; returns the exit status: 1 if the file is not a complete recording or cannot be replayed."""
-    from exporter.kernel.program import LoadError  # noqa: PLC0415 - usage errors need none of it
+    from exporter.kernel import host, privileges  # noqa: PLC0415 - usage errors need none of it
+    from exporter.kernel.launcher import Launcher  # noqa: PLC0415
+    from exporter.kernel.program import LoadError  # noqa: PLC0415
     from exporter.recording import recording, rerun  # noqa: PLC0415
+    from exporter.recording.blocks import RecordingFile  # noqa: PLC0415
     from exporter.terminal import report  # noqa: PLC0415
 
     try:
-        recorded = recording.read(file)
-        first, last = rerun.readings(config, recorded)
+        opened = RecordingFile.opened(file)
+        with contextlib.closing(Launcher(host.late_replay_request(config))) as loader:
+            # The file may come from anybody. Only the loader needs the privileges.
+            privileges.drop(privileges.unprivileged_account(config.run_as))
+            recorded = recording.read(opened)
+            first, last = rerun.readings(loader, recorded)
     except recording.RecordingError as error:
         console.say(str(error), _NAME)
         return console.FAILURE

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import Any, BinaryIO, Optional, cast
 
 Stamp = Optional[tuple[int, int, int]]
 """Modification time in ns, size in bytes and inode of a file."""
@@ -36,6 +37,30 @@ def open_regular(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+class _AtPosition(io.RawIOBase):
+    """Reads an open file from its start. The position belongs to this object, not to the descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = os.preadv(self._descriptor, [buffer], self._at)
+        self._at += read
+        return read
+
+
+def reader_of(descriptor: int) -> BinaryIO:
+    """Return a reader of an open file, from its start. Several processes can read one descriptor at the same time.
+
+    The reader does not own the descriptor.
+    """
+    return cast("BinaryIO", io.BufferedReader(_AtPosition(descriptor)))
 
 
 def read_start(path: Path, max_bytes: int) -> bytes:

@@ -97,10 +97,9 @@ def read_formats(sysfs: Path) -> Formats:
     return parsed(required_texts(sysfs))
 
 
-def replay_request(config: Config, kvm_exit: TracepointFormat) -> program.LoadRequest:
-    """Return the request for a program that counts a recording with this kvm_exit. Raises LoadError."""
-    return program.replay_request(
-        kvm_exit,
+def late_replay_request(config: Config) -> program.LoadRequest:
+    """Return the request for a program that counts a recording, which nobody has read yet."""
+    return program.late_replay_request(
         slots=config.limits.vcpus,
         cells=config.limits.cells,
         bpf_stats=config.bpf_stats,

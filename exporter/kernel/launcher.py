@@ -67,6 +67,11 @@ class Launcher:
                 raise LoadError(f"cannot run the loader: {error.strerror or error}", remedy) from error
             opened.pop_all()
 
+    def choose(self, front: str) -> None:
+        """Name the front of a late replay request: see program.LoadRequest. Raises OSError."""
+        self._deadline = time.monotonic() + _COMPILE_SECONDS
+        self._socket.send(front.encode())
+
     def receive(self, timeout: float) -> Loaded | None:
         """Return the loaded program; None if the loader has not finished after `timeout` seconds. Raises LoadError."""
         if not select.select([self._socket], [], [], timeout)[0]:
@@ -102,6 +107,14 @@ class Launcher:
             check=ExitCheck({name: next(names) for name in answer["check"]}),
         )
 
+    def wait(self) -> Loaded:
+        """Wait for the loaded program. A check of kvm_exit that the loader could not finish ends. Raises LoadError."""
+        while True:
+            loaded = self.receive(_COMPILE_SECONDS)
+            if loaded:
+                loaded.check.close()
+                return loaded
+
     def close(self) -> None:
         """End the loader if it still runs. It may have more rights than this process, which then cannot kill it."""
         self._socket.close()  # the loader then exits by itself
@@ -120,11 +133,7 @@ def load(request: LoadRequest) -> Loaded:
     A check of kvm_exit that the loader could not finish ends.
     """
     with contextlib.closing(Launcher(request)) as loader:
-        while True:
-            loaded = loader.receive(_COMPILE_SECONDS)
-            if loaded:
-                loaded.check.close()
-                return loaded
+        return loader.wait()
 
 
 _BUILTIN = f"{remedies.BUILTIN_HEADERS} in the configuration"

@@ -24,6 +24,7 @@ from typing import Any
 from exporter.kernel import exit_check, host, syscall, time_split
 from exporter.kernel.btf import KernelBtf
 from exporter.kernel.exit_check import ExitCheck
+from exporter.kernel.isa import registry
 from exporter.kernel.isa.entry import HostFront
 from exporter.kernel.preflight.kernel import kernel_version
 from exporter.kernel.program import (
@@ -342,10 +343,21 @@ def _exit_with(parent: socket.socket) -> None:
     os._exit(1)
 
 
+def _receive_front(request: dict[str, Any], parent: socket.socket) -> None:
+    """Complete a late replay request. The name comes from a process without privileges: only known ones are taken."""
+    isa = registry.BY_NAME.get(parent.recv(64).decode(errors="replace"))
+    if not isa:
+        os._exit(1)
+    request.update(front=isa.name, defines=isa.replay_defines)
+
+
 def _main() -> None:
     with socket.socket(fileno=0) as parent:
+        request = json.loads(sys.argv[1])
+        if not request["front"] and not request["sysfs"]:
+            _receive_front(request, parent)
         threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-        answer, fds = _answer(json.loads(sys.argv[1]), parent)
+        answer, fds = _answer(request, parent)
         socket.send_fds(parent, [json.dumps(answer).encode()], fds)
     # Without bcc's cleanup at exit: the kernel closes everything anyway.
     sys.stdout.flush()

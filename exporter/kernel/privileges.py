@@ -45,6 +45,13 @@ def account(name: str) -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
+def unprivileged_account(name: str) -> Account | None:
+    """Return the account of this name, or nobody's, if this process is root and can become it; else None."""
+    if os.geteuid() != 0 or not may_change_user():
+        return None
+    return account(name) or account("nobody")
+
+
 def user() -> str:
     """Return the name of the user that this process runs as, or the user's number if the user has no name."""
     try:

@@ -129,9 +129,10 @@ class LoadRequest:
     """What the loader builds."""
 
     front: str
-    """Name of the ISA (kernel/isa) whose kvm:kvm_exit the program reads. With `sysfs`, the loader finds it out."""
+    """Name of the ISA (kernel/isa) whose kvm:kvm_exit the program reads. With `sysfs`, the loader finds it out. "" in a
+    late replay request: the loader is started first, and waits until Launcher.choose() names the front."""
     defines: Mapping[str, int]
-    """C macros. With `sysfs`, the loader adds those of the front."""
+    """C macros. With `sysfs`, and in a late replay request, the loader adds those of the front."""
     slots: int
     """vCPU threads that have room."""
     cells: int
@@ -218,6 +219,11 @@ def replay_request(kvm_exit: TracepointFormat, **options: Any) -> LoadRequest:
     """
     isa = isa_of(kvm_exit)
     return LoadRequest(isa.name, isa.replay_defines, attach=False, clock_in_context=True, **options)
+
+
+def late_replay_request(**options: Any) -> LoadRequest:
+    """Return the request for a program that counts a recording, and whose front is chosen later."""
+    return LoadRequest("", {}, attach=False, clock_in_context=True, **options)
 
 
 def layouts(described: Mapping[str, Any]) -> dict[str, LeafLayout]:

@@ -5,6 +5,7 @@ A recording may come from an untrusted source. So every length is checked agains
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from exporter.common.files import open_regular
+from exporter.common.files import open_regular, reader_of
 from exporter.recording.events import WHAT_SIZE
 
 MAGIC = b"\x89KVMREC\n"
@@ -64,6 +65,8 @@ class Block(NamedTuple):
     """Number of events of an EVENTS block, else 0."""
     content: bytes
     """Uncompressed."""
+    stored_bytes: int
+    """Size of the block in the file."""
     place: str
     """The file, the number of the block and its offset, for error messages."""
 
@@ -81,13 +84,37 @@ def pack(kind: Type, content: bytes, entries: int = 0) -> bytes:
     return head + _CRC.pack(zlib.crc32(head)) + stored
 
 
-def read(path: Path) -> Iterator[Block]:
+class RecordingFile(NamedTuple):
+    """A file, which can be read several times: by its descriptor, or by its path if that is None.
+
+    A process opens the file before it drops its privileges, and reads it afterwards.
+    """
+
+    path: Path
+    descriptor: int | None = None
+
+    @classmethod
+    def opened(cls, path: Path) -> RecordingFile:
+        """Open the file, until this process ends. Raises RecordingError."""
+        try:
+            with open_regular(path) as file:
+                return cls(path, os.dup(file.fileno()))
+        except OSError as error:
+            raise RecordingError(f"cannot read {path}: {error.strerror}") from error
+
+    def open(self) -> BinaryIO:
+        """Return a reader from the start of the file. Raises OSError."""
+        return open_regular(self.path) if self.descriptor is None else reader_of(self.descriptor)
+
+
+def read(file: Path | RecordingFile) -> Iterator[Block]:
     """Yield the blocks of a file up to END. Raises RecordingError."""
+    recorded = RecordingFile(file) if isinstance(file, Path) else file
     try:
-        with open_regular(path) as file:
-            yield from _blocks(file, path)
+        with recorded.open() as reader:
+            yield from _blocks(reader, recorded.path)
     except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror}") from error
+        raise RecordingError(f"cannot read {recorded.path}: {error.strerror}") from error
 
 
 def _blocks(file: BinaryIO, path: Path) -> Iterator[Block]:
@@ -116,7 +143,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[Block]:
             )
         if zlib.crc32(stored) != checksum:
             raise RecordingError(f"{place} ({kind.decode().strip()}) is damaged: it does not match its checksum")
-        yield Block(block_type, entries, _inflate(stored, length, place), place)
+        yield Block(block_type, entries, _inflate(stored, length, place), len(head) + stored_length, place)
         at += len(head) + stored_length
         if block_type == Type.END:
             if file.read(1):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from exporter.kernel.launcher import isolated
 from exporter.kernel.privileges import Account
-from exporter.recording.command_line import command_line
-from exporter.recording.recording import Recording, RecordingError
+from exporter.recording.blocks import RecordingError
+from exporter.recording.plan import ReplayPlan
 
 
 class Player:
@@ -19,7 +19,7 @@ class Player:
 
     def __init__(
         self,
-        recording: Recording,
+        plan: ReplayPlan,
         programs: Mapping[str, int],
         *,
         speed: float = 1.0,
@@ -32,7 +32,7 @@ class Player:
         """
         self._speed = speed
         how = {"speed": speed, "endless": endless, "account": account}
-        self._processes = [self._start(recording, number, programs, how) for number in range(len(recording.vms))]
+        self._processes = [self._start(plan, number, programs, how) for number in range(len(plan.rooms))]
         for process in self._processes:
             assert process.stdout
             error = process.stdout.readline().rstrip("\n")
@@ -47,22 +47,22 @@ class Player:
 
     @staticmethod
     def _start(
-        recording: Recording, number: int, programs: Mapping[str, int], how: Mapping[str, object]
+        plan: ReplayPlan, number: int, programs: Mapping[str, int], how: Mapping[str, object]
     ) -> subprocess.Popen[str]:
         order = {
-            "recording": str(recording.path.resolve()),
+            "recording": str(plan.file.path.resolve()),
+            "descriptor": plan.file.descriptor,
             "vm": number,
             "programs": dict(programs),
             **how,
         }
         # The last argument reserves room: the stand-in writes the VM's command line over its own.
-        argv = command_line(recording.vms[number], recording.machine)
-        room = "." * sum(len(argument.encode()) + 1 for argument in argv)
+        room = "." * plan.rooms[number]
         process = subprocess.Popen(
             [*isolated("exporter.recording.vm"), room],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=tuple(programs.values()),
+            pass_fds=(*programs.values(), *filter(None, (plan.file.descriptor,))),
             start_new_session=True,  # only the daemon gets Ctrl-C, and then ends the stand-ins
             text=True,
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exporter.common.json_values import loads
 from exporter.kernel import program
 from exporter.kernel.tracepoint import TracepointFormat, parse_format
 from exporter.model.vm import Vcpu, Vm
 from exporter.recording import blocks, columns
-from exporter.recording.blocks import MAX_THREADS, Block, RecordingError, Type
+from exporter.recording.blocks import MAX_THREADS, Block, RecordingError, RecordingFile, Type
 from exporter.recording.events import COUNTED, Event, Kind, encoder, unpack
 from exporter.recording.totals import LOST, RecordingTotals
 
@@ -20,6 +20,18 @@ __all__ = ["DEFAULT", "EventRun", "RecordedThread", "Recording", "RecordingError
 
 DEFAULT = Path(__file__).parent / "recordings" / "aarch64-three-vms.kvmrec"
 
+MAX_DISTINCT = 1 << 15
+"""Largest number of distinct events that is counted. On real hosts each vCPU has about ten."""
+FREE_WORK = 1 << 20
+"""Number of events, plus the distinct ones of each block, that a recording may have whatever its size is.
+
+Beyond this number, each of them takes at least one byte of the file: real ones take three. Without this limit, a small
+file could keep its reader busy for minutes.
+"""
+_MAX_HEADER_VALUES = 1 << 16
+"""Limit for the JSON of HEADER. Commas and brackets in the formats count, too: a format has about a thousand."""
+_MAX_LISTED_VALUES = MAX_THREADS * 10
+"""Limit for the JSON of VMS. A thread has five values, and a VM too."""
 _LABEL_CHARACTERS = 128  # exporter/naming/identity.py cuts names to this length
 _MAX_PID = 1 << 22
 _MESSAGE_CHARACTERS = 300
@@ -51,7 +63,7 @@ class EventRun(NamedTuple):
 class Recording:
     """A complete recording, without its events."""
 
-    path: Path
+    file: RecordingFile
     kernel: str
     machine: str
     kvm_exit: TracepointFormat
@@ -63,23 +75,32 @@ class Recording:
     lost: Mapping[Kind, int]
     first_ns: int
     last_ns: int
+    distinct: int
+    """Number of distinct events, at most MAX_DISTINCT + 1."""
+
+    @property
+    def path(self) -> Path:
+        """The path, for messages."""
+        return self.file.path
 
     def runs(self) -> Iterator[list[EventRun]]:
         """Yield the events of each block, grouped by thread. Raises RecordingError."""
         reading = _Parsing()
-        for block in blocks.read(self.path):
+        for block in blocks.read(self.file):
             if block.type == Type.EVENTS:
                 yield reading.events(block)
 
 
-def read(path: Path) -> Recording:
+def read(file: Path | RecordingFile) -> Recording:
     """Read and check all of a recording. Only one block at a time is in memory. Raises RecordingError."""
+    if isinstance(file, Path):
+        file = RecordingFile(file)
     reading = _Parsing()
     expected: tuple[Type, ...] = (Type.HEADER,)
     header: dict[str, Any] = {}
     vms: tuple[Vm, ...] = ()
     vcpus: tuple[Vcpu, ...] = ()
-    for block in blocks.read(path):
+    for block in blocks.read(file):
         if block.type not in expected:
             raise RecordingError(f"{block.place} is of type {block.type.name}, expected {expected[0].name}")
         expected = (Type.END,) if block.type == Type.VMS else (Type.VMS, Type.EVENTS, Type.LOST)
@@ -99,7 +120,7 @@ def read(path: Path) -> Recording:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RecordingError(f"{block.place} ({block.type.name}) is not valid: {why}") from error
     return Recording(
-        path,
+        file,
         **header,
         vms=vms,
         vcpus=vcpus,
@@ -107,7 +128,17 @@ def read(path: Path) -> Recording:
         lost=reading.totals.lost,
         first_ns=reading.totals.first_ns,
         last_ns=reading.totals.last_ns,
+        distinct=len(reading.distinct),
     )
+
+
+def read_formats(file: RecordingFile) -> tuple[TracepointFormat, TracepointFormat]:
+    """Read the formats of kvm_exit and kvm_userspace_exit, and nothing else. Raises RecordingError."""
+    try:
+        header = _header(next(blocks.read(file)).content)
+    except (ValueError, KeyError, TypeError, program.LoadError) as error:
+        raise RecordingError(f"{file.path} is not a recording: {error}") from error
+    return header["kvm_exit"], header["kvm_userspace_exit"]
 
 
 class _Parsing:
@@ -117,6 +148,9 @@ class _Parsing:
         self.check: Callable[[Event], object] | None = None
         """Raises ValueError for an event that the recorded kernel cannot have sent; None: no check."""
         self.totals = RecordingTotals()
+        self.distinct: set[bytes] = set()
+        self._work = -FREE_WORK
+        """Events and distinct events of all blocks, less the number that the size of the blocks allows."""
         self.threads: list[RecordedThread] = []
         """All announced threads, by their number."""
         self._live: dict[int, RecordedThread] = {}
@@ -126,7 +160,15 @@ class _Parsing:
         """Read an EVENTS block. Raises RecordingError."""
         try:
             table, numbers, times = columns.unpack(block.content, block.entries)
+            self._work += block.entries + len(table) - block.stored_bytes
+            if self._work > 0:
+                raise ValueError("the events take less than a byte each: no host sends such events")
+            if len(self.distinct) <= MAX_DISTINCT:
+                self.distinct.update(table[: MAX_DISTINCT + 1 - len(self.distinct)])
             events = [unpack(what) for what in table]
+            counted = [event for event in events if event.kind != Kind.THREAD]
+            if len(set(counted)) < len(counted):
+                raise ValueError("the table has an event twice")
             for event in events if self.check else ():
                 assert self.check
                 self.check(event)
@@ -173,14 +215,16 @@ class _Parsing:
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    members = json.loads(content)
+    members = loads(content, _MAX_HEADER_VALUES)
     formats = {name: parse_format(_text(members[name], 1 << 20)) for name in ("kvm_exit", "kvm_userspace_exit")}
     program.isa_of(formats["kvm_exit"])  # raises LoadError for the layout of an unknown architecture
     return {"kernel": _text(members["kernel"]), "machine": _text(members["machine"]), **formats}
 
 
 def _identities(content: bytes, threads: Sequence[RecordedThread]) -> tuple[tuple[Vm, ...], tuple[Vcpu, ...]]:
-    members = json.loads(content)
+    members = loads(content, _MAX_LISTED_VALUES)
+    if len(members["vms"]) > MAX_THREADS:
+        raise ValueError(f"more than {MAX_THREADS} VMs")
     vms = tuple(
         Vm(_number(vm["pid"], _MAX_PID), _text(vm["name"]), _text(vm["uuid"]), _text(vm["vmm"]))
         for vm in members["vms"]
@@ -192,7 +236,7 @@ def _identities(content: bytes, threads: Sequence[RecordedThread]) -> tuple[tupl
 
 
 def _check_totals(content: bytes, reading: _Parsing) -> None:
-    members = json.loads(content)
+    members = loads(content, 100)
     for name, found in zip(("events", "lost"), reading.totals.by_name()):
         if members[name] != found:
             raise ValueError(f"{name} are {members[name]}, the blocks have {found}"[:_MESSAGE_CHARACTERS])

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from exporter.collect.collector import Collector
-from exporter.config.options import Config
-from exporter.kernel import host, launcher
+from exporter.kernel import program
+from exporter.kernel.launcher import Launcher
 from exporter.kernel.program import Loaded
 from exporter.kernel.syscall import TestRun
 from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
@@ -49,12 +49,13 @@ def rerun(recorded: Recording, loaded: Loaded) -> tuple[Snapshot, Mapping[Thread
         counting.close()
 
 
-def readings(config: Config, recorded: Recording) -> tuple[Reading, Reading]:
+def readings(loader: Launcher, recorded: Recording) -> tuple[Reading, Reading]:
     """The reading before the first event of the recording, and the reading after the last one.
 
-    Raises LoadError and RecordingError.
+    `loader` has a late replay request. Raises LoadError and RecordingError.
     """
-    loaded = launcher.load(host.replay_request(config, recorded.kvm_exit))
+    loader.choose(program.isa_of(recorded.kvm_exit).name)
+    loaded = loader.wait()
     try:
         snapshot, vcpus = rerun(recorded, loaded)
     finally:

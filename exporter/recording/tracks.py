@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exporter.recording.events import PROGRAM_OF_KIND, Event, Kind, encoder
-from exporter.recording.recording import RecordedThread, Recording, RecordingError
+from exporter.recording.recording import MAX_DISTINCT, RecordedThread, Recording, RecordingError
 
-MAX_EVENTS = 10_000_000
-"""Largest number of events of a recording that is kept in memory. They take some 120 MB."""
+MAX_EVENTS, MAX_VMS, MAX_VCPUS = 2_000_000, 32, 1024
+"""Limits of a recording whose events are kept in memory. Each VM takes a process, which reads the whole recording.
 
-_MAX_TABLE = 1 << 17
-"""Largest number of distinct events of one VM. On real hosts each vCPU has about ten."""
+A million events take 12 MB and one second, and a distinct event takes 500 bytes.
+"""
 
 _ENTRY = "kvm_entry"
 
@@ -55,16 +55,27 @@ class Track:
         return next((number for number, call in enumerate(self.calls()) if call.program == "kvm_exit"), None)
 
 
+def check_limits(recorded: Recording) -> None:
+    """Check that a recording is small enough for a process for each of its VMs. Raises RecordingError."""
+    found = (
+        (sum(recorded.events.values()), MAX_EVENTS, "events"),
+        (len(recorded.vms), MAX_VMS, "VMs"),
+        (len(recorded.vcpus), MAX_VCPUS, "vCPU threads"),
+        (recorded.distinct, MAX_DISTINCT, "distinct events"),
+    )
+    for number, most, what in found:
+        if number > most:
+            raise RecordingError(
+                f"{recorded.path} has {number} {what}, the demo can replay {most} at most; "
+                "`kvm-exit-exporter replay` shows its counts"
+            )
+    if not found[0][0]:
+        raise RecordingError(f"{recorded.path} has no events")
+
+
 def read(recorded: Recording, vm: int) -> list[Track]:
     """Read the tracks of the VM with index `vm` in the recording's list. Raises RecordingError."""
-    total = sum(recorded.events.values())
-    if not total:
-        raise RecordingError(f"{recorded.path} has no events")
-    if total > MAX_EVENTS:
-        raise RecordingError(
-            f"{recorded.path} has {total} events, the demo can replay {MAX_EVENTS} at most; "
-            "`kvm-exit-exporter replay` has no limit"
-        )
+    check_limits(recorded)
     wanted = recorded.vms[vm]
     context = encoder(recorded.kvm_exit)
     tracks: dict[RecordedThread, Track] = {}
@@ -83,8 +94,6 @@ def read(recorded: Recording, vm: int) -> list[Track]:
                 track.times.append(ns - recorded.first_ns)
                 track.numbers.append(number)
             track.ended = run.events[-1].kind == Kind.THREAD_END
-            if len(table) > _MAX_TABLE:
-                raise RecordingError(f"{recorded.path}: one VM has more than {_MAX_TABLE} distinct events")
     return list(tracks.values())
 
 

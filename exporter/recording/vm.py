@@ -22,6 +22,7 @@ from typing import NamedTuple
 from exporter.kernel import privileges
 from exporter.kernel.syscall import TestRun
 from exporter.recording import recording, tracks
+from exporter.recording.blocks import RecordingFile
 from exporter.recording.command_line import command_line
 
 _PR_SET_NAME = 15
@@ -91,8 +92,11 @@ class Play(NamedTuple):
 def main() -> None:
     """Read the recording, print that this process is ready, and replay from the start time until stdin is closed."""
     order = json.loads(sys.stdin.readline())
+    # The file may come from anybody. Running a loaded program needs no privilege. If an old kernel asks for one, drop()
+    # keeps it.
+    privileges.drop(privileges.Account(*order["account"]) if order["account"] else None)
     try:
-        recorded = recording.read(Path(order["recording"]))
+        recorded = recording.read(RecordingFile(Path(order["recording"]), order["descriptor"]))
         found = tracks.read(recorded, order["vm"])
     except recording.RecordingError as error:
         print(error, flush=True)
@@ -100,8 +104,6 @@ def main() -> None:
     argv = command_line(recorded.vms[order["vm"]], recorded.machine)
     take_command_line(argv)
     name_thread(Path(argv[0]).name.encode())
-    # Running a loaded program needs no privilege. If an old kernel asks for one, drop() keeps it.
-    privileges.drop(privileges.Account(*order["account"]) if order["account"] else None)
     print("", flush=True)
     base_ns = int(sys.stdin.readline() or os._exit(0))
     duration_ns = max(_LEAST_PASS_NS, recorded.last_ns - recorded.first_ns)

@@ -25,10 +25,11 @@ from exporter.naming.identity import identify
 from exporter.naming.reasons import ReasonNames
 from exporter.naming.vcpu import vcpu_index
 from exporter.naming.vmm import registry
-from exporter.recording import blocks
+from exporter.recording import blocks, tracks
 from exporter.recording import recording as recordings
 from exporter.recording.blocks import RecordingError
 from exporter.recording.events import Kind
+from exporter.recording.plan import plan_of
 from exporter.web import toolkit
 from tests.fuzz import restarts
 
@@ -235,6 +236,22 @@ def recording(data: bytes) -> None:
     found = Counter(event.kind for run in runs for event in run.events)
     assert found == +Counter({kind: number for kind, number in read.events.items() if kind != Kind.THREAD})
     assert {run.thread.number for run in runs} <= set(range(len(read.vcpus)))
+    _check_replay(read)
+
+
+def _check_replay(read: recordings.Recording) -> None:
+    """Plan a replay, and read the tracks of each VM as its stand-in does."""
+    try:
+        plan = plan_of(read)
+    except RecordingError as error:
+        _check_lines((str(error),), str(read.path))
+        return
+    assert 0 <= len(plan.rooms) <= tracks.MAX_VMS
+    assert all(0 < room < 1 << 14 for room in plan.rooms)
+    played = [track for vm in range(len(plan.rooms)) for track in tracks.read(read, vm)]
+    calls = [call for track in played for call in tracks.passes(track, read.last_ns, endless=False)]
+    assert 0 <= len(calls) - sum(map(len, played)) <= len(played)
+    assert all(len(call.context) == 88 for call in calls)
 
 
 def _check_secrets(text: str, said: str) -> None:

@@ -27,6 +27,7 @@ from exporter.naming.vmm import registry
 from exporter.recording import recording, tracks
 from exporter.recording.command_line import command_line
 from exporter.recording.events import Event, Kind
+from exporter.recording.plan import plan_of
 from exporter.recording.player import Player
 from exporter.recording.rerun import rerun
 from exporter.recording.writer import Writer
@@ -93,7 +94,7 @@ def test_the_shipped_recording_equals_the_trace(tmp_path: Path) -> None:
     """Recording and trace have the same events and the same names."""
     from_ftrace.convert(from_ftrace.DEMO, tmp_path / "converted")
     shipped, converted = recording.read(recording.DEFAULT), recording.read(tmp_path / "converted")
-    assert shipped == replace(converted, path=shipped.path)
+    assert shipped == replace(converted, file=shipped.file)
     assert [_plain(runs) for runs in shipped.runs()] == [_plain(runs) for runs in converted.runs()]
     assert recording.DEFAULT.stat().st_size < 250_000  # the trace's text still takes 863,179 bytes after gzip
 
@@ -104,7 +105,7 @@ def _plain(runs: list[recording.EventRun]) -> list[object]:
 
 def test_one_pass_of_the_player_counts_exactly_the_events_of_the_trace(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
-    player = Player(recorded, replayed.programs, speed=1000.0, endless=False)
+    player = Player(plan_of(recorded), replayed.programs, speed=1000.0, endless=False)
     player.join()
     collector = Collector(replayed, lambda: 0, 10**18)
     snapshot = collector.collect()
@@ -134,7 +135,7 @@ def test_a_rerun_counts_exactly_the_events_of_the_trace(replayed: program.Loaded
 
 def test_the_stand_ins_have_the_names_of_the_recorded_vms(replayed: program.Loaded) -> None:
     recorded = recording.read(recording.DEFAULT)
-    player = Player(recorded, replayed.programs)
+    player = Player(plan_of(recorded), replayed.programs)
     traced = {vm.pid: vm for vm in from_ftrace.vms(from_ftrace.DEMO)}
     for vm, pid in zip(recorded.vms, player.pids()):
         assert identify(pid, Path("/proc")).vm == replace(vm, pid=pid)
@@ -287,7 +288,7 @@ def test_each_pass_has_a_new_thread_for_a_recorded_thread_that_ends(
             happened.append((ms + number * ms + 1000, Event(Kind.ENTRY, tid, 41)))
     happened.append((51 * ms, Event(Kind.THREAD_END, 43, 41)))
     from_ftrace.write(path, from_ftrace.header(from_ftrace.DEMO), [Vm(41, "ends", "", "qemu")], happened)
-    player = Player(recording.read(path), replayed.programs)
+    player = Player(plan_of(recording.read(path)), replayed.programs)
     collector = Collector(replayed, player.clock_ns, 10**18)
     deadline = time.monotonic() + 60
     ended: list[VcpuRecord] = []

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.options import Config
-from exporter.kernel import host, program
+from exporter.kernel import program
 from exporter.model.reason import USERSPACE_SPACES
 from exporter.naming.reasons import ReasonNames
 from exporter.recording import recording
@@ -23,7 +22,7 @@ UNMATCHED = {vmx.EXACT: {"unmatched_userspace_exit": 2}, vmx.LINUX: {}}
 @pytest.mark.parametrize("path", vmx.COUNTS, ids=lambda path: path.stem)
 def test_a_rerun_counts_exactly_the_recorded_events(loaded_now: Callable[..., program.Loaded], path: Path) -> None:
     recorded = recording.read(path)
-    snapshot, _ = rerun(recorded, loaded_now(host.replay_request(Config(), recorded.kvm_exit)))
+    snapshot, _ = rerun(recorded, loaded_now(program.replay_request(recorded.kvm_exit, slots=4096, cells=16384)))
     names = ReasonNames(recorded.kvm_exit, recorded.kvm_userspace_exit)
     seen = {
         (

@@ -22,6 +22,7 @@ from prometheus_client.samples import Sample
 
 from exporter.config.options import Config
 from exporter.recording import recording
+from exporter.recording.plan import ReplayPlan
 from exporter.recording.player import Player
 from exporter.service import daemon, replay
 from tests.recordings import from_ftrace
@@ -101,8 +102,8 @@ def standstill(config: Config) -> Iterator[Standstill]:
     """Run the daemon in this process with one pass of the recording. Yield it when all counts are on its page."""
     players: list[Player] = []
 
-    def once(recorded: recording.Recording, programs: Mapping[str, int], *, speed: float, account: None) -> Player:
-        players.append(Player(recorded, programs, speed=speed, endless=False, account=account))
+    def once(plan: ReplayPlan, programs: Mapping[str, int], *, speed: float, account: None) -> Player:
+        players.append(Player(plan, programs, speed=speed, endless=False, account=account))
         return players[-1]
 
     service = daemon.Daemon(config)
