@@ -40,6 +40,8 @@ CIPHERS = {
         ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
     )
 }
+_DEFAULT_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES"
+"""The suites without `cipher_suites`. With others, a key that is stolen later opens recorded connections."""
 CURVES = {
     "CurveP256": ("prime256v1", "P-256"),
     "CurveP384": ("secp384r1", "P-384"),
@@ -153,7 +155,7 @@ def _set_versions_and_ciphers(context: ssl.SSLContext, options: TlsOptions) -> N
         if high < low:
             raise TlsError("cipher_suites", f"has no suite that max_version {options.max_version} can use")
     # Handshakes of TLS 1.0 and 1.1 are signed with SHA-1, which OpenSSL 3 allows at security level 0 only.
-    context.set_ciphers((":".join(ciphers) or "DEFAULT") + (":@SECLEVEL=0" if low < _TLS12 else ""))
+    context.set_ciphers((":".join(ciphers) or _DEFAULT_SUITES) + (":@SECLEVEL=0" if low < _TLS12 else ""))
     context.minimum_version, context.maximum_version = list(VERSIONS.values())[low], list(VERSIONS.values())[high]
 
 

@@ -116,6 +116,15 @@ def test_cipher_suites_and_curves_are_enforced(serve: Serve, pki: Path, tmp_path
 REFUSED = (ssl.SSLError, ConnectionResetError, BrokenPipeError)
 
 
+@pytest.mark.parametrize("low", ["TLS10", "TLS12"])
+def test_only_suites_with_forward_secrecy_are_offered_by_default(pki: Path, tmp_path: Path, low: str) -> None:
+    context = WatchedSettings(config(tmp_path, pki, f"  min_version: {low}\n")).current.tls
+    assert context
+    suites = {cipher["name"] for cipher in context.get_ciphers()}
+    assert {suite for suite in suites if not suite.startswith(("TLS_", "ECDHE-"))} == set()
+    assert {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "TLS_AES_128_GCM_SHA256"} <= suites
+
+
 def test_client_certificates_are_verified(serve: Serve, pki: Path, tmp_path: Path) -> None:
     required = serve(
         config(tmp_path, pki, "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n")
