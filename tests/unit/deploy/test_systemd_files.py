@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shutil
 import subprocess
@@ -46,6 +47,30 @@ def test_the_sandbox_does_not_get_weaker() -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=19", f"{FILES}/kvm-exit-exporter.service"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout
+
+
+@needs_systemd
+def test_the_documentation_explains_each_row_that_the_sandbox_leaves_open() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"{FILES}/kvm-exit-exporter.service"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    left = re.findall(r"^✗ (\S+)", said.stdout, re.M)
+    text = (ROOT / "SECURITY.md").read_text()
+    section = text.split("## What the unit leaves open")[1].split("\n## ")[0]
+    documented = [row.replace("\\|", "|") for row in re.findall(r"^\| `(.*?)` \|", section, re.M)]
+    assert left == documented
+
+
+def test_the_unit_lets_in_no_public_address() -> None:
+    assert setting("IPAddressDeny") == ["any"]
+    networks = [
+        ipaddress.ip_network(word) for word in setting("IPAddressAllow")[0].split() if word[0].isdigit() or ":" in word
+    ]
+    assert len(networks) == 5
+    assert [network for network in networks if network.is_global] == []
+
+
+def test_the_unit_limits_memory_tasks_and_cpu() -> None:
+    assert [setting(name) for name in ("MemoryMax", "TasksMax", "CPUWeight")] == [["1G"], ["512"], ["50"]]
 
 
 def test_the_settings_of_the_unit_fit_the_program() -> None:
