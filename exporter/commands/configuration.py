@@ -52,6 +52,11 @@ def read(arguments: argparse.Namespace) -> Config:
     return load.with_flags(config, {key: value for key, value in given.items() if value is not None})
 
 
+def files(arguments: argparse.Namespace) -> list[Path]:
+    """Return the configuration file, if one is named."""
+    return [Path(arguments.file)] if arguments.file else []
+
+
 def show(config: Config) -> int:
     """Print the configuration in force; returns the exit status.
 

@@ -40,6 +40,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
         config,
         replay=lambda account: ReplaySource(config, file, arguments.speed, account),
         reread=lambda: configuration.read(arguments),
+        files=configuration.files(arguments),
     )
 
 

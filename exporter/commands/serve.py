@@ -25,4 +25,5 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     logs.setup(config.log.level, config.log.format)
     from exporter.service import process  # noqa: PLC0415 - usage errors need none of it
 
-    return process.run(config, reread=lambda: configuration.read(arguments))
+    files = configuration.files(arguments)
+    return process.run(config, reread=lambda: configuration.read(arguments), files=files)

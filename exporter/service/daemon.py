@@ -89,6 +89,16 @@ class Daemon:
         return self._frontend.addresses
 
     @property
+    def files(self) -> list[Path]:
+        """The files that the web server reads again."""
+        return self._frontend.files
+
+    @property
+    def socket_paths(self) -> list[Path]:
+        """The unix sockets that close() removes."""
+        return self._frontend.socket_paths
+
+    @property
     def wake_fd(self) -> int:
         """A descriptor: a write to it wakes the daemon."""
         return self._waker.fd

@@ -54,6 +54,16 @@ class Frontend:
         """The addresses on which it listens, as host:port or unix:/path."""
         return self._web.addresses
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that the web server reads again."""
+        return self._web.files
+
+    @property
+    def socket_paths(self) -> list[Path]:
+        """The unix sockets that close() removes."""
+        return self._web.socket_paths
+
     def chown(self, account: Account) -> None:
         """Make this account the owner of the unix sockets. The process will run as this account. Raises ListenError."""
         self._web.chown(account.uid, account.gid)

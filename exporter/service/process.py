@@ -6,12 +6,14 @@ import ctypes
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from exporter.common.logs import event
 from exporter.config.options import Config, ConfigError, UnreadableError
 from exporter.kernel import privileges, program
 from exporter.kernel.privileges import Account
+from exporter.service import sandbox
 from exporter.service.attach import ProgramSource, StartError
 from exporter.service.daemon import Daemon
 from exporter.service.systemd import Systemd
@@ -88,14 +90,17 @@ def run(
     *,
     replay: Callable[[Account | None], ProgramSource] | None = None,
     reread: Callable[[], Config] | None = None,
+    files: Sequence[Path] = (),
 ) -> int:
     """Serve until SIGTERM or SIGINT, and reload on SIGHUP. Returns the exit status.
 
     `replay` makes the source of a replay, whose stand-ins run as the account; it raises StartError and LoadError.
-    `reread` reads the configuration again, and raises ConfigError.
+    `reread` reads the configuration again from `files`, and raises ConfigError.
     """
     _keep_heap_small()
     systemd = Systemd(os.environ, os.getpid())
+    sandbox.close_inherited(fd for _, fd in systemd.passed)
+    sandbox.leave_terminal()
     try:
         daemon = Daemon(config, systemd=systemd, reread=reread)
     except ListenError as error:
@@ -115,6 +120,7 @@ def run(
         if account:
             daemon.give_sockets_to(account)
         _drop(account)
+        sandbox.enter([*files, *daemon.files], daemon.socket_paths)  # before the first thread is started
         daemon.start()
         daemon.attach()
         daemon.wait()

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from exporter.web.connections import Connections, max_connections
 from exporter.web.heartbeat import Heartbeat
@@ -58,6 +59,16 @@ class WebServer:
     def scheme(self) -> str:
         """`https` if the web configuration has a certificate, else `http`."""
         return "https" if self._settings.current.tls else "http"
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the web configuration, which are read again when they change."""
+        return self._settings.files
+
+    @property
+    def socket_paths(self) -> list[Path]:
+        """The files of the unix sockets, which close() removes."""
+        return [listener.path for listener in self._listeners if listener.path]
 
     def chown(self, uid: int, gid: int) -> None:
         """Change the owner and the group of all unix sockets that this server has made. Raises ListenError."""

@@ -38,6 +38,11 @@ class WatchedSettings:
             self.current = file.settings()
             self._stamps = file.stamps
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read again when they change."""
+        return list(self._stamps)
+
     def watch(self) -> None:
         """Start a thread that checks the files every second, until close().
 
