@@ -33,12 +33,12 @@ _kvm_exit_exporter() {
 		esac
 		;;
 	top)
-		flags="-h --help -i --interval --plain -b --json --csv -p --pid -t --tid --vm --vcpu --reason --no-idle --userspace --sort --limit --source --url --config.file"
+		flags="-h --help -i --interval --plain -b --json --csv -p --pid -t --tid --vm --vcpu --reason --no-idle --userspace --sort --limit --source --url --ca-file --certificate-file --login-file --config.file"
 		case $before in
 		-i | --interval | -p | --pid | -t | --tid | --vm | --vcpu | --reason | --limit | --url) flags="" ;;
 		--sort) words="time count avg p50 p99 max wait sleep vmm vm reason" flags="" ;;
 		--source) words="auto own exporter" flags="" ;;
-		--config.file) files=-f flags="" ;;
+		--ca-file | --certificate-file | --login-file | --config.file) files=-f flags="" ;;
 		esac
 		;;
 	check)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _NAME = "top"
 _SOURCES = ("auto", "own", "exporter")
+_FILES = {
+    "--ca-file": "for https: certificates of the authorities to trust (default: the system's)",
+    "--certificate-file": "for https: certificate and private key of this client",
+    "--login-file": "a file with one line, USER:PASSWORD, for an exporter that requires a password",
+}
 _REFRESH_SECONDS = 2.0
 
 _EPILOG = """\
@@ -61,6 +66,9 @@ class TopOptions(Output):
     source: str
     address: Address | None
     """Address of the exporter; None: the address in the configuration."""
+    ca_file: Path | None
+    certificate_file: Path | None
+    login_file: Path | None
 
 
 def add(commands: Any) -> None:
@@ -98,8 +106,10 @@ def add(commands: Any) -> None:
         "--url",
         type=_address,
         metavar="URL",
-        help="URL of the exporter (http://localhost:9939, or the one in FILE)",
+        help="URL of the exporter: http://, https:// or unix:/PATH (its own socket, or the port in the configuration)",
     )
+    for flag, text in _FILES.items():
+        parser.add_argument(flag, type=Path, metavar="FILE", help=text)
     configuration.add_file(parser)
 
 
@@ -119,13 +129,16 @@ def options(parsed: argparse.Namespace) -> TopOptions:
         plain=parsed.plain,
         source=parsed.source,
         address=parsed.url,
+        ca_file=parsed.ca_file,
+        certificate_file=parsed.certificate_file,
+        login_file=parsed.login_file,
     )
 
 
 def run(config: Config, options: TopOptions) -> int:
     """Count and print; returns the exit status."""
     from exporter.common.signals import Stop  # noqa: PLC0415 - usage errors need none of it
-    from exporter.terminal import source  # noqa: PLC0415
+    from exporter.terminal import client, source  # noqa: PLC0415
     from exporter.terminal.session import Session  # noqa: PLC0415
 
     out = console.stdout(_NAME)
@@ -133,8 +146,17 @@ def run(config: Config, options: TopOptions) -> int:
         return console.FAILURE
     live_view = _live_view(options, out, os.environ.get("TERM", ""))
     try:
+        access = client.credentials(options.ca_file, options.certificate_file, options.login_file)
+    except client.CredentialsError as error:
+        _say(str(error))
+        return console.USAGE_ERROR
+    try:
         chosen, line = source.choose(
-            options.source, options.address or source.default_address(config), lambda: source.OwnSource(config)
+            options.source,
+            [options.address] if options.address else source.default_addresses(config),
+            lambda: source.OwnSource(config),
+            lambda address: source.ExporterSource(address, access=access),
+            None if options.address else source.trusted_users(config),  # a named exporter may be on another host
         )
         try:
             _say(line)

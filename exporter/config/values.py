@@ -33,6 +33,8 @@ _UNITS = {"w": 604_800_000_000, "d": 86_400_000_000, "h": 3_600_000_000, "m": 60
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS))
 UNIX_PREFIX = "unix:"
 """A listen address that starts with this names the path of a unix socket."""
+LOCAL_SOCKET = "web.sock"
+"""The name of the unix socket that the exporter makes in the folder that systemd made for it (RuntimeDirectory=)."""
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 

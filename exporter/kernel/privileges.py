@@ -54,10 +54,15 @@ def unprivileged_account(name: str) -> Account | None:
 
 def user() -> str:
     """Return the name of the user that this process runs as, or the user's number if the user has no name."""
+    return name_of(os.geteuid())
+
+
+def name_of(uid: int) -> str:
+    """Return the name of a user, or the number if the user has no name."""
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)
 
 
 def may_change_user() -> bool:

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from exporter.common.json_values import loads
 from exporter.model.buckets import BUCKETS
 from exporter.model.records import ThreadKey, TimeParts
 from exporter.readings.reading import KINDS, InProgress, Reading, ReasonReading, VcpuReading
 
 PATH = "/-/vcpus"
 VERSION = 1
+MAX_VALUES = 1 << 22
+"""Limit of the values in a document: 5,000 vCPUs with seven reasons of twenty buckets each have half of it."""
 _LIMIT = 1 << 64
 """All counters of the kernel are below this. A number with hundreds of digits would later fail to become a float."""
 
@@ -87,9 +90,11 @@ def counted_fields(counted: ReasonReading) -> dict[str, object]:
 def decode(data: bytes) -> Reading:
     """Read a document, which any program may have sent. Raises DocumentError."""
     try:
-        read = _Fields(json.loads(data))
-    except (ValueError, RecursionError) as error:
+        read = _Fields(loads(data, MAX_VALUES))
+    except json.JSONDecodeError as error:
         raise DocumentError("not JSON") from error
+    except ValueError as error:
+        raise DocumentError(f"not JSON that can be read: {error}") from error
     version = read.number("version")
     if version != VERSION:
         raise DocumentError(f"document version {version}, expected {VERSION}")

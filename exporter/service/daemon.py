@@ -77,6 +77,7 @@ class Daemon:
         self._frontend = Frontend(
             config,
             sockets,
+            self._systemd.runtime_directory,
             self._scraper.page,
             self._viewer,
             reload=self.reload,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exporter.common.logs import event
 from exporter.config.options import Config
+from exporter.config.values import LOCAL_SOCKET, UNIX_PREFIX
 from exporter.kernel.privileges import Account
 from exporter.page.page import HtmlPage
 from exporter.service.routes import Reload, Render, routes
@@ -29,6 +30,7 @@ class Frontend:
         self,
         config: Config,
         sockets: Sequence[int],
+        folder: str,
         render: Render,
         viewer: Viewer,
         *,
@@ -37,13 +39,16 @@ class Frontend:
     ) -> None:
         """Listen on the passed `sockets`, or on the addresses of `config`. Raises ListenError, ConfigError.
 
+        If there is a `folder` that only the exporter's user can write to, listen there too: `top` knows by the path who
+        answers.
         `not_ready` returns "" or why no program is attached.
         """
         self._render, self._viewer, self._reload, self._not_ready = render, viewer, reload, not_ready
         self._notice = ""
         self._page = self._new_page(config)
+        local = {f"{UNIX_PREFIX}{folder}/{LOCAL_SOCKET}"} - {*config.web.listen_address} if folder else ()
         self._web = WebServer(
-            () if sockets else config.web.listen_address,
+            [*(() if sockets else config.web.listen_address), *local],
             [socket.socket(fileno=fd) for fd in sockets],
             settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
             max_requests=config.web.max_requests,

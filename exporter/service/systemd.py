@@ -35,6 +35,8 @@ class Systemd:
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.runtime_directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        """The folder that only this service's user can write to (RuntimeDirectory= of the unit); "" without one."""
         self._status = ""
         self._is_ready = False
         usec, for_pid = _number(environ.pop("WATCHDOG_USEC", "")), environ.pop("WATCHDOG_PID", str(pid))

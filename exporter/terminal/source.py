@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from exporter.collect.collector import Collector
 from exporter.config.options import Config
-from exporter.config.values import host_port
-from exporter.kernel import host, launcher, program
+from exporter.config.values import LOCAL_SOCKET, host_port
+from exporter.kernel import host, launcher, privileges, program
 from exporter.kernel.clock import bpf_clock
 from exporter.naming.lookup import Lookup
 from exporter.naming.reasons import ReasonNames
@@ -21,15 +22,19 @@ from exporter.readings import document, reading
 from exporter.readings.document import DocumentError
 from exporter.readings.observer import Observer
 from exporter.readings.reading import Reading
-from exporter.terminal.address import Address
+from exporter.terminal import client
+from exporter.terminal.address import Address, of_socket
+from exporter.terminal.client import Credentials
 
 _DEFAULT_PORT = 9939
 _NO_END_NS = 1 << 62
 _SETTLE_SECONDS = 0.25
 """Longest wait for the names of new VMs in a reading."""
 _ANSWER_SECONDS = 10.0
-_MAX_BYTES = 1 << 28
-"""Largest answer: some ten times the document of 5,000 vCPUs."""
+_MAX_BYTES = 1 << 26
+"""Largest answer: some three times the document of 5,000 vCPUs."""
+_RUN = Path("/run/kvm-exit-exporter")
+_NO_CREDENTIALS = Credentials()
 
 _BUSY = {
     http.client.TOO_MANY_REQUESTS: "asked more often than its rate limit allows",
@@ -112,12 +117,19 @@ class ExporterSource:
 
     poll_seconds, remote = 5.0, True
 
-    def __init__(self, address: Address, answer_seconds: float = _ANSWER_SECONDS) -> None:
-        self._address, self._seconds = address, answer_seconds
+    def __init__(
+        self, address: Address, answer_seconds: float = _ANSWER_SECONDS, access: Credentials = _NO_CREDENTIALS
+    ) -> None:
+        self._address, self._seconds, self._access = address, answer_seconds, access
+        self.uid: int | None = None
+        """The user whose process answered; None if it is on another host or unknown."""
         began = time.monotonic()
         self.first = self.read()
         self.first_seconds = time.monotonic() - began
         self.name = f"the exporter at {self._address}" + (" (a replay)" if self.first.replay else "")
+        user = f" (a process of user {privileges.name_of(self.uid)})" if self.uid is not None else ""
+        self.described = self.name + user
+        """The name, and whose process answered."""
 
     def read(self) -> Reading:
         """Request the page. Raises SourceError."""
@@ -130,86 +142,92 @@ class ExporterSource:
         return received
 
     def _get(self) -> bytes:
-        # http.client uses no proxy and follows no redirect: the numbers must come from the host in the URL.
-        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._seconds)
         try:
-            connection.connect()
-            connection.sock = _TimedSocket(connection.sock, self._seconds)
-            connection.request("GET", self._address.path + document.PATH)
-            answer = connection.getresponse()
-            body = answer.read(_MAX_BYTES + 1) if answer.status == http.client.OK else b""
+            answer = client.get(
+                *(self._address, document.PATH, self._access), seconds=self._seconds, max_bytes=_MAX_BYTES
+            )
         except socket.timeout as error:
             raise SourceError(f"no complete answer from {self._address} within {self._seconds:g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise SourceError(f"no answer from {self._address}: {why}") from error
-        finally:
-            connection.close()
+        self.uid = answer.uid
         if answer.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-            raise SourceError(f"{self._address} requires a password, which top cannot send: use --source own")
+            remedy = "the user or password is wrong" if self._access.authorization else "name a --login-file"
+            raise SourceError(f"{self._address} requires a password: {remedy}, or use --source own")
         if answer.status in _BUSY:
             raise SourceError(f"{self._address} is busy: it answers {answer.status}, {_BUSY[answer.status]}")
         if answer.status != http.client.OK:
             why = f"it answers {answer.status} to {document.PATH}"
             raise SourceError(f"{self._address} is not a kvm-exit-exporter of this version: {why}")
-        if len(body) > _MAX_BYTES:
+        if len(answer.body) > _MAX_BYTES:
             why = f"its answer is longer than {_MAX_BYTES >> 20} MiB"
             raise SourceError(f"{self._address} is not a kvm-exit-exporter: {why}")
-        return body
+        return answer.body
 
     def close(self) -> None:
         """Do nothing: each request opens and closes a connection."""
 
 
-class _TimedSocket(socket.socket):
-    """A connection that receives for at most `seconds` in total. A socket's own timeout is for each recv()."""
+def default_addresses(config: Config, folder: Path = _RUN) -> list[Address]:
+    """Return the addresses at which this host reaches an exporter with this configuration, the preferred one first.
 
-    def __init__(self, connected: socket.socket, seconds: float) -> None:
-        super().__init__(fileno=connected.detach())
-        self.settimeout(seconds)
-        self._deadline = time.monotonic() + seconds
-
-    def recv_into(self, *arguments: Any) -> int:
-        """Receive as a socket does. Raises socket.timeout after the deadline, and OSError."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise socket.timeout
-        self.settimeout(left)
-        return super().recv_into(*arguments)
-
-
-def default_address(config: Config) -> Address:
-    """Return the address at which this host reaches an exporter with this configuration."""
+    Only the exporter's user can make a socket in its folder. Every local user can listen on a free port.
+    """
     name, port = "", _DEFAULT_PORT
     for address in reversed(config.web.listen_address):  # the first address that has a host and a port
         with contextlib.suppress(ValueError):
             name, port = host_port(address)
-    return Address("localhost" if name in _ALL_ADDRESSES else name, port)
+    tcp = Address("localhost" if name in _ALL_ADDRESSES else name, port)
+    own = folder / LOCAL_SOCKET
+    return [of_socket(str(own)), tcp] if os.access(own, os.R_OK | os.W_OK) else [tcp]
+
+
+def trusted_users(config: Config) -> set[int]:
+    """Return the uids whose processes may answer for this host's exporter: root's, its user's, and this process's."""
+    account = privileges.account(config.run_as) or privileges.account("nobody")
+    return {0, os.geteuid(), *([account.uid] if account else [])}
 
 
 def choose(
-    kind: str, address: Address, own: Callable[[], Source], exporter: Callable[[Address], Source] = ExporterSource
+    kind: str,
+    addresses: Sequence[Address],
+    own: Callable[[], Source],
+    exporter: Callable[[Address], ExporterSource],
+    trusted: Collection[int] | None,
 ) -> tuple[Source, str]:
     """The source of `kind`, and a line that says which source it is and why. Raises SourceError.
 
-    `kind` is exporter, own or auto. `auto` uses the exporter at `address` if it answers and counts this host's exits.
-    Then `top` adds no cost to exits and needs no privilege. A replay does not count this host's exits.
+    `kind` is exporter, own or auto. `exporter` uses the first address that answers. `auto` does so too, if the answer
+    is from a process of a `trusted` user (None: of any user) and counts this host's exits. Then `top` adds no cost to
+    exits and needs no privilege. A replay does not count this host's exits.
     """
     counting = "counting with own BPF programs"
-    if kind == "exporter":
-        source = exporter(address)
-        return source, f"reading {source.name}"
     if kind == "own":
         return own(), counting
     try:
-        source = exporter(address)
+        source = _first(addresses, exporter)
     except SourceError as error:
+        if kind == "exporter":
+            raise
         why = str(error)
     else:
-        if not source.first.replay:
-            return source, f"reading {source.name}, which runs already (--source own: count with own BPF programs)"
-        why = f"{source.name} does not count this host's exits"
+        if kind == "exporter":
+            return source, f"reading {source.described}"
+        if trusted is not None and source.uid not in trusted:
+            why = f"{source.described} is not this host's exporter"
+        elif not source.first.replay:
+            return source, f"reading {source.described}, which runs already (--source own: count with own BPF programs)"
+        else:
+            why = f"{source.described} does not count this host's exits"
     try:
         return own(), f"{counting}: {why}"
     except SourceError as error:
         raise SourceError(f"{error} ({why})") from error
+
+
+def _first(addresses: Sequence[Address], exporter: Callable[[Address], ExporterSource]) -> ExporterSource:
+    for address in addresses[:-1]:
+        with contextlib.suppress(SourceError):
+            return exporter(address)
+    return exporter(addresses[-1])

@@ -58,7 +58,7 @@ def compare(comparison: Comparison, own: Top) -> None:
     checks = comparison.checks
     reading = Top("--source=auto", f"--url=http://{page.ADDRESS}")
     checks.equal("top: own source", own.counting(), f"{SAID}counting with own BPF programs\n")
-    said = f"{SAID}reading the exporter at http://{page.ADDRESS}, which runs already"
+    said = f"{SAID}reading the exporter at http://{page.ADDRESS} (a process of user "
     checks.equal("top: the exporter as source", reading.counting()[: len(said)], said)
     guest = ExactGuest(identity("top"), *workload.TOP)
     guest.wait_parked()

@@ -180,6 +180,7 @@ def test_with_log_format_json_every_line_is_json(start: Start) -> None:
     serve.end()
     assert [json.loads(line)["msg"] for line in serve.log] == [
         "privileges dropped",
+        "sandbox entered",
         "listening",
         "attached",
         "stopped",

@@ -25,6 +25,8 @@ class FakeExporter:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # the connection stays open, as with a real exporter
+
             def do_GET(self) -> None:
                 assert self.path.endswith("/-/vcpus"), self.path
                 made = fake.answer(fake.asked)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pwd
 import re
 import signal
 import socket
@@ -23,6 +25,7 @@ from tests.support.fake_exporter import FakeExporter
 from tests.support.readings import SECOND, counted, reading, thread
 
 SAID = "kvm-exit-exporter top: "
+PRESENT_USER = f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}"
 HEADER = "TGID     TID      COMM             KVM_EXIT_REASON               COUNT AVG_TIME (ns)\n"
 
 
@@ -64,7 +67,7 @@ def test_the_table_has_only_the_exits_of_the_run(fake: FakeExporter) -> None:
     )
     assert said.returncode == 0
     assert said.stderr == (
-        f"{SAID}reading the exporter at {fake.url}\n"
+        f"{SAID}reading the exporter at {fake.url} ({PRESENT_USER})\n"
         f"{SAID}17 exits were not counted: no room for their reason (raise limits.cells and restart)\n"
     )
 
@@ -87,7 +90,7 @@ def test_a_signal_ends_the_run_and_prints_the_table(fake: FakeExporter, number: 
     command = [sys.executable, "-m", "exporter", "top", "--source", "exporter", "--url", fake.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
-    assert process.stderr.readline() == f"{SAID}reading the exporter at {fake.url}\n"
+    assert process.stderr.readline() == f"{SAID}reading the exporter at {fake.url} ({PRESENT_USER})\n"
     assert process.stderr.readline() == f"{SAID}Ctrl-C ends the run and prints the table\n"
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
@@ -215,7 +218,7 @@ def test_a_restart_of_the_exporter_is_reported(fake: FakeExporter) -> None:
         ((302, b""), "is not a kvm-exit-exporter of this version: it answers 302 to /-/vcpus"),
         ((503, b""), "is busy: it answers 503, too many scrapes at the same time (web.max_requests)\n"),
         ((429, b""), "is busy: it answers 429, asked more often than its rate limit allows\n"),
-        ((401, b""), "requires a password, which top cannot send: use --source own"),
+        ((401, b""), "requires a password: name a --login-file, or use --source own"),
         ((200, b"<html>"), "is not a kvm-exit-exporter of this version: not JSON"),
         ((200, b"{}"), "is not a kvm-exit-exporter of this version: version is missing"),
         ((200, b'{"version": 99}'), "is not a kvm-exit-exporter of this version: document version 99, expected 1"),
@@ -284,7 +287,7 @@ def test_a_closed_pipe_is_no_error(fake: FakeExporter) -> None:
     process.stdout.readline()
     process.stdout.close()
     said = process.stderr.read().decode()
-    assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url}\n")
+    assert (process.wait(30), said) == (0, f"{SAID}reading the exporter at {fake.url} ({PRESENT_USER})\n")
 
 
 def test_top_exits_with_status_1_if_its_output_cannot_be_written(fake: FakeExporter) -> None:

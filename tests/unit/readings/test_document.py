@@ -173,7 +173,7 @@ GOOD = json.loads(
         ({"taken_ns": True}, "taken_ns: not a number"),
         ({"since_ns": -1}, "since_ns: not a number"),
         ({"taken_ns": 1 << 64}, r"taken_ns: not a number from 0 to 2\^64 - 1"),
-        ({"counters": {"a": 10**400}}, "a: not a number"),
+        ({"counters": {"a": 10**300}}, "a: not a number"),
         ({"replay": 0}, "replay: neither true nor false"),
         ({"counters": [1]}, "expected an object, found "),
         ({"counters": {"a": None}}, "a: not a number"),
@@ -182,11 +182,11 @@ GOOD = json.loads(
         ({"vcpus": [{}]}, "in_progress is missing"),
         ({"vcpus": [{**GOOD["vcpus"][0], "vm": 3}]}, "vm: not a string"),
         ({"vcpus": [{**GOOD["vcpus"][0], "pid": None}]}, "pid: not a number"),
-        ({"vcpus": [{**GOOD["vcpus"][0], "guest_ns": 10**400}]}, "guest_ns: not a number"),
+        ({"vcpus": [{**GOOD["vcpus"][0], "guest_ns": 10**300}]}, "guest_ns: not a number"),
         ({"vcpus": [{**GOOD["vcpus"][0], "wait_ns": -1}]}, "wait_ns: not a number"),
         ({"vcpus": [{**GOOD["vcpus"][0], "in_progress": {}}]}, "reason is missing"),
         (
-            {"vcpus": [{**GOOD["vcpus"][0], "in_progress": {"reason": "A", "class": "b", "age_ns": 10**400}}]},
+            {"vcpus": [{**GOOD["vcpus"][0], "in_progress": {"reason": "A", "class": "b", "age_ns": 10**300}}]},
             "age_ns: not a number",
         ),
     ],
@@ -206,7 +206,7 @@ def test_a_wrong_document_is_refused(change: dict[str, object], problem: str) ->
         ({"buckets": [[-1, 1]]}, "not pairs"),
         ({"buckets": [5]}, "not pairs"),
         ({"buckets": [[1, 1 << 64]]}, "not pairs"),
-        ({"exits": 10**400}, "exits: not a number"),
+        ({"exits": 10**300}, "exits: not a number"),
         ({"sum_ns": 1 << 64}, "sum_ns: not a number"),
         ({"wait_ns": "1"}, "wait_ns: not a number"),
         ({"sleep_ns": -1}, "sleep_ns: not a number"),
@@ -259,3 +259,9 @@ def test_a_daemon_serves_an_empty_document_before_it_counts() -> None:
     with urllib.request.urlopen(f"http://{daemon.addresses[0]}{document.PATH}", timeout=30) as answer:
         assert document.decode(answer.read()) == Reading(0, 0, False, {}, [])
     daemon.close()
+
+
+def test_many_small_values_are_refused_unread() -> None:
+    """60 MB of lists once took 1.55 GB."""
+    with pytest.raises(DocumentError, match=r"^not JSON that can be read: more than 4194304 values$"):
+        document.decode(b"[" + b"[]," * (1 << 22) + b"[]]")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from exporter.config.options import Config, Web
+from exporter.service.daemon import Daemon
 from exporter.service.systemd import Systemd
 from tests.support.paths import ROOT
 
@@ -204,3 +206,16 @@ def test_a_passed_socket_is_used_without_a_notification_socket() -> None:
         "print(daemon.addresses == [address])\n"
     )
     assert _run_with_passed_descriptors(code) == ["True"]
+
+
+def test_the_exporter_also_listens_in_its_runtime_directory(tmp_path: Path) -> None:
+    """Nobody else can make a socket there. So `top` knows by the path that the exporter answers."""
+    ours = f"unix:{tmp_path}/web.sock"
+    systemd = Systemd({"RUNTIME_DIRECTORY": f"{tmp_path}:/other"}, os.getpid())
+    for listens, expected in ((("127.0.0.1:0",), 2), ((ours,), 1)):
+        daemon = Daemon(Config(web=Web(listen_address=listens)), systemd=systemd)
+        assert daemon.addresses[-1] == ours
+        assert len(daemon.addresses) == expected
+        assert (tmp_path / "web.sock").stat().st_mode & 0o777 == 0o660
+        daemon.close()
+        assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,10 @@ from tests.support.command import refused
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        *((url, "only http:// is supported") for url in ("https://x:9939", "ftp://x", "unix:///run/x", "x:9939", "")),
+        *((url, "only http://, https:// and unix:/ are supported") for url in ("ftp://x", "x:9939", "")),
+        *((url, "allowed is https://HOST:PORT") for url in ("https://", "https://a/?b", "https://u:p@a")),
+        ("unix:run/x", "has no absolute path"),
+        ("unix:/" + "x" * 108, "has a path of more than 107 bytes"),
         *((url, "allowed is http://HOST:PORT") for url in ("http://", "http://:80", "http://a/?b", "http://u:p@a")),
         *(
             (url, "allowed is http://HOST:PORT")
@@ -37,6 +40,9 @@ def test_other_urls_are_refused_with_the_reason(url: str, problem: str) -> None:
     [
         ("http://localhost:9939", Address("localhost", 9939)),
         ("http://a", Address("a", 80)),
+        ("https://a", Address("a", 443, scheme="https")),
+        ("https://a:9939/b", Address("a", 9939, "/b", "https")),
+        ("unix:/run/x", Address("localhost", 0, socket="/run/x")),
         ("http://[fe80::1]:81/", Address("fe80::1", 81)),
         ("http://A:1/proxy/kvm//", Address("a", 1, "/proxy/kvm")),
         ("http://b\xfccher.example:2", Address("b\xfccher.example", 2)),

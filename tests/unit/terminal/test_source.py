@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import re
 import socket
 import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +44,7 @@ def test_an_answer_that_never_ends_is_an_error(head: bytes) -> None:
             over.set()
 
 
-def test_the_default_url_is_the_listen_address() -> None:
+def test_the_default_url_is_the_listen_address(tmp_path: Path) -> None:
     for listens, url in (
         (":9939", "http://localhost:9939"),
         ("0.0.0.0:1234", "http://localhost:1234"),
@@ -49,7 +53,14 @@ def test_the_default_url_is_the_listen_address() -> None:
         ("10.1.2.3:80", "http://10.1.2.3:80"),
         ("unix:/run/x", "http://localhost:9939"),
     ):
-        assert str(source.default_address(Config(web=Web(listen_address=(listens,))))) == url
+        config = Config(web=Web(listen_address=(listens,)))
+        assert list(map(str, source.default_addresses(config, tmp_path))) == [url]
+
+
+def test_the_exporter_s_own_socket_is_preferred(tmp_path: Path) -> None:
+    (tmp_path / "web.sock").touch()
+    found = list(map(str, source.default_addresses(Config(), tmp_path)))
+    assert found == [f"unix:{tmp_path}/web.sock", "http://localhost:9939"]
 
 
 class Fixed:
@@ -58,8 +69,9 @@ class Fixed:
     poll_seconds, remote = 1.0, False
     first_seconds = 0.0
 
-    def __init__(self, name: str, *, replay: bool = False) -> None:
-        self.name = name
+    def __init__(self, name: str, *, replay: bool = False, uid: int | None = 0) -> None:
+        self.name = self.described = name
+        self.uid = uid
         self.first = reading(1, replay=replay, since_ns=1)
 
     def read(self) -> Reading:
@@ -72,7 +84,7 @@ class Fixed:
 HERE = Address("localhost", 9939)
 
 
-def refuse(*_: object) -> source.Source:
+def refuse(*_: object) -> Any:
     raise SourceError("no answer")
 
 
@@ -80,20 +92,60 @@ def no_root() -> source.Source:
     raise SourceError("no root")
 
 
+def chosen(
+    kind: str, own: Any, exporter: Callable[[Address], Any], trusted: Collection[int] | None = (0,)
+) -> tuple[source.Source, str]:
+    return source.choose(kind, [HERE], own, exporter, trusted)
+
+
 def test_auto_chooses_the_exporter_if_the_exporter_counts_this_host() -> None:
     own, real, replay = Fixed("own"), Fixed("E"), Fixed("E (a replay)", replay=True)
-    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: real)
-    assert (chosen, said) == (real, "reading E, which runs already (--source own: count with own BPF programs)")
-    chosen, said = source.choose("auto", HERE, lambda: own, lambda _: replay)
-    assert (chosen, said) == (own, "counting with own BPF programs: E (a replay) does not count this host's exits")
-    chosen, said = source.choose("auto", HERE, lambda: own, refuse)
-    assert (chosen, said) == (own, "counting with own BPF programs: no answer")
-    assert source.choose("exporter", HERE, lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
-    assert source.choose("own", HERE, lambda: own, lambda _: real) == (own, "counting with own BPF programs")
+    assert chosen("auto", lambda: own, lambda _: real) == (
+        real,
+        "reading E, which runs already (--source own: count with own BPF programs)",
+    )
+    assert chosen("auto", lambda: own, lambda _: replay) == (
+        own,
+        "counting with own BPF programs: E (a replay) does not count this host's exits",
+    )
+    assert chosen("auto", lambda: own, refuse) == (own, "counting with own BPF programs: no answer")
+    assert chosen("exporter", lambda: own, lambda _: replay) == (replay, "reading E (a replay)")
+    assert chosen("own", lambda: own, lambda _: real) == (own, "counting with own BPF programs")
     with pytest.raises(SourceError, match=r"^no root \(no answer\)$"):
-        source.choose("auto", HERE, no_root, refuse)
+        chosen("auto", no_root, refuse)
     with pytest.raises(SourceError, match=r"^no root$"):
-        source.choose("own", HERE, no_root, refuse)
+        chosen("own", no_root, refuse)
+
+
+@pytest.mark.parametrize("uid", [1000, None])
+def test_auto_does_not_trust_a_process_of_another_user(uid: int | None) -> None:
+    """While no exporter runs, every local user can listen on its port."""
+    own, foreign = Fixed("own"), Fixed("E (a process of user mallory)", uid=uid)
+    assert chosen("auto", lambda: own, lambda _: foreign) == (
+        own,
+        "counting with own BPF programs: E (a process of user mallory) is not this host's exporter",
+    )
+    assert chosen("auto", lambda: own, lambda _: foreign, trusted=None)[0] is foreign
+    assert chosen("exporter", lambda: own, lambda _: foreign)[0] is foreign
+
+
+def test_the_next_address_is_used_if_the_first_does_not_answer() -> None:
+    asked = []
+
+    def exporter(address: Address) -> Any:
+        asked.append(address)
+        return refuse() if len(asked) == 1 else Fixed("E")
+
+    second = Address("localhost", 1)
+    found, _ = source.choose("auto", [HERE, second], no_root, exporter, [0])
+    assert (found.name, asked) == ("E", [HERE, second])
+
+
+def test_root_the_exporter_s_user_and_the_present_user_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1007)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert source.trusted_users(Config(run_as="daemon")) == {0, 1007, pwd.getpwnam("daemon").pw_uid}
+    assert source.trusted_users(Config(run_as="no-such-user")) == {0, 1007, nobody}
 
 
 def test_the_source_own_needs_kvm_and_tracefs(tmp_path: Path) -> None:
