@@ -17,7 +17,7 @@ from exporter.kernel import landlock, seccomp
 
 log = logging.getLogger(__name__)
 
-_SYSTEM = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/etc", "/usr", "/lib", "/lib64", "/bin", "/opt")
+_SYSTEM = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/etc", "/usr", "/lib", "/lib64", "/opt", "/nix", "/gnu")
 """Readable besides Python's folders: names and pids, Python's modules and libraries, time zones, authorities."""
 _PACKAGE = Path(__file__).parents[2]
 
