@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from exporter.web.stream import TimedStream
 
-HEADER_SECONDS = 10.0
-"""Limit from the first byte of a request to the end of its header.
+REQUEST_SECONDS = 10.0
+"""Limit from the first byte of a request to its last byte.
 
 On a new connection, it begins with accept(), and includes the TLS handshake.
 """
@@ -36,7 +36,7 @@ def max_connections() -> int:
 
 
 class Connections:
-    """All connections by state: new, idle, busy. In each state the oldest is first."""
+    """All connections by state: new, awaited, idle, busy. In each state the oldest is first."""
 
     def __init__(self, limit: int, max_scrapes: int, clock: Callable[[], float]) -> None:
         self.limit = limit
@@ -44,25 +44,31 @@ class Connections:
         self._max_scrapes = max_scrapes
         # Dictionaries, because they keep the order of insertion.
         self._new: dict[TimedStream, None] = {}  # without a request yet
+        self._awaited: dict[TimedStream, None] = {}  # with the header of a request, and without its whole body
         self._idle: dict[TimedStream, None] = {}  # between two requests
         self._busy: dict[TimedStream, None] = {}
+        self._states = (self._awaited, self._new, self._idle, self._busy)
         self._scrapes: dict[TimedStream, str] = {}  # with the client's address
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._idle) + len(self._busy)
+        return sum(map(len, self._states))
 
     def __iter__(self) -> Iterator[TimedStream]:
         """Iterate over a copy of the connections, because closing a connection removes it."""
-        return iter([*self._new, *self._idle, *self._busy])
+        return iter([stream for streams in self._states for stream in streams])
 
     def add(self, stream: TimedStream) -> None:
         """Add a new connection."""
         self._new[stream] = None
 
+    def body_awaited(self, stream: TimedStream) -> None:
+        """Note that a client has sent a header and withholds the body. If places are short, it is closed first."""
+        self.closed(stream)
+        self._awaited[stream] = None
+
     def request_began(self, stream: TimedStream) -> None:
-        """Make a connection busy: the header of a request has arrived."""
-        self._new.pop(stream, None)
-        self._idle.pop(stream, None)
+        """Make a connection busy: a whole request has arrived."""
+        self.closed(stream)
         self._busy[stream] = None
 
     def request_ended(self, stream: TimedStream) -> None:
@@ -72,7 +78,7 @@ class Connections:
 
     def closed(self, stream: TimedStream) -> None:
         """Remove a connection that is closed."""
-        for streams in (self._new, self._idle, self._busy):
+        for streams in self._states:
             streams.pop(stream, None)
 
     @property
@@ -82,19 +88,20 @@ class Connections:
 
     @property
     def any_new(self) -> bool:
-        """True if a connection has not sent a request yet."""
-        return bool(self._new)
+        """True if a connection has not sent a whole request yet."""
+        return bool(self._awaited or self._new)
 
     def make_room(self) -> bool:
         """Close the least important connection.
 
         Returns False if every connection has a request and a client that reads the response.
 
-        It closes the oldest connection without a request. If every connection has one, it closes the connection that
-        has been idle longest. If none is idle, it closes the connection that has been stalled longest. A scraper sends
-        its request long before a flood makes its connection the oldest without a request.
+        It closes the connection that has withheld a body longest, or else the oldest connection without a request. If
+        every connection has one, it closes the connection that has been idle longest. If none is idle, it closes the
+        connection that has been stalled longest. A scraper sends its request long before a flood makes its connection
+        the oldest without a request.
         """
-        for streams in (self._new, self._idle):
+        for streams in (self._awaited, self._new, self._idle):
             if streams:
                 next(iter(streams)).close()
                 return True
@@ -148,8 +155,9 @@ class Connections:
         if stream in self._busy:
             assert stream.busy_since is not None
             return stream.stalled_seconds(now) > WRITE_SECONDS or now - stream.busy_since > RESPONSE_SECONDS
+        since = stream.receiving_since
+        if since is not None and now - since > REQUEST_SECONDS:
+            return True
         if stream in self._idle:
-            header_since = stream.header_since
-            header_overdue = header_since is not None and now - header_since > HEADER_SECONDS
-            return header_overdue or now - stream.idle_since > IDLE_SECONDS
-        return now - stream.accepted_at > HEADER_SECONDS
+            return now - stream.idle_since > IDLE_SECONDS
+        return stream in self._new and now - stream.accepted_at > REQUEST_SECONDS

@@ -67,7 +67,6 @@ class Exchange(httputil.HTTPMessageDelegate):
     ) -> None:
         """Take the header of a request. Refuses a header that is not valid, and a body that is too large."""
         assert isinstance(start_line, httputil.RequestStartLine)
-        self._stream.begin_request()
         self._request = Request(
             start_line.method,
             _path(start_line.path),
@@ -79,12 +78,15 @@ class Exchange(httputil.HTTPMessageDelegate):
         if error_status:
             self._connection.detach()  # so that tornado does not read the body
             self._stream.refuse(error_status)
+        elif headers.get("Content-Length", "0").strip("0"):
+            self._stream.await_body()
 
     def data_received(self, chunk: bytes) -> None:
         """Discard a part of the body, because no path uses the body."""
 
     def finish(self) -> None:
-        """Start to respond. tornado reads the next request of this connection when the response has been sent."""
+        """Start to respond to a whole request. tornado reads the next one when the response has been sent."""
+        self._stream.begin_request()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def on_connection_close(self) -> None:

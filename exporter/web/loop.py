@@ -25,7 +25,7 @@ from tornado.httpserver import HTTPServer
 from exporter.common.logs import event
 from exporter.web.accept import Acceptor
 from exporter.web.auth import Passwords, QueueFullError
-from exporter.web.connections import HEADER_SECONDS, IDLE_SECONDS, Connections
+from exporter.web.connections import IDLE_SECONDS, REQUEST_SECONDS, Connections
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener
 from exporter.web.response import Response, Routes, text_response
@@ -82,9 +82,8 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
             chunk_size=READ_CHUNK,
             max_header_size=MAX_HEADER,
             max_body_size=MAX_BODY,
-            body_timeout=HEADER_SECONDS,
             # tornado has one common limit for the idle time and the header. connections.py has a limit for each.
-            idle_connection_timeout=IDLE_SECONDS + HEADER_SECONDS,
+            idle_connection_timeout=IDLE_SECONDS + REQUEST_SECONDS,
         )
         self._acceptor.start()
         while not self._stopping.is_set():

@@ -33,8 +33,11 @@ class StreamEvents(Protocol):
     def clock(self) -> Callable[[], float]:
         """The monotonic clock, in seconds."""
 
+    def body_awaited(self, stream: TimedStream) -> None:
+        """The header of a request has arrived, and its body has not."""
+
     def request_began(self, stream: TimedStream) -> None:
-        """The header of a request has arrived."""
+        """A whole request has arrived."""
 
     def request_ended(self, stream: TimedStream) -> None:
         """The response has been sent."""
@@ -54,10 +57,10 @@ class TimedStream(IOStream):
         """Done when the connection is closed."""
         self.accepted_at = self._clock()
         self.busy_since: float | None = None
-        """When the header of the current request arrived; None without a request."""
+        """When the whole current request had arrived; None without such a request."""
         self.idle_since = self.accepted_at
-        self.header_since: float | None = None
-        """When the first byte of an incomplete header arrived.
+        self.receiving_since: float | None = None
+        """When the first byte of an incomplete request arrived.
 
         A byte that arrived together with the previous request is not noticed. The connection then counts as idle.
         """
@@ -66,10 +69,17 @@ class TimedStream(IOStream):
         self._input_ended_at: float | None = None
         """When the end of the client's input was first noticed: the client has closed its sending half."""
 
+    def await_body(self) -> None:
+        """Record that the header of a request has arrived, and that its body has not."""
+        if self.receiving_since is None:
+            self.receiving_since = self._clock()
+        if not self.closed():
+            self._events.body_awaited(self)
+
     def begin_request(self) -> None:
-        """Record that the header of a request has arrived. The connection may be closed by now."""
+        """Record that a whole request has arrived. The connection may be closed by now."""
         self.progress_at = self.busy_since = self._clock()
-        self.header_since = None
+        self.receiving_since = None
         if not self.closed():
             self._events.request_began(self)
 
@@ -85,12 +95,12 @@ class TimedStream(IOStream):
         return now - self.progress_at if self.busy_since is not None and self.writing() else 0.0
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Read, and record when a header begins. Complete requests get a response even after the end of input."""
+        """Read, and record when a request begins. Complete requests get a response even after the end of input."""
         count = super().read_from_fd(buf)
         if count == 0 and self._open_after_end_of_input():
             return None  # this means "no data yet" to tornado
-        if count and self.header_since is None and self.busy_since is None:
-            self.header_since = self._clock()
+        if count and self.receiving_since is None and self.busy_since is None:
+            self.receiving_since = self._clock()
         return count
 
     def _open_after_end_of_input(self) -> bool:
@@ -98,13 +108,13 @@ class TimedStream(IOStream):
         first_time = self._input_ended_at is None
         if self._input_ended_at is None:
             self._input_ended_at = self._clock()
-        has_header_bytes = self.header_since is not None
+        has_request_bytes = self.receiving_since is not None
         if self.reading():
-            # tornado parses these bytes next. A second call means that the header is incomplete.
-            return first_time and has_header_bytes
+            # tornado parses these bytes next. A second call means that the request is incomplete.
+            return first_time and has_request_bytes
         if self.busy_since is None:
-            # If there are header bytes, the header is complete, and tornado calls begin_request() next.
-            if not has_header_bytes:
+            # If there are bytes of a request, tornado has a complete part of it, and handles that part next.
+            if not has_request_bytes:
                 return False
         elif self._input_ended_at - self.busy_since > _HALF_CLOSE_SECONDS:
             return False
