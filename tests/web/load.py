@@ -2,9 +2,9 @@
 
     python3 -m tests.web.load       prints the figures
 
-The child serves a page of 20 MB. A third of the connections is idle. The others send half a request, a header byte by
-byte, a header of 1 MB or bytes that are not TLS, or they request a page and do not read it. Connections that the server
-closes are opened again, a thousand per second.
+The child serves a page of 20 MB. A third of the connections is idle. The others send half a request, a header without
+its body, a header byte by byte, a header of 1 MB or bytes that are not TLS, or they request a page and do not read it.
+Connections that the server closes are opened again, a thousand per second.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 # Each kind of bad connection has a name, a share in percent, and the bytes that it sends first.
 _KINDS = (
     ("idle", 34, b""),
-    ("half a request", 20, b"GET /metrics HTT"),
-    ("header in drops", 16, b"GET /metrics HTTP/1.1\r\nX: "),
+    ("half a request", 10, b"GET /metrics HTT"),
+    ("no body", 16, b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n"),
+    ("header in drops", 10, b"GET /metrics HTTP/1.1\r\nX: "),
     ("reads nothing", 10, _GET),
     ("no TLS", 10, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 500),
     ("1 MB header", 10, b"GET / HTTP/1.1\r\nCookie: " + b"x" * 1_000_000),

@@ -100,18 +100,21 @@ def new(stream: TimedStream) -> bool:
 
 
 def heard(stream: TimedStream) -> bool:
-    return stream.header_since is not None
+    return stream.receiving_since is not None
 
 
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+NO_BODY = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd"
 
 
 @pytest.mark.parametrize(
     ("limit", "sent", "state"),
     [
-        (connections.HEADER_SECONDS, [b""], new),
-        (connections.HEADER_SECONDS, [b"GET /met"], heard),
-        (connections.HEADER_SECONDS, [HEALTHY, b"GET /met"], heard),
+        (connections.REQUEST_SECONDS, [b""], new),
+        (connections.REQUEST_SECONDS, [b"GET /met"], heard),
+        (connections.REQUEST_SECONDS, [HEALTHY, b"GET /met"], heard),
+        (connections.REQUEST_SECONDS, [NO_BODY], heard),
+        (connections.REQUEST_SECONDS, [HEALTHY, NO_BODY], heard),
         (connections.IDLE_SECONDS, [HEALTHY, b""], idle),
         (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], stuck),
     ],
@@ -144,7 +147,7 @@ def test_a_header_that_arrives_byte_by_byte_is_cut_off(serve: Serve, clock: Cloc
         stream = only(web)
         for _ in range(10):
             raw.sendall(b"x")
-            clock.now += connections.HEADER_SECONDS / 10
+            clock.now += connections.REQUEST_SECONDS / 10
         time.sleep(0.1)
         assert not stream.closed()
         clock.now += 0.1
@@ -351,6 +354,37 @@ def test_the_oldest_idle_connection_is_closed_for_a_new_connection(
     scraper.close()
     for raw in idle:
         raw.close()
+
+
+def test_connections_whose_body_is_withheld_are_closed_first(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "max_connections", lambda: 23)
+    web = serve()
+    silent = connect(web)
+    until(lambda: len(held(web)) == 1)
+    withheld = [connect(web) for _ in range(22)]
+    for raw in withheld:
+        raw.sendall(NO_BODY)
+    until(lambda: sum(map(heard, held(web))) == 22)
+    assert held(web).busy == 0
+    assert ask(web).body == BODY
+    ends = []
+    for raw in (silent, *withheld):
+        raw.settimeout(0.05)
+        with contextlib.suppress(socket.timeout):
+            ends.append((raw, raw.recv(1)))
+    assert ends == [(withheld[0], b"")]
+    for raw in (silent, *withheld):
+        raw.close()
+
+
+def test_a_request_is_answered_when_its_body_arrives(serve: Serve) -> None:
+    web = serve()
+    with connect(web) as raw:
+        for _ in range(2):
+            raw.sendall(NO_BODY)
+            until(lambda: heard(only(web)))
+            raw.sendall(b"e")
+            assert raw.recv(1 << 16).startswith(b"HTTP/1.1 403 ")
 
 
 def test_the_connection_limit_leaves_descriptors_for_counting(monkeypatch: pytest.MonkeyPatch) -> None:

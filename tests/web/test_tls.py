@@ -325,7 +325,7 @@ def test_a_handshake_that_never_ends_is_cut_off(serve: Serve, pki: Path, tmp_pat
     with connect(web) as raw:
         stream = only(web)
         raw.sendall(b"\x16\x03\x01")
-        clock.now += connections.HEADER_SECONDS + 1
+        clock.now += connections.REQUEST_SECONDS + 1
         assert raw.recv(1) == b""
         until(stream.closed)
 
