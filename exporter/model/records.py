@@ -56,6 +56,14 @@ class Cell(NamedTuple):
         """The counts of the buckets. Their sum is the number of completed exits, at most `exits`."""
         return struct.unpack(f"{len(self.buckets) // 8}Q", self.buckets)
 
+    def filled(self) -> dict[int, int]:
+        """The counts above 0 by the number of their bucket, in the order of the buckets."""
+        # Most buckets are empty, and they are cut off before any number is made: /-/vcpus has thousands of cells.
+        first = (len(self.buckets) - len(self.buckets.lstrip(b"\0"))) // 8
+        end = (len(self.buckets.rstrip(b"\0")) + 7) // 8
+        counts = struct.unpack_from(f"{max(0, end - first)}Q", self.buckets, first * 8)
+        return {number: count for number, count in enumerate(counts, first) if count}
+
 
 class ThreadKey(NamedTuple):
     """One thread of one process. The time of its first event distinguishes it from a later thread with the same tid."""

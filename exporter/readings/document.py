@@ -23,31 +23,37 @@ class DocumentError(Exception):
     """The bytes are not a document of /-/vcpus of this version."""
 
 
-def encode(now: Reading) -> bytes:
-    """Return the JSON document: one line of ASCII. All numbers are integers."""
-    made = {
+def encode(now: Reading) -> list[bytes]:
+    """Return the JSON document in pieces: one line of ASCII. All numbers are integers.
+
+    A vCPU is a piece, so that the objects of all vCPUs are never in memory at the same time.
+    """
+    head = {
         "version": VERSION,
         "taken_ns": now.taken_ns,
         "since_ns": now.since_ns,
         "replay": now.replay,
         "counters": dict(now.counters),
-        "vcpus": [
-            {
-                **identity(thread),
-                "guest_ns": thread.guest_ns,
-                "wait_ns": thread.wait_ns,
-                "reasons": [counted_fields(c) for c in thread.reasons],
-            }
-            for thread in now.vcpus
-        ],
     }
-    return dumps(made)
+    pieces = [_text(head)[:-1] + ',"vcpus":[']
+    separator = ""
+    for thread in now.vcpus:
+        reasons = [counted_fields(counted) for counted in thread.reasons]
+        times = {"guest_ns": thread.guest_ns, "wait_ns": thread.wait_ns}
+        pieces.append(separator + _text({**identity(thread), **times, "reasons": reasons}))
+        separator = ","
+    pieces.append("]}\n")
+    return [piece.encode() for piece in pieces]
 
 
 def dumps(made: Mapping[str, Any]) -> bytes:
     """Return one line of JSON that is safe to print: everything except printable ASCII is escaped."""
+    return _text(made).encode() + b"\n"
+
+
+def _text(made: Mapping[str, Any]) -> str:
     # json escapes everything above 0x7f and below 0x20. DEL occurs only inside strings.
-    return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
+    return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def identity(thread: VcpuReading) -> dict[str, object]:

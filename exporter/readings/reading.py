@@ -120,6 +120,5 @@ def _vcpu_reading(
 
 def _reason_reading(cell: Cell, reason: Reason, *, split: bool) -> ReasonReading:
     kind = USERSPACE if cell.space in USERSPACE_SPACES else EXIT
-    buckets = {number: count for number, count in enumerate(cell.counts()) if count}
     parts = cell.parts if split else None
-    return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, buckets, parts)
+    return ReasonReading(kind, reason.name, reason.klass, cell.exits, cell.sum_ns, cell.filled(), parts)

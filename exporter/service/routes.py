@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Callable
 
 from exporter.metrics.exposition.page import MetricsPage
@@ -19,13 +20,13 @@ Reload = Callable[[], str]
 def routes(
     render: Render,
     telemetry_path: str,
-    vcpus: Callable[[], bytes] | None = None,
+    vcpus: Callable[[], Sequence[bytes]] | None = None,
     *,
     page: HtmlPage | None = None,
     not_ready: Callable[[], str] | None = None,
     reload: Reload | None = None,
 ) -> Routes:
-    """Return all paths. `vcpus` makes the JSON document of /-/vcpus, and `page` makes the page at /.
+    """Return all paths. `vcpus` makes the JSON document of /-/vcpus in pieces, and `page` makes the page at /.
 
     `not_ready` returns "" or why no program is attached: it makes /-/ready. Without `reload`, a request to reload is
     refused.
@@ -44,7 +45,7 @@ def routes(
         found["/-/ready"] = Route(lambda _: _readiness(not_ready()))
     if vcpus:
         json = [("Content-Type", "application/json")]
-        found[document.PATH] = Route(lambda _: Response(200, json, [vcpus()]), in_thread=True)
+        found[document.PATH] = Route(lambda _: Response(200, json, vcpus()), in_thread=True)
     if page:
         found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
         found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)

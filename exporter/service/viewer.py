@@ -28,8 +28,8 @@ class Viewer:
         """Read this collection from now on."""
         self._collection, self._observer = collection, observer
 
-    def document(self) -> bytes:
-        """Return the JSON document of all vCPUs."""
+    def document(self) -> list[bytes]:
+        """Return the JSON document of all vCPUs, in pieces."""
         return encode(self._reading())
 
     def page_data(self) -> PageData:

@@ -31,7 +31,7 @@ class FakeExporter:
                 assert self.path.endswith("/-/vcpus"), self.path
                 made = fake.answer(fake.asked)
                 fake.asked += 1
-                status, body = made if isinstance(made, tuple) else (200, document.encode(made))
+                status, body = made if isinstance(made, tuple) else (200, b"".join(document.encode(made)))
                 if fake._closed.is_set():
                     return
                 self.send_response(status)

@@ -76,7 +76,7 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
         ],
     )
     assert [thread.vm_label for thread in now.vcpus] == ["web-1", "200"]
-    assert json.loads(document.encode(now)) == {
+    assert json.loads(b"".join(document.encode(now))) == {
         "version": 1,
         "taken_ns": 1009,
         "since_ns": 13,
@@ -144,7 +144,7 @@ def test_a_snapshot_becomes_a_reading_with_names() -> None:
 def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified], time_split: bool) -> None:
     """Whatever the name of a VM is, the bytes are safe to print on a terminal."""
     now = read(vcpus, time_split=time_split)
-    data = document.encode(now)
+    data = b"".join(document.encode(now))
     assert document.decode(data) == now
     assert data.endswith(b"\n")
     assert all(0x20 <= byte < 0x7F for byte in data[:-1])
@@ -152,13 +152,15 @@ def test_an_encoded_reading_is_decoded_unchanged(vcpus: list[Identified], time_s
 
 
 GOOD = json.loads(
-    document.encode(
-        reading_of(
-            Snapshot([record(100, 101, cell(Space.VMX, 12, 5, {10: 3}, 50))], {"a": 1}, {}, 8, 0, 8, 0),
-            lambda _: None,
-            NAME,
-            since_ns=1,
-            replay=False,
+    b"".join(
+        document.encode(
+            reading_of(
+                Snapshot([record(100, 101, cell(Space.VMX, 12, 5, {10: 3}, 50))], {"a": 1}, {}, 8, 0, 8, 0),
+                lambda _: None,
+                NAME,
+                since_ns=1,
+                replay=False,
+            )
         )
     )
 )

@@ -79,7 +79,7 @@ def test_the_server_is_ready_while_there_is_no_reason_against_it() -> None:
 
 def test_vcpus_are_served_as_json(served: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     assert _ask(served, "GET", "/-/vcpus")[0].status == 404
-    documents = iter([b'{"vcpus": []}'])  # the second request fails
+    documents = iter([[b'{"vcpus":', b" []}"]])  # the second request fails
     web = WebServer(["127.0.0.1:0"])
     web.serve(routes(_render, "/metrics", vcpus=lambda: next(documents)))
     answer, body = _ask(web, "GET", "/-/vcpus")
