@@ -25,7 +25,7 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _FALLBACK = "nobody"
 
 
-def _keep_heap_small() -> None:
+def keep_heap_small() -> None:
     """Make glibc use only one heap, and return large blocks to the kernel.
 
     By default each thread that answers a scrape has a separate heap, which never shrinks.
@@ -97,7 +97,7 @@ def run(
     `replay` makes the source of a replay, whose stand-ins run as the account; it raises StartError and LoadError.
     `reread` reads the configuration again from `files`, and raises ConfigError.
     """
-    _keep_heap_small()
+    keep_heap_small()
     systemd = Systemd(os.environ, os.getpid())
     sandbox.close_inherited(fd for _, fd in systemd.passed)
     sandbox.leave_terminal()

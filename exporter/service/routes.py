@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Callable
 
+from exporter.metrics.exposition.negotiation import accepts_gzip, choose_format
 from exporter.metrics.exposition.page import MetricsPage
 from exporter.page.page import HEADERS, PATH, HtmlPage
 from exporter.readings import document
@@ -37,7 +38,7 @@ def routes(
         return Response(200, made.headers, made.pieces)
 
     found = {
-        telemetry_path: Route(metrics, in_thread=True),
+        telemetry_path: Route(metrics, in_thread=True, shape=_page_shape),
         "/-/healthy": constant(text_response(200, "Healthy")),
         "/-/reload": Route(lambda _: _reload(reload), WRITE_METHODS, in_thread=reload is not None),
     }
@@ -50,6 +51,11 @@ def routes(
         found["/"] = Route(lambda _: Response(200, HEADERS, [page.page()]), in_thread=True)
         found[PATH] = Route(lambda _: Response(200, HEADERS, [page.fragment()]), in_thread=True)
     return found
+
+
+def _page_shape(request: Request) -> Hashable:
+    """Return everything that a metrics page depends on."""
+    return choose_format(request.accept), accepts_gzip(request.accept_encoding)
 
 
 def _readiness(reason: str) -> Response:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
+from exporter.web.scrapes import longest_stalled
 from exporter.web.stream import TimedStream
 
 REQUEST_SECONDS = 10.0
@@ -19,8 +19,6 @@ WRITE_SECONDS = 30.0
 """Limit for a client that reads nothing of its response."""
 RESPONSE_SECONDS = 300.0
 """Limit for a whole response, even if the client reads without a pause."""
-STALLED_SECONDS = 1.0
-"""A client that has read nothing of its response for this long is stalled: it may be closed if a limit is reached."""
 
 _MAX_CONNECTIONS = 1000
 _RESERVED_DESCRIPTORS = 128
@@ -38,17 +36,15 @@ def max_connections() -> int:
 class Connections:
     """All connections by state: new, awaited, idle, busy. In each state the oldest is first."""
 
-    def __init__(self, limit: int, max_scrapes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self.limit = limit
         self.clock = clock
-        self._max_scrapes = max_scrapes
         # Dictionaries, because they keep the order of insertion.
         self._new: dict[TimedStream, None] = {}  # without a request yet
         self._awaited: dict[TimedStream, None] = {}  # with the header of a request, and without its whole body
         self._idle: dict[TimedStream, None] = {}  # between two requests
         self._busy: dict[TimedStream, None] = {}
         self._states = (self._awaited, self._new, self._idle, self._busy)
-        self._scrapes: dict[TimedStream, str] = {}  # with the client's address
 
     def __len__(self) -> int:
         return sum(map(len, self._states))
@@ -105,44 +101,10 @@ class Connections:
             if streams:
                 next(iter(streams)).close()
                 return True
-        stalled = self._longest_stalled(self._busy)
+        stalled = longest_stalled(self._busy, self.clock())
         if stalled:
             stalled.close()
         return stalled is not None
-
-    def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape of the client at the address `peer` as in flight. Returns False if there are too many.
-
-        At the limit, the scrape replaces a stalled one. If no scrape is stalled, it replaces a scrape of the address
-        with the most scrapes, but only if that address has more scrapes than `peer` would then have. So a client that
-        scrapes too often cannot block the scrapes of another client.
-        """
-        if len(self._scrapes) >= self._max_scrapes:
-            replaced = self._longest_stalled(self._scrapes) or self._scrape_of_busiest_address(peer)
-            if replaced is None:
-                return False
-            replaced.close()
-            self._scrapes.pop(replaced)
-        self._scrapes[stream] = peer
-        return True
-
-    def release_scrape(self, stream: TimedStream) -> None:
-        """Count an admitted scrape as ended."""
-        self._scrapes.pop(stream, None)
-
-    def _longest_stalled(self, streams: Iterable[TimedStream]) -> TimedStream | None:
-        now = self.clock()
-        longest = max(streams, key=lambda stream: stream.stalled_seconds(now), default=None)
-        return longest if longest and longest.stalled_seconds(now) >= STALLED_SECONDS else None
-
-    def _scrape_of_busiest_address(self, peer: str) -> TimedStream | None:
-        counts = Counter(self._scrapes.values())
-        ((busiest, count),) = counts.most_common(1)
-        if count <= counts[peer] + 1:
-            return None
-        now = self.clock()
-        streams = (stream for stream, address in self._scrapes.items() if address == busiest)
-        return max(streams, key=lambda stream: stream.stalled_seconds(now))
 
     def close_overdue(self) -> None:
         """Close each connection that has exceeded its time limit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from email.utils import formatdate
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -15,8 +14,10 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from exporter.common.logs import event
-from exporter.web.response import Request, Response, Route, Routes, find_route, respond, text_response
+from exporter.web.response import Request, Response, Routes, find_route, respond, text_response
+from exporter.web.scrapes import Scrapes
 from exporter.web.stream import TimedStream
+from exporter.web.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -31,31 +32,29 @@ class ServerInterface(Protocol):
     routes: Routes
 
     @property
-    def executor(self) -> Executor:
-        """The worker threads that make pages."""
+    def turns(self) -> Turns:
+        """The worker that makes bodies."""
+
+    @property
+    def scrapes(self) -> Scrapes:
+        """The scrapes in flight."""
 
     @property
     def headers(self) -> Iterable[tuple[str, str]]:
         """Headers that the operator adds to every response."""
 
-    async def authorize(self, authorization: str, peer: str) -> Response | None:
+    async def authorize(self, authorization: str, client: str) -> Response | None:
         """Return the response that refuses a client; None if the client may send requests."""
-
-    def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape as in flight. Returns False if too many scrapes are in flight."""
-
-    def release_scrape(self, stream: TimedStream) -> None:
-        """Count an admitted scrape as ended."""
 
 
 class Exchange(httputil.HTTPMessageDelegate):
-    """Takes a request from tornado's parser, and responds to it. `peer` is the address of the client."""
+    """Takes a request from tornado's parser, and responds to it. clients.py makes the text `client`."""
 
-    def __init__(self, server: ServerInterface, connection: HTTP1Connection, stream: TimedStream, peer: str) -> None:
+    def __init__(self, server: ServerInterface, connection: HTTP1Connection, stream: TimedStream, client: str) -> None:
         self._server = server
         self._connection = connection
         self._stream = stream
-        self._peer = peer
+        self._client = client
         self._request = Request("", "")
         self._authorization = ""
         self._task: asyncio.Task[None] | None = None
@@ -105,25 +104,21 @@ class Exchange(httputil.HTTPMessageDelegate):
             self._stream.end_request()
 
     async def _respond(self) -> None:
-        refusal = await self._server.authorize(self._authorization, self._peer)
+        refusal = await self._server.authorize(self._authorization, self._client)
         route = find_route(self._server.routes, self._request)
         if refusal:
             await self._send(refusal)
         elif not route.in_thread:
             await self._send(respond(route, self._request))
-        elif not self._server.admit_scrape(self._stream, self._peer):
+        elif not self._server.scrapes.admit(self._stream, self._client):
             await self._send(text_response(503, "Too many scrapes at the same time", ("Retry-After", "1")))
         else:
             try:
-                loop = asyncio.get_running_loop()
-                response = await loop.run_in_executor(self._server.executor, self._respond_in_thread, route)
+                response = await self._server.turns.response(route, self._request, self._stream, self._client)
+                self._server.scrapes.sends(self._stream, response)
                 await self._send(response)
             finally:
-                self._server.release_scrape(self._stream)
-
-    def _respond_in_thread(self, route: Route) -> Response:
-        """Make the response in a worker thread. If the client has closed the connection by now, skip the work."""
-        return text_response(503) if self._stream.closed() else respond(route, self._request)
+                self._server.scrapes.release(self._stream)
 
     async def _send(self, response: Response) -> None:
         headers = httputil.HTTPHeaders(

@@ -1,4 +1,4 @@
-"""The part of the web server that runs in the event loop. The loop handles all connections; a few threads make pages.
+"""The part of the web server that runs in the event loop. The loop handles all connections; one thread makes pages.
 
 A slow, idle or silent client costs the loop a few kilobytes, but no thread. tornado parses HTTP. The limits that
 tornado lacks are in connections.py.
@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # tornado imports this module with its first event loop. By then root is dropped, and only root may be able to read it.
@@ -25,12 +25,15 @@ from tornado.httpserver import HTTPServer
 from exporter.common.logs import event
 from exporter.web.accept import Acceptor
 from exporter.web.auth import Passwords, QueueFullError
+from exporter.web.clients import client_of
 from exporter.web.connections import IDLE_SECONDS, REQUEST_SECONDS, Connections
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener
 from exporter.web.response import Response, Routes, text_response
+from exporter.web.scrapes import Scrapes
 from exporter.web.stream import READ_CHUNK, TimedStream, TimedTlsStream
 from exporter.web.tls import alternative_names
+from exporter.web.turns import Turns
 from exporter.web.watched import WatchedSettings
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,6 @@ MAX_HEADER = 1 << 14
 """Limit of the request line and the headers, in bytes."""
 CLOSE_SECONDS = 3.0
 """How long a stop waits for responses that are being sent."""
-_THREADS = 4
 _SWEEP_SECONDS = 1.0
 """Time between two checks of the connections' time limits."""
 _TCP_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h; Python's socket has the name from 3.12 on
@@ -54,10 +56,17 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
     """Serves requests in the thread of the event loop. Other threads may call stop() and set `routes`."""
 
     def __init__(
-        self, routes: Routes, listeners: Sequence[Listener], settings: WatchedSettings, connections: Connections
+        self,
+        routes: Routes,
+        listeners: Sequence[Listener],
+        settings: WatchedSettings,
+        connections: Connections,
+        scrapes: Scrapes,
     ) -> None:
         self.routes = routes
-        self.executor: Executor = ThreadPoolExecutor(_THREADS, "page")
+        self._executor = ThreadPoolExecutor(1, "page")
+        self.turns = Turns(self._executor)
+        self.scrapes = scrapes
         self._settings = settings
         self._passwords = Passwords()
         self._connections = connections
@@ -106,7 +115,7 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         for stream in self._connections:
             stream.close()
         await asyncio.sleep(0)  # tasks that wait for these connections end now
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
         self._passwords.close()
 
     # --- connections ---
@@ -158,8 +167,8 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         assert isinstance(request_conn, HTTP1Connection)
         stream = request_conn.stream
         assert isinstance(stream, TimedStream)
-        peer = getattr(request_conn.context, "remote_ip", "")
-        return Exchange(self, request_conn, stream, peer)
+        client = client_of(getattr(request_conn.context, "remote_ip", ""))
+        return Exchange(self, request_conn, stream, client)
 
     # --- ServerInterface ---
 
@@ -168,25 +177,17 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         """Headers that the operator adds to every response."""
         return self._settings.current.headers
 
-    async def authorize(self, authorization: str, peer: str) -> Response | None:
+    async def authorize(self, authorization: str, client: str) -> Response | None:
         """Return the response that refuses a client; None if the client may send requests."""
         settings = self._settings.current
         if settings.rate_limit and not settings.rate_limit.take(time.monotonic()):
             return text_response(429)
         try:
-            if not settings.users or await self._passwords.check(settings.users, authorization, peer):
+            if not settings.users or await self._passwords.check(settings.users, authorization, client):
                 return None
         except QueueFullError:
             return text_response(429)
         return text_response(401, "", ("WWW-Authenticate", 'Basic realm="kvm-exit-exporter", charset="UTF-8"'))
-
-    def admit_scrape(self, stream: TimedStream, peer: str) -> bool:
-        """Count a scrape as in flight. Returns False if too many scrapes are in flight."""
-        return self._connections.admit_scrape(stream, peer)
-
-    def release_scrape(self, stream: TimedStream) -> None:
-        """Count an admitted scrape as ended."""
-        self._connections.release_scrape(stream)
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Callable, NamedTuple
 
 from exporter.common.batches import batches
@@ -40,8 +42,9 @@ class Request(NamedTuple):
     accept_encoding: str = ""
 
 
-class Response(NamedTuple):
-    """A response, whose body is in pieces so that a large one is not copied.
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A response, whose body is in pieces so that a large one is not copied. Several requests can share it.
 
     `headers` has the headers of this response alone. exchange.py adds the headers that every response has.
     """
@@ -55,7 +58,7 @@ class Response(NamedTuple):
         """The text of the status in the status line."""
         return REASON_PHRASES[self.status]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the body in bytes."""
         return sum(map(len, self.pieces))
@@ -65,13 +68,20 @@ class Response(NamedTuple):
         return batches(self.pieces)
 
 
+def one_shape(_: Request) -> Hashable:
+    """Return the same shape for each request."""
+    return None
+
+
 class Route(NamedTuple):
     """The handler of a path, and the methods that it accepts."""
 
     handler: Callable[[Request], Response]
     methods: tuple[str, ...] = READ_METHODS
     in_thread: bool = False
-    """The handler runs in a worker thread, and its request counts as a scrape in flight."""
+    """The handler runs in a worker thread, its request counts as a scrape, and requests share the response."""
+    shape: Callable[[Request], Hashable] = one_shape
+    """Returns the shape of the response: requests of the same shape can share a response."""
 
 
 Routes = Mapping[str, Route]

@@ -15,6 +15,7 @@ from exporter.web.heartbeat import Heartbeat
 from exporter.web.listen import Listener, ListenError, inherited_listener, listen
 from exporter.web.loop import CLOSE_SECONDS, LoopServer
 from exporter.web.response import Routes
+from exporter.web.scrapes import Scrapes
 from exporter.web.watched import WatchedSettings
 
 
@@ -79,8 +80,9 @@ class WebServer:
         """Start to serve requests, and return at once. Raises OSError if no file descriptor is free for the loop."""
         # tornado logs a line for each malformed request. Clients could fill the log with them.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
-        connections = Connections(max_connections(), self._max_requests, self._clock)
-        self._server = LoopServer(routes, self._listeners, self._settings, connections)
+        connections = Connections(max_connections(), self._clock)
+        scrapes = Scrapes(self._max_requests, self._clock)
+        self._server = LoopServer(routes, self._listeners, self._settings, connections, scrapes)
         # Make the loop here: if it failed in the thread, the daemon would run and never respond.
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)

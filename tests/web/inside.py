@@ -43,7 +43,8 @@ def only(web: WebServer) -> TimedStream:
 
 def scrapes(web: WebServer) -> int:
     """Return the number of scrapes in progress."""
-    return len(held(web)._scrapes)
+    assert web._server
+    return len(web._server.scrapes)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -278,26 +278,6 @@ def test_a_body_that_ends_too_early_ends_the_connection(serve: Serve) -> None:
         assert all_of(raw) == b""
 
 
-def test_no_page_is_rendered_for_closed_connections(serve: Serve, gate: Gate) -> None:
-    """Four pages are rendered at a time.
-
-    23 scrapes wait for a thread, and their clients have closed their connections.
-    """
-    clock = Clock()
-    web = serve(routes=routes(gate.render, "/metrics"), clock=clock)
-    asked = [connect(web) for _ in range(27)]
-    for raw in asked:
-        raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    until(lambda: scrapes(web) == 27 and len(gate.asked) == 4)
-    clock.now += 2  # shortly after a request, a close cannot be told from a half close
-    for raw in asked:
-        raw.close()
-    until(lambda: len(held(web)) == 0)
-    gate.open.set()
-    assert ask(web).body == BODY
-    assert len(gate.asked) == 4 + 1
-
-
 def test_the_reader_that_was_stuck_longest_is_closed_for_a_new_scrape(serve: Serve) -> None:
     clock = Clock()
     web = serve(routes=app(BIG), max_requests=3, clock=clock)
