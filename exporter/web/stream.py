@@ -12,9 +12,10 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from exporter.web.response import REASON_PHRASES
+from exporter.web.syntax import is_head
 
 READ_CHUNK = 1 << 14
 _MAX_BUFFER = 1 << 18
@@ -93,6 +94,17 @@ class TimedStream(IOStream):
     def stalled_seconds(self, now: float) -> float:
         """Return how long the client has read nothing of a response, in seconds; 0 if there is nothing to send."""
         return now - self.progress_at if self.busy_since is not None and self.writing() else 0.0
+
+    async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
+        """Read the head of a request. If it is not valid, respond with status 400 and close.
+
+        tornado calls this only for heads. Raises StreamClosedError.
+        """
+        head = await super().read_until_regex(regex, max_bytes)
+        if not is_head(head):
+            self.refuse(400)
+            raise StreamClosedError
+        return head
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read, and record when a request begins. Complete requests get a response even after the end of input."""
