@@ -15,19 +15,19 @@ _kvm_exit_exporter() {
 	local flags words="" files=""
 	case $command in
 	serve)
-		flags="-h --help --config.file --config.check --web.listen-address --web.telemetry-path --web.config.file --web.max-requests --web.enable-lifecycle --log.level --log.format --collect-interval --linger"
+		flags="-h --help --config.file --config.check --web.listen-address --web.telemetry-path --web.config.file --web.max-requests --web.host-names --web.enable-lifecycle --log.level --log.format --collect-interval --linger"
 		case $before in
 		--config.file | --web.config.file) files=-f flags="" ;;
-		--web.listen-address | --web.telemetry-path | --web.max-requests | --collect-interval | --linger) flags="" ;;
+		--web.listen-address | --web.telemetry-path | --web.max-requests | --web.host-names | --collect-interval | --linger) flags="" ;;
 		--log.level) words="debug info warn error" flags="" ;;
 		--log.format) words="logfmt json" flags="" ;;
 		esac
 		;;
 	demo)
-		flags="-h --help --config.file --config.check --web.listen-address --web.telemetry-path --web.config.file --web.max-requests --web.enable-lifecycle --log.level --log.format --collect-interval --linger --speed --recording"
+		flags="-h --help --config.file --config.check --web.listen-address --web.telemetry-path --web.config.file --web.max-requests --web.host-names --web.enable-lifecycle --log.level --log.format --collect-interval --linger --speed --recording"
 		case $before in
 		--config.file | --web.config.file | --recording) files=-f flags="" ;;
-		--web.listen-address | --web.telemetry-path | --web.max-requests | --collect-interval | --linger | --speed) flags="" ;;
+		--web.listen-address | --web.telemetry-path | --web.max-requests | --web.host-names | --collect-interval | --linger | --speed) flags="" ;;
 		--log.level) words="debug info warn error" flags="" ;;
 		--log.format) words="logfmt json" flags="" ;;
 		esac

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.commands.console import FAILURE, USAGE_ERROR
 from exporter.config import load
-from exporter.config.options import Config, ConfigError, UnreadableError
+from exporter.config.options import OPTIONS, Config, ConfigError, UnreadableError
 
 # Flag, key in config.yaml, help. The flags have node_exporter's names where node_exporter has such a flag.
 _FLAGS = (
@@ -16,6 +16,7 @@ _FLAGS = (
     ("--web.telemetry-path", "web.telemetry_path", "path of the metrics page"),
     ("--web.config.file", "web.config_file", "file with TLS and users, in the format of Prometheus' exporters"),
     ("--web.max-requests", "web.max_requests", "number of scrapes served at the same time (40)"),
+    ("--web.host-names", "web.host_names", "name by which clients may call the exporter, can be given more than once"),
     ("--web.enable-lifecycle", "web.enable_lifecycle", "let POST /-/reload read the configuration again"),
     ("--log.level", "log.level", "debug, info, warn or error"),
     ("--log.format", "log.format", "logfmt or json"),
@@ -41,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if key == "web.enable_lifecycle":
             parser.add_argument(flag, dest=key, action="store_true", default=None, help=text)
             continue
-        repeated = "append" if key == "web.listen_address" else "store"
+        repeated = "append" if OPTIONS[key].min_items is not None else "store"
         parser.add_argument(flag, dest=key, action=repeated, metavar="VALUE", help=text)
 
 

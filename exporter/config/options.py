@@ -21,6 +21,7 @@ class Web:
     gzip: bool = True
     config_file: str = ""
     max_requests: int = 40
+    host_names: tuple[str, ...] = ()
     enable_lifecycle: bool = False
 
 
@@ -114,6 +115,7 @@ class UnreadableError(ConfigError):
 
 _REASON = "a reason as it stands on /metrics, such as EC_WFx or HLT"
 _ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
+_NAME = "a host name without port, such as hypervisor-1.example.org"
 _PATH = "a path such as /metrics, without query or white space"
 
 OPTIONS = {
@@ -122,6 +124,7 @@ OPTIONS = {
     "web.gzip": values.BOOLEAN,
     "web.config_file": values.Option(("str",), '"" (none) or the path of a file', values.file_path),
     "web.max_requests": values.whole(1, 1000),
+    "web.host_names": values.Option(("str",), _NAME, values.host_name, min_items=0),
     "web.enable_lifecycle": values.BOOLEAN,
     "collect_interval": values.duration_between("1s", "1h"),
     "linger": values.duration_between("0s", "24h"),

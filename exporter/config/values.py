@@ -103,6 +103,13 @@ def listen_address(text: str) -> str:
     return f"[{host}]:{port}"
 
 
+def host_name(text: str) -> str:
+    """Return a host name in lower case. Raises ValueError."""
+    if not _HOST.fullmatch(text):
+        raise ValueError("is not a host name")
+    return text.lower()
+
+
 def telemetry_path(text: str) -> str:
     """Return a path of the metrics page that every client and server leaves unchanged. Raises ValueError."""
     # Clients or the server rewrite //, /../ and %41: no request for such a path would arrive under its own name.

@@ -14,8 +14,9 @@ from exporter.config.options import Config
 from exporter.config.values import LOCAL_SOCKET, UNIX_PREFIX
 from exporter.kernel.privileges import Account
 from exporter.page.page import HtmlPage
-from exporter.service.routes import Reload, Render, routes
+from exporter.service.routes import RELOAD_BURST, RELOAD_SECONDS, Reload, Render, routes
 from exporter.service.viewer import Viewer
+from exporter.web.rate_limit import TokenBucket
 from exporter.web.response import Routes
 from exporter.web.server import WebServer
 from exporter.web.watched import WatchedSettings
@@ -45,6 +46,7 @@ class Frontend:
         """
         self._render, self._viewer, self._reload, self._not_ready = render, viewer, reload, not_ready
         self._notice = ""
+        self._reloads = TokenBucket(RELOAD_SECONDS, RELOAD_BURST)
         self._page = self._new_page(config)
         local = {f"{UNIX_PREFIX}{folder}/{LOCAL_SOCKET}"} - {*config.web.listen_address} if folder else ()
         self._web = WebServer(
@@ -52,6 +54,7 @@ class Frontend:
             [socket.socket(fileno=fd) for fd in sockets],
             settings=WatchedSettings(Path(config.web.config_file)) if config.web.config_file else None,
             max_requests=config.web.max_requests,
+            host_names=config.web.host_names,
         )
 
     @property
@@ -112,7 +115,13 @@ class Frontend:
         reload: Reload | None = self._reload if config.web.enable_lifecycle else None
         path = config.web.telemetry_path
         return routes(
-            self._render, path, self._viewer.document, page=self._page, not_ready=self._not_ready, reload=reload
+            self._render,
+            path,
+            self._viewer.document,
+            page=self._page,
+            not_ready=self._not_ready,
+            reload=reload,
+            may_reload=lambda: self._reloads.take(time.monotonic()),
         )
 
 

@@ -15,6 +15,9 @@ from exporter.metrics.own import ConfigStatus
 
 log = logging.getLogger(__name__)
 
+_MAX_LOGGED = 10
+"""How many errors of a refused configuration are logged. `serve --config.check` prints all of them."""
+
 
 class Reloader:
     """Reads the configuration again and puts it in force."""
@@ -49,7 +52,7 @@ class Reloader:
                 config, waiting = load.reloaded(self.config, self._reread())
             except ConfigError as error:
                 self.status = ConfigStatus(self.status.loaded, good=False)
-                for problem in error.problems:
+                for problem in error.problems[:_MAX_LOGGED]:
                     event(log, "error", "configuration not reloaded, the old one stays in force", problem=problem)
                 more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
                 return f"{error.problems[0]}{more}"

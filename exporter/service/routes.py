@@ -14,6 +14,9 @@ from exporter.web.response import WRITE_METHODS, Request, Response, Route, Route
 Render = Callable[[str, str], MetricsPage]
 """A function that makes the metrics page for the headers Accept and Accept-Encoding."""
 
+RELOAD_SECONDS, RELOAD_BURST = 10, 5
+"""A client may reload once in so many seconds, and so many times at once. Each reload writes log lines."""
+
 Reload = Callable[[], str]
 """A function that reloads the configuration. It returns "" or one line with the error."""
 
@@ -26,11 +29,12 @@ def routes(
     page: HtmlPage | None = None,
     not_ready: Callable[[], str] | None = None,
     reload: Reload | None = None,
+    may_reload: Callable[[], bool] = lambda: True,
 ) -> Routes:
     """Return all paths. `vcpus` makes the JSON document of /-/vcpus in pieces, and `page` makes the page at /.
 
-    `not_ready` returns "" or why no program is attached: it makes /-/ready. Without `reload`, a request to reload is
-    refused.
+    `not_ready` returns "" or why no program is attached: it makes /-/ready. Without `reload`, or while `may_reload`
+    returns False, a request to reload is refused.
     """
 
     def metrics(request: Request) -> Response:
@@ -40,7 +44,7 @@ def routes(
     found = {
         telemetry_path: Route(metrics, in_thread=True, shape=_page_shape),
         "/-/healthy": constant(text_response(200, "Healthy")),
-        "/-/reload": Route(lambda _: _reload(reload), WRITE_METHODS, in_thread=reload is not None),
+        "/-/reload": Route(lambda _: _reload(reload, may_reload), WRITE_METHODS, in_thread=reload is not None),
     }
     if not_ready:
         found["/-/ready"] = Route(lambda _: _readiness(not_ready()))
@@ -62,8 +66,10 @@ def _readiness(reason: str) -> Response:
     return text_response(503, f"Not ready: {reason}") if reason else text_response(200, "Ready")
 
 
-def _reload(reload: Reload | None) -> Response:
+def _reload(reload: Reload | None, may_reload: Callable[[], bool]) -> Response:
     if reload is None:  # Prometheus answers with the same text
         return text_response(403, "Lifecycle API is not enabled.")
+    if not may_reload():
+        return text_response(429, "Too many reloads", ("Retry-After", str(RELOAD_SECONDS)))
     wrong = reload()
     return text_response(500, f"failed to reload config: {wrong}") if wrong else text_response(200)

@@ -14,7 +14,8 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from exporter.common.logs import event
-from exporter.web.response import Request, Response, Routes, find_route, respond, text_response
+from exporter.web.origin import HostNames, is_cross_site
+from exporter.web.response import READ_METHODS, Request, Response, Routes, find_route, respond, text_response
 from exporter.web.scrapes import Scrapes
 from exporter.web.stream import TimedStream
 from exporter.web.turns import Turns
@@ -38,6 +39,10 @@ class ServerInterface(Protocol):
     @property
     def scrapes(self) -> Scrapes:
         """The scrapes in flight."""
+
+    @property
+    def host_names(self) -> HostNames:
+        """The names that a Host header may have."""
 
     @property
     def headers(self) -> Iterable[tuple[str, str]]:
@@ -75,10 +80,17 @@ class Exchange(httputil.HTTPMessageDelegate):
         self._authorization = headers.get("Authorization", "")
         error_status = _host_error(start_line.version, headers) or _body_error(start_line.method, headers)
         if error_status:
-            self._connection.detach()  # so that tornado does not read the body
-            self._stream.refuse(error_status)
+            self._refuse(error_status)
+        elif not self._server.host_names.know(headers.get("Host", ""), self._stream.local_address):
+            self._refuse(421, "Unknown name in Host. The option web.host_names can allow it.")
+        elif start_line.method not in READ_METHODS and is_cross_site(headers):
+            self._refuse(403, "Cross-site request")
         elif headers.get("Content-Length", "0").strip("0"):
             self._stream.await_body()
+
+    def _refuse(self, status: int, text: str = "") -> None:
+        self._connection.detach()  # so that tornado does not read the body
+        self._stream.refuse(status, text)
 
     def data_received(self, chunk: bytes) -> None:
         """Discard a part of the body, because no path uses the body."""

@@ -29,6 +29,7 @@ from exporter.web.clients import client_of
 from exporter.web.connections import IDLE_SECONDS, REQUEST_SECONDS, Connections
 from exporter.web.exchange import MAX_BODY, Exchange
 from exporter.web.listen import Listener
+from exporter.web.origin import HostNames
 from exporter.web.response import Response, Routes, text_response
 from exporter.web.scrapes import Scrapes
 from exporter.web.stream import READ_CHUNK, TimedStream, TimedTlsStream
@@ -61,12 +62,15 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         listeners: Sequence[Listener],
         settings: WatchedSettings,
         connections: Connections,
+        *,
         scrapes: Scrapes,
+        host_names: HostNames,
     ) -> None:
         self.routes = routes
         self._executor = ThreadPoolExecutor(1, "page")
         self.turns = Turns(self._executor)
         self.scrapes = scrapes
+        self.host_names = host_names
         self._settings = settings
         self._passwords = Passwords()
         self._connections = connections

@@ -1,4 +1,4 @@
-"""The rate limit of requests, which the web configuration file can set."""
+"""The rate limits: of all requests, which the web configuration file can set, and of requests to reload."""
 
 from __future__ import annotations
 

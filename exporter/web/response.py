@@ -25,6 +25,7 @@ REASON_PHRASES = {
     405: "Method Not Allowed",
     411: "Length Required",
     413: "Payload Too Large",
+    421: "Misdirected Request",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",

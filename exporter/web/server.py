@@ -14,6 +14,7 @@ from exporter.web.connections import Connections, max_connections
 from exporter.web.heartbeat import Heartbeat
 from exporter.web.listen import Listener, ListenError, inherited_listener, listen
 from exporter.web.loop import CLOSE_SECONDS, LoopServer
+from exporter.web.origin import HostNames
 from exporter.web.response import Routes
 from exporter.web.scrapes import Scrapes
 from exporter.web.watched import WatchedSettings
@@ -29,6 +30,7 @@ class WebServer:
         *,
         settings: WatchedSettings | None = None,
         max_requests: int = 40,
+        host_names: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen on the addresses. `inherited_sockets` listen already. Raises ListenError.
@@ -38,6 +40,7 @@ class WebServer:
         self._listeners: list[Listener] = []
         self._settings = settings or WatchedSettings()
         self._max_requests = max_requests
+        self._host_names = HostNames(host_names, socket.gethostname())
         self._clock = clock
         self._thread: threading.Thread | None = None
         self._server: LoopServer | None = None
@@ -82,7 +85,9 @@ class WebServer:
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         connections = Connections(max_connections(), self._clock)
         scrapes = Scrapes(self._max_requests, self._clock)
-        self._server = LoopServer(routes, self._listeners, self._settings, connections, scrapes)
+        self._server = LoopServer(
+            routes, self._listeners, self._settings, connections, scrapes=scrapes, host_names=self._host_names
+        )
         # Make the loop here: if it failed in the thread, the daemon would run and never respond.
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(loop, self._server), name="web", daemon=True)

@@ -153,15 +153,21 @@ class TimedStream(IOStream):
             self._send_error(431)
         super().close(exc_info)
 
-    def refuse(self, status: int) -> None:
-        """Respond with an error before the request is read to its end, and close."""
+    @property
+    def local_address(self) -> str:
+        """The server's address of this connection; "" for a unix socket."""
+        name = None if self.closed() else self.socket.getsockname()
+        return name[0] if isinstance(name, tuple) else ""
+
+    def refuse(self, status: int, text: str = "") -> None:
+        """Respond with an error before the request is read to its end, and close. `text` is one line."""
         if not self.closed():
-            self._send_error(status)
+            self._send_error(status, text)
             self.close()
 
-    def _send_error(self, status: int) -> None:
+    def _send_error(self, status: int, text: str = "") -> None:
         phrase = REASON_PHRASES[status]
-        body = f"{phrase}\n"
+        body = f"{text or phrase}\n"
         head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
         with contextlib.suppress(OSError):
             self.socket.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())

@@ -29,12 +29,12 @@ AGAIN = 100  # per tenth of a second, this many closed connections are opened ag
 BAD_HOST = "127.0.0.2"  # a loopback address that the good scraper does not use
 
 _LINE = b'kvm_exits_total{pid="142",tid="150",vm="web-1",vcpu="0",reason="EC_WFx",class="idle"} 1597\n'
-_GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+_GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 # Each kind of bad connection has a name, a share in percent, and the bytes that it sends first.
 _KINDS = (
     ("idle", 34, b""),
     ("half a request", 10, b"GET /metrics HTT"),
-    ("no body", 16, b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n"),
+    ("no body", 16, b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n"),
     ("header in drops", 10, b"GET /metrics HTTP/1.1\r\nX: "),
     ("reads nothing", 10, _GET),
     ("no TLS", 10, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 500),

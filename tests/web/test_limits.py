@@ -26,26 +26,30 @@ BIG = 400_009  # number of copies of BODY: 8 MB, more than the buffers of two so
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
-        (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 37) + b"\r\n\r\n", 200),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * (loop.MAX_HEADER - 36) + b"\r\n\r\n", 431),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 413),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\nx", 400),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 411),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * (loop.MAX_HEADER - 45) + b"\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * (loop.MAX_HEADER - 44) + b"\r\n\r\n", 431),
+        (b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, 403),
+        (b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, 413),
+        (b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx", 413),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1, 1\r\n\r\nx", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 411),
         (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n", 403),
+        (b"PUT /-/reload HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n", 403),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n", 200),
         (b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n", 400),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc", 400),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n", 400),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: a\r\r\n\r\n", 400),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
-        (b"GET /metrics HTTP/1.1\nHost: x\n\n", 200),
+        (b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length : 3\r\n\r\nabc", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: a\r\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\nHost: localhost\n\n", 200),
         (b"GET http://x/metrics HTTP/1.1\r\n\r\n", 400),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.0\r\nhost: x\r\nHost: y\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.1\r\nHost:\r\n\r\n", 200),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
@@ -87,7 +91,7 @@ def test_one_connection_carries_many_scrapes(serve: Serve) -> None:
 def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     web = serve(routes=app(1009))
     with connect(web) as raw:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 22 + b"GET /-/healthy HTTP/1.0\r\n\r\n")
         answer = all_of(raw)
     assert answer.count(BODY) == 22 * 1009
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 23
@@ -109,8 +113,8 @@ def heard(stream: TimedStream) -> bool:
     return stream.receiving_since is not None
 
 
-HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
-NO_BODY = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd"
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
+NO_BODY = b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcd"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ NO_BODY = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd"
         (connections.REQUEST_SECONDS, [NO_BODY], heard),
         (connections.REQUEST_SECONDS, [HEALTHY, NO_BODY], heard),
         (connections.IDLE_SECONDS, [HEALTHY, b""], idle),
-        (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], stuck),
+        (connections.WRITE_SECONDS, [b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"], stuck),
     ],
 )
 def test_a_connection_beyond_a_time_limit_is_closed(
@@ -224,7 +228,8 @@ def spins() -> bool:
 
 
 @pytest.mark.parametrize(
-    "pieces", [[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: x\r\n\r\n"]]
+    "pieces",
+    [[b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"], [b"GET /met", b"rics HTTP/1.1\r\nHost: localhost\r\n\r\n"]],
 )
 def test_a_client_that_half_closes_its_connection_gets_an_answer(serve: Serve, gate: Gate, pieces: list[bytes]) -> None:
     web = serve(routes=routes(gate.render, "/metrics"), clock=Clock())
@@ -245,7 +250,7 @@ def test_all_requests_before_a_half_close_are_answered(serve: Serve, rest: bytes
     """The pages are larger than the socket buffers."""
     web = serve(routes=app(BIG), clock=Clock())
     with connect(web) as raw:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + rest)
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2 + rest)
         raw.shutdown(socket.SHUT_WR)
         stream = only(web)
         until(lambda: writing(stream))
@@ -272,14 +277,14 @@ def test_a_half_close_while_the_server_reads_a_request_does_not_prevent_the_answ
 
         until(only(web).reading)
         monkeypatch.setattr(TimedStream, "read_from_fd", and_ends)
-        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert all_of(raw).endswith(b"\r\n\r\n" + BODY)
 
 
 def test_a_body_that_ends_too_early_ends_the_connection(serve: Serve) -> None:
     web = serve()
     with connect(web) as raw:
-        raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcd")
+        raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabcd")
         raw.shutdown(socket.SHUT_WR)
         assert all_of(raw) == b""
 
@@ -397,10 +402,28 @@ def test_a_reload_request_returns_its_result_and_is_refused_if_disabled(serve: S
     assert (got.status, got.body) == (403, b"Lifecycle API is not enabled.\n")
 
 
+def test_requests_to_reload_have_a_rate(serve: Serve) -> None:
+    calls, permits = [], iter([True, False, True])
+
+    def reload() -> str:
+        calls.append(1)
+        return ""
+
+    render = MetricsPage([], [])
+    web = serve(routes=routes(lambda *_: render, "/metrics", reload=reload, may_reload=lambda: next(permits)))
+    answers = [ask(web, "/-/reload", method="POST") for _ in range(3)]
+    assert [(answer.status, answer.headers["Retry-After"]) for answer in answers] == [
+        (200, None),
+        (429, "10"),
+        (200, None),
+    ]
+    assert len(calls) == 2
+
+
 def test_close_finishes_the_answers_in_progress(serve: Serve, gate: Gate) -> None:
     web = serve(routes=routes(gate.render, "/metrics"))
     with connect(web) as raw, connect(web) as idle:
-        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: gate.asked == [1] and len(held(web)) == 2)
         threading.Timer(0.3, gate.open.set).start()
         web.close()

@@ -76,6 +76,7 @@ CONFIGS = st.builds(
         gzip=st.booleans(),
         config_file=st.one_of(st.just(""), PATHS),
         max_requests=st.integers(1, 1000),
+        host_names=st.lists(st.from_regex(r"\A[a-z0-9-]{1,63}(\.[a-z]{1,9})?\Z"), unique=True).map(tuple),
         enable_lifecycle=st.booleans(),
     ),
     level=st.builds(Level, LEVELS, LEVELS, LEVELS).filter(lambda level: {level.counters, level.histograms} != {"off"}),
@@ -130,7 +131,7 @@ def test_without_flags_nothing_changes(wanted: Config) -> None:
 def test_describe_writes_the_default_values() -> None:
     assert describe(Config()) == (
         'web:\n  listen_address: [":9939"]\n  telemetry_path: "/metrics"\n  gzip: true\n'
-        '  config_file: ""\n  max_requests: 40\n  enable_lifecycle: false\n'
+        '  config_file: ""\n  max_requests: 40\n  host_names: []\n  enable_lifecycle: false\n'
         "collect_interval: 15s\nlinger: 5m\n"
         'level:\n  counters: "vcpu"\n  histograms: "vcpu"\n  time: "vm"\n'
         "reasons:\n  allow: []\n  deny: []\n"
@@ -261,8 +262,8 @@ def test_off_without_quotes_is_read_as_a_level() -> None:
 
 
 WAITING = {
-    *("web.listen_address", "web.config_file", "web.max_requests", "limits.vcpus", "limits.cells", "bpf_stats"),
-    *("kernel_headers", "lock_file", "run_as", "level.time"),
+    *("web.listen_address", "web.config_file", "web.max_requests", "web.host_names", "limits.vcpus", "limits.cells"),
+    *("bpf_stats", "kernel_headers", "lock_file", "run_as", "level.time"),
 }
 
 

@@ -16,8 +16,8 @@ from exporter.config.yaml_file import MAX_BYTES
 
 ADDRESS = "host:port, :port, [ipv6]:port or unix:/path, with port 1 to 65535 (0: any free one)"
 ALL_KEYS = (
-    "web.listen_address, web.telemetry_path, web.gzip, web.config_file, web.max_requests, web.enable_lifecycle, "
-    "collect_interval, linger, level.counters, level.histograms, level.time, "
+    "web.listen_address, web.telemetry_path, web.gzip, web.config_file, web.max_requests, web.host_names, "
+    "web.enable_lifecycle, collect_interval, linger, level.counters, level.histograms, level.time, "
     "reasons.allow, reasons.deny, histogram.native, histogram.classic.factor, histogram.classic.min, "
     "histogram.classic.max, histogram.classic.in_protobuf, limits.vcpus, limits.cells, "
     "bpf_stats, kernel_headers, lock_file, run_as, log.level, log.format"
