@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -12,6 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from exporter import __version__
+from exporter.metrics import web
+from exporter.metrics.web import WebStatus
 from exporter.model.drops import DROPS, RECURSION, UNMATCHED
 from exporter.model.records import NOT_COUNTING, CountingSince, ProcessDrops, Snapshot
 from exporter.model.vm import Vm
@@ -75,6 +77,7 @@ class OwnStatus:
     """This PID namespace is not the host's, so no VM has a name."""
     time_split: bool = False
     """The program splits the time of exits."""
+    web: WebStatus = field(default_factory=WebStatus)
 
 
 def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorRegistry:
@@ -170,6 +173,7 @@ class _OwnCollector:
                 "The same for returns to the VMM.",
             ),
         )
+        yield from web.families(status.web, PREFIX)
         if snapshot:
             yield from _of_snapshot(snapshot)
             yield from _of_vms(status.collection.dropped)

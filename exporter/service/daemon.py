@@ -207,6 +207,7 @@ class Daemon:
             self._replay,
             self._foreign_pids,
             self._time_split,
+            self._frontend.status,
         )
 
     def _receive(self) -> Attached | None:

@@ -13,6 +13,7 @@ from exporter.common.logs import event
 from exporter.config.options import Config
 from exporter.config.values import LOCAL_SOCKET, UNIX_PREFIX
 from exporter.kernel.privileges import Account
+from exporter.metrics.web import WebStatus
 from exporter.page.page import HtmlPage
 from exporter.service.routes import RELOAD_BURST, RELOAD_SECONDS, Reload, Render, routes
 from exporter.service.viewer import Viewer
@@ -93,6 +94,12 @@ class Frontend:
     def responds(self) -> bool:
         """Return False while the web server hangs. One thread must call it regularly, and no other thread."""
         return self._web.responds()
+
+    @property
+    def status(self) -> WebStatus:
+        """The status of the web server."""
+        connections = self._web.connections
+        return WebStatus(dict(connections.counts.responses), dict(connections.counts.closed), connections.by_state)
 
     def tidy(self) -> None:
         """Forget the page's totals if nobody requested the page for a minute."""

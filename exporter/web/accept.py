@@ -64,8 +64,10 @@ class Acceptor:
                 self._log_full(f"{self._connections.limit} connections")
                 if accepted and not self._connections.any_new:
                     accepted.popleft()[0].close()
+                    self._connections.counts.closed["connection_limit"] += 1
                 elif not self._connections.make_room():
                     connection.close()
+                    self._connections.counts.closed["connection_limit"] += 1
                     continue
             accepted.append((connection, address))
         for connection, address in accepted:

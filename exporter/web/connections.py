@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 
+from exporter.web.counts import Counts
 from exporter.web.scrapes import longest_stalled
 from exporter.web.stream import TimedStream
 
@@ -39,6 +40,7 @@ class Connections:
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self.limit = limit
         self.clock = clock
+        self.counts = Counts()
         # Dictionaries, because they keep the order of insertion.
         self._new: dict[TimedStream, None] = {}  # without a request yet
         self._awaited: dict[TimedStream, None] = {}  # with the header of a request, and without its whole body
@@ -78,6 +80,12 @@ class Connections:
             streams.pop(stream, None)
 
     @property
+    def by_state(self) -> dict[str, int]:
+        """Number of open connections in each state. Any thread may read it."""
+        states = {"new": self._new, "no_body": self._awaited, "idle": self._idle, "busy": self._busy}
+        return {name: len(streams) for name, streams in states.items()}
+
+    @property
     def busy(self) -> int:
         """Number of requests whose response is not complete."""
         return len(self._busy)
@@ -99,27 +107,28 @@ class Connections:
         """
         for streams in (self._awaited, self._new, self._idle):
             if streams:
-                next(iter(streams)).close()
+                next(iter(streams)).close_for("connection_limit")
                 return True
         stalled = longest_stalled(self._busy, self.clock())
         if stalled:
-            stalled.close()
+            stalled.close_for("connection_limit")
         return stalled is not None
 
     def close_overdue(self) -> None:
         """Close each connection that has exceeded its time limit."""
         now = self.clock()
         for stream in self:
-            if self._overdue(stream, now):
-                stream.close()
+            cause = self._overdue(stream, now)
+            if cause:
+                stream.close_for(cause)
 
-    def _overdue(self, stream: TimedStream, now: float) -> bool:
+    def _overdue(self, stream: TimedStream, now: float) -> str:
+        """Return the cause for closing a connection, or ""."""
         if stream in self._busy:
             assert stream.busy_since is not None
-            return stream.stalled_seconds(now) > WRITE_SECONDS or now - stream.busy_since > RESPONSE_SECONDS
-        since = stream.receiving_since
+            too_long = stream.stalled_seconds(now) > WRITE_SECONDS or now - stream.busy_since > RESPONSE_SECONDS
+            return "response_timeout" if too_long else ""
+        since = stream.accepted_at if stream in self._new else stream.receiving_since
         if since is not None and now - since > REQUEST_SECONDS:
-            return True
-        if stream in self._idle:
-            return now - stream.idle_since > IDLE_SECONDS
-        return stream in self._new and now - stream.accepted_at > REQUEST_SECONDS
+            return "request_timeout"
+        return "idle_timeout" if stream in self._idle and now - stream.idle_since > IDLE_SECONDS else ""

@@ -140,6 +140,7 @@ class Exchange(httputil.HTTPMessageDelegate):
                 "Content-Length": str(response.size),
             }
         )
+        self._stream.counts.responses[response.status] += 1
         for name, value in (*response.headers, *self._server.headers):
             headers[name] = value
         start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, response.reason_phrase)

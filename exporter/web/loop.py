@@ -155,10 +155,11 @@ class LoopServer(httputil.HTTPServerConnectionDelegate):
         try:
             await stream.wait_for_handshake()
         except Exception:  # a client can send anything in place of a handshake
+            self._connections.counts.closed["tls_handshake"] += 1
             stream.close()
             return
         if allowed_sans and not alternative_names(stream.socket.getpeercert() or {}) & allowed_sans:
-            stream.close()
+            stream.close_for("tls_handshake")
             return
         self._http.handle_stream(stream, address)
 

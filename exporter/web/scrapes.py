@@ -47,7 +47,7 @@ class Scrapes:
             replaced = longest_stalled(self._scrapes, self._clock()) or self._of_busiest_client(self._scrapes, client)
             if replaced is None:
                 return False
-            self._close(replaced)
+            self._close(replaced, "scrape_limit")
         self._scrapes[stream] = _Scrape(client)
         return True
 
@@ -64,14 +64,15 @@ class Scrapes:
             others = [each for each, other in self._scrapes.items() if other.body and other.body is not body]
             if not others:
                 break  # this body alone is larger
-            self._close(longest_stalled(others, self._clock()) or self._of_busiest_client(others) or others[0])
+            reader = longest_stalled(others, self._clock()) or self._of_busiest_client(others) or others[0]
+            self._close(reader, "body_limit")
 
     def release(self, stream: TimedStream) -> None:
         """Count an admitted scrape as ended."""
         self._scrapes.pop(stream, None)
 
-    def _close(self, stream: TimedStream) -> None:
-        stream.close()
+    def _close(self, stream: TimedStream, cause: str) -> None:
+        stream.close_for(cause)
         self._scrapes.pop(stream)
 
     def _bodies_size(self) -> int:

@@ -42,6 +42,7 @@ class WebServer:
         self._max_requests = max_requests
         self._host_names = HostNames(host_names, socket.gethostname())
         self._clock = clock
+        self.connections = Connections(max_connections(), clock)
         self._thread: threading.Thread | None = None
         self._server: LoopServer | None = None
         self._heartbeat: Heartbeat | None = None
@@ -83,10 +84,13 @@ class WebServer:
         """Start to serve requests, and return at once. Raises OSError if no file descriptor is free for the loop."""
         # tornado logs a line for each malformed request. Clients could fill the log with them.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
-        connections = Connections(max_connections(), self._clock)
-        scrapes = Scrapes(self._max_requests, self._clock)
         self._server = LoopServer(
-            routes, self._listeners, self._settings, connections, scrapes=scrapes, host_names=self._host_names
+            routes,
+            self._listeners,
+            self._settings,
+            self.connections,
+            scrapes=Scrapes(self._max_requests, self._clock),
+            host_names=self._host_names,
         )
         # Make the loop here: if it failed in the thread, the daemon would run and never respond.
         loop = asyncio.new_event_loop()

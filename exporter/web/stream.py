@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
+from exporter.web.counts import Counts
 from exporter.web.response import REASON_PHRASES
 from exporter.web.syntax import is_head
 
@@ -29,6 +30,8 @@ A client that closes its sending half later counts as disconnected.
 
 class StreamEvents(Protocol):
     """Receives the events of each connection."""
+
+    counts: Counts
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -54,6 +57,7 @@ class TimedStream(IOStream):
         super().__init__(connection, max_buffer_size=_MAX_BUFFER, read_chunk_size=READ_CHUNK)
         self._events = events
         self._clock = events.clock
+        self.counts = events.counts
         self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is closed."""
         self.accepted_at = self._clock()
@@ -159,6 +163,12 @@ class TimedStream(IOStream):
         name = None if self.closed() else self.socket.getsockname()
         return name[0] if isinstance(name, tuple) else ""
 
+    def close_for(self, cause: str) -> None:
+        """Close the connection, and count the cause, one of CAUSES."""
+        if not self.closed():
+            self.counts.closed[cause] += 1
+            self.close()
+
     def refuse(self, status: int, text: str = "") -> None:
         """Respond with an error before the request is read to its end, and close. `text` is one line."""
         if not self.closed():
@@ -166,6 +176,7 @@ class TimedStream(IOStream):
             self.close()
 
     def _send_error(self, status: int, text: str = "") -> None:
+        self.counts.responses[status] += 1
         phrase = REASON_PHRASES[status]
         body = f"{text or phrase}\n"
         head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"

@@ -13,7 +13,7 @@ _TARGET = rb"[\x21-\x7e]+"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 _LINE_END = rb"\r?\n"  # RFC 9112, 2.2: a lone LF may end a line
 _HEAD = re.compile(
-    rb"(?:%b)?%b %b HTTP/[0-9]\.[0-9]%b(?:%b:%b%b)*%b"
+    rb"(?:%b)?%b %b HTTP/1\.[0-9]%b(?:%b:%b%b)*%b"
     % (_LINE_END, _TOKEN, _TARGET, _LINE_END, _TOKEN, _VALUE, _LINE_END, _LINE_END)
 )
 

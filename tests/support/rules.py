@@ -10,7 +10,7 @@ import yaml
 from exporter.metrics import own
 from exporter.metrics.families import HistogramFamily
 from tests.support.exits import families
-from tests.support.own_metrics import DROPPED, SNAPSHOT
+from tests.support.own_metrics import DROPPED, SNAPSHOT, WEB
 from tests.support.paths import ROOT
 
 RULES = ROOT / "deploy/prometheus"
@@ -56,7 +56,8 @@ def known() -> dict[str, set[str]]:
         if isinstance(family, HistogramFamily):
             for part in ("bucket", "sum", "count"):
                 found[f"{family.name}_{part}"] = found[family.name] | ({"le"} if part == "bucket" else set())
-    for metric in own.registry(lambda: own.OwnStatus(own.CollectionStatus(SNAPSHOT, dropped=DROPPED))).collect():
+    collection = own.CollectionStatus(SNAPSHOT, dropped=DROPPED)
+    for metric in own.registry(lambda: own.OwnStatus(collection, web=WEB)).collect():
         for sample in metric.samples:
             found[sample.name] = TARGET | set(sample.labels)
     for rule in ALL:

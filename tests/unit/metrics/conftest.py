@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from exporter.metrics import own as own_metrics
-from tests.support.own_metrics import DROPPED, SNAPSHOT
+from tests.support.own_metrics import DROPPED, SNAPSHOT, WEB
 
 STAT = "1 (python3) S 1 1 1 0 -1 0 1 1 1 1 123 45 0 0 20 0 3 0 4711 1000000 250 18446744073709551615 " + "0 " * 27
 
@@ -39,7 +39,7 @@ def own(tmp_path: Path) -> CollectorRegistry:
     (tmp_path / "stat").write_text("btime 1700000000\n")
     (tmp_path / str(os.getpid())).symlink_to(tmp_path / "self")
     collection = own_metrics.CollectionStatus(SNAPSHOT, seconds=0.1, collections=3, dropped=DROPPED)
-    status = own_metrics.OwnStatus(collection, config=own_metrics.ConfigStatus(loaded=1.7e9 + 0.25))
+    status = own_metrics.OwnStatus(collection, config=own_metrics.ConfigStatus(loaded=1.7e9 + 0.25), web=WEB)
     registry = CollectorRegistry()
     registry.register(Frozen(own_metrics.registry(lambda: status, str(tmp_path)).collect()))  # type: ignore[arg-type]
     return registry

@@ -14,7 +14,7 @@ from exporter.web.syntax import is_head
         b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /metrics?a[]=b HTTP/1.1\nHost:x\n\n",
         b"GET http://[::1]:9939/ HTTP/1.1\r\nHOST: \t[::1]:9939 \r\nX-!#$%&'*+.^_`|~9: \xe9 \x80\t\r\nY:\r\n\r\n",
-        b"OPTIONS * HTTP/9.9\r\n\r\n",
+        b"OPTIONS * HTTP/1.9\r\n\r\n",
     ],
 )
 def test_a_head_after_the_grammar_is_taken(head: bytes) -> None:
@@ -61,6 +61,7 @@ def test_a_field_outside_the_grammar_is_refused(field: bytes) -> None:
         b"GET /\r HTTP/1.1",
         b"G(T / HTTP/1.1",
         b"GET / HTTP/1.10",
+        b"GET / HTTP/2.0",
         b"GET / http/1.1",
         b"GET /",
         b"",
