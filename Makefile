@@ -14,6 +14,7 @@ TEST_PACKAGES := $(PACKAGES) openssl python3-bcrypt python3-protobuf python3-ven
 GRAFANA_SDK := 1769699379!11.6.0
 DEPLOY_PACKAGES := podman runc mmdebstrap
 BROWSER_PACKAGES := chromium fonts-dejavu-core pngquant
+HOSTILE_PACKAGES := prometheus-node-exporter
 DEB_PACKAGES := build-essential debhelper dh-python fish lintian mandoc mmdebstrap zsh
 RPM_PACKAGES := build-essential cpio debhelper dh-python rpm rpmlint
 E2E_PACKAGES := $(shell grep -v '^\#' tests/e2e/packages.txt)
@@ -50,6 +51,7 @@ help:
 	@echo "sudo make deploy-test test the files of deploy/ with real servers and real containers"
 	@echo "sudo make faults      cause faults around the daemon, with the counts of tests/faults/README.md"
 	@echo "sudo make soak        run at full speed for half an hour (SOAK_MINUTES); check memory, descriptors and counts"
+	@echo "sudo make hostile     attack an exporter, and node_exporter beside it, over the network (a few minutes)"
 	@echo "sudo make mutants     run the tests against each wrong change of tests/mutants, or those that match MUTANTS (half an hour)"
 	@echo "make fuzz             fuzz each parser for FUZZ_SECONDS (60), guided by coverage"
 	@echo "make clean            remove .venv, build folders and caches"
@@ -114,7 +116,7 @@ pytest: $(VENV)/done
 .PHONY: prepare
 prepare:
 	$(call install,$(sort $(DEMO_PACKAGES) $(TEST_PACKAGES) $(DEPLOY_PACKAGES) $(BROWSER_PACKAGES) $(E2E_PACKAGES) \
-		$(DEB_PACKAGES) $(RPM_PACKAGES)))
+		$(DEB_PACKAGES) $(RPM_PACKAGES) $(HOSTILE_PACKAGES)))
 	$(MAKE) --no-print-directory $(VENV)/done $(VENV)/deploy/done $(VENV)-fuzz/done
 
 .PHONY: e2e-arm64 e2e-amd64 e2e-riscv64
@@ -253,6 +255,12 @@ fuzz: $(VENV)-fuzz/done
 	$(VENV)-fuzz/bin/python -m tests.fuzz.run
 
 # Each change runs its tests in a copy of the checkout.
+# HOSTILE=--short: three attacks, and no other exporter beside this one.
+.PHONY: hostile
+hostile: $(VENV)/done
+	$(call install,$(HOSTILE_PACKAGES))
+	$(VENV)/bin/python -m tests.hostile $(HOSTILE)
+
 .PHONY: mutants
 mutants: $(VENV)/done
 	$(call tracefs)
