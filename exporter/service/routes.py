@@ -15,7 +15,7 @@ Render = Callable[[str, str], MetricsPage]
 """A function that makes the metrics page for the headers Accept and Accept-Encoding."""
 
 RELOAD_SECONDS, RELOAD_BURST = 10, 5
-"""A client may reload once in so many seconds, and so many times at once. Each reload writes log lines."""
+"""Time between two reloads over HTTP, in seconds, and how many may come at once. Each reload writes log lines."""
 
 Reload = Callable[[], str]
 """A function that reloads the configuration. It returns "" or one line with the error."""
