@@ -19,7 +19,7 @@ import pytest
 from exporter.web import connections
 from exporter.web.server import WebServer
 from exporter.web.watched import WatchedSettings
-from tests.web.client import BODY, ask, connect, trusting
+from tests.web.client import BODY, all_of, ask, connect, trusting
 from tests.web.conftest import Serve
 from tests.web.inside import Clock, only, until
 
@@ -328,6 +328,17 @@ def test_a_handshake_that_never_ends_is_cut_off(serve: Serve, pki: Path, tmp_pat
         clock.now += connections.REQUEST_SECONDS + 1
         assert raw.recv(1) == b""
         until(stream.closed)
+
+
+def test_failed_handshakes_are_counted(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    web = serve(config(tmp_path, pki))
+    for _ in range(7):
+        with connect(web) as raw:
+            raw.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            all_of(raw)
+    until(lambda: web.connections.counts.closed["tls_handshake"] == 7)
+    assert ask(web, tls=trusting(pki)).body == BODY
+    assert web.connections.counts.responses[200] == 1
 
 
 def test_a_tls_shutdown_by_the_client_ends_the_connection(serve: Serve, pki: Path, tmp_path: Path) -> None:
