@@ -261,8 +261,8 @@ def _parse(data: bytes, header: _LedgerHeader) -> LedgerState:
         for space, code, exits, sum_ns, size, parts in one["cells"]:
             if size != COUNTS.size:
                 raise ValueError(f"a cell with {size} bytes of buckets")
-            numbers = map(_u64, (space, code, exits, sum_ns))
-            cells.append(Cell(*numbers, data[at : at + size], TimeParts(*map(_u64, parts))))
+            split = TimeParts(*map(_u64, parts))
+            cells.append(Cell(_u64(space), _u64(code), _u64(exits), _u64(sum_ns), data[at : at + size], split))
             at += size
         key = ThreadKey(*map(_u64, one["key"]))
         guest_ns, wait_ns = one["totals"]

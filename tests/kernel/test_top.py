@@ -249,7 +249,7 @@ def test_where_the_time_went_is_in_the_reading(machine: Callable[..., Machine]) 
                 vcpu.entry(time.monotonic_ns())
 
         vcpu.call(work)
-        read = document.decode(document.encode(_reading(loaded)))
+        read = document.decode(b"".join(document.encode(_reading(loaded))))
         record = loaded.record(vcpu)
         (cell,) = record.cells
         (seen,) = between(nothing(1), read).vcpus
