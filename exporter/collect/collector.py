@@ -210,6 +210,9 @@ class Collector:
         tracked = self._track(slot) if slot else None
         if tracked is None:
             return False
+        if not cell.parts.fit(cell.sum_ns):  # they have the last exit already, and the sum lacks it
+            before = tracked.cells.get(number)
+            cell = cell._replace(parts=before.parts if before else cell.parts.within(cell.sum_ns))
         tracked.cells[number] = cell
         tracked.cells_tuple = ()
         return True
@@ -236,8 +239,9 @@ class Collector:
             tracked.cells_tuple = tuple(tracked.cells.values())
             if not self._loaded.unsplit_reason:
                 tracked.wait_ns = wait_ns(tracked.cells_tuple)
-        if self._schedstat:
-            tracked.wait_ns = self._schedstat.wait_ns(tracked.key) or tracked.wait_ns
+        if self._schedstat and alive:
+            wait = self._schedstat.wait_ns(tracked.key)
+            tracked.wait_ns = tracked.wait_ns if wait is None else wait
         return VcpuRecord(
             key=tracked.key,
             comm=tracked.comm,

@@ -144,7 +144,7 @@ class CellMap(ArrayMap):
     def __init__(self, fd: int, layout: LeafLayout) -> None:
         super().__init__(fd, layout)
         buckets = layout.fields["buckets"]
-        self._parts = _unpacker(layout, ("wait_ns", "off_ns", "vmm_ns"))
+        self._parts = _unpacker(layout, ("wait_ns", "sleep_ns", "vmm_ns"))
         self._head = _unpacker(layout, ("exits", "completed", "sum_ns", "code", "not_code", "slot_space", "next"))
         self._buckets = slice(buckets.offset, buckets.offset + buckets.size * buckets.items)
         self._seen: list[list[int]] = [[], []]
@@ -185,8 +185,8 @@ class CellMap(ArrayMap):
         The number of the slot is 0 if the cell is free, or if it was taken just now and is not complete yet.
 
         The sum of the buckets is `exits`, or one less while an exit is in progress. If the vCPU exits while this
-        function reads, the numbers may differ by the exits of this moment. No exit is lost. Raises OSError if there is
-        no memory to map.
+        function reads, the numbers may differ by the exits of this moment. No exit is lost. The parts may exceed the
+        sum for the same reason. Raises OSError if there is no memory to map.
         """
         self.map_up_to(number)
         start, size = number * self.layout.size, self._head.size
@@ -198,10 +198,8 @@ class CellMap(ArrayMap):
                 break
         exits, _, sum_ns, code, not_code, slot_space, following = self._head.unpack(head)
         slot = slot_space >> 32 if code ^ not_code == _ALL_BITS else 0
-        # The parts may have the last exit already while the sum lacks it.
-        wait_ns, off_ns, vmm_ns = self._parts.unpack_from(leaf)
-        vmm_ns, off_ns = min(vmm_ns, sum_ns), min(off_ns, sum_ns)
-        parts = TimeParts(min(wait_ns, off_ns), off_ns, vmm_ns)
+        wait_ns, sleep_ns, vmm_ns = self._parts.unpack_from(leaf)
+        parts = TimeParts(wait_ns, wait_ns + sleep_ns, vmm_ns)
         return Cell(slot_space & 0xFFFFFFFF, code, exits, sum_ns, leaf[self._buckets], parts), slot, following
 
 

@@ -28,6 +28,14 @@ class TimeParts(NamedTuple):
         """The thread slept."""
         return self.off - self.wait
 
+    def fit(self, ns: int) -> bool:
+        """Return whether these can be parts of so long a duration."""
+        return self.off <= ns and self.vmm <= ns
+
+    def within(self, ns: int) -> TimeParts:
+        """Return the parts, each at most so long."""
+        return TimeParts(min(self.wait, ns), min(self.off, ns), min(self.vmm, ns))
+
     def plus(self, other: TimeParts) -> TimeParts:
         """Return the sums."""
         return TimeParts(self.wait + other.wait, self.off + other.off, self.vmm + other.vmm)

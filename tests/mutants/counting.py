@@ -229,18 +229,12 @@ CHANGES = (
         "ns = now - s->since_ns;",
         (_COUNTS + "test_an_entry_with_an_earlier_time_than_its_exit_has_an_empty_interval",),
     ),
-    Change(
-        "an entry gives the exit no interval",
-        _COUNT,
-        "u32 n = s->exit, user_cell = s->user_cell;",
-        "u32 n = 0, user_cell = s->user_cell;",
-        _RETURNS,
-    ),
+    Change("an entry gives the exit no interval", _COUNT, "u32 n = s->exit,", "u32 n = 0,", _RETURNS),
     Change(
         "an entry gives the return no interval",
         _COUNT,
-        "u32 n = s->exit, user_cell = s->user_cell;",
-        "u32 n = s->exit, user_cell = 0;",
+        "user_cell = s->user_cell;",
+        "user_cell = 0;",
         _RETURNS,
     ),
     Change("a failed entry has its interval twice", _COUNT, "if (user && user_cell != n)", "if (user)", _FAILED_ENTRY),
@@ -325,8 +319,8 @@ CHANGES = (
     Change(
         "a failed entry is not counted",
         _COUNT,
-        "		COUNT(unmatched_entry);\n		leave_guest",
-        "		leave_guest",
+        "		COUNT(unmatched_entry);\n		forget_away(s);\n		leave_guest",
+        "		forget_away(s);\n		leave_guest",
         _FAILED_ENTRY,
     ),
     Change(
@@ -343,5 +337,5 @@ CHANGES = (
         "		;",
         _UNMATCHED,
     ),
-    Change("the last return gets the interval", _COUNT, "	if (n && !s->user_cell) {", "	if (n) {", _RETURNS),
+    Change("the last return gets the interval", _COUNT, "if (n && !s->user_cell) {", "if (n) {", _RETURNS),
 )

@@ -46,7 +46,7 @@ class Leaves:
         self._stack = ExitStack()
         self.layouts = {
             "slots": _layout(slots + 1, {**_SLOT, "comm": (1, 16), "check": 8, "heads": (4, 64)}),
-            "cells": _layout(cells + 1, {**_CELL, "buckets": (8, BUCKETS), "wait_ns": 8, "off_ns": 8, "vmm_ns": 8}),
+            "cells": _layout(cells + 1, {**_CELL, "buckets": (8, BUCKETS), "wait_ns": 8, "sleep_ns": 8, "vmm_ns": 8}),
             "counters": _layout(1, _COUNTERS),
             "usage": _layout(1, {"slots": 8, "cells": 8}),
         }

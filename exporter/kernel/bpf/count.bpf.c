@@ -240,6 +240,7 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 
 	if (state_of(s) == STATE_GUEST) {
 		COUNT(unmatched_entry);
+		forget_away(s);
 		leave_guest(s, n, STATE_HOST, now);
 	} else if (state_of(s) == STATE_FRESH) {
 		COUNT(unmatched_userspace_exit);

@@ -42,7 +42,7 @@ struct cell {
 	 * another vCPU.
 	 */
 	u64 wait_ns;		/* the thread could run, but had no CPU */
-	u64 off_ns;		/* wait_ns, and the time asleep */
+	u64 sleep_ns;
 	u64 vmm_ns;		/* from the return to the VMM to the entry; 0 in other cells */
 };
 
@@ -75,7 +75,7 @@ struct slot {
 	u32 heads[NR_HEADS];	/* chains of cells, by hash of the code */
 	u64 out_ns;		/* when the exit in progress first returned to the VMM */
 	u64 out_wait_ns;	/* the time away before that return */
-	u64 out_off_ns;
+	u64 out_sleep_ns;
 	u64 pad[5];
 };
 

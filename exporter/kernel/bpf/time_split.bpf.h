@@ -15,7 +15,7 @@
 
 struct away {
 	u64 wait_ns;	/* it could run, and had no CPU */
-	u64 off_ns;	/* wait_ns, and the time asleep */
+	u64 sleep_ns;
 };
 
 #ifdef SCHED_INFO_OFFSET
@@ -52,7 +52,7 @@ static __always_inline struct away time_away(struct slot *s, u64 ns)
 	struct away away = {};
 	struct { u64 pcount, run_delay; } info = {};
 	struct { u64 start, sum; } exec = {};
-	u64 exec_base, arrival_base;
+	u64 exec_base, arrival_base, off_ns;
 	u32 nvcsw, cpu;
 	char *task = (char *)bpf_get_current_task();
 
@@ -67,18 +67,18 @@ static __always_inline struct away time_away(struct slot *s, u64 ns)
 	if (s->pcount) {
 		away.wait_ns = info.run_delay - s->run_delay;
 		if (nvcsw == s->nvcsw)
-			away.off_ns = away.wait_ns;
+			off_ns = away.wait_ns;
 		else if (cpu == s->cpu)
-			away.off_ns = exec_base - s->exec_base;
+			off_ns = exec_base - s->exec_base;
 		else
-			away.off_ns = arrival_base - s->arrival_base;
+			off_ns = arrival_base - s->arrival_base;
 		/* The clocks differ from that of the interval. */
+		if (off_ns > ns)
+			off_ns = ns;
 		if (away.wait_ns > ns)
 			away.wait_ns = ns;
-		if (away.off_ns > ns)
-			away.off_ns = ns;
-		if (away.off_ns < away.wait_ns)
-			away.off_ns = away.wait_ns;
+		if (off_ns > away.wait_ns)
+			away.sleep_ns = off_ns - away.wait_ns;
 	}
 	s->pcount = info.pcount;
 	s->run_delay = info.run_delay;
@@ -98,14 +98,16 @@ static __always_inline void forget_away(struct slot *s)
 /* KVM_RUN returned to the VMM for the first time since the exit: the kernel's part of the interval ends. */
 static __always_inline void end_kernel_part(struct slot *s, u64 now)
 {
-	u64 ns = now > s->since_ns ? now - s->since_ns : 0;
 	struct away away = {};
 
-	if (ns >= SHORT_NS)
-		away = time_away(s, ns);
+	/* An event may have an earlier time than the last one. */
+	if (now < s->since_ns)
+		now = s->since_ns;
+	if (now - s->since_ns >= SHORT_NS)
+		away = time_away(s, now - s->since_ns);
 	s->out_ns = now;
 	s->out_wait_ns = away.wait_ns;
-	s->out_off_ns = away.off_ns;
+	s->out_sleep_ns = away.sleep_ns;
 }
 
 /*
@@ -117,21 +119,23 @@ static __always_inline void split_interval(struct slot *s, struct cell *exit, st
 {
 	struct away away;
 
-	if (!user && ns < SHORT_NS)
-		return;
-	if (user)
-		ns = now > s->out_ns ? now - s->out_ns : 0;
-	away = time_away(s, ns);
-	if (user) {
-		user->vmm_ns += ns;
+	if (!user) {
+		if (ns < SHORT_NS)
+			return;
+		away = time_away(s, ns);
+	} else {
+		if (now < s->out_ns)
+			return;
+		away = time_away(s, now - s->out_ns);
+		user->vmm_ns += now - s->out_ns;
 		user->wait_ns += away.wait_ns;
-		user->off_ns += away.off_ns;
+		user->sleep_ns += away.sleep_ns;
 		away.wait_ns += s->out_wait_ns;
-		away.off_ns += s->out_off_ns;
+		away.sleep_ns += s->out_sleep_ns;
 	}
-	if (exit && exit != user && away.off_ns) {
+	if (exit && exit != user && away.wait_ns + away.sleep_ns) {
 		exit->wait_ns += away.wait_ns;
-		exit->off_ns += away.off_ns;
+		exit->sleep_ns += away.sleep_ns;
 	}
 }
 #else
