@@ -188,3 +188,34 @@ def test_exit_age_and_guest_time_grow_with_the_clock(machine: Load) -> None:
     vcpu.call(lambda: vcpu.arm_exit(9_200_000, TRAP, DABT))
     under_test.now = 9_200_000
     assert under_test.record(vcpu).totals.guest_ns == 4_000 + 999_000 + 100_000
+
+
+def test_a_return_that_was_dropped_leaves_its_interval_to_no_other(machine: Load) -> None:
+    """There is no cell for the first return of an exit. The interval is not the second one's."""
+    under_test = machine(cells=2)
+    vcpu = under_test.vcpu()
+    vcpu.call(lambda: vcpu.arm_exit(10, TRAP, DABT))
+    vcpu.call(lambda: vcpu.userspace_exit(20, IO, -EINTR))
+    vcpu.call(lambda: vcpu.entry(30))
+
+    def play() -> None:
+        for number in range(7):
+            vcpu.arm_exit(1000 * number, TRAP, DABT)
+            vcpu.userspace_exit(1000 * number + 100, MMIO)
+            vcpu.userspace_exit(1000 * number + 200, MMIO, -EINTR)
+            vcpu.entry(1000 * number + 300)
+        for number in range(7, 7 + 11):  # the entry fails
+            vcpu.userspace_exit(1000 * number + 100, FAIL_ENTRY)
+            vcpu.userspace_exit(1000 * number + 200, MMIO, -EINTR)
+            vcpu.entry(1000 * number + 300)
+
+    vcpu.call(play)
+    record = under_test.record(vcpu)
+    restart = (Space.USERSPACE_ERRNO, EINTR)
+    assert exits(record) == {trap(DABT): 1 + 7, restart: 1 + 7 + 11}
+    assert durations(record) == {
+        trap(DABT): (histogram([20] + [300] * 7), 20 + 300 * 7),
+        restart: (histogram([20]), 20),
+    }
+    counters = under_test.collect().counters
+    assert (counters["dropped_userspace_no_cell"], counters["unmatched_entry"]) == (7 + 11, 11)

@@ -337,5 +337,12 @@ CHANGES = (
         "		;",
         _UNMATCHED,
     ),
-    Change("the last return gets the interval", _COUNT, "if (n && !s->user_cell) {", "if (n) {", _RETURNS),
+    Change(
+        "a return after a dropped one gets the interval",
+        _COUNT,
+        "s->user_cell = n ? n : DROPPED_CELL;	/*",
+        "s->user_cell = n;	/*",
+        (_USERSPACE + "test_a_return_that_was_dropped_leaves_its_interval_to_no_other",),
+    ),
+    Change("the last return gets the interval", _COUNT, "	if (!s->user_cell) {", "	if (1) {", _RETURNS),
 )

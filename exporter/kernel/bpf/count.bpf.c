@@ -246,8 +246,8 @@ static __always_inline int on_userspace_exit(u32 space, u64 code, u64 now)
 		COUNT(unmatched_userspace_exit);
 		return 0;
 	}
-	if (n && !s->user_cell) {
-		s->user_cell = n;
+	if (!s->user_cell) {
+		s->user_cell = n ? n : DROPPED_CELL;	/* a later return must not take the interval */
 		end_kernel_part(s, now);
 	}
 	return 0;

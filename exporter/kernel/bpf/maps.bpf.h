@@ -47,6 +47,7 @@ struct cell {
 };
 
 #define OWNER_ENDED	(~0ULL)
+#define DROPPED_CELL	(~0U)	/* no cell has this number: the first return had none */
 
 /*
  * One vCPU thread. An exit and an entry touch the first cache line only, and the line of

@@ -112,14 +112,14 @@ static __always_inline void end_kernel_part(struct slot *s, u64 now)
 
 /*
  * Split an interval of `ns` that ends now: add the time away to its cells. `user` is the
- * cell of its first return to the VMM, NULL if there is none: it gets what came after that
- * return.
+ * cell of its first return to the VMM: it gets what came after that return. It is NULL if
+ * there was no return, or if the return was dropped.
  */
 static __always_inline void split_interval(struct slot *s, struct cell *exit, struct cell *user, u64 ns, u64 now)
 {
 	struct away away;
 
-	if (!user) {
+	if (!s->user_cell) {
 		if (ns < SHORT_NS)
 			return;
 		away = time_away(s, ns);
@@ -127,9 +127,11 @@ static __always_inline void split_interval(struct slot *s, struct cell *exit, st
 		if (now < s->out_ns)
 			return;
 		away = time_away(s, now - s->out_ns);
-		user->vmm_ns += now - s->out_ns;
-		user->wait_ns += away.wait_ns;
-		user->sleep_ns += away.sleep_ns;
+		if (user) {
+			user->vmm_ns += now - s->out_ns;
+			user->wait_ns += away.wait_ns;
+			user->sleep_ns += away.sleep_ns;
+		}
 		away.wait_ns += s->out_wait_ns;
 		away.sleep_ns += s->out_sleep_ns;
 	}
