@@ -17,6 +17,9 @@ from exporter.readings.reading import EXIT, Reading, VcpuReading
 STUCK_NS = 10**9
 """A vCPU that has been in one exit for longer than this, and is not idle, is listed."""
 
+_NO_WORK = ("restart", "error_")
+"""Returns that are no work of the VMM: a signal or an error ended KVM_RUN, perhaps while the vCPU was idle."""
+
 
 class Health(NamedTuple):
     """The state of the exporter itself."""
@@ -137,7 +140,7 @@ def _split(rows: Sequence[ReasonDifference]) -> TimeSplit | None:
             waiting[row.idle] += spent(row, parts.wait)
             asleep[row.idle] += spent(row, parts.sleep)
             on_cpu[row.idle] += spent(row, row.sum_ns - parts.off)
-        elif not row.idle:
+        elif not row.idle and not row.reason.startswith(_NO_WORK):
             vmm += spent(row, max(0, parts.vmm - parts.off))
     vmm = min(vmm, on_cpu[False])
     return TimeSplit(waiting[False], asleep[False], on_cpu[False] - vmm, vmm, waiting[True], asleep[True], on_cpu[True])

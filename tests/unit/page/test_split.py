@@ -26,7 +26,8 @@ def split_vcpu(times: int = 1, *, vm: str = "web", pid: int = 1, held: bool = Fa
     vmm = counted("KVM_EXIT_MMIO", "mmio", 3, {64: 3}, times * 61 * MS, kind=USERSPACE, parts=to_vmm)
     halted = counted("KVM_EXIT_HLT", "idle", 1, {64: 1}, times * 7 * MS, kind=USERSPACE, parts=TimeParts(0, 0, MS))
     in_progress = InProgress("MMIO", "mmio", 2 * SECOND) if held else None
-    return thread(pid, pid + 1, irq, mmio, idle, vmm, halted, vm=vm, in_progress=in_progress)
+    signal = counted("restart", "interrupt", 1, {64: 1}, times * 13 * MS, kind=USERSPACE, parts=TimeParts(0, 0, 3 * MS))
+    return thread(pid, pid + 1, irq, mmio, idle, vmm, halted, signal, vm=vm, in_progress=in_progress)
 
 
 def in_ms(split: TimeSplit | None, seconds: float) -> list[float]:
@@ -37,7 +38,8 @@ def in_ms(split: TimeSplit | None, seconds: float) -> list[float]:
 def test_the_lost_time_of_a_vm_is_split_without_a_rest() -> None:
     """97 + 61 ms = 83 + 5 waiting, 11 asleep, 37 in the VMM, 22 in the kernel. Idle: 3 waiting, 509 asleep, 29 polling.
 
-    In the VMM: 46 ms, of which 2 ms were waiting and 7 ms sleep. A return because the guest halted is not lost time.
+    In the VMM: 46 ms, of which 2 ms were waiting and 7 ms sleep. The returns because the guest
+    halted, and because of a signal, are no work of the VMM.
     """
     (vm,) = seen(History(), 10, split_vcpu()).vms
     assert in_ms(vm.split, 10) == [88, 11, 22, 37, 3, 509, 29]
