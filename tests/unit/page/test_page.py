@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import pytest
+
+from exporter.model.records import TimeParts
 from exporter.page.markup import BUDGET
 from exporter.page.page import HEADERS, HtmlPage, PageData
 from exporter.page.view import Health
@@ -31,8 +34,9 @@ class Tags(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_4096_vcpus_with_hostile_names_stay_under_50_kilobytes() -> None:
-    made = page(crowd(), Health(False, 10**9, 4096), notice=NAME, kernel=NAME, telemetry_path="/<metrics>\"'")
+@pytest.mark.parametrize("parts", [None, TimeParts(10**17, 7 * 10**17)], ids=["not split", "split"])
+def test_4096_vcpus_with_hostile_names_stay_under_50_kilobytes(parts: TimeParts | None) -> None:
+    made = page(crowd(parts), Health(False, 10**9, 4096), notice=NAME, kernel=NAME, telemetry_path="/<metrics>\"'")
     assert len(made) < 50_000
     tags = Tags(made).tags
     assert [tag for tag, _ in tags].count("script") == 1
