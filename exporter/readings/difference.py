@@ -174,8 +174,7 @@ def grown(now: TimeParts | None, then: TimeParts | None, sum_ns: int) -> TimePar
     if now is None or then is None:
         return None
     wait, off, vmm = map(max, now.minus(then), NO_PARTS)
-    off = min(off, sum_ns)
-    return TimeParts(min(wait, off), off, min(vmm, sum_ns))
+    return TimeParts(min(wait, off), off, vmm).within(sum_ns)
 
 
 def _of_thread(then: VcpuReading | None, now: VcpuReading, elapsed_ns: int) -> VcpuDifference:

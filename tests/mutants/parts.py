@@ -24,7 +24,7 @@ CHANGES = (
     Change(
         "the time off the CPU may exceed the interval",
         _DIFFERENCE,
-        "    off = min(off, sum_ns)\n",
+        ".within(sum_ns)",
         "",
         (_DIFFERENCES + "test_parts_never_fall_and_never_exceed_their_interval",),
     ),
