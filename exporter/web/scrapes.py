@@ -14,7 +14,7 @@ from exporter.web.stream import TimedStream
 
 STALLED_SECONDS = 1.0
 """A client that has read nothing of its response for this long is stalled: it may be closed if a limit is reached."""
-MAX_BODIES = 128 << 20
+MAX_BODIES = 96 << 20
 """Limit of all bodies that are being sent, in bytes. A body that several clients read counts once."""
 
 
