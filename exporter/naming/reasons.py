@@ -20,6 +20,7 @@ from exporter.kernel.isa.entry import CodeSpace, FlagBits
 from exporter.kernel.tracepoint import TracepointFormat
 from exporter.model.reason import Reason
 
+_PREFIXES = tuple(space.prefix for space in (*registry.EXIT_SPACES, *registry.USERSPACE_SPACES) if space.prefix)
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
 
@@ -96,6 +97,8 @@ def _unique_names(space: CodeSpace, kernel: Mapping[int, str]) -> dict[int, str]
     taken: set[str] = set()
     for code, name in merged.items():
         if not name or code in space.fixed:
+            continue
+        if name.startswith(_PREFIXES) and not space.prefix:  # another space can have any name with its prefix
             continue
         # Flags follow a name after a blank. A name that contains a blank could look like another name with flags.
         ambiguous = space.flags is not None and " " in name

@@ -77,7 +77,7 @@ def test_the_code_is_appended_to_a_name_that_a_table_repeats_or_imitates() -> No
         0x80000006: "A FAILED_VMENTRY",
     }
     assert reasons.lookup(Space.VMX, 0xF0006).name == "A F 0xe0000"
-    assert reasons.lookup(Space.ARM64_RET, 0).name == "EC_WFx_0x0"
+    assert reasons.lookup(Space.ARM64_RET, 0).name == "UNKNOWN_RET_0x0"
     assert reasons.lookup(Space.ARM64_RET, 1).name == "UNKNOWN_EC_0x1"
     assert reasons.lookup(Space.USERSPACE, 1).name == "restart_0x1"
     assert reasons.lookup(Space.USERSPACE, 2).name == "error_EFAULT_0x2"
@@ -126,6 +126,15 @@ def test_no_table_makes_two_codes_share_a_name(symbols: dict[str, dict[int, str]
         names = [reasons.lookup(space, code).name for space in spaces for code in codes]
         assert len(names) == len(set(names))
         assert all(names)
+
+
+def test_a_name_with_the_prefix_of_another_space_is_not_used() -> None:
+    """If it were used, it would be the second name of the trap: a repeated name gets its code."""
+    symbols = {"REC->ret": {5: "EC_A"}, "REC->esr_ec": {0x10000: "A", 5: "A"}}
+    reasons = ReasonNames(TracepointFormat("x", {}, symbols))
+    codes = ((Space.ARM64_RET, 5), (Space.ARM64_TRAP, 5), (Space.ARM64_TRAP, 0x10000))
+    found = [reasons.lookup(space, code).name for space, code in codes]
+    assert found == ["UNKNOWN_RET_0x5", "EC_A_0x5", "EC_A"]
 
 
 @given(st.integers(), st.integers())
