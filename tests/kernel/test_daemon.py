@@ -95,7 +95,8 @@ def test_counters_never_fall_during_concurrent_scrapes(start: Start) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert demo.value("kvm_exit_exporter_collections_total") >= 7 * 23
+    # Scrapes that wait at the same time share a collection. Those of one thread come one after the other.
+    assert demo.value("kvm_exit_exporter_collections_total") >= 23
     assert demo.value("kvm_exit_exporter_collect_errors_total") == 0
 
 
