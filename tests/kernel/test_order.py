@@ -8,13 +8,18 @@ mixture of these values. The test builds every mixture and collects from it. It 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from exporter.kernel import syscall
+from exporter.kernel import syscall, time_split
+from exporter.kernel.btf import KernelBtf
+from exporter.kernel.isa import registry
+from exporter.kernel.program import LeafLayout
 from exporter.model.records import Snapshot, ThreadKey, VcpuRecord
 from tests.support.machine import TRAP, Machine, Vcpu
 from tests.support.memory import FrozenReader, Image, Word, take_image, words
@@ -53,6 +58,21 @@ def _x86_exit(now: int) -> Event:
     return lambda vcpu: vcpu.x86_exit(now, 1, 48, vcpu_id=0)
 
 
+def _nap(_: Vcpu) -> None:
+    time.sleep(0.003)
+
+
+def _slept(*events: Event) -> Event:
+    """Sleep, and then run the events, as one step."""
+
+    def run(vcpu: Vcpu) -> None:
+        _nap(vcpu)
+        for event in events:
+            event(vcpu)
+
+    return run
+
+
 class Scenario(NamedTuple):
     """Events of one vCPU. The stores of `mixed` are shown in every order."""
 
@@ -60,10 +80,12 @@ class Scenario(NamedTuple):
     mixed: Sequence[Event]
     front: str = "arm64"
     comm: str = "CPU 0/KVM"
+    split: bool = False
 
 
 _ROUND = (_entry(1_009), _exit(2_003, WFX), _userspace_exit(3_001), _entry(4_001))
 _EULER = (_entry(1_009), _euler_exit(2_003), _trap_enter(2_503, WFX), _entry(4_001))
+_LONG = (_entry(1_009), _exit(2_003, WFX), _slept(_entry(10**7 + 4_001)))
 _OUT = (*_ROUND, _exit(8_009, WFX))
 
 SCENARIOS = {
@@ -83,6 +105,13 @@ SCENARIOS = {
     "an exit that was missed": Scenario(_ROUND, (_entry(16_001), _exit(32_003, WFX))),
     "the end of a thread": Scenario(_OUT, (lambda vcpu: vcpu.dies(16_001),)),
     "a reason that follows": Scenario(_EULER, (_euler_exit(8_009), _trap_enter(8_111, WFX)), front="arm64_openeuler"),
+    "an entry after a sleep": Scenario(
+        (*_LONG, _exit(10**8 + 8_009, WFX)), (_slept(_entry(2 * 10**8 + 16_001)),), split=True
+    ),
+    "a return to the VMM that is split": Scenario(_OUT, (_userspace_exit(9_001),), split=True),
+    "an entry after a return to the VMM that is split": Scenario(
+        (*_OUT, _userspace_exit(9_001)), (_entry(16_001),), split=True
+    ),
     "a reason that does not follow": Scenario(_EULER, (_euler_exit(8_009), _entry(16_001)), front="arm64_openeuler"),
 }
 
@@ -96,7 +125,11 @@ def _no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_order_of_stores_shows_a_wrong_number(machine: Load, name: str) -> None:
     scenario = SCENARIOS[name]
-    under_test = machine(scenario.front, slots=2, cells=4)
+    split = {**registry.BY_NAME["arm64"].replay_defines, **time_split.offsets(KernelBtf(Path("/sys")))}
+    options = {"time_split": True, "defines": split} if scenario.split else {}
+    under_test = machine(scenario.front, slots=2, cells=4, **options)
+    assert bool(under_test.loaded.unsplit_reason) != scenario.split
+    unread = _unread(under_test.loaded.layouts["slots"])
     vcpu = under_test.vcpu(scenario.comm)
     for event in scenario.before:
         vcpu.call(lambda: event(vcpu))
@@ -113,22 +146,31 @@ def test_no_order_of_stores_shows_a_wrong_number(machine: Load, name: str) -> No
             reader.close()
 
     true = [_by_key(fresh(image)) for image in images]
-    for mixture in _mixtures(images):
+    for mixture in _mixtures(images, unread, under_test.loaded.layouts["slots"].size // 8):
         for earlier in ([images[0]], []):  # a process that has read the maps before, and one that takes over
             reader = FrozenReader(under_test.loaded.layouts, NOW)
             seen = [_by_key(reader.collect(image)) for image in (*earlier, mixture)]
             _assert_true(seen[-1], true)
+            if earlier:
+                _assert_no_part_falls(true[0], seen[-1], true[-1])
             assert _by_key(reader.collect(images[-1])) == _with_highest_guest_time(true[-1], seen)
             reader.close()
 
 
-def _mixtures(images: Sequence[Image]) -> Iterator[Image]:
-    """Yield each mixture of the images. Each word has its value in one of them."""
+def _unread(slots: LeafLayout) -> set[int]:
+    """Return the words of a slot that only the program itself reads."""
+    names = ("pcount", "run_delay", "exec_base", "arrival_base", "nvcsw", "out_ns", "out_wait_ns", "out_sleep_ns")
+    assert slots.size % 8 == 0
+    return {slots.fields[name].offset // 8 for name in names}
+
+
+def _mixtures(images: Sequence[Image], unread: set[int], slot_words: int) -> Iterator[Image]:
+    """Yield each mixture of the images. Each word that a reader reads has its value in one of them."""
     contents = [words(image) for image in images]
     changed: dict[Word, list[bytes]] = {}
     for word in contents[0]:
         values = list(dict.fromkeys(content[word] for content in contents))
-        if len(values) > 1:
+        if len(values) > 1 and not (word.array == "slots" and word.number % slot_words in unread):
             changed[word] = values
     for mixed in itertools.product(*changed.values()):
         made = {name: bytearray(content) for name, content in images[-1].items()}
@@ -167,5 +209,21 @@ def _assert_true(seen: Mapping[ThreadKey, VcpuRecord], true: Sequence[Mapping[Th
             counted = [one for step in steps for one in step.cells if (one.space, one.code) == reason]
             assert cell.exits in {0, *(one.exits for one in counted)}
             assert cell.sum_ns in {0, *(one.sum_ns for one in counted)}
+            assert 0 <= cell.parts.wait <= cell.parts.off <= cell.sum_ns
+            assert 0 <= cell.parts.vmm <= cell.sum_ns
             for bucket, count in enumerate(cell.counts()):
                 assert count in {0, *(one.counts()[bucket] for one in counted)}
+
+
+def _assert_no_part_falls(
+    before: Mapping[ThreadKey, VcpuRecord],
+    seen: Mapping[ThreadKey, VcpuRecord],
+    after: Mapping[ThreadKey, VcpuRecord],
+) -> None:
+    for key in before:
+        cells = [{(cell.space, cell.code): cell for cell in each[key].cells} for each in (before, seen, after)]
+        for reason in cells[0]:
+            least, shown, most = (each[reason].parts for each in cells)
+            assert least.wait <= shown.wait <= most.wait
+            assert least.sleep <= shown.sleep <= most.sleep
+            assert least.vmm <= shown.vmm <= most.vmm

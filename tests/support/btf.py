@@ -97,24 +97,30 @@ def load_module(sysfs: Path, name: str) -> None:
     (sysfs / "module" / name).mkdir(parents=True)
 
 
-def scheduler(file: BtfFile, *, size: int = 8, apart: int = 0) -> dict[str, int]:
-    """Add a struct task_struct. Returns the byte offsets of the members that the time split reads first.
+SCHEDULER_OFFSETS = {
+    "SCHED_INFO_OFFSET": 104,
+    "ARRIVAL_OFFSET": 120,
+    "EXEC_OFFSET": 24,
+    "PREV_SUM_OFFSET": 48,
+    "NVCSW_OFFSET": 200,
+}
+"""Where scheduler_btf() has the members, by the macros of exporter/kernel/time_split.py."""
 
-    All of them have `size` bytes. There are `apart` bytes between two members that must lie side by side.
+
+def scheduler_btf(*, run_delay: int = 64, sum_exec_runtime: int = 128, narrow: str = "") -> BtfFile:
+    """Return the types of a kernel that has the scheduler's figures of a thread.
+
+    Two members may be at other bits of their structs. The member `narrow` has four bytes.
     """
-    word, other = file.integer("unsigned long", size), file.integer("unsigned int", 4)
-    next_to = 8 * (8 + apart)
-    info = file.struct(
-        "sched_info", 40, {"pcount": (word, 0), "run_delay": (word, next_to), "last_arrival": (word, 256)}
-    )
-    times = {"load": (other, 0), "exec_start": (word, 192), "sum_exec_runtime": (word, 192 + next_to)}
-    entity = file.struct("sched_entity", 64, {**times, "prev_sum_exec_runtime": (word, 448)})
-    members = {"se": (entity, 128 * 8), "sched_info": (info, 256 * 8), "nvcsw": (word, 512 * 8)}
-    file.struct("task_struct", 1024, members)
-    return {
-        "SCHED_INFO_OFFSET": 256,
-        "ARRIVAL_OFFSET": 256 + 32,
-        "EXEC_OFFSET": 128 + 24,
-        "PREV_SUM_OFFSET": 128 + 56,
-        "NVCSW_OFFSET": 512,
-    }
+    file = BtfFile()
+    u32, u64 = file.integer("unsigned int", 4), file.integer("unsigned long long", 8)
+
+    def at(**bits: int) -> dict[str, tuple[int, int]]:
+        return {name: (u32 if name == narrow else u64, bit) for name, bit in bits.items()}
+
+    info = file.struct("sched_info", 40, at(pcount=0, run_delay=run_delay, last_arrival=128, last_queued=192))
+    members = at(exec_start=64, sum_exec_runtime=sum_exec_runtime, prev_sum_exec_runtime=256)
+    entity = file.struct("sched_entity", 48, members)
+    task = {"se": (entity, 16 * 8), "sched_info": (info, 104 * 8), **at(nvcsw=200 * 8)}
+    file.struct("task_struct", 256, task)
+    return file

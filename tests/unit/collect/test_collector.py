@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import pytest
 
 from exporter.collect import collector as subject
 from exporter.collect.collector import Collector
 from exporter.collect.maps import CellMap, SlotMap, SlotState
+from exporter.collect.schedstat import Schedstat
 from exporter.kernel import syscall
 from exporter.model.reason import Space
-from exporter.model.records import Cell, EndedVcpu, ExitInProgress, Handover, ThreadKey, VcpuRecord
+from exporter.model.records import Cell, EndedVcpu, ExitInProgress, Handover, ThreadKey, TimeParts, VcpuRecord
 from tests.support.exits import record
 from tests.support.leaves import GUEST, HOST, PID, Leaves
 from tests.support.machine import exits
@@ -231,6 +235,66 @@ def _end_vcpus(under_test: Run, number: int, *, cells: bool) -> None:
             under_test.made.put_cell(1, 1, Space.VMX, HLT, 7)
         under_test.made.end_slot(1)
         under_test.collector.collect()
+
+
+def test_parts_that_the_sum_lacks_are_shown_with_the_sum(run: Callable[..., Run]) -> None:
+    """The parts of an exit may become visible before its duration. No part falls, and none is above the sum."""
+    under_test = run()
+    made, exits_so_far = under_test.made, count(1)
+    made.put_slot(1, 1013)
+
+    def parts(sum_ns: int, wait_ns: int, sleep_ns: int, vmm_ns: int) -> TimeParts:
+        made.put_cell(1, 1, Space.VMX, HLT, next(exits_so_far))
+        made.put("cells", 1, sum_ns=sum_ns, wait_ns=wait_ns, sleep_ns=sleep_ns, vmm_ns=vmm_ns)
+        (each,) = under_test.records().values()
+        assert each.totals.wait_ns == each.cells[0].parts.wait
+        return each.cells[0].parts
+
+    assert parts(101, 103, 59, 107) == TimeParts(101, 101, 101)  # a first reading has no earlier one
+    assert parts(1009, 103, 59, 107) == TimeParts(103, 162, 107)
+    assert parts(1009, 503, 509, 107) == TimeParts(103, 162, 107)
+    assert parts(1009, 503, 59, 1013) == TimeParts(103, 162, 107)
+    assert parts(1013, 503, 509, 1013) == TimeParts(503, 1012, 1013)
+
+
+def test_what_waiting_comes_from_elsewhere(
+    leaves: Callable[..., Leaves], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program does not split: then the waiting is that of /proc, and it stays after the thread's end."""
+    made = leaves()
+    made.loaded = replace(made.loaded, unsplit_reason="no BTF")
+    monkeypatch.setattr(syscall, "stack_push", lambda *_: None)
+    file = tmp_path / str(PID) / "task/1013/schedstat"
+    file.parent.mkdir(parents=True)
+    collector = Collector(made.loaded, lambda: NOW, LINGER, schedstat=Schedstat(tmp_path))
+    made.put_slot(1, 1013)
+
+    def waited() -> int | None:
+        (each,) = collector.collect().vcpus
+        return each.totals.wait_ns
+
+    assert waited() is None
+    file.write_text("17 0 23\n")
+    assert waited() == 0
+    file.write_text("17 1009 23\n")
+    assert waited() == 1009
+    file.write_text("x")
+    assert waited() == 1009
+    file.write_text("17 2003 23\n")
+    made.end_slot(1)
+    assert waited() == 1009
+    collector.close()
+
+
+def test_without_the_split_nobody_knows_the_waiting(leaves: Callable[..., Leaves]) -> None:
+    made = leaves()
+    made.loaded = replace(made.loaded, unsplit_reason="no BTF")
+    made.put_slot(1, 1013)
+    made.put_cell(1, 1, Space.VMX, HLT, 1)
+    collector = Collector(made.loaded, lambda: NOW, LINGER)
+    (each,) = collector.collect().vcpus
+    assert each.totals.wait_ns is None
+    collector.close()
 
 
 def test_ended_cells_up_to_the_limit_are_kept(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

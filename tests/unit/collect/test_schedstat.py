@@ -1,10 +1,10 @@
-"""The time that a thread waited for a CPU is read in its schedstat."""
+"""How long threads waited for a CPU, from files of /proc: made by hand, and those of real threads."""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,66 +12,81 @@ import pytest
 from exporter.collect.schedstat import Schedstat
 from exporter.model.records import ThreadKey
 
+PID = 1009
 
-def put(proc: Path, key: ThreadKey, text: str) -> Path:
-    file = proc / str(key.pid) / "task" / str(key.tid) / "schedstat"
+
+def put(proc: Path, tid: int, text: str) -> ThreadKey:
+    file = proc / str(PID) / "task" / str(tid) / "schedstat"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-    return file
+    return ThreadKey(PID, tid, 1)
 
 
-@pytest.fixture
-def schedstat(tmp_path: Path) -> Iterator[Schedstat]:
-    made = Schedstat(tmp_path)
-    yield made
-    made.close()
+def descriptors(proc: Path) -> int:
+    """Return how many files of `proc` this process has open."""
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    return sum(str(proc) in os.readlink(link) for link in links if link.is_symlink())
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def test_the_second_number_is_read_and_the_file_stays_open(tmp_path: Path) -> None:
+    schedstat = Schedstat(tmp_path)
+    one, two = put(tmp_path, 1013, "101 2003 307\n"), put(tmp_path, 1019, f"1 {2**64 - 1} 3\n")
+    assert [schedstat.wait_ns(each) for each in (one, two, one)] == [2003, 2**64 - 1, 2003]
+    assert descriptors(tmp_path) == 2
+    put(tmp_path, 1013, "101 4001 307\n")
+    assert schedstat.wait_ns(one) == 4001
+    schedstat.forget(one)
+    schedstat.forget(one)
+    assert descriptors(tmp_path) == 1
+    schedstat.close()
+    assert descriptors(tmp_path) == 0
 
 
-def test_the_second_number_is_the_waiting(tmp_path: Path, schedstat: Schedstat) -> None:
-    key = ThreadKey(100, 101, 1)
-    put(tmp_path, key, "1009 211 7\n")
-    assert schedstat.wait_ns(key) == 211
-    put(tmp_path, key, "1013 307 11\n")
-    assert schedstat.wait_ns(key) == 307
+def test_the_open_file_is_that_of_its_thread(tmp_path: Path) -> None:
+    """Another thread has the tid now. The key of the first one still means the first one."""
+    schedstat = Schedstat(tmp_path)
+    key = put(tmp_path, 1013, "1 17 1\n")
+    assert schedstat.wait_ns(key) == 17
+    (tmp_path / str(PID) / "task/1013/schedstat").unlink()
+    later = put(tmp_path, 1013, "1 23 1\n")._replace(born_ns=2)
+    assert [schedstat.wait_ns(each) for each in (key, later)] == [17, 23]
+    schedstat.close()
 
 
-def test_an_open_file_stays_that_of_its_thread(tmp_path: Path, schedstat: Schedstat) -> None:
-    """Another thread with the same tid has a file of its own."""
-    old, new = ThreadKey(100, 101, 1), ThreadKey(100, 101, 2)
-    file = put(tmp_path, old, "1009 211 7\n")
-    assert schedstat.wait_ns(old) == 211
-    file.unlink()
-    put(tmp_path, new, "5 3 1\n")
-    assert schedstat.wait_ns(old) == 211
-    assert schedstat.wait_ns(new) == 3
-    schedstat.forget(old)
-    assert schedstat.wait_ns(old) == 3
+@pytest.mark.parametrize("text", ["", "17", "17 x 19\n"])
+def test_a_file_that_cannot_be_understood_says_nothing(tmp_path: Path, text: str) -> None:
+    schedstat = Schedstat(tmp_path)
+    assert schedstat.wait_ns(put(tmp_path, 1013, text)) is None
+    schedstat.close()
 
 
-@pytest.mark.parametrize("text", ["", "1009", "1009 x 7", "\xff"])
-def test_a_file_of_another_form_says_nothing(tmp_path: Path, schedstat: Schedstat, text: str) -> None:
-    put(tmp_path, ThreadKey(100, 101, 1), text)
-    assert schedstat.wait_ns(ThreadKey(100, 101, 1)) is None
+def test_a_file_that_cannot_be_opened_says_nothing(tmp_path: Path) -> None:
+    schedstat = Schedstat(tmp_path)
+    assert schedstat.wait_ns(ThreadKey(PID, 1013, 1)) is None
+    schedstat.close()
 
 
-def test_a_thread_without_a_file_says_nothing(schedstat: Schedstat) -> None:
-    before = open_files()
-    assert schedstat.wait_ns(ThreadKey(100, 101, 1)) is None
-    assert open_files() == before
+def test_a_real_thread_that_has_ended_says_nothing() -> None:
+    schedstat, stop = Schedstat(Path("/proc")), threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    assert thread.native_id
+    key = ThreadKey(os.getpid(), thread.native_id, 1)
+    assert schedstat.wait_ns(key) is not None
+    stop.set()
+    thread.join()
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        pass
+    assert schedstat.wait_ns(key) is None
+    schedstat.close()
 
 
-def test_files_stay_open_up_to_a_quarter_of_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 64))
-    limited, before = Schedstat(tmp_path), open_files()
-    keys = [ThreadKey(100, tid, 1) for tid in range(101, 106)]
-    for number, key in enumerate(keys):
-        put(tmp_path, key, f"1 {number} 1\n")
+def test_a_quarter_of_the_descriptors_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (13, 4096))
+    schedstat = Schedstat(tmp_path)
+    keys = [put(tmp_path, 1013 + number, f"1 {101 + number} 1\n") for number in range(7)]
     for _ in range(2):
-        assert [limited.wait_ns(key) for key in keys] == [0, 1, 2, 3, 4]
-        assert open_files() - before == 3
-    limited.close()
-    assert open_files() == before
+        assert [schedstat.wait_ns(key) for key in keys] == [101 + number for number in range(7)]
+        assert descriptors(tmp_path) == 3
+    schedstat.close()
+    assert descriptors(tmp_path) == 0

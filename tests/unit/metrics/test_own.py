@@ -39,6 +39,12 @@ def test_help_is_the_same_in_all_formats(own: CollectorRegistry) -> None:
         assert family.help == documented[stem]
 
 
+def test_the_time_split_is_told() -> None:
+    for split in (False, True):
+        registry = own_metrics.registry(lambda split=split: OwnStatus(time_split=split))  # type: ignore[misc]
+        assert registry.get_sample_value("kvm_exit_exporter_time_split") == float(split)
+
+
 def test_a_foreign_pid_namespace_is_told() -> None:
     for foreign in (False, True):
         registry = own_metrics.registry(lambda foreign=foreign: OwnStatus(foreign_pids=foreign))  # type: ignore[misc]

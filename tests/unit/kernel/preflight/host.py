@@ -12,7 +12,7 @@ from typing import Any
 from exporter.kernel import preflight
 from exporter.kernel.preflight import Check, find_tracefs
 from exporter.kernel.program import TRACEPOINTS, events
-from tests.support.btf import BtfFile, scheduler, write
+from tests.support.btf import scheduler_btf
 
 EVENTS = tuple(f"{TRACEPOINTS[event].system}/{event}" for event in events("counting", "arm64"))
 KVM_EVENTS = tuple(event for event in events("counting", "arm64") if TRACEPOINTS[event].system == "kvm")
@@ -35,9 +35,8 @@ class Host:
         for event in EVENTS:
             self.write(self.tracefs / "events" / event / "format", "name: x\n")
         self.write(self.sys / "kernel/security/lockdown", "[none] integrity confidentiality\n")
-        vmlinux = BtfFile()
-        scheduler(vmlinux)
-        write(self.sys, vmlinux=vmlinux)
+        self.write(self.sys / "kernel/btf/vmlinux", "")
+        (self.sys / "kernel/btf/vmlinux").write_bytes(scheduler_btf().content())
         self.write(self.proc / "sys/net/core/bpf_jit_enable", "1\n")
         self.write(self.root / "dev/kvm", "")
         self.caps(ALL_CAPS)
