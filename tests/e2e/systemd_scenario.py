@@ -31,6 +31,7 @@ from oracle import Oracle
 from page import Page
 from vms import ExactGuest, identity
 
+SOCKET = "unix:/run/kvm-exit-exporter/web.sock"
 WATCHDOG_SECONDS = 10
 RESTARTS = 3
 
@@ -117,7 +118,7 @@ class Scenario:
     def _started(self) -> None:
         equal = self.checks.equal
         equal("ActiveState", installed.show("ActiveState"), "active")
-        equal("StatusText", installed.show("StatusText"), f"counting; serving on {pages.ADDRESS}")
+        equal("StatusText", installed.show("StatusText"), f"counting; serving on {pages.ADDRESS}, {SOCKET}")
         equal("kvm_exit_exporter_up", Page().select("kvm_exit_exporter_up"), [({}, 1.0)])
         self._privileges()
         equal("programs in the kernel", installed.loaded_programs(), 1)
