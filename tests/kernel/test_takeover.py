@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from exporter.config.options import Config, Level
-from exporter.kernel import syscall
+from exporter.kernel import syscall, time_split
+from exporter.kernel.btf import KernelBtf
 from exporter.kernel.host import Formats
+from exporter.kernel.isa import registry
 from exporter.kernel.tracepoint import parse_format
 from exporter.metrics import own
 from exporter.model.records import CountingSince
@@ -25,6 +27,7 @@ from exporter.service.attach import Attached
 from exporter.service.collection import Collected, Collection, NothingCollected, Served
 from exporter.service.ledger import Ledger, LedgerState
 from exporter.service.scrape import Scraper
+from tests.kernel.test_split import nap, pin, rival, spin
 from tests.support.machine import TRAP, Machine, Vcpu
 from tests.support.paths import FORMATS
 
@@ -80,11 +83,16 @@ class Process:
 
     def page(self) -> tuple[float, float]:
         """Wait for a page on which every vCPU has its names. Return the exits and the unserved exits on it."""
+        text = self.text()
+        return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
+
+    def text(self) -> str:
+        """Wait for a page on which every vCPU has its names."""
         deadline = time.monotonic() + 30
         while True:
             text = b"".join(self.scraper.page("", "").pieces).decode()
             if _sum("kvm_exit_exporter_lookups_pending", text) == 0:
-                return _sum("kvm_exits_total", text), _sum("kvm_exit_exporter_unserved_exits_total", text)
+                return text
             assert time.monotonic() < deadline
 
     def turn(self) -> None:
@@ -142,6 +150,83 @@ def test_the_sum_of_a_vm_continues_without_a_scrape_before_linger_ends(
     machine.now += 10 * LINGER
     following.turn()
     assert following.page() == (108, 0)
+
+
+_SPLIT = (
+    *("kvm_exit_wait_seconds_total", "kvm_exit_sleep_seconds_total", "kvm_userspace_exit_vmm_seconds_total"),
+    *("kvm_userspace_exit_vmm_wait_seconds_total", "kvm_userspace_exit_vmm_sleep_seconds_total"),
+)
+
+
+def _parts(text: str) -> dict[str, float]:
+    return {name: _sum(name, text) for name in _SPLIT}
+
+
+def _waits(vcpu: Vcpu, text: str) -> str:
+    (value,) = re.findall(rf'^kvm_vcpu_wait_seconds_total{{.*tid="{vcpu.tid}".*}} (.*)$', text, re.MULTILINE)
+    return str(value)
+
+
+def _waits_and_sleeps(vcpu: Vcpu) -> None:
+    """Do both before and after a return to the VMM."""
+
+    def run() -> None:
+        vcpu.arm_exit(time.monotonic_ns(), TRAP, 0x24)
+        for _ in range(2):
+            spin(0.05)()
+            nap()
+            vcpu.userspace_exit(time.monotonic_ns(), 6)
+        spin(0.05)()
+        vcpu.entry(time.monotonic_ns())
+
+    pin(vcpu)
+    with rival():
+        vcpu.call(run)
+
+
+def test_the_parts_of_the_time_go_on(machine: Callable[..., Machine]) -> None:
+    """Over kills, and after the end of a vCPU whose VM lives on."""
+    defines = {**registry.BY_NAME["arm64"].replay_defines, **time_split.offsets(KernelBtf(Path("/sys")))}
+    made = machine(slots=7, cells=11, time_split=True, defines=defines)
+    assert not made.loaded.unsplit_reason
+    made.now = 10
+    first, second = made.vcpu(), made.vcpu("CPU 1/KVM")
+    for vcpu in (first, second):
+        _waits_and_sleeps(vcpu)
+    process = Process(made, "vm")
+    process.begin()
+    text = process.text()
+    parts, waits = _parts(text), _waits(second, text)
+    assert 0 not in parts.values()
+    process = Process(made, "vm", process)
+    process.begin()
+    text = process.text()
+    assert (_parts(text), _waits(second, text)) == (parts, waits)
+    process.turn()
+    _ends(made, first)
+    process.turn()
+    made.now += 10 * LINGER
+    process.turn()
+    assert (_parts(process.text()), _waits(second, process.text())) == (parts, waits)
+    for number in range(1, 4):
+        process = Process(made, "vm", process)
+        process.begin()
+        text = process.text()
+        assert (_parts(text), _waits(second, text)) == (parts, waits)
+
+        def returns(start: int = number * 10**6) -> None:
+            second.arm_exit(start, TRAP, 0x24)
+            second.userspace_exit(start + 503, 6)
+            second.entry(start + 503 + 1009)
+
+        second.call(returns)
+        process.turn()
+        grown = _parts(process.text())
+        vmm = "kvm_userspace_exit_vmm_seconds_total"
+        assert round((grown[vmm] - parts[vmm]) * 1e9) == 1009
+        assert all(grown[name] >= parts[name] for name in _SPLIT)
+        parts, waits = grown, _waits(second, process.text())
+        process.turn()
 
 
 def test_a_page_before_the_first_collection_loses_no_count(two: tuple[Machine, Vcpu, Vcpu]) -> None:

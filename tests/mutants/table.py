@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutants import buckets, collecting, counting, fronts, lookups, missed_ends, parts, reading, shares
+from tests.mutants import (
+    buckets,
+    collecting,
+    counting,
+    fronts,
+    lookups,
+    missed_ends,
+    parts,
+    reading,
+    shares,
+    time_split,
+)
 
 CHANGES = (
     *lookups.CHANGES,
@@ -14,4 +25,5 @@ CHANGES = (
     *missed_ends.CHANGES,
     *shares.CHANGES,
     *parts.CHANGES,
+    *time_split.CHANGES,
 )
