@@ -24,9 +24,11 @@ class TotalsFamily(NamedTuple):
     """A counter that each vCPU has only once, without a reason."""
 
     member: str
-    """Name of a member of VcpuTotals, in ns."""
+    """Name of a member of VcpuTotals."""
     name: str
     help: str
+    divisor: float = 1e9
+    """Number of units of the member in one unit of the family; by default ns in a second."""
 
 
 GUEST = TotalsFamily("guest_ns", "kvm_vcpu_guest_seconds_total", "Time in guest mode, from an entry to the next exit.")
@@ -192,7 +194,7 @@ class Metrics:
 
 
 def _totals_family(family: TotalsFamily, totals: TotalsTable) -> PlainFamily:
-    samples = [(labels, count / 1e9) for labels, count in totals.sums().items()]
+    samples = [(labels, count / family.divisor) for labels, count in totals.sums().items()]
     return PlainFamily(family.name, "counter", family.help, totals.labels, samples)
 
 
