@@ -132,6 +132,23 @@ def test_the_sleep_is_what_the_thread_slept(under_test: Machine) -> None:
     assert found.sleep == pytest.approx(took - waited, rel=0.05)
 
 
+def test_a_sleep_of_half_the_exit_is_measured(under_test: Machine) -> None:
+    vcpu = under_test.vcpu()
+    pin(vcpu)
+    slept = 0
+
+    def half() -> None:
+        nonlocal slept
+        spin(0.01)()
+        before = time.monotonic_ns(), scheduled().waited
+        nap()
+        slept += time.monotonic_ns() - before[0] - (scheduled().waited - before[1])
+
+    in_exits(vcpu, 53, half)
+    found = parts(under_test.record(vcpu))[trap(DABT)]
+    assert found.sleep == pytest.approx(slept, rel=0.05)
+
+
 def test_a_sleep_on_one_cpu_that_ends_on_another_is_measured(under_test: Machine) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     assert len(cpus) > 1

@@ -16,7 +16,7 @@ _VMM = (_TEST + "test_the_vmm_has_what_comes_after_its_first_return",)
 _BOTH = (_TEST + "test_sleeps_before_and_after_the_return_to_the_vmm",)
 _SHORT = (_TEST + "test_an_exit_that_is_too_short_to_leave_the_cpu_is_not_looked_at",)
 _LIMIT = (_TEST + "test_no_part_is_longer_than_its_interval",)
-_FAILED = (_TEST + "test_an_entry_that_failed_has_its_time_once",)
+_HALF = (_TEST + "test_a_sleep_of_half_the_exit_is_measured",)
 _READ = ("tests/unit/collect/test_collector.py::test_parts_that_the_sum_lacks_are_shown_with_the_sum",)
 _ELSEWHERE = ("tests/unit/collect/test_collector.py::test_what_waiting_comes_from_elsewhere",)
 
@@ -31,7 +31,7 @@ CHANGES = (
         "		else if (1)\n",
         _MOVED,
     ),
-    Change("the last look at a switch is forgotten", _SPLIT, "	s->exec_base = exec_base;\n", "", _SLEEP),
+    Change("the last look at a switch is forgotten", _SPLIT, "	s->exec_base = exec_base;\n", "", _HALF),
     Change("time between exits counts", _SPLIT, "	time_away(s, 0);\n", "", _BETWEEN),
     Change(
         "an exit after a missed entry has the time before it",
@@ -63,7 +63,7 @@ CHANGES = (
     Change("the exit lacks the kernel's part", _SPLIT, "		away.sleep_ns += s->out_sleep_ns;\n", "", _BOTH),
     Change("the exit does not sleep", _SPLIT, "		exit->sleep_ns += away.sleep_ns;\n", "", _SLEEP),
     Change("the exit does not wait", _SPLIT, "		exit->wait_ns += away.wait_ns;\n", "", _WAIT),
-    Change("a failed entry has no time in the VMM", _COUNT, "		end_kernel_part(s, now);\n", "", _FAILED),
+    Change("a return to the VMM ends no part", _COUNT, "		end_kernel_part(s, now);\n", "", _VMM),
     Change(
         "a part may fall",
         _COLLECTOR,
