@@ -104,7 +104,7 @@ class _Connection:
 
 
 def run(attack: Attack, address: tuple[str, int]) -> None:
-    """Attack until standard input ends. Print "open" as soon as all connections were opened once."""
+    """Attack until standard input ends. Print "open" as soon as so many connections were opened."""
     stop = threading.Event()
 
     def until_the_end() -> None:
@@ -114,13 +114,13 @@ def run(attack: Attack, address: tuple[str, int]) -> None:
     threading.Thread(target=until_the_end).start()
     selector, buffer = selectors.DefaultSelector(), bytearray(1 << 20)
     held: set[_Connection] = set()
-    told = False
+    opened = 0  # not len(held): the target may close some of them before the last one is opened
     while not stop.is_set():
         for _ in range(min(_OPENED_PER_ROUND, attack.connections - len(held))):
             held.add(_Connection(attack, address, selector))
-        if len(held) == attack.connections and not told:
-            told = True
-            print("open", flush=True)
+            opened += 1
+            if opened == attack.connections:
+                print("open", flush=True)
         closed: set[_Connection] = set()
         until = time.monotonic() + _ROUND_SECONDS
         while (left := until - time.monotonic()) > 0 and not (attack.reads and closed):
