@@ -95,10 +95,10 @@ def test_another_user_s_port_is_not_root_s() -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost that is its own authority, and the file with its key."""
+    """A certificate of 127.0.0.1 that is its own authority, and the file with its key."""
     folder = tmp_path_factory.mktemp("pki")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "3650"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "3650"]
     subprocess.run(
         [*command, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True
     )
@@ -115,7 +115,7 @@ def test_https_with_an_authority_a_certificate_and_a_password(pki: Path) -> None
     access = client.credentials(pki / "cert.pem", pki / "both.pem", pki / "login")
     with socket.create_server(("127.0.0.1", 0)) as server:
         requests = _serve(server, tls)
-        address = Address("localhost", server.getsockname()[1], scheme="https")
+        address = Address("127.0.0.1", server.getsockname()[1], scheme="https")
         assert _get(address, access) == Answer(200, b"text", os.geteuid())
     login = base64.b64encode(b"alice:s3cret:x").decode()
     assert f"\r\nAuthorization: Basic {login}\r\n".encode() in requests[0]
@@ -127,7 +127,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(pki: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: _handshake(server, tls), daemon=True).start()
         with pytest.raises(ssl.SSLCertVerificationError):
-            _get(Address("localhost", server.getsockname()[1], scheme="https"))
+            _get(Address("127.0.0.1", server.getsockname()[1], scheme="https"))
 
 
 def _handshake(server: socket.socket, tls: ssl.SSLContext) -> None:
