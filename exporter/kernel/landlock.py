@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from exporter.kernel.libc import checked, libc
+
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446  # the same numbers on all machines
 _VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
 _PATH_BENEATH = 1
@@ -23,16 +25,9 @@ refer, truncate and ioctl_dev."""
 _BIND_AND_CONNECT = 3
 """TCP, from version 4 on."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
 
 def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    return checked(libc.syscall(ctypes.c_long(number), *arguments))
 
 
 def restrict(read: Iterable[Path], remove: Iterable[Path] = ()) -> int:

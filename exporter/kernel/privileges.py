@@ -17,6 +17,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from exporter.kernel import syscall
+from exporter.kernel.libc import checked, libc
 
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_BPF = 6, 7, 21, 39
 _NAMES = {CAP_SYS_ADMIN: "CAP_SYS_ADMIN", CAP_BPF: "CAP_BPF"}
@@ -24,8 +25,6 @@ _NAMES = {CAP_SYS_ADMIN: "CAP_SYS_ADMIN", CAP_BPF: "CAP_BPF"}
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Account(NamedTuple):
@@ -110,8 +109,7 @@ def _needed() -> list[int]:
 def _held() -> int:
     """Return the permitted capabilities, as a mask."""
     header, data = _header(), ctypes.create_string_buffer(24)
-    if _libc.capget(header, data):
-        raise _error()
+    checked(libc.capget(header, data))
     low, high = struct.unpack_from("=4xI8xI", data)
     return int(low | high << 32)
 
@@ -120,8 +118,7 @@ def _set_capabilities(permitted: Collection[int], effective: Collection[int]) ->
     """Set the permitted and the effective capabilities, and clear the inheritable ones."""
     masks = [sum(1 << cap for cap in caps) for caps in (effective, permitted)]
     words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in (*masks, 0)]
-    if _libc.capset(_header(), struct.pack("=6I", *words)):
-        raise _error()
+    checked(libc.capset(_header(), struct.pack("=6I", *words)))
 
 
 def _empty_bounding_set() -> None:
@@ -136,10 +133,4 @@ def _header() -> bytes:
 
 
 def _prctl(option: int, argument: int) -> None:
-    if _libc.prctl(option, *(ctypes.c_ulong(value) for value in (argument, 0, 0, 0))):
-        raise _error()
-
-
-def _error() -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code))
+    checked(libc.prctl(option, *(ctypes.c_ulong(value) for value in (argument, 0, 0, 0))))

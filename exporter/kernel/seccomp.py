@@ -14,6 +14,8 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from exporter.kernel.libc import checked, libc
+
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
@@ -106,8 +108,5 @@ def install() -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     instructions = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions)))
-    libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_ulong(_MODE_FILTER), header, ctypes.c_ulong(0), ctypes.c_ulong(0))
-    if libc.prctl(_PR_SET_SECCOMP, *arguments):
-        code_of_error = ctypes.get_errno()
-        raise OSError(code_of_error, os.strerror(code_of_error))
+    checked(libc.prctl(_PR_SET_SECCOMP, *arguments))

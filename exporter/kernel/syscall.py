@@ -13,6 +13,7 @@ import platform
 import struct
 
 from exporter.kernel.isa import registry
+from exporter.kernel.libc import checked, libc
 from exporter.model.records import RunStats
 
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 3, 4
@@ -30,19 +31,16 @@ _IOC_SET_BPF = 0x40042408
 _RUN_TIME_OFFSET = 192
 _PROG_INFO_SIZE = 216
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
 
 def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
     number = registry.BY_MACHINE[platform.machine()].bpf_syscall
-    result = int(
-        _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
-    )
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    size = ctypes.c_uint(len(attributes))
+    return checked(libc.syscall(ctypes.c_long(number), ctypes.c_int(command), attributes, size))
+
+
+def _map_element(command: int, table: int, key: int, value: int) -> None:
+    """Do a command on an element of a map. `key` and `value` are addresses, or 0. Raises OSError."""
+    _bpf(command, struct.pack("=IxxxxQQQ", table, key, value, 0))
 
 
 def program_stats(program: int) -> RunStats:
@@ -56,14 +54,14 @@ def program_stats(program: int) -> RunStats:
 def stack_push(stack: int, value: int) -> None:
     """Put a 32-bit number on top of a stack map. Raises OSError: E2BIG if the stack is full."""
     leaf = ctypes.c_uint32(value)
-    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+    _map_element(_MAP_UPDATE_ELEM, stack, 0, ctypes.addressof(leaf))
 
 
 def stack_top(stack: int) -> int | None:
     """Return the 32-bit number on top of a stack map, which stays there; None if it is empty. Raises OSError."""
     leaf = ctypes.c_uint32()
     try:
-        _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", stack, 0, ctypes.addressof(leaf), 0))
+        _map_element(_MAP_LOOKUP_ELEM, stack, 0, ctypes.addressof(leaf))
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -80,9 +78,8 @@ def map_keys(table: int) -> list[int]:
     key, following = ctypes.c_uint32(), ctypes.c_uint32()
     at = 0
     while True:
-        attributes = struct.pack("=IxxxxQQQ", table, at, ctypes.addressof(following), 0)
         try:
-            _bpf(_MAP_GET_NEXT_KEY, attributes)
+            _map_element(_MAP_GET_NEXT_KEY, table, at, ctypes.addressof(following))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return list(keys)
@@ -97,23 +94,21 @@ def map_keys(table: int) -> list[int]:
 def map_lookup(table: int, key: int, size: int) -> bytes:
     """Return the value of a key, which has `size` bytes. Raises OSError: ENOENT if there is no such key."""
     its_key, value = ctypes.c_uint32(key), ctypes.create_string_buffer(size)
-    addresses = (ctypes.addressof(its_key), ctypes.addressof(value))
-    _bpf(_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", table, *addresses, 0))
+    _map_element(_MAP_LOOKUP_ELEM, table, ctypes.addressof(its_key), ctypes.addressof(value))
     return value.raw
 
 
 def map_update(table: int, key: int, value: bytes) -> None:
     """Store the value of a key in a hash map. Raises OSError."""
     its_key, its_value = ctypes.c_uint32(key), ctypes.create_string_buffer(value, len(value))
-    addresses = (ctypes.addressof(its_key), ctypes.addressof(its_value))
-    _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", table, *addresses, 0))
+    _map_element(_MAP_UPDATE_ELEM, table, ctypes.addressof(its_key), ctypes.addressof(its_value))
 
 
 def map_delete(table: int, key: int) -> None:
     """Delete a key of a hash map, if it exists. Raises OSError."""
     its_key = ctypes.c_uint32(key)
     try:
-        _bpf(_MAP_DELETE_ELEM, struct.pack("=IxxxxQQQ", table, ctypes.addressof(its_key), 0, 0))
+        _map_element(_MAP_DELETE_ELEM, table, ctypes.addressof(its_key), 0)
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -122,7 +117,7 @@ def map_delete(table: int, key: int) -> None:
 def permitted() -> bool:
     """Return False if the kernel refuses all bpf() calls on maps from this thread."""
     try:
-        _bpf(_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", 0xFFFFFFFF, 0, 0, 0))
+        _map_element(_MAP_UPDATE_ELEM, 0xFFFFFFFF, 0, 0)
     except OSError as error:
         return error.errno != errno.EPERM
     return True
@@ -142,16 +137,14 @@ def attach_classic(program: int, event: int) -> int:
     number = registry.BY_MACHINE[platform.machine()].perf_event_open_syscall
     attributes = struct.pack("=IIQQQQQ16x", _TYPE_TRACEPOINT, _ATTR_SIZE, event, 0, 0, 0, _DISABLED)
     any_process, cpu, group = ctypes.c_int(-1), ctypes.c_int(0), ctypes.c_int(-1)
-    fd = _libc.syscall(ctypes.c_long(number), attributes, any_process, cpu, group, ctypes.c_ulong(_FLAG_FD_CLOEXEC))
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    flags = ctypes.c_ulong(_FLAG_FD_CLOEXEC)
+    fd = checked(libc.syscall(ctypes.c_long(number), attributes, any_process, cpu, group, flags))
     try:
         fcntl.ioctl(fd, _IOC_SET_BPF, program)
     except BaseException:
         os.close(fd)
         raise
-    return int(fd)
+    return fd
 
 
 def enable_stats() -> int:
