@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,12 +13,11 @@ from prometheus_client.metrics_core import Metric
 
 from exporter import __version__
 from exporter.metrics import web
+from exporter.metrics.labelled import PREFIX, labelled
 from exporter.metrics.web import WebStatus
 from exporter.model.drops import DROPS, RECURSION, UNMATCHED
 from exporter.model.records import NOT_COUNTING, CountingSince, ProcessDrops, Snapshot
 from exporter.model.vm import Vm
-
-PREFIX = "kvm_exit_exporter_"
 
 
 class VmDrops(NamedTuple):
@@ -94,13 +93,6 @@ def registry(read: Callable[[], OwnStatus], proc: str = "/proc") -> CollectorReg
     return result
 
 
-def _labelled(kind: type[Metric], name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    metric = kind(PREFIX + name, text, labels=[label])  # type: ignore[call-arg]
-    for value, number in values:
-        metric.add_metric([value], number)  # type: ignore[attr-defined]
-    return metric
-
-
 class _OwnCollector:
     def __init__(self, read: Callable[[], OwnStatus]) -> None:
         self._read = read
@@ -173,7 +165,7 @@ class _OwnCollector:
                 "The same for returns to the VMM.",
             ),
         )
-        yield from web.families(status.web, PREFIX)
+        yield from web.families(status.web)
         if snapshot:
             yield from _of_snapshot(snapshot)
             yield from _of_vms(status.collection.dropped)
@@ -222,38 +214,38 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     )
     dropped = [(drop.cause, counters[drop.counter]) for drop in DROPS]
     dropped.append((RECURSION, runs["kvm_exit"].misses))
-    yield _labelled(CounterMetricFamily, "dropped_exits_total", "Exits in no other metric, by cause.", "cause", dropped)
+    yield labelled(CounterMetricFamily, "dropped_exits_total", "Exits in no other metric, by cause.", "cause", dropped)
     dropped = [(drop.cause, counters[drop.userspace_counter]) for drop in DROPS]
     dropped.append((RECURSION, runs["kvm_userspace_exit"].misses))
-    yield _labelled(
+    yield labelled(
         CounterMetricFamily,
         "dropped_userspace_exits_total",
         "Returns to the VMM in no other metric, by cause.",
         "cause",
         dropped,
     )
-    yield _labelled(
+    yield labelled(
         CounterMetricFamily,
         "unmatched_events_total",
         "Events that contradict the vCPU's state: their exit is counted, their interval is in no histogram.",
         "kind",
         [(kind, counters[name]) for kind, name in UNMATCHED.items()],
     )
-    yield _labelled(
+    yield labelled(
         CounterMetricFamily,
         "bpf_run_seconds_total",
         "CPU time of the BPF programs; counted while bpf_stats or kernel.bpf_stats_enabled is on.",
         "program",
         [(name, stats.seconds) for name, stats in runs.items()],
     )
-    yield _labelled(
+    yield labelled(
         CounterMetricFamily,
         "bpf_runs_total",
         "Runs of the BPF programs; counted while bpf_stats or kernel.bpf_stats_enabled is on.",
         "program",
         [(name, stats.runs) for name, stats in runs.items()],
     )
-    yield _labelled(
+    yield labelled(
         CounterMetricFamily,
         "bpf_missed_runs_total",
         "Events the kernel skipped, since the CPU was in a BPF program already (raw tracepoints: Linux 5.12+).",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from exporter.metrics.labelled import labelled
+
 
 @dataclass(frozen=True)
 class WebStatus:
@@ -21,21 +23,11 @@ class WebStatus:
     """Open connections, by state."""
 
 
-def families(status: WebStatus, prefix: str) -> Iterator[Metric]:
+def families(status: WebStatus) -> Iterator[Metric]:
     """Yield the metrics. All label values are known in advance."""
-    requests = CounterMetricFamily(
-        prefix + "http_requests_total", "Requests that were answered, by HTTP status.", labels=["code"]
-    )
-    for code, number in status.responses.items():
-        requests.add_metric([str(code)], number)
-    yield requests
-    closed = CounterMetricFamily(
-        prefix + "connections_closed_total", "Connections that the exporter has closed, by cause.", labels=["cause"]
-    )
-    for cause, number in status.closed.items():
-        closed.add_metric([cause], number)
-    yield closed
-    connections = GaugeMetricFamily(prefix + "connections", "Open connections, by state.", labels=["state"])
-    for state, number in status.connections.items():
-        connections.add_metric([state], number)
-    yield connections
+    responses = ((str(code), number) for code, number in status.responses.items())
+    text = "Requests that were answered, by HTTP status."
+    yield labelled(CounterMetricFamily, "http_requests_total", text, "code", responses)
+    text = "Connections that the exporter has closed, by cause."
+    yield labelled(CounterMetricFamily, "connections_closed_total", text, "cause", status.closed.items())
+    yield labelled(GaugeMetricFamily, "connections", "Open connections, by state.", "state", status.connections.items())
