@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable
 
+from exporter.kernel.btf import KernelBtf
 from exporter.kernel.preflight import kernel, rights, software
 from exporter.kernel.preflight.check import Check, status, table
 from exporter.kernel.preflight.kernel import find_tracefs, has_kvm_without_exit
@@ -39,6 +40,7 @@ def run(
     """
     version = kernel.kernel_version(release)
     caps = rights.read_capabilities(proc)
+    btf = KernelBtf(sys)  # to index the BTF of vmlinux takes seconds on a slow machine
     return [
         kernel.check_version(release, version),
         kernel.check_architecture(machine),
@@ -51,8 +53,8 @@ def run(
         rights.check_memlock(proc / "self/limits", map_bytes, caps, version),
         rights.check_pid_namespace(proc),
         rights.check_hidepid(proc / "self/mountinfo", proc),
-        kernel.check_btf(sys, tracefs, machine, version),
-        kernel.check_time_split(sys),
+        kernel.check_btf(sys, btf, tracefs, machine, version),
+        kernel.check_time_split(btf),
         software.check_headers(kernel_headers, modules / release / "build", sys / "kernel/kheaders.tar.xz"),
         software.check_python_modules(software.version_of),
         kernel.check_jit(proc / "sys/net/core/bpf_jit_enable"),

@@ -191,7 +191,7 @@ def check_lockdown(sys: Path, tracefs: Path | None) -> Check:
     return Check("lockdown", False, f"{mode}: forbids BPF to read kernel memory, and tracefs", UNLOCK)
 
 
-def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | None) -> Check:
+def check_btf(sys: Path, btf: KernelBtf, tracefs: Path | None, machine: str, version: Version | None) -> Check:
     """Look for the BTF that says where KVM keeps the reason of an exit. Without it, the classic tracepoint is read."""
     name, isa = "BTF", registry.BY_MACHINE.get(machine)
     if isa is None or not isa.uses_btf:
@@ -200,7 +200,7 @@ def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | 
     kvm_exit = _kvm_exit(tracefs) if tracefs else None
     if kvm_exit is None:
         return Check(name, True, "unknown: kvm_exit cannot be read", needed=False)
-    reason = isa.host_front(kvm_exit.fields, KernelBtf(sys), version).classic_reason
+    reason = isa.host_front(kvm_exit.fields, btf, version).classic_reason
     if reason:
         return Check(
             name, True, f"kvm_exit is read from its classic tracepoint, which costs more: {reason}", needed=False
@@ -208,10 +208,10 @@ def check_btf(sys: Path, tracefs: Path | None, machine: str, version: Version | 
     return Check(name, True, "kvm_exit is read from its raw tracepoint")
 
 
-def check_time_split(sys: Path) -> Check:
+def check_time_split(btf: KernelBtf) -> Check:
     """Look for the BTF that says where the scheduler's figures are. Without it, the time of exits is not split."""
     try:
-        time_split.offsets(KernelBtf(sys))
+        time_split.offsets(btf)
     except time_split.SplitError as error:
         return Check("time split", True, f"the time of exits is not split: {error}", needed=False)
     return Check("time split", True, "the scheduler tells waiting for a CPU from sleeping")
