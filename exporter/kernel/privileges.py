@@ -44,11 +44,16 @@ def account(name: str) -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
+def account_or_nobody(name: str) -> Account | None:
+    """Return the account of this name, or nobody's; None if this host has neither."""
+    return account(name) or account("nobody")
+
+
 def unprivileged_account(name: str) -> Account | None:
     """Return the account of this name, or nobody's, if this process is root and can become it; else None."""
     if os.geteuid() != 0 or not may_change_user():
         return None
-    return account(name) or account("nobody")
+    return account_or_nobody(name)
 
 
 def user() -> str:

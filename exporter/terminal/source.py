@@ -185,7 +185,7 @@ def default_addresses(config: Config, folder: Path = _RUN) -> list[Address]:
 
 def trusted_users(config: Config) -> set[int]:
     """Return the uids whose processes may answer for this host's exporter: root's, its user's, and this process's."""
-    account = privileges.account(config.run_as) or privileges.account("nobody")
+    account = privileges.account_or_nobody(config.run_as)
     return {0, os.geteuid(), *([account.uid] if account else [])}
 
 
