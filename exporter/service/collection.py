@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,7 +16,8 @@ from exporter.collect.schedstat import Schedstat
 from exporter.common.logs import event
 from exporter.metrics.carried import CarriedOver
 from exporter.metrics.kvm import Identified
-from exporter.metrics.own import PREFIX, CollectionStatus
+from exporter.metrics.labelled import PREFIX
+from exporter.metrics.own import CollectionStatus
 from exporter.model.drops import newly_dropped
 from exporter.model.records import EndedVcpu, FreeEntry, Snapshot, ThreadKey, VcpuRecord
 from exporter.readings.observer import Observer
@@ -146,7 +148,7 @@ class Collection:
                 return
             self._vanished += snapshot.vanished
             # observed() compares the snapshot with the lookups, so the snapshot must be visible first.
-            self.status = CollectionStatus(snapshot, before.seconds, before.collections, before.errors, before.dropped)
+            self.status = replace(before, snapshot=snapshot)
             self._observer.look_up(snapshot)
             dropped = self._dropped.named(snapshot.drops)
             self._log_new_drops(snapshot)
