@@ -46,14 +46,14 @@ class Connections:
         self._awaited: dict[TimedStream, None] = {}  # with the header of a request, and without its whole body
         self._idle: dict[TimedStream, None] = {}  # between two requests
         self._busy: dict[TimedStream, None] = {}
-        self._states = (self._awaited, self._new, self._idle, self._busy)
+        self._states = {"new": self._new, "no_body": self._awaited, "idle": self._idle, "busy": self._busy}
 
     def __len__(self) -> int:
-        return sum(map(len, self._states))
+        return sum(map(len, self._states.values()))
 
     def __iter__(self) -> Iterator[TimedStream]:
         """Iterate over a copy of the connections, because closing a connection removes it."""
-        return iter([stream for streams in self._states for stream in streams])
+        return iter([stream for streams in self._states.values() for stream in streams])
 
     def add(self, stream: TimedStream) -> None:
         """Add a new connection."""
@@ -76,14 +76,13 @@ class Connections:
 
     def closed(self, stream: TimedStream) -> None:
         """Remove a connection that is closed."""
-        for streams in self._states:
+        for streams in self._states.values():
             streams.pop(stream, None)
 
     @property
     def by_state(self) -> dict[str, int]:
         """Number of open connections in each state. Any thread may read it."""
-        states = {"new": self._new, "no_body": self._awaited, "idle": self._idle, "busy": self._busy}
-        return {name: len(streams) for name, streams in states.items()}
+        return {name: len(streams) for name, streams in self._states.items()}
 
     @property
     def busy(self) -> int:
