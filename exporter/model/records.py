@@ -29,11 +29,11 @@ class TimeParts(NamedTuple):
         return self.off - self.wait
 
     def fit(self, ns: int) -> bool:
-        """Return whether these can be parts of so long a duration."""
+        """Return True if no part is longer than a duration of `ns`."""
         return self.off <= ns and self.vmm <= ns
 
     def within(self, ns: int) -> TimeParts:
-        """Return the parts, each at most so long."""
+        """Return the parts. A part that is longer than `ns` becomes `ns`."""
         return TimeParts(min(self.wait, ns), min(self.off, ns), min(self.vmm, ns))
 
     def plus(self, other: TimeParts) -> TimeParts:

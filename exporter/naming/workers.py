@@ -30,8 +30,8 @@ class WorkerPool(Generic[Job]):
     """A queue of jobs, and the daemon threads that do them. Threads are started when they are needed.
 
     `lock` is the owner's lock. The owner holds it when it calls a method. `work` does a job, in a worker's thread and
-    without the lock. Its second argument is True if the job must not hang: then so many workers are stuck that no other
-    may be started in this worker's place. So there is always a worker for the next job. A worker whose job takes
+    without the lock. Its second argument is True if MAX_STUCK workers are stuck. Then the job must not hang, because no
+    other worker may be started in its place. So there is always a worker for the next job. A worker whose job takes
     `stuck_after` seconds of `clock` (monotonic) is stuck. If the job of a stuck worker returns later, the worker
     continues, or ends if the pool has enough workers.
     """

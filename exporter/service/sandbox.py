@@ -1,6 +1,7 @@
-"""The sandbox of the daemon, after it has dropped its privileges: what it never needs is refused, without systemd too.
+"""The sandbox of the daemon. After the daemon has dropped its privileges, the kernel refuses what it never needs.
 
-A hole in HTTP, TLS or Python then starts no program, loads no BPF, writes no file and connects to nobody.
+The sandbox needs no systemd. With it, a hole in HTTP, TLS or Python starts no program, loads no BPF, writes no file and
+connects to nobody.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class _Connection:
 
 
 def run(attack: Attack, address: tuple[str, int]) -> None:
-    """Attack until standard input ends. Print "open" as soon as so many connections were opened."""
+    """Attack until standard input ends. Print "open" when all connections have been opened once."""
     stop = threading.Event()
 
     def until_the_end() -> None:

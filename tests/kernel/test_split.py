@@ -55,7 +55,7 @@ def scheduled() -> Scheduled:
 
 
 def in_exits(vcpu: Vcpu, count: int, work: Callable[[], object], esr_ec: int = DABT) -> tuple[int, int]:
-    """Do the work in so many exits. Returns how long the thread waited for a CPU, and how long the work took."""
+    """Do the work in `count` exits. Return the thread's wait for a CPU, and the duration of the work, in ns."""
     waited = took = 0
 
     def run() -> None:
@@ -75,7 +75,7 @@ def in_exits(vcpu: Vcpu, count: int, work: Callable[[], object], esr_ec: int = D
 
 
 def spin(seconds: float) -> Callable[[], None]:
-    """Work that keeps the CPU busy for so long."""
+    """Return a function that keeps the CPU busy for `seconds`."""
 
     def work() -> None:
         end = time.monotonic() + seconds
