@@ -28,6 +28,8 @@ def open_regular(path: Path) -> BinaryIO:
     Raises OSError if the file cannot be read, or is not a regular file: reading a FIFO would block, and a device may
     have no end. Raises ValueError if the path contains a NUL.
     """
+    if "\0" in str(path):
+        raise ValueError("embedded null byte")  # Python's own text differs between its versions
     _check_type(path.stat().st_mode)  # before open(), which can start a device, or take a terminal
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     file = os.fdopen(os.open(path, flags), "rb")
